@@ -1,0 +1,47 @@
+# `make demo` and `make test` need Python 3.11 or newer and a C compiler; they install the rest.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-e2e check bench lock down wipe
+
+help:  ## Show this
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --progress-bar on -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $(STAMP)
+
+setup: $(STAMP)  ## Create .venv and install the pinned requirements
+
+demo: setup  ## Run fraud detection end to end for a minute and print a scoreboard
+	$(BIN)/whiteboard demo
+
+test: check  ## Lint, types, import contracts, tests
+	$(BIN)/pytest -m "not e2e"
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+test-e2e: setup  ## The whole stack, killed and mended; minutes
+	$(BIN)/pytest -m e2e
+
+bench: setup  ## Micro-benchmarks: kernel, simulator, reader
+	$(BIN)/pytest benchmarks --benchmark-only
+
+lock: setup  ## Pin requirements.lock anew from pyproject.toml
+	$(BIN)/pip install --quiet uv
+	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --no-emit-index-url --no-annotate --no-header -o requirements.lock
+
+down: setup  ## Stop the stack
+	$(BIN)/whiteboard down
+
+wipe: down  ## Stop the stack and delete its data
+	rm -rf .whiteboard

@@ -1,0 +1,83 @@
+"""The log of states: every state after every event, which Feast joins training rows against."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from features.folding import Backfilled, EventColumns
+from features.spec import SEQ_COLUMN, TIME_COLUMN, Booleans, Floats, Integers
+from services.skeleton.lake import Lake
+
+_LOG_ROWS = 200_000
+
+
+def write_log(lake: Lake, folder: str, events: EventColumns, done: Backfilled, since: float) -> int:
+    """Write the log of one state, from event time `since` (seconds) on. Returns its rows.
+
+    `done` must hold the rows before every event. An entity's last state from before `since` is
+    logged too, so that a point in time just after finds it.
+    """
+    count = 0
+    for number, rows in enumerate(_log(events, done, since)):
+        lake.write(f"{folder}/{done.state.name}", rows, f"part-{number:05d}", partition=False)
+        count += rows.num_rows
+    return count
+
+
+def _log(events: EventColumns, done: Backfilled, since: float) -> Iterator[pa.Table]:
+    chosen, source, last = _after(done.rows)
+    # The state after an event is the state before the entity's next one.
+    following = events.time[np.where(last, chosen, source)]
+    keep = (events.time[chosen] >= since) | last | (following >= since)
+    chosen, source, last = chosen[keep], source[keep], last[keep]
+    for begin in range(0, len(chosen), _LOG_ROWS):
+        part = slice(begin, begin + _LOG_ROWS)
+        rows = done.rows[chosen[part]]
+        after = np.where(last[part, None], done.table[rows], done.before[source[part]])
+        yield _table(events, done, chosen[part], rows, after)
+
+
+def _after(rows: Integers) -> tuple[Integers, Integers, Booleans]:
+    """(events, next event of the same entity, whether there is none), in stream order."""
+    order = np.argsort(rows, kind="stable")
+    order = order[rows[order] >= 0]
+    entity = rows[order]
+    last = np.ones(len(order), dtype=bool)
+    last[:-1] = entity[1:] != entity[:-1]
+    source = np.where(last, order, np.roll(order, -1))
+    back = np.argsort(order, kind="stable")
+    return order[back], source[back], last[back]
+
+
+def _table(
+    events: EventColumns, done: Backfilled, chosen: Integers, rows: Integers, after: Floats
+) -> pa.Table:
+    width = done.state.width
+    offsets = np.arange(0, (len(chosen) + 1) * width, width, dtype=np.int32)
+    time_us = np.rint(events.time[chosen] * 1e6).astype(np.int64)
+    columns = {
+        key: pa.array(np.array([k[i] for k in done.keys], dtype=object)).take(pa.array(rows))
+        for i, key in enumerate(done.state.keys)
+    }
+    return pa.table(
+        {
+            **columns,
+            SEQ_COLUMN: events.seq[chosen],
+            TIME_COLUMN: pa.array(time_us).cast(pa.timestamp("us", tz="UTC")),
+            done.state.name: pa.ListArray.from_arrays(offsets, after.reshape(-1)),
+        }
+    )
+
+
+def stack(column: "pd.Series[object]", width: int) -> Floats:
+    """(N, width) rows out of a column of lists, as Feast hands states over.
+
+    An entity never seen (null) is a row of zeros; a null key comes as one NaN and fills its row.
+    """
+    rows = np.zeros((len(column), width))
+    for row, value in zip(rows, column, strict=True):
+        if np.ndim(value) and len(value):  # type: ignore[arg-type]
+            row[:] = value
+    return rows

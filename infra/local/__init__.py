@@ -1,0 +1,1 @@
+"""The engines as processes of this machine."""

@@ -1,0 +1,1 @@
+"""The designs, what they share, and the command line."""

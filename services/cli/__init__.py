@@ -1,0 +1,1 @@
+"""The `whiteboard` command: thin, a module a verb."""

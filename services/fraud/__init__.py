@@ -1,0 +1,1 @@
+"""Real-time fraud detection: score a card transaction before it is authorised."""

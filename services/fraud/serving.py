@@ -1,0 +1,333 @@
+"""Step 5, serving: `POST /score` answers within 50 ms at the 95th percentile, whatever is down.
+
+One Redis round trip, one reading of the accumulators, one ONNX call; the decision is published
+off the hot path. Why not call the feature store's SDK and the training library? Measured, that is
+several times the latency for the same numbers, and drags the training stack into the image.
+
+Redis gone: the transaction's own features decide, and the answer says `degraded`. NATS gone:
+decisions wait in the outbox. A bad model file: the champion stays.
+"""
+
+import asyncio
+import logging
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Annotated, Literal
+
+import numpy as np
+import orjson
+from fastapi import FastAPI, Request, Response
+from nats.aio.client import Client
+from nats.errors import Error as NatsError
+from pydantic import BaseModel, Field, ValidationError
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from features.online import OnlineReader
+from features.spec import SEQ, Floats
+from services.fraud.features import FEATURES, STATES, own_columns, vectors
+from services.fraud.ingestion import (
+    DECISION,
+    ENTITIES,
+    Outcome,
+    Transaction,
+    explain,
+    shard,
+)
+from services.skeleton.champion import Champion
+from services.skeleton.http import BodyTooLarge, JsonResponse, LimitBody, add_operations, problem
+from services.skeleton.model import Model
+from services.skeleton.outbox import Outbox
+from services.skeleton.settings import Settings, settings
+from services.skeleton.stream import open_connection
+from services.skeleton.telemetry import (
+    DECISIONS,
+    OUTBOX_DEPTH,
+    OUTBOX_DROPPED,
+    REQUEST_SECONDS,
+    REQUESTS,
+    Stages,
+)
+
+log = logging.getLogger(__name__)
+
+MOST_BYTES = 64 * 1024
+FETCH_BUDGET_S = 0.020
+_PROBE_S = 0.5
+_SLOW_IN_A_ROW = 3
+EXAMPLE = {
+    "transaction_id": "example-1",
+    "event_time": "2022-05-01T12:30:00Z",
+    "customer_id": "c42",
+    "merchant_id": "m7",
+    "device_id": "d126",
+    "ip": "10.1.2.3",
+    "amount_minor": 4599,
+    "currency": "EUR",
+    "cart": [
+        {"category": "shoes", "price_minor": 3999},
+        {"category": "bag", "price_minor": 600},
+    ],
+}
+
+
+class Decision(BaseModel):
+    """The answer to one transaction."""
+
+    transaction_id: str
+    decision_id: str
+    decision: Outcome
+    score: Annotated[float, Field(ge=0, le=1, description="Probability of fraud")]
+    threshold: float
+    model: str
+    degraded: Annotated[bool, Field(description="Decided without the online store")]
+
+
+class Scorer:
+    """Decides transactions. It holds the connections; the decision itself does no other I/O."""
+
+    def __init__(self, champion: Champion, redis: Redis, outbox: Outbox, shards: int) -> None:
+        self._champion = champion
+        self._redis = redis
+        self._reader = OnlineReader(redis, STATES)
+        self._outbox = outbox
+        self._shards = shards
+        self.redis_up = True
+        self._slow = 0
+
+    async def score(self, transaction: Transaction, stages: Stages) -> Decision | None:
+        """Decide one transaction and queue the decision. None while there is no model."""
+        model = self._champion.model
+        if model is None:
+            return None
+        rows = await self._fetch(transaction)
+        stages.mark("fetch")
+        degraded = rows is None
+        rows = _UNKNOWN if rows is None else rows
+        vector = vectors(rows, np.array([own_columns(transaction)]))
+        stages.mark("read")
+        score = float(model.score(vector)[0])
+        stages.mark("infer")
+        decision = _decide(transaction, model, score, degraded)
+        self._publish(transaction, decision, vector[0], rows)
+        stages.mark("encode")
+        return decision
+
+    async def watch_redis(self) -> None:
+        """While Redis is away, ask for it now and then, off the hot path. Runs until cancelled."""
+        while True:
+            await asyncio.sleep(_PROBE_S)
+            if not self.redis_up:
+                with suppress(RedisError, OSError, TimeoutError):
+                    async with asyncio.timeout(_PROBE_S):
+                        await self._redis.ping()
+                    self.redis_up, self._slow = True, 0
+                    log.warning("redis is back")
+
+    async def _fetch(self, transaction: Transaction) -> dict[str, Floats] | None:
+        """The states a transaction needs; None where Redis does not answer in time."""
+        if not self.redis_up:
+            return None
+        try:
+            async with asyncio.timeout(FETCH_BUDGET_S):
+                rows = await self._reader.read({e: getattr(transaction, e) for e in ENTITIES})
+            self._slow = 0
+            return rows
+        except TimeoutError:
+            # One slow answer is not an outage, some in a row are.
+            self._slow += 1
+            if self._slow >= _SLOW_IN_A_ROW:
+                self._lose_redis("it does not answer in time")
+        except (RedisError, OSError, ValueError) as error:
+            self._lose_redis(str(error))
+        return None
+
+    def _lose_redis(self, reason: str) -> None:
+        log.warning("scoring without the online store: %s", reason)
+        self.redis_up = False
+
+    def _publish(
+        self, transaction: Transaction, decision: Decision, vector: Floats, rows: dict[str, Floats]
+    ) -> None:
+        """Queue what an audit needs: the vector it saw and the sequence of every row."""
+        seqs = {name: _seq(row[0, SEQ]) for name, row in rows.items()}
+        event = {
+            **decision.model_dump(),
+            "transaction": transaction.model_dump(mode="json"),
+            "features": vector,
+            "seqs": seqs,
+        }
+        data = orjson.dumps(event, option=orjson.OPT_SERIALIZE_NUMPY)
+        subject = f"{DECISION}.{shard(transaction.customer_id, self._shards)}"
+        self._outbox.put(subject, decision.decision_id, data)
+
+
+_UNKNOWN = {state.name: np.full((1, state.width), np.nan) for state in STATES}
+
+
+def _seq(value: float) -> int | None:
+    """A row's sequence; None for a row that was not read."""
+    return None if np.isnan(value) else int(value)
+
+
+def _decide(transaction: Transaction, model: Model, score: float, degraded: bool) -> Decision:
+    card = model.card
+    verdict: Literal["approve", "decline"] = "decline" if score >= card.threshold else "approve"
+    return Decision.model_construct(
+        transaction_id=transaction.transaction_id,
+        decision_id=uuid.uuid4().hex,
+        decision=verdict,
+        score=score,
+        threshold=card.threshold,
+        model=f"{card.candidate}:{card.version}",
+        degraded=degraded,
+    )
+
+
+@dataclass
+class Running:
+    """What a started scorer holds on to."""
+
+    scorer: Scorer
+    champion: Champion
+    outbox: Outbox
+    redis: Redis
+    nats: Client
+
+
+@asynccontextmanager
+async def run(config: Settings) -> AsyncIterator[Running]:
+    """Open everything the scorer needs, and close it after. NATS may come later."""
+    nc, connecting = open_connection(config, "scorer")
+    redis = Redis.from_url(config.redis, socket_connect_timeout=0.5, socket_timeout=1.0)
+    champion = Champion(config, "fraud", FEATURES)
+    await asyncio.to_thread(champion.load)
+    outbox = Outbox(nc, config.home / "scorer", config.outbox_events, config.outbox_megabytes << 20)
+    outbox.start()
+    scorer = Scorer(champion, redis, outbox, config.shards)
+    tasks = [
+        connecting,
+        asyncio.create_task(champion.watch(nc)),
+        asyncio.create_task(scorer.watch_redis()),
+        asyncio.create_task(_gauges(outbox)),
+    ]
+    try:
+        yield Running(scorer, champion, outbox, redis, nc)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await outbox.close()
+        await redis.aclose()
+        with suppress(NatsError, TimeoutError):
+            await nc.close()
+
+
+async def _gauges(outbox: Outbox) -> None:
+    while True:
+        OUTBOX_DEPTH.set(outbox.depth)
+        OUTBOX_DROPPED.set(outbox.dropped)
+        await asyncio.sleep(1.0)
+
+
+def create_app(config: Settings | None = None) -> FastAPI:
+    """The scorer as an ASGI application; it opens its connections when it starts."""
+    config = config or settings()
+    held: list[Running] = []
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with run(config) as running:
+            held.append(running)
+            yield
+            held.clear()
+
+    def ready() -> dict[str, bool | str | int]:
+        if not held:
+            return {"started": False}
+        state = held[0]
+        model = state.champion.model
+        return {
+            "model": f"{model.card.candidate}:{model.card.version}" if model else False,
+            "model_refused": state.champion.refused,
+            "redis": "up" if state.scorer.redis_up else "down, answers are degraded",
+            "nats": "up" if state.nats.is_connected else "down, decisions wait",
+            "outbox_events": state.outbox.depth,
+        }
+
+    app = FastAPI(
+        title="Whiteboard: fraud scorer",
+        summary="Decides card transactions before they are authorised.",
+        lifespan=lifespan,
+    )
+    app.add_middleware(LimitBody, most=MOST_BYTES)
+    add_operations(app, ready)
+    _add_scoring(app, held)
+    return app
+
+
+def _add_scoring(app: FastAPI, held: list[Running]) -> None:
+    body = {
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {
+                    "schema": Transaction.model_json_schema(),
+                    "example": EXAMPLE,
+                }
+            },
+        }
+    }
+    answers: dict[int | str, dict[str, object]] = {
+        200: {"model": Decision},
+        413: {"description": f"More than {MOST_BYTES} bytes"},
+        422: {"description": "Names each field that is wrong"},
+        503: {"description": "No model yet"},
+    }
+
+    @app.post(
+        "/score",
+        tags=["scoring"],
+        summary="Score one transaction",
+        openapi_extra=body,
+        responses=answers,
+    )
+    async def score(request: Request) -> Response:
+        return await _answer(held[0].scorer, request, "/score")
+
+    @app.post(
+        "/invocations",
+        tags=["SageMaker"],
+        summary="The same, as SageMaker asks",
+        openapi_extra=body,
+        responses=answers,
+    )
+    async def invocations(request: Request) -> Response:
+        return await _answer(held[0].scorer, request, "/invocations")
+
+
+async def _answer(scorer: Scorer, request: Request, route: str) -> Response:
+    begin = perf_counter()
+    response = await _score(scorer, request)
+    REQUESTS.labels(route, str(response.status_code)).inc()
+    REQUEST_SECONDS.labels(route).observe(perf_counter() - begin)
+    return response
+
+
+async def _score(scorer: Scorer, request: Request) -> Response:
+    stages = Stages()
+    try:
+        transaction = Transaction.model_validate_json(await request.body())
+    except BodyTooLarge:
+        return problem(413, f"body: more than {MOST_BYTES} bytes")
+    except ValidationError as error:
+        return problem(422, explain(error))
+    stages.mark("validate")
+    decision = await scorer.score(transaction, stages)
+    if decision is None:
+        return problem(503, "no model is loaded yet: `whiteboard train fraud` makes one")
+    DECISIONS.labels(decision.decision, str(decision.degraded).lower()).inc()
+    stages.observe()
+    return JsonResponse(decision.model_dump(), headers={"Server-Timing": stages.header()})

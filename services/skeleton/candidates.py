@@ -1,0 +1,102 @@
+"""Step 4 as a contract: what every candidate is, and the registry it enters by decorator.
+
+A candidate is one file in its design's `candidates/`: it trains in whatever it likes and exports
+one ONNX graph. Adding one touches no other file.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from pkgutil import iter_modules
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Step = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """N labelled examples.
+
+    Attributes:
+        vectors: (N, F) features. positive: (N,) labels. amount: (N,) minor units, for the KPI.
+    """
+
+    vectors: Floats
+    positive: npt.NDArray[np.bool_]
+    amount: Floats
+
+    def __len__(self) -> int:
+        return len(self.positive)
+
+
+class Candidate(ABC):
+    """One answer to "which model?".
+
+    Attributes:
+        name: What it is called on the command line. role: Why one would choose it, in a clause.
+    """
+
+    name: ClassVar[str]
+    role: ClassVar[str]
+
+    def __init__(self, parameters: Mapping[str, Any], features: tuple[str, ...]) -> None:
+        self.parameters = dict(parameters)
+        self.features = features
+
+    @abstractmethod
+    def fit(self, train: Examples, validation: Examples, seed: int, step: Step) -> None:
+        """Train from scratch. `step(done, of)` is called as it goes on."""
+
+    @abstractmethod
+    def score(self, vectors: Floats) -> Floats:
+        """Scores (N,) by the native model: what the export is held to."""
+
+    @abstractmethod
+    def export(self) -> bytes:
+        """The ONNX file: input `features` (N, F) float32, output `score` (N,) in 0..1."""
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Keep the native model in a folder, to train on from later."""
+
+
+C = TypeVar("C", bound=type[Candidate])
+
+
+class Candidates:
+    """The candidates of one design, found in one package."""
+
+    def __init__(self, package: str) -> None:
+        self._package = package
+        self._known: dict[str, type[Candidate]] = {}
+        self._looked = False
+
+    def register(self, candidate: C) -> C:
+        """Class decorator. ValueError if the name is taken."""
+        taken = self._known.get(candidate.name)
+        if taken is not None:
+            raise ValueError(f"candidate {candidate.name!r} is {taken.__module__} already")
+        self._known[candidate.name] = candidate
+        return candidate
+
+    def get(self, name: str) -> type[Candidate]:
+        """A candidate by name. KeyError lists those there are."""
+        known = self.all()
+        if name not in known:
+            raise KeyError(f"no candidate {name!r}: choose from {', '.join(sorted(known))}")
+        return known[name]
+
+    def all(self) -> dict[str, type[Candidate]]:
+        """All candidates, their files imported."""
+        if not self._looked:
+            package = import_module(self._package)
+            for module in iter_modules(package.__path__):
+                import_module(f"{self._package}.{module.name}")
+            self._looked = True
+        return dict(self._known)

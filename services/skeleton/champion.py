@@ -1,0 +1,89 @@
+"""The champion as serving holds it: loaded, watched, exchanged in one assignment."""
+
+import asyncio
+import logging
+from pathlib import Path
+
+import orjson
+from nats.aio.client import Client
+from nats.errors import Error as NatsError
+from nats.js.errors import NotFoundError
+
+from services.skeleton.lake import Lake
+from services.skeleton.model import Model, ModelRefused
+from services.skeleton.settings import Settings
+from services.skeleton.telemetry import MODEL_REFUSED, MODEL_VERSION
+
+log = logging.getLogger(__name__)
+
+BUCKET = "models"
+SAGEMAKER_MODEL = Path("/opt/ml/model/model.onnx")
+_RETRY_S = 1.0
+
+
+def champion_path(design: str) -> str:
+    """Where in the bucket serving finds the champion."""
+    return f"models/{design}/champion.onnx"
+
+
+class Champion:
+    """The model being served. Requests take `model` once and keep it to their end."""
+
+    def __init__(self, settings: Settings, design: str, known: tuple[str, ...]) -> None:
+        self._settings = settings
+        self._design = design
+        self._known = known
+        self.model: Model | None = None
+        self.refused = ""
+
+    def load(self) -> None:
+        """Load the file that is champion now, from the model folder or from S3.
+
+        The file is checked and warmed before it takes over; a refused one changes nothing.
+        """
+        try:
+            model = Model(self._file(), self._design, self._known)
+        except ModelRefused as error:
+            self.refused = str(error)
+            MODEL_REFUSED.inc()
+            log.error("champion refused, keeping %s: %s", self._serving(), error)
+            return
+        self.refused = ""
+        self.model = model
+        MODEL_VERSION.clear()
+        MODEL_VERSION.labels(model.card.candidate).set(model.card.version)
+        log.info("serving %s", self._serving())
+
+    async def watch(self, nc: Client) -> None:
+        """Reload whenever a promotion is announced. Runs until cancelled."""
+        while True:
+            try:
+                bucket = await nc.jetstream().key_value(BUCKET)
+                updates = await bucket.watch(self._design)
+                async for update in updates:
+                    if update is not None and self._differs(update.value):
+                        await asyncio.to_thread(self.load)
+            except (NotFoundError, NatsError, OSError, TimeoutError) as error:
+                log.debug("watching for champions: %s", error)
+            await asyncio.sleep(_RETRY_S)
+
+    def _differs(self, note: bytes | None) -> bool:
+        """A promotion of another version, or of any while the last file was refused."""
+        if note is None:
+            return False
+        announced = orjson.loads(note)["version"]
+        return self.model is None or bool(self.refused) or announced != self.model.card.version
+
+    def _file(self) -> bytes:
+        if SAGEMAKER_MODEL.exists():
+            return SAGEMAKER_MODEL.read_bytes()
+        try:
+            return Lake(self._settings).get(champion_path(self._design))
+        except FileNotFoundError:
+            raise ModelRefused("there is no champion yet: train one first") from None
+        except OSError as error:
+            raise ModelRefused(f"S3 does not answer: {error}") from None
+
+    def _serving(self) -> str:
+        card = self.model.card if self.model else None
+        return f"{card.candidate} v{card.version}" if card else "nothing"

@@ -1,0 +1,101 @@
+"""What every HTTP service here answers besides its own route: health, metrics, limits, SageMaker.
+
+The SageMaker contract (`GET /ping`, `POST /invocations` on the same image) is documented at
+https://docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-inference-code.html.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import orjson
+from fastapi import FastAPI, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from services.skeleton.telemetry import REQUESTS
+
+Readiness = Callable[[], Mapping[str, bool | str | int]]
+
+
+class JsonResponse(Response):
+    """A JSON answer by orjson; NaN becomes null."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def problem(status: int, message: str) -> JsonResponse:
+    """An error answer: one sentence that names what is wrong."""
+    return JsonResponse({"error": message}, status_code=status)
+
+
+class BodyTooLarge(ValueError):
+    """A request body over the limit."""
+
+
+class LimitBody:
+    """Refuses bodies over a limit, by their length or as they come, before they fill memory."""
+
+    def __init__(self, app: ASGIApp, most: int) -> None:
+        self._app = app
+        self._most = most
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        length = dict(scope["headers"]).get(b"content-length", b"0")
+        if length.isdigit() and int(length) > self._most:
+            await self._refuse(scope, receive, send)
+            return
+        await self._app(scope, self._counted(receive), send)
+
+    def _counted(self, receive: Receive) -> Receive:
+        seen = 0
+
+        async def counted() -> Message:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > self._most:
+                raise BodyTooLarge
+            return message
+
+        return counted
+
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
+        REQUESTS.labels(scope["path"], "413").inc()
+        answer = problem(413, f"body: more than {self._most} bytes")
+        await answer(scope, receive, send)
+
+
+def add_operations(app: FastAPI, ready: Readiness) -> None:
+    """Add `/healthz`, `/readyz`, `/metrics` and `/ping`.
+
+    Args:
+        ready: Names and values of what readiness hangs on; false for any means not ready.
+    """
+
+    @app.get("/healthz", tags=["operations"], summary="Is the process alive?")
+    async def healthz() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.get("/readyz", tags=["operations"], summary="Can it answer?")
+    async def readyz() -> Response:
+        return _readiness(ready)
+
+    @app.get("/ping", tags=["SageMaker"], summary="SageMaker's health check")
+    async def ping() -> Response:
+        return _readiness(ready)
+
+    @app.get("/metrics", tags=["operations"], summary="Prometheus metrics")
+    async def metrics() -> Response:
+        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+
+def _readiness(ready: Readiness) -> Response:
+    parts = dict(ready())
+    able = all(value is not False for value in parts.values())
+    return JsonResponse({"ready": able, **parts}, status_code=200 if able else 503)

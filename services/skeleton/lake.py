@@ -1,0 +1,112 @@
+"""The lake: Parquet on S3, one folder a table, partitioned by event date.
+
+Read through pyarrow's S3 client: DuckDB would fetch its own extension at run time, which a closed
+network forbids. Every row has a stream sequence, and a table is read once per sequence, so
+writing a batch twice does no harm.
+"""
+
+import io
+import urllib.parse
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+from pyarrow.fs import FileSelector, FileType, S3FileSystem
+
+from services.skeleton.settings import Settings
+
+
+class Lake:
+    """The lake of one installation. Opening it connects to nothing yet."""
+
+    def __init__(self, settings: Settings) -> None:
+        url = urllib.parse.urlsplit(settings.s3)
+        self.bucket = settings.bucket
+        self.filesystem = S3FileSystem(
+            access_key=settings.user,
+            secret_key=settings.password.get_secret_value(),
+            endpoint_override=url.netloc,
+            scheme=url.scheme,
+            region="us-east-1",
+            connect_timeout=3,
+            request_timeout=30,
+        )
+
+    def write(self, table: str, rows: pa.Table, name: str, partition: bool = True) -> None:
+        """Write rows as one file a date; the same name overwrites.
+
+        Raises:
+            OSError: S3 did not take it.
+        """
+        if not partition or not rows.num_rows:
+            self._put(f"{table}/{name}.parquet", rows)
+            return
+        dates = pc.strftime(rows["event_time"], format="%Y-%m-%d")
+        for date in pc.unique(dates).to_pylist():
+            part = rows.filter(pc.equal(dates, date))
+            self._put(f"{table}/date={date}/{name}.parquet", part)
+
+    def read(
+        self, table: str, columns: list[str] | None = None, where: Any = None
+    ) -> pa.Table | None:
+        """All rows of a table in order of `seq`, each once; None if it holds nothing yet.
+
+        Args:
+            columns: Which columns, all if None. `seq` is always among them.
+            where: A pyarrow.dataset filter expression.
+
+        Raises:
+            OSError: S3 did not answer.
+        """
+        files = self.files(table)
+        if not files:
+            return None
+        source = ds.dataset(files, filesystem=self.filesystem, format="parquet")
+        wanted = None if columns is None else list(dict.fromkeys(["seq", *columns]))
+        return _once(source.to_table(columns=wanted, filter=where))
+
+    def files(self, table: str) -> list[str]:
+        """Paths of a table's files, with the bucket, sorted."""
+        selector = FileSelector(f"{self.bucket}/{table}", recursive=True, allow_not_found=True)
+        found = self.filesystem.get_file_info(selector)
+        return sorted(f.path for f in found if f.type == FileType.File)
+
+    def put(self, path: str, data: bytes) -> None:
+        """Write an object below the bucket. OSError if S3 did not take it."""
+        with self.filesystem.open_output_stream(f"{self.bucket}/{path}") as out:
+            out.write(data)
+
+    def get(self, path: str) -> bytes:
+        """Read an object. FileNotFoundError if there is none."""
+        with self.filesystem.open_input_stream(f"{self.bucket}/{path}") as source:
+            return bytes(source.read())
+
+    def exists(self, path: str) -> bool:
+        """Whether an object is there."""
+        info = self.filesystem.get_file_info(f"{self.bucket}/{path}")
+        return bool(info.type == FileType.File)
+
+    def remove(self, tables: Iterable[str]) -> None:
+        """Delete whole tables."""
+        for table in tables:
+            for file in self.files(table):
+                self.filesystem.delete_file(file)
+
+    def _put(self, path: str, rows: pa.Table) -> None:
+        sink = io.BytesIO()
+        pq.write_table(rows, sink, compression="zstd", compression_level=1)
+        self.put(path, sink.getvalue())
+
+
+def _once(rows: pa.Table) -> pa.Table:
+    """Rows in order of `seq`, the first of each."""
+    seq = rows["seq"].to_numpy()
+    order = np.argsort(seq, kind="stable")
+    ordered = seq[order]
+    fresh = np.ones(len(order), dtype=bool)
+    fresh[1:] = ordered[1:] != ordered[:-1]
+    return rows.take(pa.array(order[fresh]))

@@ -1,0 +1,134 @@
+"""A model is one ONNX file that says what it needs, and serving knows nothing else.
+
+The file's metadata holds a `ModelCard`. A file whose card is missing, whose inputs do not match
+it, or that does not score like a model is refused when it is loaded, not when it is asked.
+"""
+
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+CARD_KEY = "whiteboard"
+INPUT, OUTPUT = "features", "score"
+
+Floats32 = npt.NDArray[np.float32]
+
+
+class ModelRefused(ValueError):
+    """A file that is no usable model; the message says why. Whoever serves keeps the old one."""
+
+
+class ModelCard(BaseModel):
+    """What a model file says of itself.
+
+    Attributes:
+        design, candidate: Whose it is. version: Its number in the registry, 0 before it has one.
+        features: Names of the columns of its input, in order.
+        threshold: Score at and above which the answer is no.
+        kpi: The costs the threshold was chosen for.
+        trained_on: Fingerprint of the training data. trained_at: When, UTC.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    design: str
+    candidate: str
+    version: int = 0
+    features: tuple[str, ...] = Field(min_length=1)
+    threshold: float = Field(ge=0.0, le=1.0)
+    kpi: dict[str, float]
+    trained_on: str
+    trained_at: datetime
+
+
+def stamp(model: bytes, card: ModelCard) -> bytes:
+    """Write a card into an ONNX file, in place of any it had."""
+    # Only training stamps, so serving need not carry the onnx package.
+    import onnx
+
+    proto = onnx.load_model_from_string(model)
+    kept = [p for p in proto.metadata_props if p.key != CARD_KEY]
+    del proto.metadata_props[:]
+    proto.metadata_props.extend(kept)
+    proto.metadata_props.add(key=CARD_KEY, value=card.model_dump_json())
+    data: bytes = proto.SerializeToString()
+    return data
+
+
+class Model:
+    """An ONNX session and its card, checked and warm."""
+
+    def __init__(self, data: bytes, design: str, known: tuple[str, ...]) -> None:
+        """Load a file.
+
+        Args:
+            data: The file. design: Whose models are accepted.
+            known: Names of the features that can be computed here.
+
+        Raises:
+            ModelRefused: it is corrupt, of another design, or needs what is not there.
+        """
+        self._session = _session(data)
+        self.card = _card(self._session, design)
+        missing = [name for name in self.card.features if name not in known]
+        if missing:
+            raise ModelRefused(f"needs unknown features: {', '.join(missing[:5])}")
+        self.columns = np.array([known.index(name) for name in self.card.features])
+        _check_signature(self._session, len(self.columns))
+        self._identity = bool(np.array_equal(self.columns, np.arange(len(known))))
+        self._check_scores()
+
+    def score(self, vectors: npt.NDArray[np.float64]) -> Floats32:
+        """Scores (N,) in 0..1 of N feature vectors (N, len(known))."""
+        chosen = vectors if self._identity else vectors[:, self.columns]
+        found: Any = self._session.run([OUTPUT], {INPUT: chosen.astype(np.float32)})
+        return np.asarray(found[0], dtype=np.float32).reshape(-1)
+
+    def _check_scores(self) -> None:
+        """Score some vectors, missing values among them: a check, and the warm-up."""
+        width = int(self.columns.max()) + 1
+        probes = np.vstack([np.zeros((2, width)), np.full((2, width), np.nan), np.ones((4, width))])
+        try:
+            for probe in (probes, probes[:1]):
+                scores = self.score(probe)
+        except Exception as error:  # onnxruntime raises a class of its own for each kind
+            raise ModelRefused(f"cannot score: {error}") from error
+        if not np.all(np.isfinite(scores)) or scores.min() < 0.0 or scores.max() > 1.0:
+            raise ModelRefused("scores lie outside 0..1")
+
+
+def _session(data: bytes) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    # One row a call: a thread pool would cost more than it shares out.
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    try:
+        return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # as above
+        raise ModelRefused(f"not a model: {str(error)[:200]}") from error
+
+
+def _card(session: ort.InferenceSession, design: str) -> ModelCard:
+    text = session.get_modelmeta().custom_metadata_map.get(CARD_KEY)
+    if text is None:
+        raise ModelRefused("no model card in its metadata")
+    try:
+        card = ModelCard.model_validate_json(text)
+    except ValidationError as error:
+        raise ModelRefused(f"unreadable model card: {error.errors()[0]['msg']}") from error
+    if card.design != design:
+        raise ModelRefused(f"a model of {card.design!r}, not of {design!r}")
+    return card
+
+
+def _check_signature(session: ort.InferenceSession, width: int) -> None:
+    inputs = {i.name: i for i in session.get_inputs()}
+    if INPUT not in inputs or OUTPUT not in {o.name for o in session.get_outputs()}:
+        raise ModelRefused(f"needs an input {INPUT!r} and an output {OUTPUT!r}")
+    if inputs[INPUT].shape[-1] != width:
+        raise ModelRefused(f"its card names {width} features, its input is {inputs[INPUT].shape}")

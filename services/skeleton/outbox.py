@@ -1,0 +1,186 @@
+"""Outbox: what a service publishes off its hot path, kept while the stream is away.
+
+Events wait in memory, bounded; past the bound, or while the stream does not acknowledge, they go
+to a file, bounded too. Only when that is full are events dropped, counted, and said so. The file
+is read back when the stream is, so an event can arrive twice: its id lets the stream drop the
+second one, and readers of the lake bear it.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+from nats.aio.client import Client
+from nats.errors import Error as NatsError
+
+log = logging.getLogger(__name__)
+
+_BATCH = 500
+_ACK_TIMEOUT_S = 5.0
+_RETRY_S = 0.5
+
+
+@dataclass(frozen=True)
+class Outgoing:
+    """An event on its way: where to, what, and the id it is known by."""
+
+    subject: str
+    id: str
+    data: bytes
+
+
+class Outbox:
+    """A queue in front of JetStream. `put` never waits and never raises."""
+
+    def __init__(self, nc: Client, folder: Path, most_events: int, most_bytes: int) -> None:
+        self._nc = nc
+        self._js = nc.jetstream(publish_async_max_pending=_BATCH * 2)
+        self._queue: deque[Outgoing] = deque()
+        self._spill = Spill(folder, most_bytes)
+        self._most_events = most_events
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self.published = 0
+        self.dropped = 0
+
+    @property
+    def depth(self) -> int:
+        """Events that wait, in memory and on disk."""
+        return len(self._queue) + self._spill.count
+
+    def start(self) -> None:
+        """Begin publishing, the file's leftovers of an earlier life first."""
+        self._task = asyncio.create_task(self._run())
+
+    def put(self, subject: str, identity: str, data: bytes) -> None:
+        """Queue an event."""
+        if len(self._queue) >= self._most_events:
+            self._to_file([self._queue.popleft()])
+        self._queue.append(Outgoing(subject, identity, data))
+        self._wake.set()
+
+    async def close(self) -> None:
+        """Publish what can be published now; keep the rest on disk."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        while self._queue and self._nc.is_connected:
+            if not await self._flush():
+                break
+        self._to_file(list(self._queue))
+        self._queue.clear()
+
+    async def _run(self) -> None:
+        while True:
+            if not self._queue and not self._spill.count:
+                self._wake.clear()
+                await self._wake.wait()
+            if not self._nc.is_connected or not await self._flush() or not await self._unspill():
+                # Nothing piles up in memory while the stream is away.
+                self._to_file(list(self._queue))
+                self._queue.clear()
+                await asyncio.sleep(_RETRY_S)
+
+    async def _flush(self) -> bool:
+        """Publish a batch from memory. False if the stream did not take all of it."""
+        batch = [self._queue.popleft() for _ in range(min(len(self._queue), _BATCH))]
+        try:
+            failed = await self._publish(batch)
+        except asyncio.CancelledError:
+            self._to_file(batch)
+            raise
+        self._to_file(failed)
+        return not failed
+
+    async def _unspill(self) -> bool:
+        """Publish the file, a batch at a time. False if the stream went away in between."""
+        if not self._spill.count:
+            return True
+        for batch in self._spill.batches(_BATCH):
+            if await self._publish(batch):
+                return False
+        self._spill.clear()
+        return True
+
+    async def _publish(self, batch: list[Outgoing]) -> list[Outgoing]:
+        """Publish and wait for acknowledgements. Returns what was not acknowledged."""
+        acks = []
+        try:
+            for event in batch:
+                headers = {"Nats-Msg-Id": event.id}
+                acks.append(
+                    await self._js.publish_async(event.subject, event.data, headers=headers)
+                )
+            done, _ = await asyncio.wait(acks, timeout=_ACK_TIMEOUT_S) if acks else (set(), set())
+        except (NatsError, OSError) as error:
+            log.warning("outbox: %s", error or type(error).__name__)
+            done = {ack for ack in acks if ack.done()}
+        failed = [
+            event
+            for event, ack in zip(batch, acks, strict=False)
+            if ack not in done or ack.cancelled() or ack.exception() is not None
+        ]
+        failed += batch[len(acks) :]
+        self.published += len(batch) - len(failed)
+        return failed
+
+    def _to_file(self, events: list[Outgoing]) -> None:
+        lost = self._spill.append(events)
+        if lost:
+            self.dropped += lost
+            log.error("outbox: its file is full, %d decisions dropped so far", self.dropped)
+
+
+class Spill:
+    """A bounded file of events, appended to, then read from the start, then emptied."""
+
+    def __init__(self, folder: Path, most_bytes: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._path = folder / "outbox.jsonl"
+        self._most = most_bytes
+        self._path.touch()
+        self._size = self._path.stat().st_size
+        with self._path.open("rb") as file:
+            self.count = sum(1 for _ in file)
+        self._read = 0
+
+    def append(self, events: list[Outgoing]) -> int:
+        """Add events as long as they fit. Returns how many did not."""
+        if not events:
+            return 0
+        lines = []
+        for event in events:
+            line = orjson.dumps([event.subject, event.id, event.data.decode()]) + b"\n"
+            if self._size + len(line) > self._most:
+                break
+            self._size += len(line)
+            lines.append(line)
+        with self._path.open("ab") as file:
+            file.writelines(lines)
+        self.count += len(lines)
+        return len(events) - len(lines)
+
+    def batches(self, size: int) -> Iterator[list[Outgoing]]:
+        """What the file holds, `size` events at a time, including what is added meanwhile."""
+        batch: list[Outgoing] = []
+        with self._path.open("rb") as file:
+            for line in file:
+                with contextlib.suppress(orjson.JSONDecodeError, ValueError):  # a torn last line
+                    subject, identity, data = orjson.loads(line)
+                    batch.append(Outgoing(subject, identity, data.encode()))
+                if len(batch) == size:
+                    yield batch
+                    batch = []
+            yield batch
+
+    def clear(self) -> None:
+        """Empty the file, once all of it is acknowledged."""
+        self._path.write_bytes(b"")
+        self._size = 0
+        self.count = 0

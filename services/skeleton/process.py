@@ -1,0 +1,40 @@
+"""How a worker process starts, shows its metrics, and stops."""
+
+import asyncio
+import logging
+import signal
+from collections.abc import Awaitable, Callable
+
+from prometheus_client import start_http_server
+
+from services.skeleton.settings import Settings
+from services.skeleton.stream import OrderedConsumer
+from services.skeleton.telemetry import LAG
+
+
+def run_worker(config: Settings, port: int, main: Callable[[], Awaitable[None]]) -> None:
+    """Run `main` until it ends or the process is told to stop; metrics on `port`."""
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    start_http_server(port, addr=config.host)
+    asyncio.run(_until_told(main))
+
+
+async def _until_told(main: Callable[[], Awaitable[None]]) -> None:
+    task = asyncio.ensure_future(main())
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, task.cancel)
+    try:
+        await task
+    except asyncio.CancelledError:
+        logging.info("told to stop")
+
+
+async def report_lag(consumers: dict[str, OrderedConsumer]) -> None:
+    """Keep the lag gauges up to date. Runs until cancelled."""
+    while True:
+        for name, consumer in consumers.items():
+            LAG.labels(name).set(await consumer.lag())
+        await asyncio.sleep(2.0)

@@ -1,0 +1,94 @@
+"""The one reader of the environment: where the engines are, and the ports of this machine.
+
+Every field is set by WHITEBOARD_<NAME> or in a file `.env`. What a model costs or how it is
+trained is not here: thresholds of the business live in a design's `problem.py`, hyperparameters
+in its `conf/`.
+"""
+
+import os
+from functools import lru_cache
+from pathlib import Path
+from urllib.parse import quote
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+# Feast, MLflow and others report usage over the network unless told not to.
+for _switch in ("FEAST_USAGE", "MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
+    os.environ.setdefault(_switch, "False" if _switch == "FEAST_USAGE" else "true")
+
+
+class Settings(BaseSettings):
+    """Where everything is.
+
+    The defaults run all engines on this machine, away from their usual ports, so that a Redis
+    already running here is left alone.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="WHITEBOARD_", env_file=".env", extra="ignore")
+
+    home: Path = Field(Path(".whiteboard"), description="Engine data, logs, registry, reports.")
+    host: str = Field("127.0.0.1", description="Address that engines and services listen on.")
+
+    nats_port: int = Field(14222, description="NATS clients.")
+    nats_http_port: int = Field(18222, description="NATS monitoring page.")
+    redis_port: int = Field(16379, description="Redis.")
+    s3_port: int = Field(18333, description="SeaweedFS, S3 API.")
+    s3_internal_port: int = Field(
+        19300, description="First of four ports that SeaweedFS uses inside (with +10000 for gRPC)."
+    )
+    scorer_port: int = Field(18080, description="The fraud scorer.")
+    metrics_port: int = Field(
+        18100, description="First of the workers' Prometheus ports: feature worker, lake writer."
+    )
+
+    nats_url: str = Field("", description="A NATS server or cluster; empty: the local one.")
+    redis_url: str = Field("", description="A Redis; empty: the local one.")
+    s3_endpoint: str = Field("", description="An S3 endpoint; empty: the local one.")
+    mlflow_uri: str = Field("", description="An MLflow server; empty: SQLite under `home`.")
+    scorer_url: str = Field("", description="The scorer as clients reach it; empty: the local one.")
+
+    user: str = Field("whiteboard", description="User of NATS, access key of S3.")
+    password: SecretStr = Field(
+        SecretStr("whiteboard-local"), description="Password of every engine. Change it off-host."
+    )
+    bucket: str = Field("lake", description="S3 bucket of the lake and the models.")
+    shards: int = Field(16, ge=1, le=1024, description="Shards of each entity in a subject.")
+    scorer_workers: int = Field(1, ge=1, description="Processes that serve `POST /score`.")
+    outbox_events: int = Field(10_000, ge=1, description="Decisions held in memory, then on disk.")
+    outbox_megabytes: int = Field(512, ge=1, description="Bound of the outbox's spill file.")
+
+    @property
+    def nats(self) -> str:
+        """NATS URL with credentials."""
+        return self.nats_url or f"nats://{self.user}:{self._quoted}@{self.host}:{self.nats_port}"
+
+    @property
+    def redis(self) -> str:
+        """Redis URL with credentials."""
+        return self.redis_url or f"redis://:{self._quoted}@{self.host}:{self.redis_port}/0"
+
+    @property
+    def s3(self) -> str:
+        """S3 endpoint, with scheme."""
+        return self.s3_endpoint or f"http://{self.host}:{self.s3_port}"
+
+    @property
+    def mlflow(self) -> str:
+        """MLflow tracking URI."""
+        return self.mlflow_uri or f"sqlite:///{(self.home / 'mlflow' / 'mlflow.db').resolve()}"
+
+    @property
+    def scorer(self) -> str:
+        """Base URL of the scorer."""
+        return self.scorer_url or f"http://{self.host}:{self.scorer_port}"
+
+    @property
+    def _quoted(self) -> str:
+        return quote(self.password.get_secret_value(), safe="")
+
+
+@lru_cache
+def settings() -> Settings:
+    """The settings of this process, read once."""
+    return Settings()

@@ -1,0 +1,301 @@
+"""The stream: JetStream connections, streams, and a durable consumer that never reorders.
+
+State folds in stream order, so order is what matters here. A plain durable consumer gives it up
+exactly when something fails: messages in flight to a client that died come again only after the
+acknowledgement times out, behind newer ones. `OrderedConsumer` starts anew behind the last
+acknowledged message instead, whenever it finds a delivery missing.
+"""
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from time import monotonic
+
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
+from nats.js import JetStreamContext, api
+from nats.js.errors import APIError, NotFoundError
+from redis.exceptions import RedisError
+
+from services.skeleton.settings import Settings
+
+log = logging.getLogger(__name__)
+
+DUPLICATE_WINDOW = timedelta(minutes=2)
+_PULL_EXPIRES_S = 2.0
+_ACK_WAIT_S = 30.0
+_RETRY_S = 0.5
+
+
+def open_connection(settings: Settings, name: str) -> tuple[Client, asyncio.Task[None]]:
+    """A client and the task that connects it, for as long as it takes.
+
+    Losses of the connection later on mend themselves too.
+    """
+
+    async def on_error(error: Exception) -> None:
+        log.debug("nats: %s", error or type(error).__name__)
+
+    async def on_disconnect() -> None:
+        log.warning("nats is away")
+
+    async def on_reconnect() -> None:
+        log.warning("nats is back")
+
+    client = Client()
+    connecting = client.connect(
+        settings.nats,
+        name=name,
+        max_reconnect_attempts=-1,
+        reconnect_time_wait=_RETRY_S,
+        ping_interval=5,
+        max_outstanding_pings=2,
+        error_cb=on_error,
+        disconnected_cb=on_disconnect,
+        reconnected_cb=on_reconnect,
+    )
+    return client, asyncio.create_task(connecting)
+
+
+async def connect(settings: Settings, name: str, patience_s: float = 5.0) -> Client:
+    """Connect to NATS.
+
+    Raises:
+        ConnectionError: nobody answers within `patience_s` seconds.
+    """
+    client, connecting = open_connection(settings, name)
+    try:
+        await asyncio.wait_for(connecting, patience_s)
+    except (TimeoutError, OSError, NatsError) as error:
+        where = settings.nats.rpartition("@")[2]
+        raise ConnectionError(f"no NATS at {where}: is the stack up? `whiteboard up`") from error
+    return client
+
+
+async def ensure_stream(
+    js: JetStreamContext, name: str, subjects: list[str], first_seq: int = 1
+) -> None:
+    """Create a stream unless it exists. Its first message gets sequence `first_seq`."""
+    try:
+        await js.stream_info(name)
+    except NotFoundError:
+        config = api.StreamConfig(
+            name=name,
+            subjects=subjects,
+            first_seq=first_seq,
+            storage=api.StorageType.FILE,
+            duplicate_window=DUPLICATE_WINDOW.total_seconds(),
+            max_bytes=8 << 30,
+        )
+        await js.add_stream(config)
+
+
+@dataclass(frozen=True)
+class Delivered:
+    """One message as consumers here see it.
+
+    Attributes:
+        seq: Sequence in the stream.
+        published_us: When the stream took it, microseconds since the epoch. Unlike a reader's
+            clock it is the same for every consumer, so judging by it is repeatable.
+    """
+
+    subject: str
+    data: bytes
+    seq: int
+    published_us: int
+    reply: str
+
+
+class OrderedConsumer:
+    """A durable pull consumer that delivers in stream order and acknowledges whole batches.
+
+    It has one owner at a time. What was delivered and not acknowledged comes again, from the
+    first such message on: handlers must bear repetition, and never see a gap.
+    """
+
+    def __init__(
+        self,
+        nc: Client,
+        stream: str,
+        durable: str,
+        subjects: list[str],
+        batch: int = 1_000,
+        linger_s: float = 0.0,
+    ) -> None:
+        self._nc = nc
+        self._js = nc.jetstream()
+        self._stream = stream
+        self._durable = durable
+        self._subjects = subjects
+        self._batch = batch
+        self._linger_s = linger_s
+        self._buffer: list[Msg] = []
+        self._arrived = asyncio.Event()
+        self._outstanding = 0
+        self._expected = 1
+        self._inbox = ""
+
+    async def start(self) -> None:
+        """Find the place where the last owner stopped, and listen from there."""
+        self._inbox = self._nc.new_inbox()
+        await self._nc.subscribe(self._inbox, cb=self._receive, pending_msgs_limit=-1)
+        try:
+            info = await self._js.consumer_info(self._stream, self._durable)
+        except NotFoundError:
+            await self._create(start=None)
+            return
+        if info.num_ack_pending or set(self._filters(info)) != set(self._subjects):
+            await self._restart()
+        else:
+            self._expected = _sequence(info.delivered, "consumer_seq") + 1
+
+    async def batches(self) -> AsyncIterator[list[Delivered]]:
+        """Yield what has arrived, at least one message at a time, for ever.
+
+        With `linger_s`, wait that long after the first message for more, up to a full batch.
+        """
+        while True:
+            await self._wait(_PULL_EXPIRES_S)
+            if self._buffer and self._linger_s:
+                end = monotonic() + self._linger_s
+                while len(self._buffer) < self._batch and monotonic() < end:
+                    await self._wait(min(_PULL_EXPIRES_S, end - monotonic()))
+            messages, self._buffer = self._buffer, []
+            delivered = await self._in_order(messages)
+            if delivered:
+                yield delivered
+
+    async def _wait(self, seconds: float) -> None:
+        """Have messages requested, and wait for some to arrive."""
+        await self._pull()
+        self._arrived.clear()
+        try:
+            await asyncio.wait_for(self._arrived.wait(), max(seconds, 0.001))
+        except TimeoutError:
+            # Idle, or the request was lost with a connection: ask again.
+            self._outstanding = 0
+
+    async def ack(self, last: Delivered) -> None:
+        """Acknowledge a batch by its last message. A lost acknowledgement costs a repetition."""
+        await self._nc.publish(last.reply, b"+ACK")
+
+    async def lag(self) -> int:
+        """Messages of ours in the stream that are not acknowledged yet."""
+        info = await self._js.consumer_info(self._stream, self._durable)
+        return (info.num_pending or 0) + (info.num_ack_pending or 0)
+
+    async def _receive(self, message: Msg) -> None:
+        status = (message.headers or {}).get("Status")
+        if status:
+            self._outstanding = 0
+        else:
+            self._outstanding -= 1
+            self._buffer.append(message)
+        self._arrived.set()
+
+    async def _pull(self) -> None:
+        """Keep between half and one batch requested: the bound of what waits in memory."""
+        if self._outstanding > self._batch // 2:
+            return
+        wanted = self._batch - max(self._outstanding, 0)
+        request = {"batch": wanted, "expires": int(_PULL_EXPIRES_S * 1e9)}
+        subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self._durable}"
+        self._outstanding += wanted
+        await self._nc.publish(subject, json.dumps(request).encode(), reply=self._inbox)
+
+    async def _in_order(self, messages: list[Msg]) -> list[Delivered]:
+        """The messages, or none and a restart where a delivery is missing among them."""
+        delivered = []
+        for message in messages:
+            meta = message.metadata
+            if meta.sequence.consumer != self._expected:
+                log.warning("%s: a delivery is missing, starting again", self._durable)
+                await self._restart()
+                return []
+            self._expected += 1
+            published = int(meta.timestamp.timestamp() * 1_000_000)
+            delivered.append(
+                Delivered(
+                    message.subject, message.data, meta.sequence.stream, published, message.reply
+                )
+            )
+        return delivered
+
+    async def _restart(self) -> None:
+        """Put a fresh consumer behind the last acknowledged message."""
+        info = await self._js.consumer_info(self._stream, self._durable)
+        floor = _sequence(info.ack_floor, "stream_seq")
+        await self._js.delete_consumer(self._stream, self._durable)
+        await self._create(start=floor + 1)
+
+    async def _create(self, start: int | None) -> None:
+        # A consumer of the same name forgets nothing that we need: handlers bear repetition, so
+        # dying between deletion and creation costs a pass over the stream, not an event.
+        self._buffer.clear()
+        self._outstanding = 0
+        self._expected = 1
+        by_sequence = api.DeliverPolicy.BY_START_SEQUENCE
+        config = api.ConsumerConfig(
+            durable_name=self._durable,
+            deliver_policy=api.DeliverPolicy.ALL if start is None else by_sequence,
+            opt_start_seq=start,
+            ack_policy=api.AckPolicy.ALL,
+            ack_wait=_ACK_WAIT_S,
+            max_ack_pending=-1,
+            filter_subjects=self._subjects,
+        )
+        await self._js.add_consumer(self._stream, config)
+
+    @staticmethod
+    def _filters(info: api.ConsumerInfo) -> list[str]:
+        config = info.config
+        if config is None:
+            return []
+        return config.filter_subjects or [s for s in [config.filter_subject] if s]
+
+
+def _sequence(pair: api.SequenceInfo | None, name: str) -> int:
+    return int(getattr(pair, name)) if pair else 0
+
+
+async def consume(
+    consumer: OrderedConsumer, handle: Callable[[list[Delivered]], Awaitable[None]]
+) -> None:
+    """Hand every batch to `handle` until it succeeds, then acknowledge it. Runs until cancelled.
+
+    A batch that fails is tried again for as long as it takes: an engine that is away stops the
+    consumer, and never loses it an event. What can't be handled at all is for `handle` to
+    dead-letter.
+    """
+    await consumer.start()
+    async for batch in consumer.batches():
+        while True:
+            try:
+                await handle(batch)
+                break
+            except (OSError, TimeoutError, NatsError, APIError, RedisError) as error:
+                log.warning("batch at seq %d: %s; trying again", batch[0].seq, error)
+                await asyncio.sleep(_RETRY_S)
+        await consumer.ack(batch[-1])
+
+
+async def dead_letter(
+    js: JetStreamContext, subject: str, consumer: str, message: Delivered, reason: str
+) -> None:
+    """Put a message that no retry can mend aside, with its reason, once per consumer."""
+    log.warning("seq %d on %s put aside: %s", message.seq, message.subject, reason)
+    await js.publish(
+        f"{subject}.{consumer}",
+        message.data,
+        headers={
+            "Reason": " ".join(reason.split())[:500],
+            "Subject": message.subject,
+            "Seq": str(message.seq),
+            "Nats-Msg-Id": f"{consumer}-{message.seq}",
+        },
+    )

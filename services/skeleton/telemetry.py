@@ -1,0 +1,66 @@
+"""Metrics and stage timings: the same names and buckets for every service of every design."""
+
+from time import perf_counter
+
+from prometheus_client import Counter, Gauge, Histogram
+
+# Around the 50 ms budget, fine below it.
+LATENCY_BUCKETS = (
+    0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 1,
+)  # fmt: skip
+
+REQUESTS = Counter("requests_total", "Requests by route and status", ["route", "status"])
+REQUEST_SECONDS = Histogram(
+    "request_duration_seconds", "Time to answer", ["route"], buckets=LATENCY_BUCKETS
+)
+STAGE_SECONDS = Histogram(
+    "stage_duration_seconds", "Time in a stage of a request", ["stage"], buckets=LATENCY_BUCKETS
+)
+DECISIONS = Counter("decisions_total", "Decisions taken", ["decision", "degraded"])
+OUTBOX_DEPTH = Gauge("outbox_events", "Decisions waiting to be published")
+OUTBOX_DROPPED = Gauge("outbox_dropped_events", "Decisions given up because the outbox was full")
+MODEL_VERSION = Gauge("model_version", "Version of the champion being served", ["candidate"])
+MODEL_REFUSED = Counter("models_refused_total", "Model files refused when loading")
+EVENTS = Counter("events_total", "Stream events handled", ["consumer", "outcome"])
+LAG = Gauge("consumer_lag_events", "Stream events not acknowledged yet", ["consumer"])
+FRESHNESS_SECONDS = Histogram(
+    "freshness_seconds",
+    "From the stream taking an event to its state being readable",
+    buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0, 60.0),
+)
+
+
+class Stages:
+    """Times the stages of one request, for its `Server-Timing` header and the histograms."""
+
+    __slots__ = ("_last", "times")
+
+    def __init__(self) -> None:
+        self._last = perf_counter()
+        self.times: dict[str, float] = {}
+
+    def mark(self, stage: str) -> None:
+        """End a stage: it lasted since the one before it ended."""
+        now = perf_counter()
+        self.times[stage] = now - self._last
+        self._last = now
+
+    def header(self) -> str:
+        """Value of `Server-Timing`, milliseconds (W3C Server Timing)."""
+        return ", ".join(f"{name};dur={s * 1e3:.3f}" for name, s in self.times.items())
+
+    def observe(self) -> None:
+        """Add the stages to the histograms."""
+        for name, s in self.times.items():
+            _stage(name).observe(s)
+
+
+_STAGE_CHILDREN: dict[str, Histogram] = {}
+
+
+def _stage(name: str) -> Histogram:
+    # labels() takes a lock and a lookup each time; the children never change.
+    child = _STAGE_CHILDREN.get(name)
+    if child is None:
+        child = _STAGE_CHILDREN[name] = STAGE_SECONDS.labels(name)
+    return child
