@@ -40,6 +40,11 @@ def _sized(text: str) -> bytes:
     return struct.pack("<I", len(raw)) + raw
 
 
+def _literal(raw: bytes) -> bytes:
+    """A Redis glob pattern that matches just these bytes."""
+    return b"".join(b"\\" + bytes([c]) if c in b"*?[]\\^" else bytes([c]) for c in raw)
+
+
 @dataclass(frozen=True)
 class Layout:
     """Where one state's rows lie in Redis, and how a row is written.
@@ -150,6 +155,14 @@ class OnlineTable:
         for row, raw in zip(rows, pipeline.execute(), strict=True):
             self._layout.decode(raw, row)
         return rows
+
+    def clear(self) -> None:
+        """Delete all rows of the state. Raises redis.RedisError."""
+        pattern = _literal(self._layout.prefix) + b"*" + PROJECT.encode()
+        pipeline = self._redis.pipeline(transaction=False)
+        for key in self._redis.scan_iter(pattern, count=10_000):
+            pipeline.delete(key)
+        pipeline.execute()
 
     def store(self, keys: Sequence[Key], rows: Floats) -> None:
         """Write K rows, those that hold anything. Raises redis.RedisError."""

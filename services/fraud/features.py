@@ -280,7 +280,7 @@ def read_frame(group: str, frame: "pd.DataFrame") -> "pd.DataFrame":
     from features.log import stack
 
     rows = {state.name: stack(frame[state.name], state.width) for state in STATES}
-    found = vectors(rows, frame[list(OWN)].to_numpy(dtype=np.float64))
+    found = vectors(rows, np.ascontiguousarray(frame[list(OWN)].to_numpy(dtype=np.float64)))
     names = GROUPS[group]
     begin = FEATURES.index(names[0])
     return pd.DataFrame(found[:, begin : begin + len(names)], columns=list(names))

@@ -6,7 +6,6 @@ transactions.
 """
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +18,7 @@ import pyarrow as pa
 import yaml
 from pyarrow import compute as pc
 
-from features.spec import DAY, TIME_COLUMN
+from features.spec import DAY, TIME_COLUMN, Floats
 from features.store import open_store
 from services.fraud.candidates import CANDIDATES
 from services.fraud.features import FEATURES, OWN, SPEC
@@ -36,8 +35,6 @@ from services.skeleton.settings import Settings
 WARM_UP_DAYS = 10
 VALIDATION_DAYS = 7
 CONF = Path(__file__).parent / "conf"
-
-Say = Callable[[str], None]
 
 
 class TooLittleHistory(ValueError):
@@ -94,6 +91,11 @@ def entity_frame(rows: pa.Table) -> pd.DataFrame:
     return frame
 
 
+def own_frame(frame: pd.DataFrame) -> Floats:
+    """The request's own columns of an entity frame, (N, len(OWN))."""
+    return np.ascontiguousarray(frame[list(OWN)].to_numpy(dtype=np.float64))
+
+
 def split(settings: Settings, lake: Lake) -> Split:
     """Labelled examples through `get_historical_features`, split by time."""
     rows = training_rows(lake)
@@ -128,24 +130,21 @@ def fit(name: str, data: Split, seed: int, step: Step) -> tuple[Candidate, float
 
 
 def train(
-    settings: Settings, name: str, seed: int, say: Say, step: Step
+    settings: Settings, name: str, seed: int, step: Step
 ) -> tuple[ModelCard, dict[str, float]]:
     """Train a candidate on the lake's history and make it the champion.
 
     Args:
-        say: Told what begins. step: Told how far training is.
+        step: Told (done, of) as boosting or epochs go on.
 
     Raises:
         KeyError: no such candidate. TooLittleHistory: see `training_rows`.
     """
     CANDIDATES.get(name)
-    say("reading point-in-time features")
     data = split(settings, Lake(settings))
-    say(f"training {name} on {len(data.train):,} transactions")
     begin = perf_counter()
     candidate, threshold = fit(name, data, seed, step)
     train_s = perf_counter() - begin
-    say("evaluating and registering")
     valid = data.validation
     judged = (candidate.score(valid.vectors), valid.positive, valid.amount, threshold, Kpi())
     found = {**metrics(*judged), "train_s": train_s}

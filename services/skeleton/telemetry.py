@@ -26,7 +26,25 @@ LAG = Gauge("consumer_lag_events", "Stream events not acknowledged yet", ["consu
 FRESHNESS_SECONDS = Histogram(
     "freshness_seconds",
     "From the stream taking an event to its state being readable",
-    buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0, 60.0),
+    buckets=(
+        0.001,
+        0.002,
+        0.003,
+        0.005,
+        0.0075,
+        0.01,
+        0.015,
+        0.02,
+        0.03,
+        0.05,
+        0.075,
+        0.1,
+        0.2,
+        0.5,
+        1,
+        5,
+        60,
+    ),
 )
 
 

@@ -1,0 +1,249 @@
+"""Processes run and kept running by Supervisor (http://supervisord.org), one instance a home.
+
+Everything it runs, and their logs, belong to `settings.home`; it listens on a Unix socket there.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import zlib
+from collections.abc import Callable
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+from xmlrpc.client import Fault, ServerProxy, Transport
+
+import psutil
+
+from infra.local.engines import Process, environment, taken
+from services.skeleton.settings import Settings
+
+_STOP_WAIT_S = 20
+
+
+class PortTaken(OSError):
+    """A port we need is in use; the message names it and the setting that moves it."""
+
+
+class _SocketTransport(Transport):
+    """XML-RPC over a Unix socket."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self._path = path
+
+    def make_connection(self, host: Any) -> HTTPConnection:
+        connection = HTTPConnection("localhost")
+        connection.sock = socket.socket(socket.AF_UNIX)
+        connection.sock.connect(self._path)
+        return connection
+
+
+class Supervisor:
+    """The process manager of one home folder."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._home = settings.home.resolve()
+        self._conf = self._home / "conf" / "supervisord.conf"
+        # A socket's path is short by law (108 bytes): deep homes put it under /tmp.
+        inside = self._home / "supervisor.sock"
+        short = Path(f"/tmp/whiteboard-{os.getuid()}-{zlib.crc32(str(self._home).encode())}.sock")
+        self._socket = inside if len(str(inside)) < 100 else short
+        self.logs = self._home / "logs"
+
+    def start(self, processes: list[Process]) -> None:
+        """Start the manager and all processes that do not run yet.
+
+        Raises:
+            PortTaken: somebody else listens where one of them has to.
+            RuntimeError: a process does not stay up; the message quotes the end of its log.
+        """
+        running = {name for name, state in self.states().items() if state == "RUNNING"}
+        for process in processes:
+            if process.name not in running:
+                self._check_ports(process)
+        self._write_conf(processes)
+        if not self.alive():
+            self._launch()
+        else:
+            self._rpc().supervisor.reloadConfig()
+        self._start_missing(processes)
+
+    def stop(self, step: Callable[[str], None]) -> bool:
+        """Stop everything in reverse order, then the manager. False if it did not run."""
+        if not self.alive():
+            return False
+        rpc = self._rpc()
+        states = rpc.supervisor.getAllProcessInfo()
+        pid = rpc.supervisor.getPID()
+        for info in sorted(states, key=lambda info: -_PRIORITY.get(info["name"], 50)):
+            step(info["name"])
+            try:
+                rpc.supervisor.stopProcess(info["name"], True)
+            except Fault:  # was not running
+                continue
+        rpc.supervisor.shutdown()
+        try:
+            psutil.Process(pid).wait(_STOP_WAIT_S)
+        except psutil.NoSuchProcess:
+            pass
+        return True
+
+    def alive(self) -> bool:
+        """Whether the manager answers."""
+        try:
+            return bool(self._rpc().supervisor.getState()["statecode"] == 1)
+        except (OSError, Fault):
+            return False
+
+    def states(self) -> dict[str, str]:
+        """State of each process by name, empty while the manager does not run."""
+        if not self.alive():
+            return {}
+        return {i["name"]: i["statename"] for i in self._rpc().supervisor.getAllProcessInfo()}
+
+    def pids(self) -> dict[str, int]:
+        """Process ids by name, of those that run."""
+        if not self.alive():
+            return {}
+        infos = self._rpc().supervisor.getAllProcessInfo()
+        return {i["name"]: i["pid"] for i in infos if i["pid"]}
+
+    def resident_mb(self) -> float:
+        """Memory of all processes and their children together, MB: shared pages counted once."""
+        roots = list(self.pids().values())
+        if not roots:
+            return 0.0
+        roots.append(int(self._rpc().supervisor.getPID()))
+        family = {p for root in roots for p in _family(root)}
+        return sum(_proportional_mb(p) for p in family)
+
+    def _rpc(self) -> Any:
+        return ServerProxy("http://localhost", transport=_SocketTransport(str(self._socket)))
+
+    def _check_ports(self, process: Process) -> None:
+        for setting, port in process.ports.items():
+            if taken(self._settings.host, port):
+                raise PortTaken(
+                    f"port {port}, where {process.name} has to listen, is taken: free it, or set "
+                    f"WHITEBOARD_{setting.upper()} to another one"
+                )
+
+    def _launch(self) -> None:
+        self._socket.unlink(missing_ok=True)
+        # Its own session, so that Ctrl-C in the terminal that ran `up` does not reach it.
+        subprocess.run(
+            [sys.executable, "-m", "supervisor.supervisord", "-c", str(self._conf)],
+            check=True,
+            start_new_session=True,
+            stdout=subprocess.DEVNULL,
+            env=environment(),
+        )
+        end = time.monotonic() + 10
+        while not self.alive():
+            if time.monotonic() > end:
+                raise RuntimeError(f"supervisord did not start: see {self.logs}/supervisord.log")
+            time.sleep(0.05)
+
+    def _start_missing(self, processes: list[Process]) -> None:
+        rpc = self._rpc()
+        known = {info["name"] for info in rpc.supervisor.getAllProcessInfo()}
+        for process in processes:
+            if process.name not in known:
+                rpc.supervisor.addProcessGroup(process.name)
+            if self.states()[process.name] == "RUNNING":
+                continue
+            try:
+                rpc.supervisor.startProcess(process.name, True)
+            except Fault as fault:
+                raise RuntimeError(
+                    f"{process.name} does not start ({fault.faultString}); the end of its log:\n"
+                    f"{self._tail(process.name)}"
+                ) from None
+
+    def _tail(self, name: str) -> str:
+        log = self.logs / f"{name}.log"
+        lines = log.read_text(errors="replace").splitlines()[-8:] if log.exists() else []
+        return "\n".join(lines) or "(empty)"
+
+    def _write_conf(self, processes: list[Process]) -> None:
+        self.logs.mkdir(parents=True, exist_ok=True)
+        self._conf.parent.mkdir(parents=True, exist_ok=True)
+        known = {p.name: p for p in processes}
+        sections = [_HEAD.format(socket=self._socket, home=self._home, logs=self.logs)]
+        sections += [self._section(p) for p in known.values()]
+        self._conf.touch(mode=0o600)
+        self._conf.write_text("\n".join(sections))
+
+    def _section(self, process: Process) -> str:
+        command = " ".join(_quoted(part) for part in process.command)
+        environment = ",".join(f'{k}="{v}"' for k, v in process.environment.items())
+        return _PROGRAM.format(
+            name=process.name,
+            command=command,
+            environment=environment,
+            directory=Path.cwd(),
+            logs=self.logs,
+            priority=_PRIORITY.get(process.name, 50),
+        )
+
+
+# Engines first up and last down.
+_PRIORITY = {"nats": 1, "redis": 2, "seaweedfs": 3}
+
+_HEAD = """; Written by `whiteboard up`.
+[unix_http_server]
+file={socket}
+chmod=0600
+
+[supervisord]
+logfile={logs}/supervisord.log
+pidfile={home}/supervisord.pid
+childlogdir={logs}
+minfds=8192
+
+[rpcinterface:supervisor]
+supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface
+"""
+
+_PROGRAM = """[program:{name}]
+command={command}
+environment={environment}
+directory={directory}
+priority={priority}
+autostart=false
+autorestart=true
+startsecs=1
+startretries=3
+stopwaitsecs=15
+stopasgroup=true
+killasgroup=true
+redirect_stderr=true
+stdout_logfile={logs}/{name}.log
+stdout_logfile_maxbytes=20MB
+stdout_logfile_backups=2
+"""
+
+
+def _quoted(part: str) -> str:
+    """A word of Supervisor's command line, whose % and quotes mean something to it."""
+    escaped = part.replace("%", "%%")
+    return f'"{escaped}"' if " " in escaped else escaped
+
+
+def _family(pid: int) -> list[psutil.Process]:
+    try:
+        process = psutil.Process(pid)
+        return [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _proportional_mb(process: psutil.Process) -> float:
+    try:
+        return float(process.memory_full_info().pss) / 1e6
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return 0.0

@@ -1,0 +1,41 @@
+"""`whiteboard describe`: the design, box by box, as one would tell it."""
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+from rich.panel import Panel
+
+from services.cli.designs import DesignArgument
+from services.cli.output import JsonOption, out, show_json
+from services.skeleton.settings import settings
+
+
+def describe(design: DesignArgument, as_json: JsonOption = False) -> None:
+    """Walk through a design's eight steps: what was decided, why, where, and what it measured.
+
+    Examples:
+      whiteboard describe fraud
+      whiteboard describe fraud --json
+    """
+    from services.fraud.design import DESIGN
+
+    kept = settings().home / "demo.json"
+    measured: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {}
+    steps = DESIGN.steps(measured)
+    if as_json:
+        show_json(
+            {"design": DESIGN.name, "title": DESIGN.title, "steps": [asdict(s) for s in steps]}
+        )
+        return
+    out.rule(f"[bold]{DESIGN.title}")
+    for step in steps:
+        if not step.built:
+            out.print(f"[dim]{step.number} {step.title}: {step.decision}[/]")
+            continue
+        body = (
+            f"[bold]{step.decision}[/]\n\n{step.why}" if step.why else f"[bold]{step.decision}[/]"
+        )
+        footer = f"{step.file}   [green]{step.figure}[/]" if step.figure else step.file
+        title = f"{step.number} {step.title}"
+        out.print(Panel(body, title=title, title_align="left", subtitle=footer, width=100))

@@ -1,0 +1,35 @@
+"""`whiteboard`: two ML system-design answers, drawn so that they run."""
+
+import typer
+
+from services.cli import audit, demo, describe, evaluate, replay, simulate, status, train, up
+
+app = typer.Typer(
+    name="whiteboard",
+    help=__doc__,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_show_locals=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Begin with [bold]whiteboard demo[/]; walk through the design with "
+    "[bold]whiteboard describe fraud[/]; stop it all with [bold]whiteboard down[/].",
+)
+app.command("up")(up.up)
+app.command("down")(up.down)
+app.command("status")(status.status)
+app.command("demo")(demo.demo)
+app.command("simulate")(simulate.simulate)
+app.command("replay")(replay.replay)
+app.command("train")(train.train)
+app.command("evaluate")(evaluate.evaluate)
+app.command("audit")(audit.audit)
+app.command("describe")(describe.describe)
+
+
+def main() -> None:
+    """Entry point of the command."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

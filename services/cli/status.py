@@ -1,0 +1,87 @@
+"""`whiteboard status`."""
+
+import json
+import urllib.error
+import urllib.request
+from typing import Any
+
+import psutil
+
+from infra.local.supervisor import Supervisor
+from services.cli.output import JsonOption, out, show_json, table
+from services.skeleton.settings import Settings, settings
+
+
+def status(as_json: JsonOption = False) -> None:
+    """Show what runs, with its memory, its log, and where to look.
+
+    Examples:
+      whiteboard status
+      whiteboard status --json
+    """
+    config = settings()
+    supervisor = Supervisor(config)
+    figures: dict[str, Any] = {
+        "processes": _processes(supervisor),
+        "scorer": _scorer(config),
+        "ram_mb": round(supervisor.resident_mb()),
+        "urls": urls(config),
+    }
+    if as_json:
+        show_json(figures)
+        return
+    if not figures["processes"]:
+        out.print("nothing is running: `whiteboard up` starts the stack")
+        return
+    board = table("Processes", "name", "state", "pid", "MB", "log")
+    for p in figures["processes"]:
+        colour = "green" if p["state"] == "RUNNING" else "red"
+        state = f"[{colour}]{p['state'].lower()}[/]"
+        board.add_row(p["name"], state, str(p["pid"] or ""), str(p["mb"] or ""), p["log"])
+    out.print(board)
+    for name, value in figures["scorer"].items():
+        out.print(f"  scorer {name}: {value}", highlight=False)
+    for name, url in figures["urls"].items():
+        out.print(f"  {name:<9} {url}", highlight=False)
+
+
+def urls(config: Settings) -> dict[str, str]:
+    """Where a person would look."""
+    return {
+        "scorer": f"{config.scorer}/docs",
+        "metrics": f"{config.scorer}/metrics",
+        "streams": f"http://{config.host}:{config.nats_http_port}/jsz?streams=1",
+        "s3": config.s3,
+        "mlflow": f"mlflow ui --backend-store-uri {config.mlflow}",
+    }
+
+
+def _processes(supervisor: Supervisor) -> list[dict[str, Any]]:
+    pids = supervisor.pids()
+    return [
+        {
+            "name": name,
+            "state": state,
+            "pid": pids.get(name),
+            "mb": _mb(pids.get(name)),
+            "log": str(supervisor.logs / f"{name}.log"),
+        }
+        for name, state in supervisor.states().items()
+    ]
+
+
+def _mb(pid: int | None) -> int | None:
+    try:
+        return round(psutil.Process(pid).memory_info().rss / 1e6) if pid else None
+    except psutil.NoSuchProcess:
+        return None
+
+
+def _scorer(config: Settings) -> dict[str, Any]:
+    try:
+        with urllib.request.urlopen(f"{config.scorer}/readyz", timeout=2) as answer:
+            return dict(json.load(answer))
+    except urllib.error.HTTPError as error:
+        return dict(json.load(error))
+    except OSError:
+        return {}

@@ -1,0 +1,106 @@
+"""First start: history into the lake, states into the store, streams, and a first champion.
+
+Each part is skipped where it is done already. Creating the stream comes last of the first part:
+a bootstrap that is interrupted before it starts over.
+"""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+from nats.js import JetStreamContext
+from nats.js.errors import NotFoundError
+from redis import Redis
+
+from features.online import OnlineTable
+from services.fraud import history
+from services.fraud.features import STATES
+from services.fraud.ingestion import STREAM, STREAMS, Events
+from services.fraud.simulator.gateway import Cursor
+from services.fraud.simulator.traffic import DAY_US, START_US, Traffic
+from services.fraud.training import WARM_UP_DAYS, train
+from services.skeleton.champion import champion_path
+from services.skeleton.lake import Lake
+from services.skeleton.settings import Settings
+from services.skeleton.stream import connect, ensure_stream
+
+HISTORY_DAYS = 60
+CANDIDATE = "xgboost"
+
+# Opens a progress bar with a title; the step it gives is told (done, of).
+Bar = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
+
+
+def bootstrap(config: Settings, seed: int, days: int, bar: Bar) -> bool:
+    """Do what is missing. Returns whether anything was.
+
+    Raises:
+        ConnectionError, OSError, redis.RedisError: an engine does not answer.
+        TooLittleHistory: `days` are too few to train on.
+    """
+    fresh = not asyncio.run(_has_stream(config))
+    if fresh:
+        _make_history(config, Traffic(seed), days, bar)
+    untrained = not Lake(config).exists(champion_path("fraud"))
+    if untrained:
+        train_with_bars(config, CANDIDATE, seed, bar)
+    return fresh or untrained
+
+
+def train_with_bars(config: Settings, candidate: str, seed: int, bar: Bar) -> dict[str, float]:
+    """Train a candidate, showing how far it is. Returns its metrics."""
+    with bar(f"training {candidate}") as step:
+        _, metrics = train(config, candidate, seed, step)
+    return metrics
+
+
+def _make_history(config: Settings, traffic: Traffic, days: int, bar: Bar) -> None:
+    lake = Lake(config)
+    with bar(f"simulating {days} days") as step:
+        made = history.simulate(traffic, days, step)
+    with bar("writing them to the lake") as step:
+        lake.remove(["fraud"])
+        transactions, labels = history.write_lake(lake, made, step)
+    with bar("folding features") as step:
+        step(0, 1)
+        events = Events.from_tables(transactions, labels)
+        folded = history.fold_history(events)
+        step(1, 1)
+    with bar("logging states for training") as step:
+        since = (START_US + WARM_UP_DAYS * DAY_US) / 1e6
+        history.write_states(lake, events, folded, since, step)
+    with bar("loading the online store") as step, Redis.from_url(config.redis) as redis:
+        tables = {state.name: OnlineTable(redis, state) for state in STATES}
+        for table in tables.values():
+            table.clear()
+        history.load_online(tables, folded, step)
+    asyncio.run(_make_streams(config, made.last_seq, START_US + days * DAY_US))
+
+
+async def _has_stream(config: Settings) -> bool:
+    nc = await connect(config, "bootstrap")
+    try:
+        await nc.jetstream().stream_info(STREAM)
+    except NotFoundError:
+        return False
+    finally:
+        await nc.close()
+    return True
+
+
+async def _make_streams(config: Settings, last_seq: int, end_us: int) -> None:
+    nc = await connect(config, "bootstrap")
+    try:
+        js = nc.jetstream()
+        cursor = await Cursor.open(js, end_us)
+        await cursor.store()
+        await make_streams(js, last_seq)
+    finally:
+        await nc.close()
+
+
+async def make_streams(js: JetStreamContext, last_seq: int) -> None:
+    """Create the streams. The one of events comes last: it says that history is complete."""
+    for name, subjects in reversed(STREAMS.items()):
+        first = last_seq + 1 if name == STREAM else 1
+        await ensure_stream(js, name, subjects, first)

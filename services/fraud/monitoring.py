@@ -1,0 +1,177 @@
+"""Step 6, monitoring: whether what the model saw online is what training would compute.
+
+The skew audit answers exactly: every logged decision carries its feature vector and the sequence
+of every row it read. The audit folds the raw events of the lake anew up to that sequence, reads
+the features again and demands the same bytes. Comparing distributions instead would need many
+decisions to see a small error and could never say which one was wrong.
+
+Drift of features and scores (KS, PSI) and shadow mode are not built yet.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import compute as pc
+
+from features.folding import backfill
+from features.spec import SEQ, Floats, Integers, State
+from services.fraud.features import FEATURES, STATES, contributions, vectors
+from services.fraud.history import DECISIONS_TABLE, LABELS_TABLE, TRANSACTIONS_TABLE
+from services.fraud.ingestion import ENTITIES, Events
+from services.fraud.training import entity_frame, own_frame
+from services.skeleton.lake import Lake
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """One decision whose vector is not what its events give."""
+
+    transaction_id: str
+    decision_id: str
+    features: tuple[str, ...]
+    reason: str
+
+
+@dataclass(frozen=True)
+class Audit:
+    """Outcome of a skew audit.
+
+    Attributes:
+        vectors: Decisions compared. mismatches: Those that differ. degraded: Decisions among
+            them that were taken without the online store.
+        examples: Some of the mismatches.
+    """
+
+    vectors: int = 0
+    mismatches: int = 0
+    degraded: int = 0
+    examples: list[Mismatch] = field(default_factory=list)
+
+
+def audit(lake: Lake) -> Audit:
+    """Recompute every logged decision's vector from the raw events and compare bytes.
+
+    Raises:
+        OSError: S3 did not answer.
+    """
+    decisions = lake.read(DECISIONS_TABLE)
+    transactions = lake.read(TRANSACTIONS_TABLE)
+    if decisions is None or transactions is None:
+        return Audit()
+    columns = ["event_time", *ENTITIES, "fraud"]
+    events = Events.from_tables(transactions, lake.read(LABELS_TABLE, columns))
+    return compare(events, decisions)
+
+
+def compare(events: Events, decisions: pa.Table) -> Audit:
+    """Compare logged vectors with those that folding `events` gives.
+
+    Args:
+        events: All events up to and past the decisions, in stream order.
+        decisions: Rows of `ingestion.DECISIONS`.
+    """
+    logged = _seqs(decisions)
+    rows = rows_at(events, decisions, logged)
+    own = own_frame(entity_frame(decisions))
+    again = vectors(rows, own)
+    seen = np.array(decisions["features"].to_pylist(), dtype=np.float64).reshape(len(decisions), -1)
+    if seen.shape[1] != len(FEATURES):
+        raise ValueError(f"decisions hold {seen.shape[1]} features, {len(FEATURES)} are known")
+    differs = _bits(again) != _bits(seen)
+    unfounded = _unfounded(rows, logged)
+    wrong = np.nonzero(differs.any(axis=1) | unfounded)[0]
+    return Audit(
+        vectors=len(decisions),
+        mismatches=len(wrong),
+        degraded=int(pc.sum(decisions["degraded"]).as_py() or 0),
+        examples=[_example(decisions, int(i), differs[i], bool(unfounded[i])) for i in wrong[:10]],
+    )
+
+
+def rows_at(
+    events: Events, decisions: pa.Table, logged: Mapping[str, Integers]
+) -> dict[str, Floats]:
+    """By state, (D, width): each decision's row as of the sequence it logged, -1 for unread.
+
+    Each decision becomes a probe: an event that adds nothing, placed right behind the event it
+    names. Probes differ by state, since a decision reads rows of different age.
+    """
+    rows = {}
+    for state in STATES:
+        needed = _with_probes(events, decisions, logged[state.name])
+        # The device counts new pairs, so the pairs fold along with it.
+        together = STATES if "new_customers" in state.measures else (state,)
+        slots = np.where(needed.probe >= 0, needed.probe, -1)
+        found = backfill(together, needed.events, contributions, slots)[state.name].before
+        found[logged[state.name] < 0] = np.nan
+        rows[state.name] = found
+    return rows
+
+
+@dataclass(frozen=True)
+class _Probed:
+    """Events with probes among them. probe: (N,) index of the decision, -1 for an event."""
+
+    events: Events
+    probe: Integers
+
+
+def _with_probes(events: Events, decisions: pa.Table, after: Integers) -> _Probed:
+    count = len(decisions)
+    position = np.concatenate([events.seq, np.maximum(after, 0)])
+    is_probe = np.concatenate([np.zeros(len(events), bool), np.ones(count, bool)])
+    order = np.lexsort((is_probe, position))
+    nothing, none = np.zeros(count), np.zeros(count, bool)
+    keys = {
+        e: np.concatenate([np.asarray(events.keys[e], object), decisions[e].to_numpy()])[order]
+        for e in ENTITIES
+    }
+    number = np.concatenate([np.full(len(events), -1), np.arange(count)])
+    return _Probed(
+        Events(
+            seq=np.concatenate([events.seq, np.zeros(count, np.int64)])[order],
+            time=np.concatenate([events.time, nothing])[order],
+            sighting=np.concatenate([events.sighting, none])[order],
+            amount=np.concatenate([events.amount, nothing])[order],
+            chargeback=np.concatenate([events.chargeback, none])[order],
+            keys=keys,
+        ),
+        number[order],
+    )
+
+
+def _seqs(decisions: pa.Table) -> dict[str, Integers]:
+    """By state, (D,) logged sequences, -1 where the row was not read."""
+    logged = [dict(pairs) for pairs in decisions["seqs"].to_pylist()]
+    return {s.name: np.array([_known(d, s) for d in logged], dtype=np.int64) for s in STATES}
+
+
+def _known(logged: Mapping[str, int | None], state: State) -> int:
+    value = logged.get(state.name)
+    return -1 if value is None else int(value)
+
+
+def _unfounded(rows: Mapping[str, Floats], logged: Mapping[str, Integers]) -> np.ndarray:
+    """(D,) whether a decision names a sequence that its entity's events do not have."""
+    wrong = np.zeros(len(next(iter(logged.values()))), dtype=bool)
+    for name, seqs in logged.items():
+        found = np.nan_to_num(rows[name][:, SEQ], nan=-1.0)
+        wrong |= (seqs >= 0) & (found != seqs)
+    return wrong
+
+
+def _bits(values: Floats) -> Integers:
+    """The bytes of float64s as integers, every NaN alike: JSON has but one."""
+    values = np.where(np.isnan(values), np.nan, values)
+    return values.view(np.int64)
+
+
+def _example(decisions: pa.Table, i: int, differs: np.ndarray, unfounded: bool) -> Mismatch:
+    return Mismatch(
+        decisions["transaction_id"][i].as_py(),
+        decisions["decision_id"][i].as_py(),
+        tuple(FEATURES[k] for k in np.nonzero(differs)[0]),
+        "a logged sequence is not among the events" if unfounded else "the vector differs",
+    )

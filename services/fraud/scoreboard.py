@@ -1,0 +1,133 @@
+"""What a run of live traffic measured: latency, money, freshness, skew, and whether all is there."""
+
+import asyncio
+import time
+import urllib.request
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from nats.js.errors import NotFoundError
+from prometheus_client.parser import text_string_to_metric_families
+
+from services.fraud import feature_worker, lake_writer
+from services.fraud.history import DECISIONS_TABLE
+from services.fraud.ingestion import DECISIONS_STREAM, STREAM
+from services.fraud.monitoring import Audit, audit
+from services.fraud.problem import Kpi
+from services.fraud.simulator.gateway import Report
+from services.skeleton.lake import Lake
+from services.skeleton.settings import Settings
+from services.skeleton.stream import connect
+
+_SETTLE_S = 60.0
+Buckets = Mapping[float, float]
+
+
+def latency(report: Report) -> dict[str, float]:
+    """Percentiles of what the client waited, ms."""
+    if not report.latency_ms:
+        return {"p50_ms": float("nan"), "p95_ms": float("nan"), "p99_ms": float("nan")}
+    p50, p95, p99 = np.percentile(report.latency_ms, [50, 95, 99])
+    return {"p50_ms": float(p50), "p95_ms": float(p95), "p99_ms": float(p99)}
+
+
+def quality(report: Report) -> dict[str, float]:
+    """Precision, recall and cost of the decisions, by the simulator's truth; cost in minor units."""
+    declined, fraud = np.array(report.declined, bool), np.array(report.fraud, bool)
+    amount = np.array(report.amount, dtype=np.float64)
+    hits = int((declined & fraud).sum())
+    kpi = Kpi()
+    return {
+        "precision": hits / max(int(declined.sum()), 1),
+        "recall": hits / max(int(fraud.sum()), 1),
+        "frauds": int(fraud.sum()),
+        "cost": kpi.total(declined, fraud, amount),
+        "cost_approve_all": kpi.total(np.zeros_like(declined), fraud, amount),
+    }
+
+
+async def settled(config: Settings, patience_s: float = _SETTLE_S) -> bool:
+    """Wait until features and lake have taken all that is in the streams. False if they do not."""
+    nc = await connect(config, "scoreboard")
+    js = nc.jetstream()
+    durables = (
+        (STREAM, feature_worker.NAME),
+        (STREAM, lake_writer.NAME),
+        (DECISIONS_STREAM, lake_writer.DECISIONS_NAME),
+    )
+    end = time.monotonic() + patience_s
+    try:
+        for stream, durable in durables:
+            while True:
+                try:
+                    info = await js.consumer_info(stream, durable)
+                    if not (info.num_pending or 0) + (info.num_ack_pending or 0):
+                        break
+                except NotFoundError:
+                    pass
+                if time.monotonic() > end:
+                    return False
+                await asyncio.sleep(0.1)
+    finally:
+        await nc.close()
+    return True
+
+
+def lost(lake: Lake, report: Report) -> int:
+    """Answers whose decision is not in the lake."""
+    rows = lake.read(DECISIONS_TABLE, ["decision_id"])
+    kept = set() if rows is None else set(rows["decision_id"].to_pylist())
+    return sum(identity not in kept for identity in report.decision_ids)
+
+
+def freshness_buckets(config: Settings) -> Buckets:
+    """The feature worker's freshness histogram as it stands: upper bound (s) -> count."""
+    url = f"http://{config.host}:{config.metrics_port}/metrics"
+    with urllib.request.urlopen(url, timeout=5) as answer:
+        text = answer.read().decode()
+    return {
+        float(sample.labels["le"]): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == "freshness_seconds_bucket"
+    }
+
+
+def quantile_ms(before: Buckets, after: Buckets, q: float) -> float:
+    """Quantile of what was observed between two readings, interpolated in its bucket, ms."""
+    bounds = sorted(after)
+    counts = np.array([after[b] - before.get(b, 0.0) for b in bounds])
+    if counts[-1] <= 0:
+        return float("nan")
+    rank = q * counts[-1]
+    i = int(np.searchsorted(counts, rank))
+    low = bounds[i - 1] if i else 0.0
+    below = counts[i - 1] if i else 0.0
+    high = bounds[i] if np.isfinite(bounds[i]) else low
+    share = (rank - below) / max(counts[i] - below, 1e-9)
+    return float((low + (high - low) * share) * 1e3)
+
+
+def figures(
+    config: Settings, report: Report, freshness: tuple[Buckets, Buckets]
+) -> tuple[dict[str, Any], Audit]:
+    """Everything a run measured, and the audit in full."""
+    lake = Lake(config)
+    checked = audit(lake)
+    before, after = freshness
+    return {
+        **latency(report),
+        **quality(report),
+        "requests": report.requests,
+        "labels": report.labels,
+        "failures": report.failures,
+        "degraded": report.degraded,
+        "errors": report.errors,
+        "rate": report.requests / max(report.seconds, 1e-9),
+        "lost": lost(lake, report),
+        "freshness_p50_ms": quantile_ms(before, after, 0.50),
+        "freshness_p99_ms": quantile_ms(before, after, 0.99),
+        "vectors": checked.vectors,
+        "mismatches": checked.mismatches,
+    }, checked

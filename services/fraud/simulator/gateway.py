@@ -1,0 +1,243 @@
+"""The payment gateway: asks for a score, then publishes what happened. At a rate, open loop.
+
+Each transaction has its moment, and its latency counts from that moment: a slow answer delays
+nobody else and cannot hide behind the ones it held up (no coordinated omission). Event time is
+the simulated world's own: at 200 transactions a second a day of it passes in a minute.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+import aiohttp
+import orjson
+from nats.aio.client import Client
+from nats.errors import Error as NatsError
+from nats.js import JetStreamContext
+from nats.js.errors import APIError, NotFoundError
+from nats.js.kv import KeyValue
+
+from services.fraud.ingestion import (
+    LABEL,
+    TX,
+    Event,
+    LabelEvent,
+    Outcome,
+    Transaction,
+    TransactionEvent,
+    microseconds,
+    subject,
+)
+from services.fraud.simulator.tables import label, merged, transaction
+from services.fraud.simulator.traffic import DAY_US, START_US, Traffic
+
+CURSOR_BUCKET = "simulator"
+CURSOR_KEY = "fraud"
+_TIMEOUT_S = 10.0
+_RETRY_S = 0.5
+
+
+@dataclass(frozen=True)
+class Happening:
+    """An event of the world, and for a transaction whether it truly is fraud."""
+
+    event: Transaction | LabelEvent
+    fraud: bool = False
+
+
+@dataclass
+class Report:
+    """What the gateway saw, one entry a transaction in order of completion.
+
+    Attributes:
+        latency_ms: From the moment a request was due to its answer.
+        decision_ids: Of every answer. declined, fraud, amount: Of the same transactions.
+        degraded: Answers given without the online store. failures: Requests without an answer.
+        errors: What went wrong, by message. seconds: How long the run took.
+    """
+
+    latency_ms: list[float] = field(default_factory=list)
+    decision_ids: list[str] = field(default_factory=list)
+    declined: list[bool] = field(default_factory=list)
+    fraud: list[bool] = field(default_factory=list)
+    amount: list[int] = field(default_factory=list)
+    degraded: int = 0
+    labels: int = 0
+    failures: int = 0
+    errors: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    @property
+    def requests(self) -> int:
+        """Requests made, answered or not."""
+        return len(self.latency_ms) + self.failures
+
+    def fail(self, why: str) -> None:
+        """Count a request that got no answer."""
+        self.failures += 1
+        self.errors[why] = self.errors.get(why, 0) + 1
+
+
+class Gateway:
+    """Sends happenings to the scorer and the stream."""
+
+    def __init__(self, nc: Client, scorer_url: str, shards: int) -> None:
+        self._js: JetStreamContext = nc.jetstream()
+        self._url = f"{scorer_url}/score"
+        self._shards = shards
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.report = Report()
+
+    async def run(
+        self,
+        happenings: Iterable[Happening],
+        rate: float,
+        most: int,
+        step: Callable[[int, int], None],
+        mark: Callable[[int], None] = lambda _: None,
+    ) -> Report:
+        """Send up to `most` transactions, `rate` a second, with the labels that fall due.
+
+        Args:
+            step: Told (sent, most). mark: Told the event time (microseconds) about to be passed.
+        """
+        begin = time.perf_counter()
+        sent = 0
+        connector = aiohttp.TCPConnector(limit=512)
+        timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
+        async with aiohttp.ClientSession(connector=connector, timeout=timeout) as http:
+            for happening in happenings:
+                due = begin + sent / rate
+                if isinstance(happening.event, LabelEvent):
+                    mark(microseconds(happening.event.event_time))
+                    self._start(self._label(happening.event))
+                    continue
+                if sent == most:
+                    break
+                await _until(due)
+                mark(microseconds(happening.event.event_time))
+                self._start(self._transaction(http, happening, due))
+                sent += 1
+                step(sent, most)
+            await asyncio.gather(*self._tasks)
+        self.report.seconds = time.perf_counter() - begin
+        return self.report
+
+    def _start(self, work: "asyncio._CoroutineLike[None]") -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _transaction(
+        self, http: aiohttp.ClientSession, happening: Happening, due: float
+    ) -> None:
+        asked = happening.event
+        assert isinstance(asked, Transaction)
+        outcome = await self._ask(http, asked, happening.fraud, due)
+        event = TransactionEvent(**dict(asked), outcome=outcome)
+        await self._publish(TX, event)
+
+    async def _ask(
+        self, http: aiohttp.ClientSession, asked: Transaction, fraud: bool, due: float
+    ) -> Outcome | None:
+        """The scorer's answer; None without one, and the gateway lets the customer pay."""
+        body = asked.model_dump_json().encode()
+        headers = {"Content-Type": "application/json"}
+        try:
+            async with http.post(self._url, data=body, headers=headers) as response:
+                answer = await response.read()
+                if response.status != 200:
+                    self.report.fail(f"{response.status}: {answer[:200].decode(errors='replace')}")
+                    return None
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            self.report.fail(str(error) or type(error).__name__)
+            return None
+        self.report.latency_ms.append((time.perf_counter() - due) * 1e3)
+        decision = orjson.loads(answer)
+        outcome: Outcome = decision["decision"]
+        self.report.decision_ids.append(decision["decision_id"])
+        self.report.declined.append(outcome == "decline")
+        self.report.fraud.append(fraud)
+        self.report.amount.append(asked.amount_minor)
+        self.report.degraded += decision["degraded"]
+        return outcome
+
+    async def _label(self, event: LabelEvent) -> None:
+        await self._publish(LABEL, event)
+        self.report.labels += 1
+
+    async def _publish(self, prefix: str, event: Event) -> None:
+        """Publish until the stream has it: what happened is not to be forgotten."""
+        where = subject(prefix, event, self._shards)
+        headers = {"Nats-Msg-Id": f"{prefix}-{event.transaction_id}"}
+        while True:
+            try:
+                await self._js.publish(where, event.model_dump_json().encode(), headers=headers)
+                return
+            except (NatsError, APIError, OSError, TimeoutError):
+                await asyncio.sleep(_RETRY_S)
+
+
+async def _until(due: float) -> None:
+    """Sleep until a moment of `perf_counter`; always let others run."""
+    await asyncio.sleep(max(due - time.perf_counter(), 0.0))
+
+
+def happenings(traffic: Traffic, after_us: int) -> Iterator[Happening]:
+    """The simulated world after a moment, in order of event time, for ever."""
+    number = max((after_us - START_US) // DAY_US, 0)
+    while True:
+        for time_us, day, index, is_label in merged(traffic, number):
+            if time_us <= after_us:
+                continue
+            if is_label:
+                yield Happening(label(day, index))
+            else:
+                yield Happening(transaction(day, index), bool(day.scenario[index] > 0))
+        number += 1
+
+
+class Cursor:
+    """How far the simulated world has been played, kept beside the stream it was played into.
+
+    It is moved ahead of what is sent, so that a crash skips a moment and repeats nothing.
+    """
+
+    _AHEAD = 2.0
+
+    def __init__(self, bucket: KeyValue, at_us: int) -> None:
+        self._bucket = bucket
+        self.at_us = at_us
+        self._stored = at_us
+
+    @classmethod
+    async def open(cls, js: JetStreamContext, default_us: int) -> "Cursor":
+        """Read the cursor; `default_us` where none was stored."""
+        try:
+            bucket = await js.key_value(CURSOR_BUCKET)
+        except NotFoundError:
+            bucket = await js.create_key_value(bucket=CURSOR_BUCKET)
+        try:
+            entry = await bucket.get(CURSOR_KEY)
+            return cls(bucket, int(entry.value or default_us))
+        except NotFoundError:
+            return cls(bucket, default_us)
+
+    def reach(self, at_us: int) -> None:
+        """Note that the world has come to a moment."""
+        self.at_us = max(self.at_us, at_us)
+
+    async def keep(self) -> None:
+        """Store the cursor every second, ahead by as much as the last second took."""
+        while True:
+            before = self.at_us
+            await asyncio.sleep(1.0)
+            await self._put(self.at_us + int(self._AHEAD * (self.at_us - before)))
+
+    async def store(self) -> None:
+        """Store the cursor as it stands, once everything before it was sent."""
+        await self._put(self.at_us)
+
+    async def _put(self, at_us: int) -> None:
+        await self._bucket.put(CURSOR_KEY, str(at_us).encode())
