@@ -154,11 +154,11 @@ class AsofOfflineStore(OfflineStore):
         def query() -> pa.Table:
             with duckdb.connect() as db:
                 db.register("source", source)
-                return db.execute(
+                return db.sql(
                     f"SELECT {chosen} FROM source WHERE {timestamp_field} BETWEEN ? AND ? "
                     f"QUALIFY row_number() OVER (PARTITION BY {', '.join(join_key_columns)} "
                     f"ORDER BY ({newest}) DESC) = 1",
-                    [start_date, end_date],
+                    params=[start_date, end_date],
                 ).to_arrow_table()
 
         return AsofRetrievalJob(query)
@@ -211,7 +211,7 @@ def _join(frame: pd.DataFrame, views: Sequence[FeatureView], full_names: bool) -
         db.execute("CREATE TABLE joined AS SELECT row_number() OVER () AS _row, * FROM entities")
         for view in views:
             _join_view(db, view, order, full_names)
-        return db.execute("SELECT * EXCLUDE (_row) FROM joined ORDER BY _row").to_arrow_table()
+        return db.sql("SELECT * EXCLUDE (_row) FROM joined ORDER BY _row").to_arrow_table()
 
 
 def _join_view(

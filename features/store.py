@@ -4,6 +4,7 @@ Built in Python rather than by `feast apply`, which imports files by path and th
 view twice. Importing Feast takes seconds, so nothing on the request path imports this module.
 """
 
+import warnings
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from importlib import import_module
@@ -51,6 +52,8 @@ def open_store(settings: Settings, spec: FeatureSpec, log_path: str = "") -> Fea
         entity_key_serialization_version=3,
         repo_path=home,
     )
+    # Reading groups offline is what Feast warns may be slow; docs/adr/0002 has what it takes here.
+    warnings.filterwarnings("ignore", message="On demand feature view is an experimental")
     store = FeatureStore(config=config)
     store.apply(definitions(spec, log_path or f"s3://{settings.bucket}/{spec.design}/states"))
     return store

@@ -68,7 +68,7 @@ http: "{settings.host}:{settings.nats_http_port}"
 max_payload: 1MB
 jetstream {{
   store_dir: "{data}"
-  max_file_store: 20GB
+  max_file_store: 32GB
   # Flush before acknowledging: what the stream took, it keeps.
   sync_interval: always
 }}

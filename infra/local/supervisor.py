@@ -3,6 +3,7 @@
 Everything it runs, and their logs, belong to `settings.home`; it listens on a Unix socket there.
 """
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -86,10 +87,8 @@ class Supervisor:
             except Fault:  # was not running
                 continue
         rpc.supervisor.shutdown()
-        try:
+        with contextlib.suppress(psutil.NoSuchProcess):
             psutil.Process(pid).wait(_STOP_WAIT_S)
-        except psutil.NoSuchProcess:
-            pass
         return True
 
     def alive(self) -> bool:

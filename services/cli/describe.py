@@ -24,9 +24,8 @@ def describe(design: DesignArgument, as_json: JsonOption = False) -> None:
     measured: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {}
     steps = DESIGN.steps(measured)
     if as_json:
-        show_json(
-            {"design": DESIGN.name, "title": DESIGN.title, "steps": [asdict(s) for s in steps]}
-        )
+        told = [asdict(step) for step in steps]
+        show_json({"design": DESIGN.name, "title": DESIGN.title, "steps": told})
         return
     out.rule(f"[bold]{DESIGN.title}")
     for step in steps:

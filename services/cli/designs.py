@@ -1,12 +1,12 @@
 """Which design a command is about."""
 
-from enum import Enum
+from enum import StrEnum
 from typing import Annotated
 
 import typer
 
 
-class DesignName(str, Enum):
+class DesignName(StrEnum):
     """The designs there are."""
 
     fraud = "fraud"

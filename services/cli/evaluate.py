@@ -1,7 +1,7 @@
 """`whiteboard evaluate`: a published protocol on published data."""
 
 from dataclasses import asdict
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +11,7 @@ from services.cli.designs import DesignArgument
 from services.cli.output import JsonOption, bar, fail, out, show_json, table
 
 
-class Protocol(str, Enum):
+class Protocol(StrEnum):
     """The protocols there are."""
 
     handbook = "handbook"

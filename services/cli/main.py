@@ -10,6 +10,7 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_show_locals=False,
+    pretty_exceptions_short=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Begin with [bold]whiteboard demo[/]; walk through the design with "
     "[bold]whiteboard describe fraud[/]; stop it all with [bold]whiteboard down[/].",

@@ -1,4 +1,4 @@
-"""What a run of live traffic measured: latency, money, freshness, skew, and whether all is there."""
+"""What a run of live traffic measured: latency, money, freshness, skew, and what was lost."""
 
 import asyncio
 import time
@@ -33,7 +33,7 @@ def latency(report: Report) -> dict[str, float]:
 
 
 def quality(report: Report) -> dict[str, float]:
-    """Precision, recall and cost of the decisions, by the simulator's truth; cost in minor units."""
+    """Precision, recall and cost (minor units) of the decisions, by the simulator's truth."""
     declined, fraud = np.array(report.declined, bool), np.array(report.fraud, bool)
     amount = np.array(report.amount, dtype=np.float64)
     hits = int((declined & fraud).sum())

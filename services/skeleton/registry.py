@@ -7,6 +7,7 @@ no MLflow; after a restart the bucket's last value says what to load.
 
 import asyncio
 import logging
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from services.skeleton.stream import connect
 
 CHAMPION = "champion"
 
+warnings.filterwarnings("ignore", category=DeprecationWarning, module="mlflow")
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)
 

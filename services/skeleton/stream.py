@@ -41,10 +41,10 @@ def open_connection(settings: Settings, name: str) -> tuple[Client, asyncio.Task
         log.debug("nats: %s", error or type(error).__name__)
 
     async def on_disconnect() -> None:
-        log.warning("nats is away")
+        log.info("nats is away")
 
     async def on_reconnect() -> None:
-        log.warning("nats is back")
+        log.info("nats is back")
 
     client = Client()
     connecting = client.connect(
@@ -89,7 +89,7 @@ async def ensure_stream(
             first_seq=first_seq,
             storage=api.StorageType.FILE,
             duplicate_window=DUPLICATE_WINDOW.total_seconds(),
-            max_bytes=8 << 30,
+            max_bytes=4 << 30,
         )
         await js.add_stream(config)
 
