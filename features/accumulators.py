@@ -13,9 +13,9 @@ Source: forward decay, Cormode et al., "Forward Decay: A Practical Time Decay Mo
 Systems", ICDE 2009 (exponential case).
 """
 
-import numba
 import numpy as np
 
+from features.compiled import compiled
 from features.spec import (
     FIRST_SEQ,
     HALF_LIVES,
@@ -29,7 +29,7 @@ from features.spec import (
 )
 
 
-@numba.njit(cache=True)
+@compiled
 def decayed(row: Floats, index: int, half_life: float, t: float) -> float:
     """Read the sum at `index` of a state row as of event time `t` (seconds).
 
@@ -42,7 +42,7 @@ def decayed(row: Floats, index: int, half_life: float, t: float) -> float:
     return row[index] * np.exp2(-age / half_life)
 
 
-@numba.njit(cache=True)
+@compiled
 def _add(row: Floats, time: float, values: Floats) -> None:
     """Fold one event into a row. A late event adds its value decayed to the row's own time."""
     age = time - row[TIME]
@@ -58,7 +58,7 @@ def _add(row: Floats, time: float, values: Floats) -> None:
         row[TIME] = time
 
 
-@numba.njit(cache=True)
+@compiled
 def fold(
     table: Floats,
     rows: Integers,

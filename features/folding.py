@@ -12,19 +12,20 @@ import numpy as np
 import pandas as pd
 
 from features.accumulators import fold
-from features.spec import Booleans, Floats, Integers, Key, State
-
-Columns = Mapping[str, Sequence[str | None]]
+from features.spec import Booleans, Columns, Floats, Integers, Key, State
 
 
 class EventColumns(Protocol):
     """N events as columns, in stream order; see the arguments of `fold`."""
 
-    seq: Integers
-    time: Floats
-    sighting: Booleans
-    keys: Columns
-
+    @property
+    def seq(self) -> Integers: ...
+    @property
+    def time(self) -> Floats: ...
+    @property
+    def sighting(self) -> Booleans: ...
+    @property
+    def keys(self) -> Columns: ...
     def __len__(self) -> int: ...
 
 

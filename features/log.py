@@ -1,6 +1,7 @@
 """The log of states: every state after every event, which Feast joins training rows against."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -71,13 +72,13 @@ def _table(
     )
 
 
-def stack(column: "pd.Series[object]", width: int) -> Floats:
+def stack(column: "pd.Series[Any]", width: int) -> Floats:
     """(N, width) rows out of a column of lists, as Feast hands states over.
 
     An entity never seen (null) is a row of zeros; a null key comes as one NaN and fills its row.
     """
     rows = np.zeros((len(column), width))
     for row, value in zip(rows, column, strict=True):
-        if np.ndim(value) and len(value):  # type: ignore[arg-type]
+        if np.ndim(value) and len(value):
             row[:] = value
     return rows

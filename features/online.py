@@ -87,9 +87,9 @@ class Layout:
         parts.append(PROJECT.encode())
         return b"".join(parts)
 
-    def encode(self, row: Floats) -> dict[bytes, bytes]:
-        """The hash fields of a row."""
-        return {self.field: self.header + row.tobytes(), self.stamp: _timestamp(row[TIME])}
+    def value(self, row: Floats) -> bytes:
+        """A row as it is stored."""
+        return self.header + row.tobytes()
 
     def decode(self, raw: bytes | None, out: Floats) -> None:
         """Read a row's raw value into `out`; zeros for one never written.
@@ -132,7 +132,7 @@ class OnlineReader:
             rows[layout.state.name] = row
             key = tuple(v for v in (keys[k] for k in layout.state.keys) if v is not None)
             if len(key) == len(layout.state.keys):
-                pipeline.hget(layout.key(key), layout.field)
+                pipeline.execute_command("HGET", layout.key(key), layout.field)
                 asked.append((layout, row[0]))
         for (layout, row), raw in zip(asked, await pipeline.execute(), strict=True):
             layout.decode(raw, row)
@@ -150,7 +150,7 @@ class OnlineTable:
         """(K, width) rows of K entities, zeros for the unseen. Raises redis.RedisError."""
         pipeline = self._redis.pipeline(transaction=False)
         for key in keys:
-            pipeline.hget(self._layout.key(key), self._layout.field)
+            pipeline.execute_command("HGET", self._layout.key(key), self._layout.field)
         rows = np.empty((len(keys), self._layout.state.width))
         for row, raw in zip(rows, pipeline.execute(), strict=True):
             self._layout.decode(raw, row)
@@ -169,5 +169,7 @@ class OnlineTable:
         pipeline = self._redis.pipeline(transaction=False)
         for key, row in zip(keys, rows, strict=True):
             if row[SEQ] > 0:
-                pipeline.hset(self._layout.key(key), mapping=self._layout.encode(row))
+                layout = self._layout
+                fields = (layout.field, layout.value(row), layout.stamp, _timestamp(row[TIME]))
+                pipeline.execute_command("HSET", layout.key(key), *fields)
         pipeline.execute()

@@ -14,7 +14,7 @@ A key never seen is a row of zeros. A key that is null (a data set without devic
 NaN, and everything read from it is NaN.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,6 +34,8 @@ Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 Booleans = npt.NDArray[np.bool_]
 Key = tuple[str, ...]
+# Keys of N events by entity, None where absent.
+Columns = Mapping[str, Sequence[str | None] | npt.NDArray[np.object_]]
 
 
 @dataclass(frozen=True)

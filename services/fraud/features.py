@@ -14,10 +14,10 @@ import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-import numba
 import numpy as np
 
 from features.accumulators import decayed
+from features.compiled import compiled
 from features.spec import (
     DAY,
     FIRST_SEQ,
@@ -105,13 +105,13 @@ _H1, _D1, _D7, _D30 = HALF_LIVES
 _H = len(HALF_LIVES)
 
 
-@numba.njit(cache=True)
+@compiled
 def _ratio(numerator: float, denominator: float) -> float:
     """Divide, or NaN where there is nothing to divide by: the trees route it as missing."""
     return numerator / denominator if denominator > 1e-9 else np.nan
 
 
-@numba.njit(cache=True)
+@compiled
 def _risk(row: Floats, labelled: int, k: int, t: float) -> float:
     """Share of an entity's labelled transactions that were charged back, shrunk where few are.
 
@@ -123,7 +123,7 @@ def _risk(row: Floats, labelled: int, k: int, t: float) -> float:
     return charged / (decayed(row, labelled + k, HALF_LIVES[k], t) + 0.3)
 
 
-@numba.njit(cache=True)
+@compiled
 def _zscore(row: Floats, k: int, half_life: float, t: float, amount: float) -> float:
     """How unusual an amount is for the customer, in their own standard deviations."""
     n = decayed(row, _N + k, half_life, t)
@@ -134,7 +134,7 @@ def _zscore(row: Floats, k: int, half_life: float, t: float, amount: float) -> f
     return (amount - mean) / np.sqrt(max(variance, 0.0) + 1.0)
 
 
-@numba.njit(cache=True)
+@compiled
 def _since_last(row: Floats, t: float) -> float:
     """Seconds since the entity was last seen, NaN if never."""
     if not row[LAST_SEEN] > 0.0:
@@ -142,7 +142,7 @@ def _since_last(row: Floats, t: float) -> float:
     return max(t - row[LAST_SEEN], 0.0)
 
 
-@numba.njit(cache=True)
+@compiled
 def transaction(t: float, amount: float, items: float, highest: float, out: Floats) -> None:
     """Write the transaction's own features into `out`, from the columns named in `OWN`."""
     out[0] = amount
@@ -152,7 +152,7 @@ def transaction(t: float, amount: float, items: float, highest: float, out: Floa
     out[4] = highest
 
 
-@numba.njit(cache=True)
+@compiled
 def customer_behaviour(row: Floats, t: float, amount: float, out: Floats) -> None:
     """Read a `customer_state` row as of `t` into `out`, in the order of the group's names."""
     for k in range(_H):
@@ -168,7 +168,7 @@ def customer_behaviour(row: Floats, t: float, amount: float, out: Floats) -> Non
     out[14] = _risk(row, _LABELLED, 3, t)
 
 
-@numba.njit(cache=True)
+@compiled
 def device_ip_risk(device: Floats, pair: Floats, ip: Floats, t: float, out: Floats) -> None:
     """Read the device's, the customer-device pair's and the IP's rows as of `t` into `out`."""
     for k in range(_H):
@@ -185,7 +185,7 @@ def device_ip_risk(device: Floats, pair: Floats, ip: Floats, t: float, out: Floa
     out[13] = _risk(ip, _IP_LABELLED, 3, t)
 
 
-@numba.njit(cache=True)
+@compiled
 def merchant_profile(row: Floats, t: float, amount: float, out: Floats) -> None:
     """Read a `merchant_state` row as of `t` into `out`, in the order of the group's names."""
     for k in range(_H):
@@ -202,7 +202,7 @@ _C_END = _T_END + len(GROUPS["customer_behaviour"])
 _D_END = _C_END + len(GROUPS["device_ip_risk"])
 
 
-@numba.njit(cache=True)
+@compiled
 def read(
     customer: Floats,
     merchant: Floats,

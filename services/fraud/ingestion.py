@@ -10,7 +10,7 @@ Money is integer minor units and time is UTC microseconds; both become float64 i
 """
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -31,6 +31,7 @@ from pydantic import (
     ValidationError,
 )
 
+from features.spec import Columns
 from services.fraud.problem import CURRENCY
 from services.skeleton.stream import Delivered
 
@@ -214,7 +215,7 @@ class Events:
     sighting: npt.NDArray[np.bool_]
     amount: npt.NDArray[np.float64]
     chargeback: npt.NDArray[np.bool_]
-    keys: Mapping[str, Sequence[str | None]]
+    keys: Columns
 
     def __len__(self) -> int:
         return len(self.seq)

@@ -7,11 +7,12 @@ small amounts.
 """
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-CURRENCY = "EUR"
+CURRENCY: Final = "EUR"
 REVIEW_COST_MINOR = 500
 CHARGEBACK_FEE_MINOR = 1_500
 DISPUTE_WINDOW_DAYS = 14

@@ -115,7 +115,7 @@ def _transaction(row: dict[str, Any], mapping: Mapping, number: int) -> tuple[Tr
     time = row["event_time"]
     if isinstance(time, datetime) and time.tzinfo is None:
         time = time.replace(tzinfo=UTC)
-    ids = {
+    ids: dict[str, Any] = {
         key: None if row.get(key) is None else f"{mapping.prefix}{row[key]}"
         for key in ("transaction_id", "customer_id", "merchant_id", "device_id")
     }

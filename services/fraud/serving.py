@@ -28,7 +28,7 @@ from redis.exceptions import RedisError
 
 from features.online import OnlineReader
 from features.spec import SEQ, Floats
-from services.fraud.features import FEATURES, STATES, own_columns, vectors
+from services.fraud.features import FEATURES, OWN, STATES, own_columns, vectors
 from services.fraud.ingestion import (
     DECISION,
     ENTITIES,
@@ -123,7 +123,7 @@ class Scorer:
             if not self.redis_up:
                 with suppress(RedisError, OSError, TimeoutError):
                     async with asyncio.timeout(_PROBE_S):
-                        await self._redis.ping()
+                        await self._redis.execute_command("PING")
                     self.redis_up, self._slow = True, 0
                     log.warning("redis is back")
 
@@ -205,6 +205,7 @@ async def run(config: Settings) -> AsyncIterator[Running]:
     redis = Redis.from_url(config.redis, socket_connect_timeout=0.5, socket_timeout=1.0)
     champion = Champion(config, "fraud", FEATURES)
     await asyncio.to_thread(champion.load)
+    _warm_up()
     outbox = Outbox(nc, config.home / "scorer", config.outbox_events, config.outbox_megabytes << 20)
     outbox.start()
     scorer = Scorer(champion, redis, outbox, config.shards)
@@ -223,6 +224,11 @@ async def run(config: Settings) -> AsyncIterator[Running]:
         await redis.aclose()
         with suppress(NatsError, TimeoutError):
             await nc.close()
+
+
+def _warm_up() -> None:
+    """Load the compiled kernels now rather than within somebody's request."""
+    vectors(_UNKNOWN, np.zeros((1, len(OWN))))
 
 
 async def _gauges(outbox: Outbox) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from datetime import timedelta
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -90,7 +91,7 @@ def label(day: Day, index: int) -> LabelEvent:
     return LabelEvent(**fields, fraud=bool(day.scenario[index] > 0))
 
 
-def _party(day: Day, index: int, time_us: int) -> dict[str, object]:
+def _party(day: Day, index: int, time_us: int) -> dict[str, Any]:
     device, ip = int(day.device[index]), int(day.ip[index])
     return {
         "transaction_id": f"t{day.number}-{index}",
@@ -108,7 +109,7 @@ def merged(traffic: Traffic, number: int) -> Iterator[tuple[int, Day, int, bool]
     A label belongs to a transaction of one of the days before.
     """
     begin = START_US + number * DAY_US
-    events = []
+    events: list[tuple[int, Day, int, bool]] = []
     for day in traffic.days(max(number - DISPUTE_WINDOW_DAYS, 0), number + 1):
         due = np.nonzero((day.label_time >= begin) & (day.label_time < begin + DAY_US))[0]
         events.extend((int(day.label_time[i]), day, int(i), True) for i in due)

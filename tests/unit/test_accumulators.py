@@ -1,0 +1,110 @@
+"""The kernel: exact, order-keeping, harmless when repeated."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from features.accumulators import decayed, fold
+from features.spec import DAY, FIRST_SEQ, HALF_LIVES, LAST_SEEN, SEQ, SUMS, TIME, State
+
+STATE = State("s", ("k",), ("count", "value"), shard="k")
+T0 = 1.6e9
+
+events = st.lists(
+    st.tuples(
+        st.floats(0, 90 * DAY),
+        st.floats(0, 1e4),
+        st.integers(0, 3),
+        st.booleans(),
+    ),
+    min_size=1,
+    max_size=60,
+)
+
+
+def run(table, rows, seqs, times, sightings, values, keep=True):
+    n = len(rows)
+    slots = np.arange(n) if keep else np.full(n, -1)
+    before = np.empty((n if keep else 0, STATE.width))
+    first = np.zeros(n, dtype=bool)
+    fold(table, rows, seqs, times, sightings, values, slots, before, first)
+    return before, first
+
+
+def columns(drawn):
+    times = np.array([T0 + d[0] for d in drawn])
+    values = np.array([[1.0, d[1]] for d in drawn])
+    rows = np.array([d[2] for d in drawn])
+    sightings = np.array([d[3] for d in drawn])
+    return rows, np.arange(1, len(drawn) + 1), times, sightings, values
+
+
+@given(events)
+def test_sums_are_the_closed_form_in_any_order_of_time(drawn):
+    rows, seqs, times, sightings, values = columns(drawn)
+    table = np.zeros((4, STATE.width))
+    run(table, rows, seqs, times, sightings, values)
+    end = times.max() + DAY
+    for key in range(4):
+        mine = rows == key
+        for m, measure in enumerate(STATE.measures):
+            for h, half_life in enumerate(HALF_LIVES):
+                expected = (values[mine, m] * 2.0 ** (-(end - times[mine]) / half_life)).sum()
+                found = decayed(table[key], STATE.offset(measure) + h, half_life, end)
+                assert found == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+@given(events, st.integers(1, 59))
+def test_batches_give_the_bytes_of_one_fold(drawn, cut):
+    rows, seqs, times, sightings, values = columns(drawn)
+    whole, split = np.zeros((4, STATE.width)), np.zeros((4, STATE.width))
+    run(whole, rows, seqs, times, sightings, values)
+    for part in (slice(0, cut), slice(cut, None)):
+        run(split, rows[part], seqs[part], times[part], sightings[part], values[part])
+    assert whole.tobytes() == split.tobytes()
+
+
+@given(events, st.integers(0, 59), st.integers(0, 59))
+def test_redelivery_changes_nothing(drawn, begin, end):
+    rows, seqs, times, sightings, values = columns(drawn)
+    table = np.zeros((4, STATE.width))
+    _, first = run(table, rows, seqs, times, sightings, values)
+    kept = table.copy()
+    again = slice(min(begin, end), max(begin, end) + 1)
+    _, first_again = run(
+        table, rows[again], seqs[again], times[again], sightings[again], values[again]
+    )
+    assert table.tobytes() == kept.tobytes()
+    assert first_again.tolist() == first[again].tolist()
+
+
+def test_a_probe_reads_and_leaves_no_trace():
+    table = np.zeros((1, STATE.width))
+    one = np.ones(1, dtype=bool)
+    zero = np.zeros(1, dtype=np.int64)
+    run(table, zero, np.array([5]), np.array([T0]), one, np.array([[1.0, 2.0]]))
+    kept = table.copy()
+    before, first = run(table, zero, zero, np.array([T0 + 9]), ~one, np.zeros((1, 2)))
+    assert before[0].tobytes() == kept[0].tobytes() == table[0].tobytes()
+    assert not first[0]
+
+
+def test_a_label_is_no_sighting_and_a_null_key_reads_as_nan():
+    table = np.zeros((1, STATE.width))
+    rows = np.array([0, -1, 0])
+    sightings = np.array([False, True, True])
+    times = np.array([T0, T0 + 1, T0 + 2])
+    values = np.array([[0.0, 1.0], [1.0, 1.0], [1.0, 1.0]])
+    before, first = run(table, rows, np.array([1, 2, 3]), times, sightings, values)
+    assert first.tolist() == [False, False, True]
+    assert np.isnan(before[1]).all()
+    assert before[2, LAST_SEEN] == before[2, FIRST_SEQ] == 0.0
+    assert table[0, [SEQ, TIME, LAST_SEEN, FIRST_SEQ]].tolist() == [3, T0 + 2, T0 + 2, 3]
+
+
+def test_a_request_from_before_the_state_sees_it_as_it_stands():
+    row = np.zeros(STATE.width)
+    row[TIME], row[SUMS] = T0, 4.0
+    assert decayed(row, SUMS, HALF_LIVES[0], T0 - 100.0) == 4.0
+    assert decayed(row, SUMS, HALF_LIVES[0], T0 + HALF_LIVES[0]) == 2.0
