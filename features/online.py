@@ -19,7 +19,6 @@ from redis.asyncio import Redis as AsyncRedis
 from features.spec import SEQ, TIME, Floats, Key, State
 
 PROJECT = "whiteboard"
-STATE_FIELD = "state"
 
 _STRING = struct.pack("<I", 2)  # feast.types.Value.proto: ValueType.STRING
 _DOUBLE_LIST_TAG = b"\x7a"  # Value.double_list_val = 15, length-delimited
@@ -75,7 +74,7 @@ class Layout:
             state=state,
             prefix=struct.pack("<I", len(names)) + joined,
             order=tuple(state.keys.index(name) for name in names),
-            field=struct.pack("<I", mmh3.hash(f"{state.name}:{STATE_FIELD}", signed=False)),
+            field=struct.pack("<I", mmh3.hash(f"{state.name}:{state.name}", signed=False)),
             stamp=f"_ts:{state.name}".encode(),
             header=_DOUBLE_LIST_TAG + _varint(size) + packed,
         )

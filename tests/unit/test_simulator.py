@@ -9,7 +9,7 @@ from services.fraud.ingestion import LabelEvent, Transaction, microseconds
 from services.fraud.simulator.drift import Drift
 from services.fraud.simulator.gateway import Happening, happenings
 from services.fraud.simulator.population import CATEGORIES, RESALE
-from services.fraud.simulator.scenarios import CART_FRAUD, SCENARIOS
+from services.fraud.simulator.scenarios import CART_FRAUD, SCENARIOS, STOLEN_CARD
 from services.fraud.simulator.tables import transaction, transaction_table
 from services.fraud.simulator.traffic import DAY_US, START_US, Traffic
 
@@ -70,6 +70,14 @@ def test_cart_fraud_shows_in_the_items_and_not_in_the_amount():
     assert 0.7 < np.median(amounts) / np.median(usual) < 1.4
 
 
+def median(day):
+    return np.median(day.amount)
+
+
+def stolen(day):
+    return (day.scenario == STOLEN_CARD).sum()
+
+
 @pytest.mark.parametrize(
     ("drift", "seen"),
     [
@@ -99,7 +107,7 @@ def test_drift_is_read_from_text():
     assert Drift.parse("covariate=0.5,null_device") == Drift(covariate=0.5, null_device=1.0)
     with pytest.raises(ValueError, match="no drift called 'wind'"):
         Drift.parse("wind=1")
-    with pytest.raises(ValueError, match="0..1"):
+    with pytest.raises(ValueError, match=r"0\.\.1"):
         Drift.parse("concept=2")
 
 

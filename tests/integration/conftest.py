@@ -1,0 +1,92 @@
+"""A clean set of streams for each test, and workers as processes that can be killed."""
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
+
+import pytest
+from nats.aio.client import Client
+from nats.js.errors import NotFoundError
+from redis import Redis
+
+from services.fraud.bootstrap import make_streams
+from services.fraud.ingestion import LABEL, STREAMS, TX, Event, LabelEvent, subject
+from services.skeleton.lake import Lake
+from services.skeleton.settings import Settings
+from services.skeleton.stream import connect
+
+
+@pytest.fixture
+async def nc(config: Settings) -> AsyncIterator[Client]:
+    """A connection, with empty streams, an empty store and an empty lake."""
+    client = await connect(config, "test")
+    js = client.jetstream()
+    for name in [*STREAMS, "KV_models", "KV_simulator"]:
+        with suppress(NotFoundError):
+            await js.delete_stream(name)
+    await make_streams(js, last_seq=0)
+    with Redis.from_url(config.redis) as redis:
+        redis.flushdb()
+    Lake(config).remove(["fraud", "models"])
+    yield client
+    await client.close()
+
+
+Worker = Callable[..., "subprocess.Popen[bytes]"]
+
+
+@pytest.fixture
+def worker(config: Settings) -> Iterator[Worker]:
+    """Starts modules as processes; ends those that still run."""
+    running: list[subprocess.Popen[bytes]] = []
+    log = (config.home / "workers.log").open("ab")
+
+    def begin(module: str, *arguments: str) -> "subprocess.Popen[bytes]":
+        command = [sys.executable, "-m", module, *arguments]
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=dict(os.environ))
+        running.append(process)
+        return process
+
+    yield begin
+    for process in running:
+        with suppress(ProcessLookupError):
+            process.kill()
+        process.wait(10)
+    log.close()
+
+
+async def publish(nc: Client, events: list[Event], shards: int) -> list[int]:
+    """Publish events in order. Returns their sequences."""
+    js = nc.jetstream()
+    acks = []
+    for event in events:
+        prefix = LABEL if isinstance(event, LabelEvent) else TX
+        where = subject(prefix, event, shards)
+        acks.append(await js.publish_async(where, event.model_dump_json().encode()))
+    return [(await ack).seq for ack in acks]
+
+
+async def until(done: Callable[[], object], seconds: float = 60.0) -> None:
+    """Wait until something holds. `done` may be a coroutine function."""
+    end = asyncio.get_running_loop().time() + seconds
+    while True:
+        value = done()
+        if asyncio.iscoroutine(value):
+            value = await value
+        if value:
+            return
+        if asyncio.get_running_loop().time() > end:
+            raise TimeoutError("it did not come to hold")
+        await asyncio.sleep(0.05)
+
+
+async def lag(nc: Client, stream: str, durable: str) -> int:
+    """What a durable has not acknowledged; 1 while it does not exist."""
+    try:
+        info = await nc.jetstream().consumer_info(stream, durable)
+    except NotFoundError:
+        return 1
+    return (info.num_pending or 0) + (info.num_ack_pending or 0)

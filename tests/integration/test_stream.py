@@ -1,0 +1,99 @@
+"""The ordered consumer against a real server: order, restarts, gaps, dead letters."""
+
+import asyncio
+
+from services.fraud.ingestion import DEAD, DEAD_STREAM, STREAM
+from services.skeleton.stream import OrderedConsumer, consume, dead_letter, ensure_stream
+
+
+async def fill(nc, count, begin=0):
+    js = nc.jetstream()
+    for n in range(begin, begin + count):
+        await js.publish("fraud.tx.0.0.0.0", str(n).encode())
+
+
+async def take(consumer, count):
+    seen = []
+    async for batch in consumer.batches():
+        seen += batch
+        if len(seen) >= count:
+            return seen
+    return seen
+
+
+async def test_messages_come_in_order_and_resume_behind_the_last_acknowledged(nc):
+    await fill(nc, 50)
+    first = OrderedConsumer(nc, STREAM, "d", ["fraud.tx.>"], batch=20)
+    await first.start()
+    seen = await take(first, 20)
+    assert [int(m.data) for m in seen] == list(range(20))
+    await first.ack(seen[9])
+    await nc.flush()
+    # The owner dies with ten messages in flight. Newer ones must not overtake them.
+    await fill(nc, 5, begin=50)
+    second = OrderedConsumer(nc, STREAM, "d", ["fraud.tx.>"], batch=20)
+    await second.start()
+    assert [int(m.data) for m in await take(second, 45)] == list(range(10, 55))
+
+
+async def test_a_lost_delivery_restarts_the_consumer_in_order(nc):
+    await fill(nc, 30)
+    consumer = OrderedConsumer(nc, STREAM, "d", ["fraud.tx.>"], batch=10)
+    await consumer.start()
+    seen = await take(consumer, 10)
+    await consumer.ack(seen[-1])
+    await consumer._pull()
+    while len(consumer._buffer) < 5:
+        await asyncio.sleep(0.01)
+    del consumer._buffer[1]  # as when a connection breaks while messages are under way
+    rest = await take(consumer, 20)
+    assert [int(m.data) for m in rest] == list(range(10, 30))
+
+
+async def test_a_batch_is_tried_until_it_succeeds(nc):
+    await fill(nc, 3)
+    tries = []
+
+    async def handle(batch):
+        tries.append([int(m.data) for m in batch])
+        if len(tries) == 1:
+            raise OSError("the store is away")
+
+    consumer = OrderedConsumer(nc, STREAM, "d", ["fraud.tx.>"])
+    task = asyncio.create_task(consume(consumer, handle))
+    while len(tries) < 2 or await consumer.lag():
+        await asyncio.sleep(0.05)
+    task.cancel()
+    assert tries[0] == tries[1]
+
+
+async def test_lingering_gathers_what_comes_within_a_moment(nc):
+    consumer = OrderedConsumer(nc, STREAM, "d", ["fraud.tx.>"], batch=100, linger_s=0.5)
+    await consumer.start()
+    taking = asyncio.create_task(anext(consumer.batches()))
+    for n in range(10):
+        await fill(nc, 1, begin=n)
+        await asyncio.sleep(0.01)
+    assert len(await taking) == 10
+
+
+async def test_a_stream_can_begin_behind_a_history(nc):
+    js = nc.jetstream()
+    await js.delete_stream(STREAM)
+    await ensure_stream(js, STREAM, ["fraud.tx.>"], first_seq=1_001)
+    assert (await js.publish("fraud.tx.0.0.0.0", b"")).seq == 1_001
+
+
+async def test_a_dead_letter_is_put_aside_once_with_its_reason(nc):
+    await fill(nc, 1)
+    consumer = OrderedConsumer(nc, STREAM, "d", ["fraud.tx.>"])
+    await consumer.start()
+    [message] = await take(consumer, 1)
+    js = nc.jetstream()
+    for _ in range(2):
+        await dead_letter(js, DEAD, "d", message, "amount_minor:\nmust be positive")
+    info = await js.stream_info(DEAD_STREAM)
+    assert info.state.messages == 1
+    kept = await js.get_msg(DEAD_STREAM, seq=info.state.last_seq)
+    assert kept.subject == f"{DEAD}.d"
+    assert kept.headers["Reason"] == "amount_minor: must be positive"
