@@ -158,5 +158,9 @@ def free_port() -> int:
 
 
 def environment() -> dict[str, str]:
-    """The environment an engine is given: ours, less what would reconfigure it."""
-    return {k: v for k, v in os.environ.items() if not k.startswith(("S3_", "AWS_", "WEED_"))}
+    """The environment a process is given: ours, less what would reconfigure it.
+
+    Importing Feast sets PROMETHEUS_MULTIPROC_DIR, which would turn a child's metrics into files.
+    """
+    unwanted = ("S3_", "AWS_", "WEED_", "PROMETHEUS_")
+    return {k: v for k, v in os.environ.items() if not k.startswith(unwanted)}

@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 from nats.js import JetStreamContext
+from pydantic import ValidationError
 
 from services.fraud.history import DECISIONS_TABLE, LABELS_TABLE, TRANSACTIONS_TABLE
 from services.fraud.ingestion import (
@@ -23,6 +24,7 @@ from services.fraud.ingestion import (
     TRANSACTIONS,
     DecisionEvent,
     LabelEvent,
+    explain,
     parse,
 )
 from services.skeleton.lake import Lake
@@ -83,7 +85,10 @@ def _row(message: Delivered) -> tuple[str, Row]:
 
 
 def _decision_row(data: bytes) -> Row:
-    event = DecisionEvent.model_validate_json(data)
+    try:
+        event = DecisionEvent.model_validate_json(data)
+    except ValidationError as error:
+        raise ValueError(explain(error)) from None
     transaction = event.transaction.model_dump(exclude={"currency"})
     own = event.model_dump(exclude={"transaction", "features", "seqs"})
     nan = float("nan")

@@ -116,6 +116,11 @@ class Scorer:
         stages.mark("encode")
         return decision
 
+    async def connect(self) -> None:
+        """Open the first connection now rather than within somebody's request."""
+        with suppress(RedisError, OSError):
+            await self._redis.execute_command("PING")
+
     async def watch_redis(self) -> None:
         """While Redis is away, ask for it now and then, off the hot path. Runs until cancelled."""
         while True:
@@ -209,6 +214,7 @@ async def run(config: Settings) -> AsyncIterator[Running]:
     outbox = Outbox(nc, config.home / "scorer", config.outbox_events, config.outbox_megabytes << 20)
     outbox.start()
     scorer = Scorer(champion, redis, outbox, config.shards)
+    await scorer.connect()
     tasks = [
         connecting,
         asyncio.create_task(champion.watch(nc)),

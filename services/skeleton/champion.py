@@ -7,7 +7,6 @@ from pathlib import Path
 import orjson
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
-from nats.js.errors import NotFoundError
 
 from services.skeleton.lake import Lake
 from services.skeleton.model import Model, ModelRefused
@@ -18,7 +17,7 @@ log = logging.getLogger(__name__)
 
 BUCKET = "models"
 SAGEMAKER_MODEL = Path("/opt/ml/model/model.onnx")
-_RETRY_S = 1.0
+_EVERY_S = 1.0
 
 
 def champion_path(design: str) -> str:
@@ -55,24 +54,27 @@ class Champion:
         log.info("serving %s", self._serving())
 
     async def watch(self, nc: Client) -> None:
-        """Reload whenever a promotion is announced. Runs until cancelled."""
+        """Reload whenever a promotion is announced. Runs until cancelled.
+
+        It asks once a second: a subscription would have to be watched itself, to notice that it
+        was lost with a server, and a promotion can wait a second.
+        """
+        seen = 0
         while True:
             try:
                 bucket = await nc.jetstream().key_value(BUCKET)
-                updates = await bucket.watch(self._design)
-                async for update in updates:
-                    if update is not None and self._differs(update.value):
-                        await asyncio.to_thread(self.load)
-            except (NotFoundError, NatsError, OSError, TimeoutError) as error:
-                log.debug("watching for champions: %s", error)
-            await asyncio.sleep(_RETRY_S)
+                note = await bucket.get(self._design)
+                if note.revision != seen and self._differs(note.value):
+                    await asyncio.to_thread(self.load)
+                seen = note.revision or 0
+            except (NatsError, OSError, TimeoutError) as error:
+                log.debug("asking for promotions: %s", error)
+            await asyncio.sleep(_EVERY_S)
 
     def _differs(self, note: bytes | None) -> bool:
-        """A promotion of another version, or of any while the last file was refused."""
-        if note is None:
-            return False
-        announced = orjson.loads(note)["version"]
-        return self.model is None or bool(self.refused) or announced != self.model.card.version
+        """Whether a note announces another version than the one that is served."""
+        announced = orjson.loads(note or b"{}").get("version")
+        return self.model is None or announced != self.model.card.version
 
     def _file(self) -> bytes:
         if SAGEMAKER_MODEL.exists():

@@ -1,7 +1,6 @@
 """A clean set of streams for each test, and workers as processes that can be killed."""
 
 import asyncio
-import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -12,6 +11,7 @@ from nats.aio.client import Client
 from nats.js.errors import NotFoundError
 from redis import Redis
 
+from infra.local.engines import environment
 from services.fraud.bootstrap import make_streams
 from services.fraud.ingestion import LABEL, STREAMS, TX, Event, LabelEvent, subject
 from services.skeleton.lake import Lake
@@ -46,7 +46,7 @@ def worker(config: Settings) -> Iterator[Worker]:
 
     def begin(module: str, *arguments: str) -> "subprocess.Popen[bytes]":
         command = [sys.executable, "-m", module, *arguments]
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=dict(os.environ))
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment())
         running.append(process)
         return process
 
