@@ -68,6 +68,10 @@ def fold_events(
     Returns:
         By state name: (M, width) rows as of before the events that have a slot, M of them.
     """
+    # One layout of arguments, one compiled version: columns out of Arrow are read-only.
+    seq = np.require(events.seq, np.int64, ["C", "W"])
+    time = np.require(events.time, np.float64, ["C", "W"])
+    sighting = np.require(events.sighting, np.bool_, ["C", "W"])
     nowhere = np.full(len(events), -1, dtype=np.int64)
     slots = nowhere if slots is None else slots
     count = int(slots.max(initial=-1)) + 1
@@ -77,7 +81,7 @@ def fold_events(
         first[state.name] = np.zeros(len(events), dtype=np.bool_)
         before[state.name] = np.empty((count, state.width))
         fold(
-            tables[state.name], rows[state.name], events.seq, events.time, events.sighting,
+            tables[state.name], rows[state.name], seq, time, sighting,
             contributions(state, events, first), slots, before[state.name], first[state.name],
         )  # fmt: skip
     return before

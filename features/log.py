@@ -77,8 +77,6 @@ def stack(column: "pd.Series[Any]", width: int) -> Floats:
 
     An entity never seen (null) is a row of zeros; a null key comes as one NaN and fills its row.
     """
-    rows = np.zeros((len(column), width))
-    for row, value in zip(rows, column, strict=True):
-        if np.ndim(value) and len(value):
-            row[:] = value
-    return rows
+    absent, unseen = np.full(width, np.nan), np.zeros(width)
+    rows = [unseen if v is None else v if len(v) == width else absent for v in column]
+    return np.concatenate(rows).reshape(len(column), width) if rows else np.zeros((0, width))

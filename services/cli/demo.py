@@ -98,13 +98,13 @@ def _scoreboard(config: Settings, f: dict[str, Any]) -> None:
     saved = 1 - f["cost"] / f["cost_approve_all"] if f["cost_approve_all"] else 0.0
     latency = f"p50 {f['p50_ms']:.1f}  p95 {f['p95_ms']:.1f}  p99 {f['p99_ms']:.1f} ms"
     rows = (
-        ("POST /score, as the client saw it", latency, good[f["p95_ms"] < LATENCY_BUDGET_MS]),
+        ("POST /score at the client", latency, good[f["p95_ms"] < LATENCY_BUDGET_MS]),
         ("decisions", f"{f['requests']:,} at {f['rate']:.0f}/s by {f['model']}", ""),
         ("failed / lost / degraded", f"{f['failures']} / {f['lost']} / {f['degraded']}",
          good[not f["failures"] and not f["lost"]]),
         ("precision, recall", f"{f['precision']:.2f}, {f['recall']:.2f} of {f['frauds']} frauds",
          "[dim]simulator's truth[/]"),
-        ("cost, against approving all",
+        ("cost against approving all",
          f"{f['cost'] / 100:,.0f} against {f['cost_approve_all'] / 100:,.0f} EUR",
          f"[green]{saved:.0%} saved[/]"),
         ("features readable after",

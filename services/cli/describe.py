@@ -35,6 +35,8 @@ def describe(design: DesignArgument, as_json: JsonOption = False) -> None:
         body = (
             f"[bold]{step.decision}[/]\n\n{step.why}" if step.why else f"[bold]{step.decision}[/]"
         )
-        footer = f"{step.file}   [green]{step.figure}[/]" if step.figure else step.file
+        figure = f"\n\n[green]{step.figure}[/]" if step.figure else ""
         title = f"{step.number} {step.title}"
-        out.print(Panel(body, title=title, title_align="left", subtitle=footer, width=100))
+        out.print(
+            Panel(body + figure, title=title, title_align="left", subtitle=step.file, width=90)
+        )

@@ -8,7 +8,7 @@ import typer
 
 from services.cli.demo import RateOption
 from services.cli.designs import DesignArgument
-from services.cli.output import JsonOption, bar, fail
+from services.cli.output import JsonOption, bar, fail, say
 from services.cli.simulate import show
 from services.skeleton.settings import settings
 
@@ -35,7 +35,8 @@ def replay(
     from services.fraud.simulator.run import replay as run
 
     try:
-        world = happenings(file, Mapping.load(mapping), since or None)
+        rejected: list[str] = []
+        world = happenings(file, Mapping.load(mapping), since or None, rejected)
         with bar(f"replaying {file.name}") as step:
             report = asyncio.run(run(settings(), world, rate, most, step))
     except (ConnectionError, ValueError, OSError) as error:
@@ -47,6 +48,9 @@ def replay(
         "labels": report.labels,
         "failures": report.failures,
         "degraded": report.degraded,
+        "rejected_rows": len(rejected),
         "errors": report.errors,
     }
+    for reason in rejected[:3]:
+        say(f"[yellow]left out[/] {reason}")
     show(figures, as_json)

@@ -3,6 +3,7 @@
 import json
 import urllib.error
 import urllib.request
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -64,10 +65,15 @@ def _processes(supervisor: Supervisor) -> list[dict[str, Any]]:
             "state": state,
             "pid": pids.get(name),
             "mb": _mb(pids.get(name)),
-            "log": str(supervisor.logs / f"{name}.log"),
+            "log": _short(supervisor.logs / f"{name}.log"),
         }
         for name, state in supervisor.states().items()
     ]
+
+
+def _short(path: Path) -> str:
+    """A path as one would type it here."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def _mb(pid: int | None) -> int | None:

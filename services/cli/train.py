@@ -22,11 +22,11 @@ def train(
       whiteboard train fraud
       whiteboard train fraud --candidate xgboost --seed 1 --json
     """
-    from services.fraud.bootstrap import train_with_bars
     from services.fraud.training import TooLittleHistory
+    from services.fraud.training import train as run
 
     try:
-        figures = train_with_bars(settings(), candidate, seed, bar)
+        _, figures = run(settings(), candidate, seed, bar)
     except KeyError as error:
         fail(str(error.args[0]))
     except TooLittleHistory as error:

@@ -5,8 +5,6 @@ a bootstrap that is interrupted before it starts over.
 """
 
 import asyncio
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 
 from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
@@ -21,14 +19,12 @@ from services.fraud.simulator.traffic import DAY_US, START_US, Traffic
 from services.fraud.training import WARM_UP_DAYS, train
 from services.skeleton.champion import champion_path
 from services.skeleton.lake import Lake
+from services.skeleton.progress import Bar
 from services.skeleton.settings import Settings
 from services.skeleton.stream import connect, ensure_stream
 
 HISTORY_DAYS = 60
 CANDIDATE = "xgboost"
-
-# Opens a progress bar with a title; the step it gives is told (done, of).
-Bar = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 
 
 def bootstrap(config: Settings, seed: int, days: int, bar: Bar) -> bool:
@@ -43,15 +39,8 @@ def bootstrap(config: Settings, seed: int, days: int, bar: Bar) -> bool:
         _make_history(config, Traffic(seed), days, bar)
     untrained = not Lake(config).exists(champion_path("fraud"))
     if untrained:
-        train_with_bars(config, CANDIDATE, seed, bar)
+        train(config, CANDIDATE, seed, bar)
     return fresh or untrained
-
-
-def train_with_bars(config: Settings, candidate: str, seed: int, bar: Bar) -> dict[str, float]:
-    """Train a candidate, showing how far it is. Returns its metrics."""
-    with bar(f"training {candidate}") as step:
-        _, metrics = train(config, candidate, seed, step)
-    return metrics
 
 
 def _make_history(config: Settings, traffic: Traffic, days: int, bar: Bar) -> None:

@@ -51,6 +51,10 @@ class FeatureWorker:
             FRESHNESS_SECONDS.observe(max(now - message.published_us / 1e6, 0.0))
         EVENTS.labels(self._name, "folded").inc(len(events))
 
+    def warm_up(self) -> None:
+        """Load the compiled kernel now rather than under the first events."""
+        self.fold(Events.of([], []))
+
     def fold(self, events: Events) -> None:
         """Read the rows that N events touch, fold, write them back. Raises redis.RedisError."""
         found = {state.name: identify(state, events.keys) for state in self._states}
@@ -82,6 +86,7 @@ async def serve(config: Settings, entity: str | None, shard: int | None) -> None
     redis = Redis.from_url(config.redis, socket_timeout=5.0)
     worker = FeatureWorker(nc.jetstream(), redis, states, name)
     lag = asyncio.create_task(report_lag({name: consumer}))
+    worker.warm_up()
     try:
         await consume(consumer, worker.handle)
     finally:

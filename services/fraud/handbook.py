@@ -8,7 +8,6 @@ days. The handbook trains on 07-25 to 07-31; a second figure trains on all days 
 then, which the same delay allows.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -25,6 +24,7 @@ from services.fraud.features import FEATURES, STATES, contributions, vectors
 from services.fraud.ingestion import EPOCH, Events, seconds
 from services.fraud.training import hyperparameters
 from services.skeleton.candidates import Examples
+from services.skeleton.progress import Bar
 
 DELAY_DAYS = 7
 TRAIN_WEEK = (date(2018, 7, 25), date(2018, 7, 31))
@@ -54,19 +54,17 @@ class Result:
     cp100: float
 
 
-def evaluate(
-    file: Path, candidate: str, seed: int, bar: Callable[[str], "object"], train_from: date
-) -> Result:
+def evaluate(file: Path, candidate: str, seed: int, bar: Bar, train_from: date) -> Result:
     """Run the protocol with a candidate.
 
     Args:
-        bar: Opens a progress bar with a title; see `bootstrap.Bar`.
+        bar: Opens a progress bar with a title.
         train_from: First day of training; it ends on 2018-07-31.
 
     Raises:
         ValueError: the file is not the handbook's.
     """
-    with bar("reading and folding features") as step:  # type: ignore[attr-defined]
+    with bar("reading and folding features") as step:
         step(0, 1)
         frame = _read(file)
         x = _features(frame)
@@ -79,7 +77,7 @@ def _fit_and_judge(
     x: Floats,
     candidate: str,
     seed: int,
-    bar: Callable[[str], "object"],
+    bar: Bar,
     train_from: date,
 ) -> Result:
     day = frame["day"].to_numpy()
@@ -89,7 +87,7 @@ def _fit_and_judge(
     test = test_rows(day, customer, fraud)
     examples = Examples(x[trained], fraud[trained], frame["amount"].to_numpy()[trained] * 100)
     model = CANDIDATES.get(candidate)(hyperparameters(candidate), FEATURES)
-    with bar(f"training {candidate}") as step:  # type: ignore[attr-defined]
+    with bar(f"training {candidate}") as step:
         model.fit(examples, examples, seed, step)
     score = model.score(x[test])
     return Result(

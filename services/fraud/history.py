@@ -4,7 +4,6 @@ History's events take sequences 1..N and the stream begins at N + 1, so history 
 sequence, and any state can be rebuilt from the lake alone.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +17,7 @@ from services.fraud.ingestion import Events
 from services.fraud.simulator.tables import label_table, transaction_table
 from services.fraud.simulator.traffic import DAY_US, START_US, Day, Traffic
 from services.skeleton.lake import Lake
+from services.skeleton.progress import Step
 
 TRANSACTIONS_TABLE = "fraud/transactions"
 LABELS_TABLE = "fraud/labels"
@@ -25,7 +25,6 @@ DECISIONS_TABLE = "fraud/decisions"
 TRUTH_TABLE = "fraud/truth"
 STATE_LOG = "fraud/states"
 
-Step = Callable[[int, int], None]
 _CHUNK = 20_000
 
 

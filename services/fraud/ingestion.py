@@ -76,7 +76,8 @@ def _iso_only(value: object) -> object:
 Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_:@-][A-Za-z0-9_.:@-]{0,63}$")]
 Time = Annotated[AwareDatetime, BeforeValidator(_iso_only), AfterValidator(_sane)]
 Address = Annotated[str, AfterValidator(_address)]
-MinorUnits = Annotated[int, Field(gt=0, le=100_000_000, strict=True)]
+# Zero is a card being verified.
+MinorUnits = Annotated[int, Field(ge=0, le=100_000_000, strict=True)]
 
 
 class Strict(BaseModel):

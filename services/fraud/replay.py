@@ -66,16 +66,26 @@ class Mapping(BaseModel):
             raise ValueError(f"mapping {name}: {error}") from None
 
 
-def happenings(file: Path, mapping: Mapping, since: str | None = None) -> Iterator[Happening]:
+def happenings(
+    file: Path, mapping: Mapping, since: str | None, rejected: list[str]
+) -> Iterator[Happening]:
     """A file's transactions and their labels, in order of event time.
 
+    Args:
+        since: Begin at this time, UTC; None for the beginning.
+        rejected: Receives a sentence for each row that is no transaction; it is left out.
+
     Raises:
-        ValueError: the file has no such columns, or a row is no transaction; names the row.
+        ValueError: the file has no such columns.
     """
     delay = timedelta(days=mapping.label_delay_days)
     waiting: list[tuple[datetime, int, LabelEvent]] = []
     for number, row in enumerate(_rows(file, mapping.columns, since)):
-        asked, fraud = _transaction(row, mapping, number)
+        try:
+            asked, fraud = _transaction(row, mapping)
+        except ValueError as error:
+            rejected.append(f"row {number}: {error}")
+            continue
         while waiting and waiting[0][0] <= asked.event_time:
             yield Happening(heapq.heappop(waiting)[2])
         yield Happening(asked, fraud)
@@ -111,7 +121,7 @@ def _rows(file: Path, columns: Columns, since: str | None) -> Iterator[dict[str,
             yield from (dict(zip(wanted, row, strict=True)) for row in rows)
 
 
-def _transaction(row: dict[str, Any], mapping: Mapping, number: int) -> tuple[Transaction, bool]:
+def _transaction(row: dict[str, Any], mapping: Mapping) -> tuple[Transaction, bool]:
     time = row["event_time"]
     if isinstance(time, datetime) and time.tzinfo is None:
         time = time.replace(tzinfo=UTC)
@@ -125,5 +135,5 @@ def _transaction(row: dict[str, Any], mapping: Mapping, number: int) -> tuple[Tr
         asked = Transaction(**ids, event_time=time, ip=row.get("ip"), amount_minor=amount)
     except (ValidationError, ArithmeticError) as error:
         why = explain(error) if isinstance(error, ValidationError) else f"amount: {row['amount']}"
-        raise ValueError(f"row {number}: {why}") from None
+        raise ValueError(why) from None
     return asked, bool(row["fraud"])

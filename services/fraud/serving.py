@@ -57,7 +57,7 @@ log = logging.getLogger(__name__)
 MOST_BYTES = 64 * 1024
 FETCH_BUDGET_S = 0.020
 _PROBE_S = 0.5
-_SLOW_IN_A_ROW = 3
+_SLOW_IN_A_ROW = 10
 EXAMPLE = {
     "transaction_id": "example-1",
     "event_time": "2022-05-01T12:30:00Z",

@@ -25,10 +25,11 @@ from services.fraud.features import FEATURES, OWN, SPEC
 from services.fraud.history import LABELS_TABLE, TRANSACTIONS_TABLE
 from services.fraud.ingestion import ENTITIES, seconds
 from services.fraud.problem import DISPUTE_WINDOW_DAYS, Kpi
-from services.skeleton.candidates import Candidate, Examples, Step
+from services.skeleton.candidates import Candidate, Examples
 from services.skeleton.evaluation import figures, metrics
 from services.skeleton.lake import Lake
 from services.skeleton.model import ModelCard
+from services.skeleton.progress import Bar, Step
 from services.skeleton.registry import Registry, Training, publish_champion
 from services.skeleton.settings import Settings
 
@@ -129,21 +130,21 @@ def fit(name: str, data: Split, seed: int, step: Step) -> tuple[Candidate, float
     return candidate, Kpi().best_threshold(score, valid.positive, valid.amount)
 
 
-def train(
-    settings: Settings, name: str, seed: int, step: Step
-) -> tuple[ModelCard, dict[str, float]]:
+def train(settings: Settings, name: str, seed: int, bar: Bar) -> tuple[ModelCard, dict[str, float]]:
     """Train a candidate on the lake's history and make it the champion.
 
     Args:
-        step: Told (done, of) as boosting or epochs go on.
+        bar: Opens a progress bar with a title.
 
     Raises:
         KeyError: no such candidate. TooLittleHistory: see `training_rows`.
     """
     CANDIDATES.get(name)
-    data = split(settings, Lake(settings))
+    with bar("reading point-in-time features"):
+        data = split(settings, Lake(settings))
     begin = perf_counter()
-    candidate, threshold = fit(name, data, seed, step)
+    with bar(f"training {name}") as step:
+        candidate, threshold = fit(name, data, seed, step)
     train_s = perf_counter() - begin
     valid = data.validation
     judged = (candidate.score(valid.vectors), valid.positive, valid.amount, threshold, Kpi())

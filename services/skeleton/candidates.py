@@ -5,7 +5,7 @@ one ONNX graph. Adding one touches no other file.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -15,8 +15,9 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from services.skeleton.progress import Step
+
 Floats = npt.NDArray[np.float64]
-Step = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

@@ -93,4 +93,5 @@ def _read_aloud(text: str) -> tuple[str, str]:
     """A step's docstring as (what is decided, why): its first line, and the rest."""
     head, _, rest = text.strip().partition("\n")
     decision = head.partition(": ")[2] or head
-    return decision[:1].upper() + decision[1:], rest.strip()
+    paragraphs = (" ".join(part.split()) for part in rest.strip().split("\n\n"))
+    return decision[:1].upper() + decision[1:], "\n\n".join(paragraphs)

@@ -14,8 +14,9 @@ from onnxmltools import convert_xgboost
 from onnxmltools.convert.common.data_types import FloatTensorType
 
 from services.fraud.candidates import CANDIDATES
-from services.skeleton.candidates import Candidate, Examples, Floats, Step
+from services.skeleton.candidates import Candidate, Examples, Floats
 from services.skeleton.model import INPUT, OUTPUT
+from services.skeleton.progress import Step
 
 # TreeEnsembleClassifier is in ai.onnx.ml 1; the rest of the graph is one Gather.
 _OPSET = 15

@@ -32,6 +32,7 @@ from services.fraud.ingestion import (
 )
 from services.fraud.simulator.tables import label, merged, transaction
 from services.fraud.simulator.traffic import DAY_US, START_US, Traffic
+from services.skeleton.progress import Step
 
 CURSOR_BUCKET = "simulator"
 CURSOR_KEY = "fraud"
@@ -95,33 +96,35 @@ class Gateway:
         happenings: Iterable[Happening],
         rate: float,
         most: int,
-        step: Callable[[int, int], None],
+        step: Step,
         mark: Callable[[int], None] = lambda _: None,
     ) -> Report:
         """Send up to `most` transactions, `rate` a second, with the labels that fall due.
 
         Args:
-            step: Told (sent, most). mark: Told the event time (microseconds) about to be passed.
+            step: Told (sent, most). mark: Told the event time (microseconds) of what was sent.
         """
         begin = time.perf_counter()
         sent = 0
         connector = aiohttp.TCPConnector(limit=512)
         timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
         async with aiohttp.ClientSession(connector=connector, timeout=timeout) as http:
-            for happening in happenings:
-                due = begin + sent / rate
-                if isinstance(happening.event, LabelEvent):
-                    mark(microseconds(happening.event.event_time))
-                    self._start(self._label(happening.event))
-                    continue
-                if sent == most:
-                    break
-                await _until(due)
-                mark(microseconds(happening.event.event_time))
-                self._start(self._transaction(http, happening, due))
-                sent += 1
-                step(sent, most)
-            await asyncio.gather(*self._tasks)
+            try:
+                for happening in happenings:
+                    event = happening.event
+                    if isinstance(event, LabelEvent):
+                        self._start(self._label(event))
+                    elif sent == most:
+                        break
+                    else:
+                        due = begin + sent / rate
+                        await _until(due)
+                        self._start(self._transaction(http, event, happening.fraud, due))
+                        sent += 1
+                        step(sent, most)
+                    mark(microseconds(event.event_time))
+            finally:
+                await asyncio.gather(*self._tasks)
         self.report.seconds = time.perf_counter() - begin
         return self.report
 
@@ -131,11 +134,9 @@ class Gateway:
         task.add_done_callback(self._tasks.discard)
 
     async def _transaction(
-        self, http: aiohttp.ClientSession, happening: Happening, due: float
+        self, http: aiohttp.ClientSession, asked: Transaction, fraud: bool, due: float
     ) -> None:
-        asked = happening.event
-        assert isinstance(asked, Transaction)
-        outcome = await self._ask(http, asked, happening.fraud, due)
+        outcome = await self._ask(http, asked, fraud, due)
         event = TransactionEvent(**dict(asked), outcome=outcome)
         await self._publish(TX, event)
 

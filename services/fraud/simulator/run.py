@@ -2,14 +2,13 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from services.fraud.simulator.gateway import Cursor, Gateway, Happening, Report, happenings
 from services.fraud.simulator.traffic import START_US, Traffic
+from services.skeleton.progress import Step
 from services.skeleton.settings import Settings
 from services.skeleton.stream import connect
-
-Step = Callable[[int, int], None]
 
 
 async def play(
