@@ -1,5 +1,7 @@
 # `make demo` and `make test` need Python 3.11 or newer and a C compiler; they install the rest.
 PYTHON ?= python3
+SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -ec
 BIN := .venv/bin
 STAMP := .venv/.installed
 
@@ -12,8 +14,9 @@ help:  ## Show this
 $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --progress-bar on -r requirements.lock
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(BIN)/pip install --disable-pip-version-check --progress-bar off -r requirements.lock \
+	    | awk -v of=$$(grep -c == requirements.lock) -f infra/local/pip-progress.awk
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $(STAMP)
 
 setup: $(STAMP)  ## Create .venv and install the pinned requirements

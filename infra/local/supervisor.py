@@ -120,6 +120,14 @@ class Supervisor:
         family = {p for root in roots for p in _family(root)}
         return sum(_proportional_mb(p) for p in family)
 
+    def take_away(self, name: str) -> None:
+        """Stop one process and leave it stopped."""
+        self._rpc().supervisor.stopProcess(name, True)
+
+    def bring_back(self, name: str) -> None:
+        """Start one process again."""
+        self._rpc().supervisor.startProcess(name, True)
+
     def _rpc(self) -> Any:
         return ServerProxy("http://localhost", transport=_SocketTransport(str(self._socket)))
 

@@ -2,7 +2,7 @@
 
 import typer
 
-from services.cli import audit, demo, describe, evaluate, replay, simulate, status, train, up
+from services.cli import audit, demo, describe, evaluate, fault, replay, simulate, status, train, up
 
 app = typer.Typer(
     name="whiteboard",
@@ -25,6 +25,7 @@ app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("audit")(audit.audit)
 app.command("describe")(describe.describe)
+app.command("fault")(fault.fault)
 
 
 def main() -> None:

@@ -1,0 +1,68 @@
+"""`whiteboard fault`: make a failure that the docs discuss, and mend it."""
+
+import os
+import signal
+import time
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from infra.local.supervisor import Supervisor
+from services.cli.output import bar, fail, say
+from services.skeleton.settings import settings
+
+
+class Kind(StrEnum):
+    """What can be done to a process."""
+
+    kill = "kill"
+    hang = "hang"
+    away = "away"
+
+
+def fault(
+    process: Annotated[str, typer.Argument(help="redis, nats, seaweedfs, scorer, ...")],
+    kind: Annotated[
+        Kind,
+        typer.Option(help="kill: -9, and it is restarted; hang: stopped; away: down for a while."),
+    ] = Kind.away,
+    seconds: Annotated[float, typer.Option(min=1, help="How long it hangs or is away.")] = 10,
+) -> None:
+    """Take a process of the running stack away, and bring it back.
+
+    Run it beside `whiteboard simulate fraud` and watch what the answers say.
+
+    Examples:
+      whiteboard fault redis --seconds 10
+      whiteboard fault nats --kind hang
+      whiteboard fault feature-worker --kind kill
+    """
+    supervisor = Supervisor(settings())
+    pid = supervisor.pids().get(process)
+    if pid is None:
+        fail(f"no process {process!r} runs: {', '.join(supervisor.pids()) or '`whiteboard up`'}")
+    if kind is Kind.kill:
+        os.kill(pid, signal.SIGKILL)
+        say(f"{process} killed; Supervisor starts it again")
+        return
+    if kind is Kind.hang:
+        os.kill(pid, signal.SIGSTOP)
+    else:
+        supervisor.take_away(process)
+    try:
+        _wait(f"{process} {'hangs' if kind is Kind.hang else 'is away'}", seconds)
+    finally:
+        if kind is Kind.hang:
+            os.kill(pid, signal.SIGCONT)
+        else:
+            supervisor.bring_back(process)
+    say(f"[green]{process} is back[/]")
+
+
+def _wait(title: str, seconds: float) -> None:
+    with bar(title) as step:
+        for second in range(round(seconds)):
+            step(second, round(seconds))
+            time.sleep(1)
+        step(round(seconds), round(seconds))
