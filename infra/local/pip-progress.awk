@@ -10,5 +10,6 @@ function show(done, what) {
 }
 /^(Collecting|Requirement already satisfied)/ { show(++n < of ? n : of, "installing pinned packages") }
 /^Installing collected/ { show(of, "unpacking them, half a minute") }
-/^(ERROR|error)/ { print "\n" $0 }
+/^ERROR/ { failed = 1; printf "\n" }
+failed { print }
 END { printf "\n" }

@@ -1,0 +1,147 @@
+"""The whole stack as a newcomer runs it: from nothing, again, killed, taken away, and down."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from infra.local.engines import environment
+from tests.conftest import DATA, make_settings
+
+pytestmark = pytest.mark.e2e
+KEYS = ["p50_ms", "p95_ms", "p99_ms", "requests", "failures", "lost", "cost", "cost_approve_all", "freshness_p99_ms", "vectors", "mismatches", "ram_mb", "seconds"]
+
+
+class Installation:
+    """A home of its own, and the command run in it."""
+
+    def __init__(self, home: Path) -> None:
+        made = make_settings(home)
+        self.home = home
+        self.env = environment()
+        for name in type(made).model_fields:
+            if name.endswith("_port") or name == "home":
+                self.env[f"WHITEBOARD_{name.upper()}"] = str(getattr(made, name))
+
+    def run(self, *arguments: str, code: int = 0) -> str:
+        command = [sys.executable, "-m", "services.cli.main", *arguments]
+        done = subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=600)
+        assert done.returncode == code, done.stderr[-3_000:]
+        return done.stdout
+
+    def figures(self, *arguments: str) -> dict:
+        return json.loads(self.run(*arguments, "--json"))
+
+    def begin(self, *arguments: str) -> "subprocess.Popen[str]":
+        command = [sys.executable, "-m", "services.cli.main", *arguments]
+        return subprocess.Popen(command, env=self.env, stdout=subprocess.PIPE, text=True)
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory):
+    made = Installation(tmp_path_factory.mktemp("e2e"))
+    yield made
+    made.run("down")
+
+
+def test_the_first_demo(here):
+    found = here.figures("demo", "--seconds", "20")
+    assert set(KEYS) <= set(found)
+    assert found["requests"] == found["vectors"] == 4_000
+    assert found["failures"] == found["lost"] == found["mismatches"] == 0
+    assert found["cost"] < 0.5 * found["cost_approve_all"]
+    assert json.loads((here.home / "demo.json").read_text()) == found
+
+
+def test_status_and_describe_show_it(here):
+    status = here.figures("status")
+    assert {p["state"] for p in status["processes"]} == {"RUNNING"}
+    assert status["scorer"]["model"] == "xgboost:1"
+    steps = here.figures("describe", "fraud")["steps"]
+    assert "0 mismatches" in steps[5]["figure"]
+
+
+@pytest.mark.parametrize("process", ["feature-worker", "lake-writer", "nats", "redis", "seaweedfs"])
+def test_a_killed_process_comes_back_and_nothing_is_lost(here, process):
+    running = here.begin("simulate", "fraud", "--rate", "150", "--seconds", "14", "--json")
+    time.sleep(5)
+    here.run("fault", process, "--kind", "kill")
+    found = json.loads(running.communicate(timeout=120)[0])
+    assert running.returncode == 0
+    assert found["failures"] == 0
+    assert found["requests"] == 2_100
+    assert settled_audit(here)["mismatches"] == 0
+
+
+@pytest.mark.parametrize(("process", "degraded"), [("redis", True), ("nats", False)])
+def test_an_engine_away_and_back(here, process, degraded):
+    running = here.begin("simulate", "fraud", "--rate", "150", "--seconds", "14", "--json")
+    time.sleep(4)
+    here.run("fault", process, "--seconds", "4")
+    found = json.loads(running.communicate(timeout=120)[0])
+    assert found["failures"] == 0
+    assert (found["degraded"] > 150) == degraded
+    assert settled_audit(here)["mismatches"] == 0
+
+
+def test_a_champion_trained_under_load_fails_no_request(here):
+    running = here.begin("simulate", "fraud", "--rate", "50", "--seconds", "60", "--json")
+    time.sleep(2)
+    here.run("train", "fraud", "--seed", "8")
+    found = json.loads(running.communicate(timeout=200)[0])
+    assert found["failures"] == 0
+    assert here.figures("status")["scorer"]["model"] == "xgboost:2"
+
+
+@pytest.mark.skipif(not (DATA / "handbook").exists(), reason="the handbook's file is not here")
+def test_replaying_a_file_without_devices_or_carts(here):
+    file = str(DATA / "handbook" / "transactions.parquet")
+    found = here.figures("replay", "fraud", "--file", file, "--most", "1500", "--rate", "300")
+    assert (found["requests"], found["failures"], found["rejected_rows"]) == (1_500, 0, 0)
+    assert settled_audit(here)["mismatches"] == 0
+
+
+def test_the_second_demo_and_every_decision_since_the_first(here):
+    before = settled_audit(here)["vectors"]
+    found = here.figures("demo", "--seconds", "10")
+    assert found["vectors"] == before + 2_000
+    assert found["mismatches"] == 0
+
+
+def test_down_and_up_again_keeps_everything(here):
+    before = settled_audit(here)["vectors"]
+    pids = [p["pid"] for p in here.figures("status")["processes"]]
+    here.run("down")
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+    here.run("up")
+    found = here.figures("audit", "fraud")
+    assert (found["vectors"], found["mismatches"]) == (before, 0)
+
+
+def test_the_scorer_killed_comes_back(here):
+    [pid] = [p["pid"] for p in here.figures("status")["processes"] if p["name"] == "scorer"]
+    os.kill(pid, signal.SIGKILL)
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        if here.figures("status")["scorer"].get("ready"):
+            return
+        time.sleep(0.5)
+    raise AssertionError("the scorer did not come back")
+
+
+def settled_audit(here) -> dict:
+    """An audit after the lake has taken what is on its way."""
+    last = None
+    for _ in range(30):
+        time.sleep(4)
+        found = here.figures("audit", "fraud")
+        if found["vectors"] == last:
+            return found
+        last = found["vectors"]
+    return found
