@@ -15,7 +15,10 @@ from infra.local.engines import environment
 from tests.conftest import DATA, make_settings
 
 pytestmark = pytest.mark.e2e
-KEYS = ["p50_ms", "p95_ms", "p99_ms", "requests", "failures", "lost", "cost", "cost_approve_all", "freshness_p99_ms", "vectors", "mismatches", "ram_mb", "seconds"]
+KEYS = (
+    "p50_ms", "p95_ms", "p99_ms", "requests", "failures", "lost", "cost", "cost_approve_all",
+    "freshness_p99_ms", "vectors", "mismatches", "ram_mb", "seconds",
+)  # fmt: skip
 
 
 class Installation:
