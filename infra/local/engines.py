@@ -93,8 +93,9 @@ bind {settings.host}
 port {settings.redis_port}
 dir {data}
 requirepass {settings.password.get_secret_value()}
-# The feature worker acknowledges after its write, so a second of writes may be redelivered but
-# never lost: the stream holds them, and `seq` makes folding them again harmless.
+# Written before it is answered, so a killed Redis loses nothing. Flushed every second, so a power
+# cut may lose a second of folded events; the lake holds them all, and flushing each write would
+# make every read wait for the disk.
 appendonly yes
 appendfsync everysec
 auto-aof-rewrite-min-size 256mb

@@ -66,11 +66,10 @@ def _live(
 ) -> dict[str, Any]:
     from services.fraud import scoreboard
     from services.fraud.simulator.run import play
-    from services.fraud.simulator.traffic import Traffic
 
     before = scoreboard.freshness_buckets(config)
     with bar(f"live traffic, {rate:.0f}/s") as step:
-        report = asyncio.run(play(config, Traffic(seed), rate, seconds, step))
+        report = asyncio.run(play(config, seed, rate, seconds, step))
     ram_mb = supervisor.resident_mb()
     with err.status("waiting for the workers, auditing every vector"):
         settled = asyncio.run(scoreboard.settled(config))

@@ -13,7 +13,10 @@ from services.skeleton.settings import settings
 
 DriftOption = Annotated[
     str,
-    typer.Option(help="Drift from now on, e.g. covariate=0.5,null_device=1 (see docs)."),
+    typer.Option(
+        help="How the world is from now on: covariate, concept, holiday, null_device, each with a "
+        "strength up to 1, e.g. covariate=0.5,concept=1; or none."
+    ),
 ]
 
 
@@ -34,12 +37,11 @@ def simulate(
     from services.fraud import scoreboard
     from services.fraud.simulator.drift import Drift
     from services.fraud.simulator.run import play
-    from services.fraud.simulator.traffic import Traffic
 
     try:
-        traffic = Traffic(seed, Drift.parse(drift))
+        change = Drift.parse(drift) if drift else None
         with bar(f"live traffic, {rate:.0f}/s") as step:
-            report = asyncio.run(play(settings(), traffic, rate, seconds, step))
+            report = asyncio.run(play(settings(), seed, rate, seconds, step, change))
     except (ConnectionError, ValueError) as error:
         fail(str(error))
     figures = {

@@ -14,7 +14,7 @@ from features.online import OnlineTable
 from services.fraud import history
 from services.fraud.features import STATES
 from services.fraud.ingestion import STREAM, STREAMS, Events
-from services.fraud.simulator.gateway import Cursor
+from services.fraud.simulator.gateway import WorldState
 from services.fraud.simulator.traffic import DAY_US, START_US, Traffic
 from services.fraud.training import WARM_UP_DAYS, train
 from services.skeleton.champion import champion_path
@@ -81,8 +81,8 @@ async def _make_streams(config: Settings, last_seq: int, end_us: int) -> None:
     nc = await connect(config, "bootstrap")
     try:
         js = nc.jetstream()
-        cursor = await Cursor.open(js, end_us)
-        await cursor.store()
+        state = await WorldState.open(js, end_us)
+        await state.store()
         await make_streams(js, last_seq)
     finally:
         await nc.close()

@@ -51,7 +51,7 @@ def services(settings: Settings) -> list[Service]:
     """The design's processes."""
     scorer = (
         "services.fraud.serving:create_app", "--factory", "--host", settings.host,
-        "--port", str(settings.scorer_port), "--workers", str(settings.scorer_workers),
+        "--port", str(settings.scorer_port),
         "--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning",
     )  # fmt: skip
     port = settings.metrics_port

@@ -14,7 +14,7 @@ import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from time import perf_counter
+from time import perf_counter, time
 from typing import Annotated, Literal
 
 import numpy as np
@@ -32,9 +32,11 @@ from services.fraud.features import FEATURES, OWN, STATES, own_columns, vectors
 from services.fraud.ingestion import (
     DECISION,
     ENTITIES,
+    MOST_AHEAD_US,
     Outcome,
     Transaction,
     explain,
+    microseconds,
     shard,
 )
 from services.skeleton.champion import Champion
@@ -336,6 +338,9 @@ async def _score(scorer: Scorer, request: Request) -> Response:
         return problem(413, f"body: more than {MOST_BYTES} bytes")
     except ValidationError as error:
         return problem(422, explain(error))
+    if microseconds(transaction.event_time) > time() * 1e6 + MOST_AHEAD_US:
+        # The stream would put it aside: see `ingestion.parse`.
+        return problem(422, "event_time: more than a day ahead of the clock")
     stages.mark("validate")
     decision = await scorer.score(transaction, stages)
     if decision is None:

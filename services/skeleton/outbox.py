@@ -10,8 +10,8 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import orjson
@@ -45,7 +45,6 @@ class Outbox:
         self._most_events = most_events
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self.published = 0
         self.dropped = 0
 
     @property
@@ -100,12 +99,10 @@ class Outbox:
 
     async def _unspill(self) -> bool:
         """Publish the file, a batch at a time. False if the stream went away in between."""
-        if not self._spill.count:
-            return True
-        for batch in self._spill.batches(_BATCH):
-            if await self._publish(batch):
+        while self._spill.count:
+            if await self._publish(self._spill.peek(_BATCH)):
                 return False
-        self._spill.clear()
+            self._spill.confirm()
         return True
 
     async def _publish(self, batch: list[Outgoing]) -> list[Outgoing]:
@@ -127,7 +124,6 @@ class Outbox:
             if ack not in done or ack.cancelled() or ack.exception() is not None
         ]
         failed += batch[len(acks) :]
-        self.published += len(batch) - len(failed)
         return failed
 
     def _to_file(self, events: list[Outgoing]) -> None:
@@ -138,7 +134,10 @@ class Outbox:
 
 
 class Spill:
-    """A bounded file of events, appended to, then read from the start, then emptied."""
+    """A bounded file of events: appended to at its end, read from its start, emptied when read.
+
+    What was read is only passed over once `confirm` says that it arrived.
+    """
 
     def __init__(self, folder: Path, most_bytes: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -148,7 +147,8 @@ class Spill:
         self._size = self._path.stat().st_size
         with self._path.open("rb") as file:
             self.count = sum(1 for _ in file)
-        self._read = 0
+        self._confirmed = 0
+        self._pending = 0, 0
 
     def append(self, events: list[Outgoing]) -> int:
         """Add events as long as they fit. Returns how many did not."""
@@ -166,21 +166,29 @@ class Spill:
         self.count += len(lines)
         return len(events) - len(lines)
 
-    def batches(self, size: int) -> Iterator[list[Outgoing]]:
-        """What the file holds, `size` events at a time, including what is added meanwhile."""
-        batch: list[Outgoing] = []
+    def peek(self, size: int) -> list[Outgoing]:
+        """The next events, `size` at the most, none once all were confirmed."""
         with self._path.open("rb") as file:
-            for line in file:
-                with contextlib.suppress(orjson.JSONDecodeError, ValueError):  # a torn last line
-                    subject, identity, data = orjson.loads(line)
-                    batch.append(Outgoing(subject, identity, data.encode()))
-                if len(batch) == size:
-                    yield batch
-                    batch = []
-            yield batch
+            file.seek(self._confirmed)
+            lines = list(islice(file, size))
+        self._pending = len(lines), sum(map(len, lines))
+        return [event for line in lines if (event := _event(line))]
 
-    def clear(self) -> None:
-        """Empty the file, once all of it is acknowledged."""
-        self._path.write_bytes(b"")
-        self._size = 0
-        self.count = 0
+    def confirm(self) -> None:
+        """Pass over what was peeked at last; empty the file once all of it is."""
+        lines, size = self._pending
+        self._pending = 0, 0
+        self._confirmed += size
+        self.count -= lines
+        if self._confirmed == self._size:
+            self._path.write_bytes(b"")
+            self._size = self._confirmed = 0
+
+
+def _event(line: bytes) -> Outgoing | None:
+    """One line as an event; None for one that a crash cut short."""
+    try:
+        subject, identity, data = orjson.loads(line)
+    except ValueError:
+        return None
+    return Outgoing(subject, identity, data.encode())

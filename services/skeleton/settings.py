@@ -54,7 +54,6 @@ class Settings(BaseSettings):
     )
     bucket: str = Field("lake", description="S3 bucket of the lake and the models.")
     shards: int = Field(16, ge=1, le=1024, description="Shards of each entity in a subject.")
-    scorer_workers: int = Field(1, ge=1, description="Processes that serve `POST /score`.")
     outbox_events: int = Field(10_000, ge=1, description="Decisions held in memory, then on disk.")
     outbox_megabytes: int = Field(512, ge=1, description="Bound of the outbox's spill file.")
 

@@ -166,6 +166,12 @@ async def test_bad_fields_are_a_422_that_names_them(client, field, value):
     assert answer.json()["error"].startswith(field)
 
 
+async def test_a_transaction_from_the_future_is_a_422(client):
+    answer = await client.post("/score", json={**EXAMPLE, "event_time": "2099-01-01T00:00:00Z"})
+    assert answer.status_code == 422
+    assert answer.json()["error"].startswith("event_time")
+
+
 @pytest.mark.parametrize(
     "body", [b"", b"{", b"null", b"[1]", b"\xff\xfe", b'{"a": NaN}', b"[" * 9_999]
 )

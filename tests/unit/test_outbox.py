@@ -8,7 +8,11 @@ def event(number):
 
 
 def kept(spill):
-    return [e.id for batch in spill.batches(3) for e in batch]
+    found = []
+    while spill.count:
+        found += [e.id for e in spill.peek(3)]
+        spill.confirm()
+    return found
 
 
 def test_it_keeps_order_over_a_restart(tmp_path):
@@ -17,7 +21,6 @@ def test_it_keeps_order_over_a_restart(tmp_path):
     assert again.count == 5
     again.append([event(5)])
     assert kept(again) == [f"id-{n}" for n in range(6)]
-    again.clear()
     assert Spill(tmp_path, 10_000).count == 0
 
 
@@ -34,3 +37,21 @@ def test_a_torn_last_line_is_passed_over(tmp_path):
     with (tmp_path / "outbox.jsonl").open("ab") as file:
         file.write(b'["fraud.decision.0", "id-3", "{')
     assert kept(Spill(tmp_path, 10_000)) == ["id-1", "id-2"]
+
+
+def test_what_is_added_while_it_is_read_is_kept(tmp_path):
+    spill = Spill(tmp_path, 10_000)
+    spill.append([event(1), event(2)])
+    assert [e.id for e in spill.peek(10)] == ["id-1", "id-2"]
+    spill.append([event(3)])
+    spill.confirm()
+    assert spill.count == 1
+    assert kept(spill) == ["id-3"]
+
+
+def test_what_is_not_confirmed_comes_again(tmp_path):
+    spill = Spill(tmp_path, 10_000)
+    spill.append([event(n) for n in range(4)])
+    spill.peek(2)
+    spill.confirm()
+    assert [e.id for e in spill.peek(2)] == [e.id for e in spill.peek(2)] == ["id-2", "id-3"]

@@ -94,17 +94,29 @@ def stolen(day):
     ],
 )
 def test_drift_changes_what_it_says(drift, seen):
-    assert seen(Traffic(7).day(20), Traffic(7, drift).day(20))
+    assert seen(Traffic(7).day(20), Traffic(7, ((0, drift),)).day(20))
 
 
-def test_drift_begins_on_its_day():
-    drifting = Traffic(7, Drift(covariate=1.0, day=21))
-    assert np.array_equal(drifting.day(20).amount, Traffic(7).day(20).amount)
-    assert not np.array_equal(drifting.day(21).amount, Traffic(7).day(21).amount)
+def test_what_was_before_a_change_stays_as_it_was():
+    noon = START_US + 21 * DAY_US + DAY_US // 2
+    evening = noon + DAY_US // 4
+    still, changed = Traffic(7), Traffic(7, ((noon, Drift(covariate=1.0)), (evening, Drift())))
+    assert np.array_equal(changed.day(20).amount, still.day(20).amount)
+    was, now = still.day(21), changed.day(21)
+    morning = int(np.searchsorted(was.time, noon))
+    for name in ("time", "customer", "amount", "cart_end", "label_time"):
+        assert np.array_equal(getattr(now, name)[:morning], getattr(was, name)[:morning])
+    drifted = (now.time >= noon) & (now.time < evening)
+    assert np.median(now.amount[drifted]) > 1.3 * np.median(was.amount[morning:])
+    begins = np.concatenate([[0], now.cart_end[:-1]])
+    assert np.array_equal(np.add.reduceat(now.price, begins), now.amount)
+    assert (np.diff(now.time) > 0).all()
+    assert np.array_equal(changed.day(22).amount, still.day(22).amount)
 
 
 def test_drift_is_read_from_text():
     assert Drift.parse("covariate=0.5,null_device") == Drift(covariate=0.5, null_device=1.0)
+    assert Drift.parse("none") == Drift.parse("") == Drift()
     with pytest.raises(ValueError, match="no drift called 'wind'"):
         Drift.parse("wind=1")
     with pytest.raises(ValueError, match=r"0\.\.1"):

@@ -13,33 +13,33 @@ class Drift:
             shops, and twice as often, so what was learnt of them no longer holds.
         holiday: A season of gifts: more transactions, larger ones. Ordinary, and not fraud.
         null_device: Share of transactions that arrive without a device, as from a broken client.
-        day: First day, counted from the start of history, on which it holds.
     """
 
     covariate: float = 0.0
     concept: float = 0.0
     holiday: float = 0.0
     null_device: float = 0.0
-    day: int = 0
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.name != "day" and not 0.0 <= value <= 1.0:
+            if not 0.0 <= value <= 1.0:
                 raise ValueError(f"drift {field.name}={value}: a strength lies in 0..1")
 
     @classmethod
-    def parse(cls, text: str, day: int = 0) -> "Drift":
-        """Read "covariate=0.5,null_device=1". ValueError names what it does not know."""
-        known = [f.name for f in fields(cls) if f.name != "day"]
+    def parse(cls, text: str) -> "Drift":
+        """Read "covariate=0.5,null_device=1", or "none". ValueError names what it does not know."""
+        known = [f.name for f in fields(cls)]
         strengths = {}
+        if text == "none":
+            return cls()
         for part in filter(None, text.split(",")):
             name, _, value = part.partition("=")
             if name not in known:
                 raise ValueError(f"no drift called {name!r}: choose from {', '.join(known)}")
             strengths[name] = float(value or 1.0)
-        return cls(**strengths, day=day)
+        return cls(**strengths)
 
-    def on(self, day: int) -> "Drift":
-        """The drift in force on a day: this one, or none before it begins."""
-        return self if day >= self.day else Drift()
+
+# Drifts, each with the moment (microseconds since the epoch) from which it holds, in order.
+Schedule = tuple[tuple[int, Drift], ...]

@@ -8,7 +8,7 @@ the simulated world's own: at 200 transactions a second a day of it passes in a 
 import asyncio
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import aiohttp
@@ -30,12 +30,12 @@ from services.fraud.ingestion import (
     microseconds,
     subject,
 )
+from services.fraud.simulator.drift import Drift, Schedule
 from services.fraud.simulator.tables import label, merged, transaction
 from services.fraud.simulator.traffic import DAY_US, START_US, Traffic
 from services.skeleton.progress import Step
 
-CURSOR_BUCKET = "simulator"
-CURSOR_KEY = "fraud"
+BUCKET = "simulator"
 _TIMEOUT_S = 10.0
 _RETRY_S = 0.5
 
@@ -200,31 +200,37 @@ def happenings(traffic: Traffic, after_us: int) -> Iterator[Happening]:
         number += 1
 
 
-class Cursor:
-    """How far the simulated world has been played, kept beside the stream it was played into.
+class WorldState:
+    """How far the simulated world has been played, and how it changed, kept beside the stream.
 
-    It is moved ahead of what is sent, so that a crash skips a moment and repeats nothing.
+    The cursor is moved ahead of what is sent, so that a crash skips a moment and repeats nothing.
     """
 
     _AHEAD = 2.0
 
-    def __init__(self, bucket: KeyValue, at_us: int) -> None:
+    def __init__(self, bucket: KeyValue, at_us: int, schedule: Schedule) -> None:
         self._bucket = bucket
         self.at_us = at_us
-        self._stored = at_us
+        self.schedule = schedule
 
     @classmethod
-    async def open(cls, js: JetStreamContext, default_us: int) -> "Cursor":
-        """Read the cursor; `default_us` where none was stored."""
+    async def open(cls, js: JetStreamContext, default_us: int) -> "WorldState":
+        """Read what is kept; the world stands at `default_us` where nothing is."""
         try:
-            bucket = await js.key_value(CURSOR_BUCKET)
+            bucket = await js.key_value(BUCKET)
         except NotFoundError:
-            bucket = await js.create_key_value(bucket=CURSOR_BUCKET)
-        try:
-            entry = await bucket.get(CURSOR_KEY)
-            return cls(bucket, int(entry.value or default_us))
-        except NotFoundError:
-            return cls(bucket, default_us)
+            bucket = await js.create_key_value(bucket=BUCKET)
+        at_us = await _get(bucket, "cursor", default_us)
+        kept = await _get(bucket, "schedule", [])
+        return cls(bucket, at_us, tuple((at, Drift(**drift)) for at, drift in kept))
+
+    async def change(self, drift: Drift) -> None:
+        """Let the world change now, if it does."""
+        if drift == (self.schedule[-1][1] if self.schedule else Drift()):
+            return
+        self.schedule = (*self.schedule, (self.at_us, drift))
+        kept = [(at, asdict(change)) for at, change in self.schedule]
+        await self._bucket.put("schedule", orjson.dumps(kept))
 
     def reach(self, at_us: int) -> None:
         """Note that the world has come to a moment."""
@@ -242,4 +248,11 @@ class Cursor:
         await self._put(self.at_us)
 
     async def _put(self, at_us: int) -> None:
-        await self._bucket.put(CURSOR_KEY, str(at_us).encode())
+        await self._bucket.put("cursor", orjson.dumps(at_us))
+
+
+async def _get(bucket: KeyValue, key: str, default: Any) -> Any:
+    try:
+        return orjson.loads((await bucket.get(key)).value or b"null")
+    except NotFoundError:
+        return default

@@ -4,7 +4,8 @@ import asyncio
 import contextlib
 from collections.abc import Iterable
 
-from services.fraud.simulator.gateway import Cursor, Gateway, Happening, Report, happenings
+from services.fraud.simulator.drift import Drift
+from services.fraud.simulator.gateway import Gateway, Happening, Report, WorldState, happenings
 from services.fraud.simulator.traffic import START_US, Traffic
 from services.skeleton.progress import Step
 from services.skeleton.settings import Settings
@@ -12,22 +13,32 @@ from services.skeleton.stream import connect
 
 
 async def play(
-    config: Settings, traffic: Traffic, rate: float, seconds: float, step: Step
+    config: Settings,
+    seed: int,
+    rate: float,
+    seconds: float,
+    step: Step,
+    drift: Drift | None = None,
 ) -> Report:
     """Simulate live traffic for some seconds, from where it last stopped.
+
+    Args:
+        drift: How the world is from now on; None to leave it as it is.
 
     Raises:
         ConnectionError: NATS does not answer.
     """
     nc = await connect(config, "simulator")
-    cursor = await Cursor.open(nc.jetstream(), START_US)
-    keeping = asyncio.create_task(cursor.keep())
+    state = await WorldState.open(nc.jetstream(), START_US)
+    if drift is not None:
+        await state.change(drift)
+    keeping = asyncio.create_task(state.keep())
     try:
         gateway = Gateway(nc, config.scorer, config.shards)
-        world = happenings(traffic, cursor.at_us)
-        report = await gateway.run(world, rate, round(rate * seconds), step, cursor.reach)
+        world = happenings(Traffic(seed, state.schedule), state.at_us)
+        report = await gateway.run(world, rate, round(rate * seconds), step, state.reach)
         keeping.cancel()
-        await cursor.store()
+        await state.store()
         return report
     finally:
         keeping.cancel()

@@ -1,14 +1,14 @@
 """A day of card transactions, and the labels that follow: columns of numbers, a day at a time."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 
 import numpy as np
 
 from services.fraud.problem import DISPUTE_WINDOW_DAYS
-from services.fraud.simulator.drift import Drift
+from services.fraud.simulator.drift import Drift, Schedule
 from services.fraud.simulator.population import (
     CATEGORIES,
     CODE,
@@ -82,13 +82,33 @@ class Day:
     def __len__(self) -> int:
         return len(self.time)
 
+    def between(self, begin_us: int, end_us: int) -> "Day":
+        """The part of the day within [begin_us, end_us)."""
+        first, last = np.searchsorted(self.time, [begin_us, end_us])
+        items = slice(*(self.cart_end[i - 1] if i else 0 for i in (first, last)))
+        rows = {name: getattr(self, name)[first:last] for name in _ROWS}
+        return Day(
+            number=self.number,
+            cart_end=self.cart_end[first:last] - items.start,
+            category=self.category[items],
+            price=self.price[items],
+            **rows,
+        )
+
+
+_ROWS = ("time", "customer", "merchant", "device", "ip", "amount", "scenario", "label_time")
+
 
 @dataclass(frozen=True)
 class Traffic:
-    """The transactions of a seed, a day at a time; any day can be asked for, in any order."""
+    """The transactions of a seed, a day at a time; any day can be asked for, in any order.
+
+    Attributes:
+        schedule: How the world changes. What was before a change stays as it was.
+    """
 
     seed: int = 7
-    drift: Drift = field(default_factory=Drift)
+    schedule: Schedule = ()
 
     @property
     def population(self) -> Population:
@@ -114,8 +134,31 @@ def _population(seed: int) -> Population:
 
 @lru_cache(maxsize=40)
 def _day(traffic: Traffic, number: int) -> Day:
-    rng = generator(traffic.seed, 1, number)
-    population, drift = traffic.population, traffic.drift.on(number)
+    """A day, made of parts where the world changes within it."""
+    begin, end = START_US + number * DAY_US, START_US + (number + 1) * DAY_US
+    changes = [(0, Drift()), *traffic.schedule]
+    ends = [at for at, _ in changes[1:]] + [end]
+    parts = [
+        _make(traffic.population, number, drift).between(max(at, begin), min(until, end))
+        for (at, drift), until in zip(changes, ends, strict=True)
+        if at < end and until > begin and at < until
+    ]
+    return parts[0] if len(parts) == 1 else _joined(parts)
+
+
+def _joined(parts: list[Day]) -> Day:
+    offsets = np.cumsum([0, *(len(part.price) for part in parts)])
+    return Day(
+        number=parts[0].number,
+        cart_end=np.concatenate([p.cart_end + o for p, o in zip(parts, offsets, strict=False)]),
+        category=np.concatenate([p.category for p in parts]),
+        price=np.concatenate([p.price for p in parts]),
+        **{name: np.concatenate([getattr(p, name) for p in parts]) for name in _ROWS},
+    )
+
+
+def _make(population: Population, number: int, drift: Drift) -> Day:
+    rng = generator(population.seed, 1, number)
     fraud = [w for wave in WAVES for w in wave(population, number, drift) if len(w.customer)]
     genuine = _genuine(rng, population, number, drift)
     waves = [genuine, *fraud]
