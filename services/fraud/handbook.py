@@ -84,7 +84,7 @@ def _fit_and_judge(
     fraud = frame["fraud"].to_numpy()
     customer = frame["customer"].to_numpy()
     trained = _between(day, (train_from, TRAIN_WEEK[1]))
-    test = test_rows(day, customer, fraud)
+    test = rows_of_test_week(day, customer, fraud)
     examples = Examples(x[trained], fraud[trained], frame["amount"].to_numpy()[trained] * 100)
     model = CANDIDATES.get(candidate)(hyperparameters(candidate), FEATURES)
     with bar(f"training {candidate}") as step:
@@ -99,7 +99,7 @@ def _fit_and_judge(
     )
 
 
-def test_rows(day: Integers, customer: np.ndarray, fraud: Booleans) -> Booleans:
+def rows_of_test_week(day: Integers, customer: np.ndarray, fraud: Booleans) -> Booleans:
     """(N,) the test week's transactions of cards not yet known to be compromised.
 
     A card is known on a test day if it had a fraud in the training week, or since, `DELAY_DAYS`

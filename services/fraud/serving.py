@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from time import perf_counter, time
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import orjson
@@ -301,28 +301,16 @@ def _add_scoring(app: FastAPI, held: list[Running]) -> None:
         503: {"description": "No model yet"},
     }
 
-    @app.post(
-        "/score",
-        tags=["scoring"],
-        summary="Score one transaction",
-        openapi_extra=body,
-        responses=answers,
-    )
     async def score(request: Request) -> Response:
-        return await _answer(held[0].scorer, request, "/score")
+        return await _answer(held[0].scorer, request)
 
-    @app.post(
-        "/invocations",
-        tags=["SageMaker"],
-        summary="The same, as SageMaker asks",
-        openapi_extra=body,
-        responses=answers,
-    )
-    async def invocations(request: Request) -> Response:
-        return await _answer(held[0].scorer, request, "/invocations")
+    documented: dict[str, Any] = {"openapi_extra": body, "responses": answers}
+    app.post("/score", tags=["scoring"], summary="Score one transaction", **documented)(score)
+    app.post("/invocations", tags=["SageMaker"], summary="The same", **documented)(score)
 
 
-async def _answer(scorer: Scorer, request: Request, route: str) -> Response:
+async def _answer(scorer: Scorer, request: Request) -> Response:
+    route = request.url.path
     begin = perf_counter()
     response = await _score(scorer, request)
     REQUESTS.labels(route, str(response.status_code)).inc()

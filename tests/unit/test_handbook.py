@@ -9,7 +9,7 @@ from services.fraud.handbook import (
     _day,
     _read,
     card_precision,
-    test_rows,
+    rows_of_test_week,
 )
 from tests.conftest import DATA
 
@@ -22,12 +22,12 @@ def test_cards_known_to_be_compromised_are_left_out():
     day = np.array([train, first, first, first, first + 1, first + 1])
     card = np.array([1, 1, 2, 3, 2, 3])
     fraud = np.array([True, False, True, False, False, False])
-    assert test_rows(day, card, fraud).tolist() == [False, False, True, True, True, True]
+    assert rows_of_test_week(day, card, fraud).tolist() == [False, False, True, True, True, True]
     # A fraud between training and test is known to the test day 8 days later, not 7.
     day = np.array([train + 1, first, first + 1])
     card = np.array([4, 4, 4])
     fraud = np.array([True, False, False])
-    assert test_rows(day, card, fraud).tolist() == [False, True, False]
+    assert rows_of_test_week(day, card, fraud).tolist() == [False, True, False]
 
 
 def test_card_precision_by_hand():
@@ -40,9 +40,9 @@ def test_card_precision_by_hand():
 
 
 @pytest.mark.skipif(not FILE.exists(), reason="the handbook's file is not here")
-def test_the_published_number_of_test_rows():
+def test_the_published_number_of_rows_of_test_week():
     frame = _read(FILE)
-    found = test_rows(
+    found = rows_of_test_week(
         frame["day"].to_numpy(), frame["customer"].to_numpy(), frame["fraud"].to_numpy()
     )
     assert found.sum() == 58_264
@@ -53,6 +53,3 @@ def test_another_file_is_refused(tmp_path):
     path.write_bytes(b"nothing")
     with pytest.raises(ValueError, match="not the handbook's file"):
         _read(path)
-
-
-test_rows.__test__ = False  # a function of the protocol, not one of pytest's
