@@ -2,7 +2,19 @@
 
 import typer
 
-from services.cli import audit, demo, describe, evaluate, fault, replay, simulate, status, train, up
+from services.cli import (
+    audit,
+    bootstrap,
+    demo,
+    describe,
+    evaluate,
+    fault,
+    replay,
+    simulate,
+    status,
+    train,
+    up,
+)
 
 app = typer.Typer(
     name="whiteboard",
@@ -17,6 +29,7 @@ app = typer.Typer(
 )
 app.command("up")(up.up)
 app.command("down")(up.down)
+app.command("bootstrap")(bootstrap.bootstrap)
 app.command("status")(status.status)
 app.command("demo")(demo.demo)
 app.command("simulate")(simulate.simulate)

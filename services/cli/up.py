@@ -31,18 +31,23 @@ def down() -> None:
     say("[green]down.[/] Its data is kept." if stopped else "nothing was running.")
 
 
-def bring_up(config: Settings, seed: int, days: int) -> Supervisor:
-    """Start everything, showing progress. Ends the command where that fails."""
-    with err.status("starting NATS, Redis, SeaweedFS"):
-        supervisor = start_engines(config)
+def bootstrap_missing(config: Settings, seed: int, days: int) -> bool:
+    """Make history and a champion where they are missing. Returns whether they were."""
     # Training's libraries take seconds to import; `--help` need not wait for them.
     from services.fraud.bootstrap import bootstrap
     from services.fraud.training import TooLittleHistory
 
     try:
-        bootstrap(config, seed, days, bar)
+        return bootstrap(config, seed, days, bar)
     except (ConnectionError, TooLittleHistory) as error:
         fail(str(error))
+
+
+def bring_up(config: Settings, seed: int, days: int) -> Supervisor:
+    """Start everything, showing progress. Ends the command where that fails."""
+    with err.status("starting NATS, Redis, SeaweedFS"):
+        supervisor = start_engines(config)
+    bootstrap_missing(config, seed, days)
     with err.status("starting the scorer and the workers"):
         start_services(config, supervisor)
     return supervisor

@@ -13,8 +13,10 @@ from services.cli.main import app
 from services.fraud.design import DESIGN
 from services.skeleton.settings import Settings
 
-COMMANDS = ["up", "down", "status", "demo", "simulate", "replay", "train", "evaluate", "audit",
-            "describe", "fault"]  # fmt: skip
+COMMANDS = [
+    "up", "down", "bootstrap", "status", "demo", "simulate", "replay", "train", "evaluate",
+    "audit", "describe", "fault",
+]  # fmt: skip
 runner = CliRunner()
 
 

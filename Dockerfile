@@ -1,0 +1,32 @@
+# One file, two images: `serve` (no torch, no xgboost) and `train`.
+FROM python:3.11-slim-bookworm AS base
+ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    NUMBA_CACHE_DIR=/tmp/numba WHITEBOARD_HOME=/data WHITEBOARD_HOST=0.0.0.0
+RUN useradd --uid 10001 --create-home whiteboard && mkdir /data && chown whiteboard /data
+WORKDIR /app
+
+FROM base AS serve
+COPY requirements-serve.lock .
+RUN pip install --no-cache-dir -r requirements-serve.lock
+COPY features features
+COPY services services
+COPY infra/docker/serve /usr/local/bin/serve
+USER whiteboard
+EXPOSE 8080
+CMD ["serve"]
+
+FROM base AS train
+# Where torch's CPU build comes from; empty takes the default index: --build-arg TORCH_INDEX_URL=
+ARG TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
+COPY requirements.lock .
+RUN if grep -q '^torch==' requirements.lock && [ -n "$TORCH_INDEX_URL" ]; then \
+        grep '^torch==' requirements.lock > torch.txt \
+        && pip install --no-cache-dir --index-url "$TORCH_INDEX_URL" -r torch.txt; fi; \
+    pip install --no-cache-dir -r requirements.lock
+COPY pyproject.toml README.md LICENSE ./
+COPY features features
+COPY infra infra
+COPY services services
+RUN pip install --no-cache-dir --no-deps --no-build-isolation -e .
+USER whiteboard
+CMD ["whiteboard", "--help"]
