@@ -6,7 +6,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-e2e check bench lock down wipe
+.PHONY: help setup demo test test-e2e test-compose check bench lock down wipe
 
 help:  ## Show this
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,7 +34,10 @@ check: setup
 	$(BIN)/lint-imports --no-cache
 
 test-e2e: setup  ## The whole stack, killed and mended; minutes
-	$(BIN)/pytest -m e2e
+	$(BIN)/pytest -m e2e tests/e2e/test_demo.py
+
+test-compose: setup  ## Docker Compose: build, up, kill each container, down, up; minutes
+	$(BIN)/pytest -m e2e tests/e2e/test_compose.py
 
 bench: setup  ## Micro-benchmarks: kernel, simulator, reader
 	$(BIN)/pytest benchmarks --benchmark-only

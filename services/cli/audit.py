@@ -27,7 +27,11 @@ def audit(design: DesignArgument, as_json: JsonOption = False) -> None:
     if as_json:
         show_json(asdict(found))
     else:
-        out.print(f"{found.vectors:,} vectors, {found.mismatches} mismatches", highlight=False)
+        out.print(
+            f"{found.vectors:,} vectors, {found.mismatches} mismatches; "
+            f"{found.events:,} events, {found.gaps} gaps in their sequence",
+            highlight=False,
+        )
         for example in found.examples:
             out.print(f"  {example.transaction_id}: {example.reason} {list(example.features)}")
     if found.mismatches:

@@ -41,12 +41,16 @@ class Audit:
     Attributes:
         vectors: Decisions compared. mismatches: Those that differ. degraded: Decisions among
             them that were taken without the online store.
+        events: Events folded. gaps: Sequences up to the last that are not in the lake: messages
+            put aside as malformed, or else lost.
         examples: Some of the mismatches.
     """
 
     vectors: int = 0
     mismatches: int = 0
     degraded: int = 0
+    events: int = 0
+    gaps: int = 0
     examples: list[Mismatch] = field(default_factory=list)
 
 
@@ -85,6 +89,8 @@ def compare(events: Events, decisions: pa.Table) -> Audit:
     return Audit(
         vectors=len(decisions),
         mismatches=len(wrong),
+        events=len(events),
+        gaps=int(events.seq[-1]) - len(events),
         degraded=int(pc.sum(decisions["degraded"]).as_py() or 0),
         examples=[_example(decisions, int(i), differs[i], bool(unfounded[i])) for i in wrong[:10]],
     )

@@ -1,0 +1,173 @@
+"""Docker Compose as a person runs it: built, up, every container killed, down, and up again."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from services.fraud.serving import EXAMPLE
+
+ROOT = Path(__file__).resolve().parents[2]
+PROJECT = "whiteboard-test"
+SCORER = "http://127.0.0.1:18080"
+
+
+def docker_answers() -> bool:
+    if shutil.which("docker") is None:
+        return False
+    return subprocess.run(["docker", "info"], capture_output=True, check=False).returncode == 0
+
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.skipif(not docker_answers(), reason="no Docker engine answers here"),
+]
+
+
+def docker(*arguments: str, timeout: float = 900) -> str:
+    done = subprocess.run(
+        ["docker", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=timeout
+    )
+    assert done.returncode == 0, done.stderr[-3_000:]
+    return done.stdout
+
+
+def compose(*arguments: str) -> str:
+    return docker("compose", "-p", PROJECT, *arguments)
+
+
+@pytest.fixture(scope="module")
+def stack():
+    compose("build")
+    compose("up", "-d", "--wait")
+    yield
+    compose("down", "-v", "--timeout", "20")
+
+
+def score(base: str = SCORER, route: str = "score") -> dict:
+    request = urllib.request.Request(f"{base}/{route}", json.dumps(EXAMPLE).encode())
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        return dict(json.load(answer))
+
+
+def audit() -> dict:
+    command = ("run", "--rm", "-T", "--no-deps", "bootstrap", "whiteboard", "audit", "fraud")
+    return dict(json.loads(compose(*command, "--json")))
+
+
+def until(holds, seconds: float = 120.0) -> None:
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            if holds():
+                return
+        except OSError:
+            pass
+        assert time.monotonic() < end, "it did not come to hold"
+        time.sleep(1)
+
+
+def container(service: str) -> dict:
+    [found] = json.loads(docker("inspect", compose("ps", "-a", "-q", service).strip()))
+    return dict(found)
+
+
+def healthy(service: str) -> bool:
+    state = container(service)["State"]
+    return bool(state["Running"]) and state.get("Health", {}).get("Status") in (None, "healthy")
+
+
+def metric(port: int, name: str) -> float:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+        lines = answer.read().decode().splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
+
+
+def test_it_scores_and_streams(stack):
+    assert score()["degraded"] is False
+    begin = metric(18080, "decisions_total{")
+    until(lambda: metric(18080, "decisions_total{") > begin + 300)
+    found = audit()
+    assert found["vectors"] > 0
+    assert (found["mismatches"], found["gaps"]) == (0, 0)
+
+
+def test_images_and_containers_are_as_promised(stack):
+    size = int(docker("image", "inspect", "whiteboard-serve", "--format", "{{.Size}}"))
+    assert size < 900e6
+    code = "import importlib.util as u, sys; sys.exit(any(map(u.find_spec, ['torch', 'xgboost'])))"
+    compose("exec", "-T", "scorer", "python", "-c", code)
+    for service in ("scorer", "feature-worker", "lake-writer", "simulator", "mlflow"):
+        found = container(service)
+        assert found["Config"]["User"] == "whiteboard"
+        assert found["HostConfig"]["ReadonlyRootfs"] is True
+        assert found["HostConfig"]["Memory"] > 0
+    for service in ("nats", "redis", "seaweedfs", "prometheus", "scorer", "mlflow"):
+        for bindings in container(service)["HostConfig"]["PortBindings"].values():
+            assert [b["HostIp"] for b in bindings] == ["127.0.0.1"]
+
+
+def test_prometheus_scrapes_every_service(stack):
+    def targets() -> bool:
+        url = "http://127.0.0.1:19090/api/v1/query?query=up"
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            result = json.load(answer)["data"]["result"]
+        return {r["metric"]["job"]: r["value"][1] for r in result} == {
+            "scorer": "1", "feature-worker": "1", "lake-writer": "1",
+        }  # fmt: skip
+
+    until(targets)
+
+
+@pytest.mark.parametrize(
+    "service",
+    ["nats", "redis", "seaweedfs", "scorer", "feature-worker", "lake-writer", "mlflow",
+     "simulator", "prometheus"],
+)  # fmt: skip
+def test_a_killed_container_comes_back(stack, service):
+    # From outside: `docker kill` counts as somebody's wish, and is not followed by a restart.
+    before = container(service)
+    os.kill(before["State"]["Pid"], signal.SIGKILL)
+    until(lambda: container(service)["RestartCount"] > before["RestartCount"] and healthy(service))
+    until(lambda: score()["degraded"] is False)
+
+
+def test_nothing_was_lost_and_down_and_up_keeps_it(stack):
+    compose("stop", "simulator")
+    time.sleep(15)
+    before = audit()
+    assert (before["mismatches"], before["gaps"]) == (0, 0)
+    compose("down", "--timeout", "20")
+    compose("up", "-d", "--wait")
+    until(lambda: score()["degraded"] is False)
+    after = audit()
+    assert after["events"] >= before["events"]
+    assert after["vectors"] >= before["vectors"]
+    assert (after["mismatches"], after["gaps"]) == (0, 0)
+
+
+def test_the_image_honours_sagemakers_contract(stack, onnx, tmp_path):
+    (tmp_path / "model.onnx").write_bytes(onnx)
+    tmp_path.chmod(0o755)
+    name = docker(
+        "run", "-d", "--rm", "-p", "127.0.0.1:18999:8080", "-v", f"{tmp_path}:/opt/ml/model:ro",
+        "whiteboard-serve", "serve",
+    ).strip()  # fmt: skip
+    try:
+
+        def pings() -> bool:
+            with urllib.request.urlopen("http://127.0.0.1:18999/ping", timeout=5) as answer:
+                return bool(answer.status == 200)
+
+        until(pings)
+        found = score("http://127.0.0.1:18999", "invocations")
+        assert found["decision"] in ("approve", "decline")
+        assert found["degraded"] is True
+    finally:
+        docker("kill", name)
