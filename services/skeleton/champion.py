@@ -35,23 +35,29 @@ class Champion:
         self.model: Model | None = None
         self.refused = ""
 
-    def load(self) -> None:
+    def load(self) -> bool:
         """Load the file that is champion now, from the model folder or from S3.
 
         The file is checked and warmed before it takes over; a refused one changes nothing.
+        Returns false where S3 did not answer and it is worth asking again.
         """
         try:
             model = Model(self._file(), self._design, self._known)
+        except OSError as error:
+            log.warning("champion not loaded, S3 does not answer: %s", error)
+            return False
         except ModelRefused as error:
+            if str(error) != self.refused:
+                MODEL_REFUSED.inc()
+                log.error("champion refused, keeping %s: %s", self._serving(), error)
             self.refused = str(error)
-            MODEL_REFUSED.inc()
-            log.error("champion refused, keeping %s: %s", self._serving(), error)
-            return
+            return True
         self.refused = ""
         self.model = model
         MODEL_VERSION.clear()
         MODEL_VERSION.labels(model.card.candidate).set(model.card.version)
         log.info("serving %s", self._serving())
+        return True
 
     async def watch(self, nc: Client) -> None:
         """Reload whenever a promotion is announced. Runs until cancelled.
@@ -64,9 +70,12 @@ class Champion:
             try:
                 bucket = await nc.jetstream().key_value(BUCKET)
                 note = await bucket.get(self._design)
-                if note.revision != seen and self._differs(note.value):
-                    await asyncio.to_thread(self.load)
-                seen = note.revision or 0
+                revision = note.revision or 0
+                # Without any model the file may still come, announced or not.
+                if (self.model is None or revision != seen) and (
+                    not self._differs(note.value) or await asyncio.to_thread(self.load)
+                ):
+                    seen = revision
             except (NatsError, OSError, TimeoutError) as error:
                 log.debug("asking for promotions: %s", error)
             await asyncio.sleep(_EVERY_S)
@@ -83,8 +92,6 @@ class Champion:
             return Lake(self._settings).get(champion_path(self._design))
         except FileNotFoundError:
             raise ModelRefused("there is no champion yet: train one first") from None
-        except OSError as error:
-            raise ModelRefused(f"S3 does not answer: {error}") from None
 
     def _serving(self) -> str:
         card = self.model.card if self.model else None

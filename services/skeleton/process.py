@@ -1,10 +1,12 @@
 """How a worker process starts, shows its metrics, and stops."""
 
 import asyncio
+import contextlib
 import logging
 import signal
 from collections.abc import Awaitable, Callable
 
+from nats.errors import Error as NatsError
 from prometheus_client import start_http_server
 
 from services.skeleton.settings import Settings
@@ -36,5 +38,7 @@ async def report_lag(consumers: dict[str, OrderedConsumer]) -> None:
     """Keep the lag gauges up to date. Runs until cancelled."""
     while True:
         for name, consumer in consumers.items():
-            LAG.labels(name).set(await consumer.lag())
+            # Away for the moment: the gauge keeps its last value.
+            with contextlib.suppress(NatsError, OSError, TimeoutError):
+                LAG.labels(name).set(await consumer.lag())
         await asyncio.sleep(2.0)

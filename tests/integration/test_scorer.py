@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import httpx
 import orjson
@@ -23,19 +23,19 @@ from services.skeleton.lake import Lake
 from services.skeleton.model import stamp
 from services.skeleton.registry import announce
 from services.skeleton.stream import connect
-from tests.conftest import card, start
+from tests.conftest import card, make_settings, start
 from tests.integration.conftest import until
 from tests.unit.test_ingestion import BAD
 
 
 class Engines:
-    """A NATS and a Redis of one test's own, by name."""
+    """Engines of one test's own, by name; NATS and Redis run from the beginning."""
 
     def __init__(self, config):
         self.config = config
-        self._wanted = {p.name: p for p in engines(config) if p.name != "seaweedfs"}
+        self._wanted = {p.name: p for p in engines(config)}
         self._running = {}
-        for name in self._wanted:
+        for name in ("nats", "redis"):
             self.start(name)
 
     def start(self, name):
@@ -314,6 +314,32 @@ async def test_a_bad_model_file_is_refused_and_the_champion_stays(client, own, c
         return (await client.post("/score", json=EXAMPLE)).json()["model"] == "xgboost:4"
 
     await until(mended)
+
+
+async def test_a_champion_that_s3_did_not_give_is_asked_for_again(tmp_path, onnx):
+    made = make_settings(tmp_path)
+    every = Engines(made)
+    try:
+        nc = await connect(made, "test")
+        await announce(nc, "fraud", 1)
+        await nc.close()
+        async with serving(made) as client:
+            assert (await client.get("/readyz")).status_code == 503
+            every.start("seaweedfs")
+
+            async def stored():
+                with suppress(OSError):
+                    await asyncio.to_thread(Lake(made).put, champion_path("fraud"), onnx)
+                    return True
+
+            await until(stored)
+
+            async def ready():
+                return (await client.get("/readyz")).status_code == 200
+
+            await until(ready)
+    finally:
+        every.stop()
 
 
 async def test_without_a_model_it_says_what_to_do(own, config):

@@ -1,13 +1,14 @@
 """The simulated world: repeatable, plausible, and changing where told."""
 
 import hashlib
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
 
 from services.fraud.ingestion import LabelEvent, Transaction, microseconds
 from services.fraud.simulator.drift import Drift
-from services.fraud.simulator.gateway import Happening, happenings
+from services.fraud.simulator.gateway import Happening, Present, happenings
 from services.fraud.simulator.population import CATEGORIES, RESALE
 from services.fraud.simulator.scenarios import CART_FRAUD, SCENARIOS, STOLEN_CARD
 from services.fraud.simulator.tables import transaction, transaction_table
@@ -131,6 +132,13 @@ def test_live_events_go_on_where_they_stopped():
     assert any(isinstance(h.event, LabelEvent) for h in first)
     again = happenings(Traffic(7), times[1_500])
     assert next(again).event == first[1_501].event
+
+
+def test_no_world_is_played_past_the_present():
+    now = datetime(2026, 5, 1, tzinfo=UTC)
+    present = Present(now.timestamp)
+    assert present.wait_s(now - timedelta(days=900)) == 0.0
+    assert present.wait_s(now + timedelta(seconds=3)) == 3.0
 
 
 def test_one_transaction_is_its_row():
