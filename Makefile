@@ -14,8 +14,10 @@ help:  ## Show this
 $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(BIN)/pip install --disable-pip-version-check --progress-bar off -r requirements.lock 2>&1 \
-	    | awk -v of=$$(grep -c == requirements.lock) -f infra/local/pip-progress.awk
+	@[ -t 1 ] && terminal=1 || terminal=0; \
+	$(BIN)/pip install --disable-pip-version-check --progress-bar off -r requirements.lock 2>&1 \
+	    | awk -v terminal=$$terminal -v of=$$(grep -c == requirements.lock) \
+	        -f infra/local/pip-progress.awk
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $(STAMP)
 
