@@ -1,10 +1,10 @@
 """Feast's offline store over one DuckDB ASOF JOIN: point in time, strictly before, in seconds.
 
 A Feast extension point (`offline_store.type` names this class). Feast's own stores join rows with
-timestamp <= the entity's, so a transaction would see the state it produced itself; and they took
-40 s and more where this takes one (see docs/adr/0002). The order joined on is the stream's
-sequence where the entity rows carry one (`seq`), else the event time: online, a request sees what
-came before it in the stream, which for a late event is not what came before it in time.
+timestamp <= the entity's, so a transaction would see the state it produced itself (see
+docs/adr/0002). The order joined on is the stream's sequence where the entity rows carry one
+(`seq`), else the event time: online, a request sees what came before it in the stream, which for
+a late event is not what came before it in time.
 """
 
 from collections.abc import Callable, Sequence
