@@ -4,6 +4,8 @@ SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -ec
 BIN := .venv/bin
 STAMP := .venv/.installed
+# Where torch's CPU build comes from; empty, or out of reach: PyPI's, with gigabytes of CUDA on Linux.
+TORCH_INDEX_URL ?= https://download.pytorch.org/whl/cpu
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-e2e test-compose check bench lock down wipe
@@ -14,6 +16,9 @@ help:  ## Show this
 $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@[ -z "$(TORCH_INDEX_URL)" ] || ! curl -fsIo /dev/null --max-time 5 "$(TORCH_INDEX_URL)/torch/" \
+	    || $(BIN)/pip install --quiet --disable-pip-version-check --no-deps \
+	        --index-url "$(TORCH_INDEX_URL)" "$$(grep '^torch==' requirements.lock)"
 	@[ -t 1 ] && terminal=1 || terminal=0; \
 	$(BIN)/pip install --disable-pip-version-check --progress-bar off -r requirements.lock 2>&1 \
 	    | awk -v terminal=$$terminal -v of=$$(grep -c == requirements.lock) \
@@ -44,9 +49,12 @@ test-compose: setup  ## Docker Compose: build, up, kill each container, down, up
 bench: setup  ## Micro-benchmarks: kernel, simulator, reader
 	$(BIN)/pytest benchmarks --benchmark-only
 
+# torch's CUDA libraries stay out of the lock: its CPU build has none, and pip finds them for others.
 lock: setup  ## Pin requirements.lock anew from pyproject.toml
 	$(BIN)/pip install --quiet uv
-	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --no-emit-index-url --no-annotate --no-header -o requirements.lock
+	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --no-emit-index-url --no-annotate --no-header \
+	    | grep -vE '^(nvidia-|cuda-|triton)' > requirements.lock.new
+	mv requirements.lock.new requirements.lock
 
 down: setup  ## Stop the stack
 	$(BIN)/whiteboard down

@@ -8,7 +8,17 @@ import pandas as pd
 import pyarrow as pa
 
 from features.folding import Backfilled, EventColumns
-from features.spec import SEQ_COLUMN, TIME_COLUMN, Booleans, Floats, Integers
+from features.spec import (
+    SEQ,
+    SEQ_COLUMN,
+    TIME,
+    TIME_COLUMN,
+    Booleans,
+    Floats,
+    Integers,
+    Key,
+    View,
+)
 from services.skeleton.lake import Lake
 
 _LOG_ROWS = 200_000
@@ -55,19 +65,31 @@ def _after(rows: Integers) -> tuple[Integers, Integers, Booleans]:
 def _table(
     events: EventColumns, done: Backfilled, chosen: Integers, rows: Integers, after: Floats
 ) -> pa.Table:
-    width = done.state.width
-    offsets = np.arange(0, (len(chosen) + 1) * width, width, dtype=np.int32)
-    time_us = np.rint(events.time[chosen] * 1e6).astype(np.int64)
     columns = {
         key: pa.array(np.array([k[i] for k in done.keys], dtype=object)).take(pa.array(rows))
         for i, key in enumerate(done.state.keys)
     }
+    return _logged(done.state, columns, events.seq[chosen], events.time[chosen], after)
+
+
+def row_table(view: View, keys: list[Key], rows: Floats) -> pa.Table:
+    """Rows of K entities as the log keeps them, dated by themselves."""
+    columns = {key: pa.array([k[i] for k in keys], pa.string()) for i, key in enumerate(view.keys)}
+    return _logged(view, columns, rows[:, SEQ].astype(np.int64), rows[:, TIME], rows)
+
+
+def _logged(
+    view: View, columns: dict[str, pa.Array], seq: Integers, time: Floats, rows: Floats
+) -> pa.Table:
+    width = view.width
+    offsets = np.arange(0, (len(rows) + 1) * width, width, dtype=np.int32)
+    time_us = np.rint(time * 1e6).astype(np.int64)
     return pa.table(
         {
             **columns,
-            SEQ_COLUMN: events.seq[chosen],
+            SEQ_COLUMN: seq,
             TIME_COLUMN: pa.array(time_us).cast(pa.timestamp("us", tz="UTC")),
-            done.state.name: pa.ListArray.from_arrays(offsets, after.reshape(-1)),
+            view.name: pa.ListArray.from_arrays(offsets, rows.reshape(-1)),
         }
     )
 

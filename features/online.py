@@ -16,7 +16,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 
-from features.spec import SEQ, TIME, Floats, Key, State
+from features.spec import SEQ, TIME, Floats, Key, View
 
 PROJECT = "whiteboard"
 
@@ -49,14 +49,14 @@ class Layout:
     """Where one state's rows lie in Redis, and how a row is written.
 
     Attributes:
-        state: The accumulator stored.
+        state: The accumulator or embedding stored.
         prefix: First part of every key: the number and names of the join keys.
         order: Positions of the state's keys in the sorted order Feast stores them in.
         field: Hash field of the row. stamp: hash field of its time.
         header: Bytes before the raw float64s.
     """
 
-    state: State
+    state: View
     prefix: bytes
     order: tuple[int, ...]
     field: bytes
@@ -64,7 +64,7 @@ class Layout:
     header: bytes
 
     @classmethod
-    def of(cls, state: State) -> "Layout":
+    def of(cls, state: View) -> "Layout":
         """Compile a state's layout."""
         names = sorted(state.keys)
         joined = b"".join(_STRING + _sized(name) for name in names)
@@ -112,7 +112,7 @@ def _timestamp(seconds: float) -> bytes:
 class OnlineReader:
     """Reads the states one request needs, in one pipelined round trip."""
 
-    def __init__(self, redis: AsyncRedis, states: Sequence[State]) -> None:
+    def __init__(self, redis: AsyncRedis, states: Sequence[View]) -> None:
         self._redis = redis
         self._layouts = [Layout.of(state) for state in states]
 
@@ -141,7 +141,7 @@ class OnlineReader:
 class OnlineTable:
     """One state's rows in Redis, for their owner: read many, fold, write many."""
 
-    def __init__(self, redis: Redis, state: State) -> None:
+    def __init__(self, redis: Redis, state: View) -> None:
         self._redis = redis
         self._layout = Layout.of(state)
 

@@ -15,7 +15,8 @@ NaN, and everything read from it is NaN.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,7 @@ HALF_LIVES = np.array([1 * HOUR, 1 * DAY, 7 * DAY, 30 * DAY])
 HALF_LIFE_NAMES = ("1h", "1d", "7d", "30d")
 
 SEQ, TIME, LAST_SEEN, FIRST_SEQ, SUMS = range(5)
+VALUES = 2  # where an embedding's values begin
 
 SEQ_COLUMN = "seq"
 TIME_COLUMN = "event_timestamp"
@@ -36,6 +38,17 @@ Booleans = npt.NDArray[np.bool_]
 Key = tuple[str, ...]
 # Keys of N events by entity, None where absent.
 Columns = Mapping[str, Sequence[str | None] | npt.NDArray[np.object_]]
+
+
+class View(Protocol):
+    """What is stored of an entity: one row of float64, of which the first is `SEQ`, then `TIME`."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def keys(self) -> tuple[str, ...]: ...
+    @property
+    def width(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -65,6 +78,25 @@ class State:
 
 
 @dataclass(frozen=True)
+class Embedding:
+    """One entity type's place in a graph, written every night: [seq, time, values...].
+
+    Attributes:
+        name: Also the name of its Feast feature view. keys: Columns that identify the entity.
+        size: Number of values. `seq` is that of the last event the night knew.
+    """
+
+    name: str
+    keys: tuple[str, ...]
+    size: int
+
+    @property
+    def width(self) -> int:
+        """Number of float64 values in a row."""
+        return VALUES + self.size
+
+
+@dataclass(frozen=True)
 class FeatureSpec:
     """What a design declares of its features.
 
@@ -72,6 +104,9 @@ class FeatureSpec:
         design: Its name, and that of its feature service.
         states: Accumulators; each becomes a feature view with one column, the row.
         groups: Feature groups by name; each becomes an on-demand view that reads states.
+        embeddings: Written nightly; each becomes a feature view with one column, the row.
+        embedded: Feature groups that read embeddings. They have a feature service of their own,
+            for the models that ask for them.
         own: Columns a request brings along, float64.
         reading: "module:function", called with (group, frame of states and own columns), returns
             the group's features as a frame. A name, since Feast keeps views in a registry.
@@ -82,3 +117,5 @@ class FeatureSpec:
     groups: Mapping[str, tuple[str, ...]]
     own: tuple[str, ...]
     reading: str
+    embeddings: tuple[Embedding, ...] = ()
+    embedded: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

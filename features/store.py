@@ -27,7 +27,7 @@ from feast.transformation.pandas_transformation import PandasTransformation
 from feast.types import Array, Float64, String
 
 from features.online import PROJECT
-from features.spec import TIME_COLUMN, FeatureSpec, State
+from features.spec import TIME_COLUMN, FeatureSpec, View
 from services.skeleton.settings import Settings
 
 
@@ -65,17 +65,30 @@ def definitions(
     """Everything Feast is told about a design."""
     entities = {
         key: Entity(name=key, join_keys=[key], value_type=ValueType.STRING)
-        for state in spec.states
-        for key in state.keys
+        for view in _views(spec)
+        for key in view.keys
     }
     views = [_state_view(state, entities, log_path) for state in spec.states]
     request = RequestSource(name="request", schema=[Field(name=n, dtype=Float64) for n in spec.own])
-    groups = [_group_view(spec, name, views, request) for name in spec.groups]
-    service = FeatureService(name=spec.design, features=list(groups))
-    return [*entities.values(), *views, *groups, service]
+    groups = [_group_view(spec, n, names, [*views, request]) for n, names in spec.groups.items()]
+    services = [FeatureService(name=spec.design, features=list(groups))]
+    placed = [_state_view(e, entities, log_path) for e in spec.embeddings]
+    if placed:
+        groups += [_group_view(spec, n, names, placed) for n, names in spec.embedded.items()]
+        services.append(FeatureService(name=graph_service(spec), features=list(groups)))
+    return [*entities.values(), *views, *placed, *groups, *services]
 
 
-def _state_view(state: State, entities: Mapping[str, Entity], log_path: str) -> FeatureView:
+def _views(spec: FeatureSpec) -> tuple[View, ...]:
+    return (*spec.states, *spec.embeddings)
+
+
+def graph_service(spec: FeatureSpec) -> str:
+    """Name of the feature service that has the embeddings too."""
+    return f"{spec.design}_graph"
+
+
+def _state_view(state: View, entities: Mapping[str, Entity], log_path: str) -> FeatureView:
     keys = [Field(name=key, dtype=String) for key in state.keys]
     return FeatureView(
         name=state.name,
@@ -88,18 +101,20 @@ def _state_view(state: State, entities: Mapping[str, Entity], log_path: str) -> 
         ),
         ttl=timedelta(0),
         online=True,
-        description=f"sums of {', '.join(state.measures)} by {', '.join(state.keys)}",
     )
 
 
 def _group_view(
-    spec: FeatureSpec, name: str, views: list[FeatureView], request: RequestSource
+    spec: FeatureSpec,
+    name: str,
+    features: tuple[str, ...],
+    sources: list[FeatureView | RequestSource],
 ) -> OnDemandFeatureView:
     transform = _reader(spec.reading, name)
     return OnDemandFeatureView(
         name=name,
-        sources=[*views, request],
-        schema=[Field(name=feature, dtype=Float64) for feature in spec.groups[name]],
+        sources=sources,
+        schema=[Field(name=feature, dtype=Float64) for feature in features],
         feature_transformation=PandasTransformation(udf=transform, udf_string=spec.reading),
         mode="pandas",
     )

@@ -16,7 +16,7 @@ import pytest
 from features.folding import Backfilled
 from infra.local.engines import Process, engines, environment, free_port, taken
 from services.fraud.candidates import CANDIDATES
-from services.fraud.features import FEATURES, vectors
+from services.fraud.features import TABULAR, vectors
 from services.fraud.history import fold_history, simulate
 from services.fraud.ingestion import Events
 from services.fraud.problem import Kpi
@@ -54,7 +54,7 @@ def make_settings(home: Path) -> Settings:
         s3_port=consecutive_ports(1),
         s3_internal_port=consecutive_ports(4),
         scorer_port=free_port(),
-        metrics_port=consecutive_ports(2),
+        metrics_port=consecutive_ports(4),
     )
 
 
@@ -134,7 +134,7 @@ class World:
 
     @property
     def examples(self) -> Examples:
-        return Examples(self.vectors, self.fraud, self.amount)
+        return Examples(self.vectors[:, : len(TABULAR)], self.fraud, self.amount)
 
 
 @pytest.fixture(scope="session")
@@ -146,7 +146,7 @@ def world() -> World:
 def candidate(world: World) -> Candidate:
     """A small XGBoost, trained for real."""
     small = {"rounds": 30, "max_depth": 4, "eta": 0.3}
-    made = CANDIDATES.get("xgboost")(small, FEATURES)
+    made = CANDIDATES.get("xgboost")(small, TABULAR)
     made.fit(world.examples, world.examples, 0, lambda *_: None)
     return made
 
@@ -159,7 +159,7 @@ def card(**changes: object) -> ModelCard:
         design="fraud",
         candidate="xgboost",
         version=1,
-        features=FEATURES,
+        features=TABULAR,
         threshold=0.2,
         kpi={"review_minor": Kpi().review},
         trained_on="test",

@@ -12,6 +12,7 @@ from services.cli import (
     replay,
     simulate,
     status,
+    swap,
     train,
     up,
 )
@@ -35,6 +36,11 @@ app.command("demo")(demo.demo)
 app.command("simulate")(simulate.simulate)
 app.command("replay")(replay.replay)
 app.command("train")(train.train)
+app.command("swap")(swap.swap)
+app.command("retrain")(swap.retrain)
+app.command("night")(swap.night)
+app.command("rollback")(swap.rollback)
+app.command("history")(swap.history)
 app.command("evaluate")(evaluate.evaluate)
 app.command("audit")(audit.audit)
 app.command("describe")(describe.describe)

@@ -14,6 +14,7 @@ from features.online import OnlineTable
 from services.fraud import history
 from services.fraud.features import STATES
 from services.fraud.ingestion import STREAM, STREAMS, Events
+from services.fraud.retraining import promote_unjudged
 from services.fraud.simulator.gateway import WorldState
 from services.fraud.simulator.traffic import DAY_US, START_US, Traffic
 from services.fraud.training import WARM_UP_DAYS, train
@@ -39,7 +40,8 @@ def bootstrap(config: Settings, seed: int, days: int, bar: Bar) -> bool:
         _make_history(config, Traffic(seed), days, bar)
     untrained = not Lake(config).exists(champion_path("fraud"))
     if untrained:
-        train(config, CANDIDATE, seed, bar)
+        made = train(config, CANDIDATE, seed, bar)
+        promote_unjudged(config, made, "the first champion")
     return fresh or untrained
 
 

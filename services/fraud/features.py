@@ -2,7 +2,9 @@
 
 Four groups: the transaction itself, the customer's behaviour, the risk of its device and IP
 address, and the merchant's profile. All but the first are readings of accumulators, taken at
-request time by the very function that reads them for training.
+request time by the very function that reads them for training. Two more are there for the
+candidates that ask for them: the items of the cart, and every party's place in the graph of who
+buys where, written nightly.
 
 Why not windows (count in the last hour, day, week) written by a batch job? They are stale the
 moment they are written, a sliding window needs the events themselves, and the SQL that makes them
@@ -11,6 +13,7 @@ nanoseconds, is exact at any time of reading, and has one implementation.
 """
 
 import math
+import zlib
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
@@ -25,12 +28,16 @@ from features.spec import (
     HALF_LIVES,
     HOUR,
     LAST_SEEN,
+    SEQ,
+    VALUES,
     Booleans,
+    Embedding,
     FeatureSpec,
     Floats,
     State,
 )
-from services.fraud.ingestion import Events, Transaction, microseconds
+from services.fraud.ingestion import ENTITIES, Events, Transaction, microseconds
+from services.skeleton.model import Floats32
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -91,7 +98,21 @@ GROUPS: dict[str, tuple[str, ...]] = {
 # What a request brings along: UTC seconds, major units, items in the cart (NaN without a cart),
 # the price of its dearest item.
 OWN = ("request_seconds", "request_amount", "request_items", "request_highest_price")
-FEATURES = tuple(name for group in GROUPS.values() for name in group)
+TABULAR = tuple(name for group in GROUPS.values() for name in group)
+
+# Where a party stands in the graph of who buys where: see `graph.py`.
+GRAPH_SIZE = 8
+GRAPH = tuple(
+    Embedding(f"{entity.removesuffix('_id')}_graph", (entity,), GRAPH_SIZE) for entity in ENTITIES
+)
+PLACES = tuple(f"{view.name}_{i}" for view in GRAPH for i in range(GRAPH_SIZE))
+FEATURES = TABULAR + PLACES
+
+# A cart as a set of items: a category's bucket (names are hashed, so a new one needs no new
+# vocabulary), and the price in major units. Rows that only fill up have bucket -1.
+ITEMS = ("category_bucket", "price")
+BUCKETS = 256
+SETS = {"items": ITEMS}
 
 # Offsets of the measures, as constants the compiled functions can see.
 _N = CUSTOMER.offset("transactions")
@@ -200,6 +221,7 @@ def merchant_profile(row: Floats, t: float, amount: float, out: Floats) -> None:
 _T_END = len(GROUPS["transaction"])
 _C_END = _T_END + len(GROUPS["customer_behaviour"])
 _D_END = _C_END + len(GROUPS["device_ip_risk"])
+_M_END = _D_END + len(GROUPS["merchant_profile"])
 
 
 @compiled
@@ -217,7 +239,7 @@ def read(
     Args:
         customer, merchant, pair, device, ip: (N, width) state rows as of before each transaction.
         own: (N, len(OWN)) what the transactions say of themselves.
-        out: (N, len(FEATURES)) receives the vectors.
+        out: (N, len(FEATURES)) receives the tabular part of the vectors.
     """
     for n in range(out.shape[0]):
         row = out[n]
@@ -225,7 +247,7 @@ def read(
         transaction(t, amount, items, highest, row[:_T_END])
         customer_behaviour(customer[n], t, amount, row[_T_END:_C_END])
         device_ip_risk(device[n], pair[n], ip[n], t, row[_C_END:_D_END])
-        merchant_profile(merchant[n], t, amount, row[_D_END:])
+        merchant_profile(merchant[n], t, amount, row[_D_END:_M_END])
 
 
 def contributions(state: State, events: Events, first: Mapping[str, Booleans]) -> Floats:
@@ -247,10 +269,11 @@ def contributions(state: State, events: Events, first: Mapping[str, Booleans]) -
 
 
 def vectors(rows: Mapping[str, Floats], own: Floats) -> Floats:
-    """Feature vectors of N transactions, (N, len(FEATURES)).
+    """Feature vectors of N transactions, (N, len(FEATURES)); NaN for a place that is not known.
 
     Args:
-        rows: By state name, (N, width): the states as of before each transaction.
+        rows: By state name, (N, width): the states as of before each transaction; and, where
+            they were read, the embeddings.
         own: (N, len(OWN)) what the transaction says of itself, in the order of `OWN`.
     """
     out = np.empty((len(own), len(FEATURES)))
@@ -258,7 +281,28 @@ def vectors(rows: Mapping[str, Floats], own: Floats) -> Floats:
         rows[CUSTOMER.name], rows[MERCHANT.name], rows[PAIR.name], rows[DEVICE.name],
         rows[IP.name], own, out,
     )  # fmt: skip
+    out[:, _M_END:] = np.nan
+    for number, view in enumerate(GRAPH):
+        if view.name in rows:
+            begin = _M_END + number * GRAPH_SIZE
+            out[:, begin : begin + GRAPH_SIZE] = places(rows[view.name])
     return out
+
+
+def places(rows: Floats) -> Floats:
+    """The values of N embedding rows, (N, GRAPH_SIZE): NaN for an entity no night has seen."""
+    return np.where(rows[:, SEQ, None] > 0.0, rows[:, VALUES:], np.nan)
+
+
+def bucket(category: str) -> int:
+    """The bucket of a category's name, in 0..BUCKETS - 1."""
+    return zlib.crc32(category.encode()) % BUCKETS
+
+
+def cart_items(transaction: Transaction) -> Floats32:
+    """A transaction's cart as a set, (1, M, len(ITEMS)); one row that only fills up if empty."""
+    items = [(float(bucket(i.category)), i.price_minor / 100.0) for i in transaction.cart]
+    return np.array([items or [(-1.0, 0.0)]], dtype=np.float32)
 
 
 def own_columns(transaction: Transaction) -> tuple[float, float, float, float]:
@@ -279,6 +323,9 @@ def read_frame(group: str, frame: "pd.DataFrame") -> "pd.DataFrame":
 
     from features.log import stack
 
+    if group in EMBEDDED:
+        read_places = [places(stack(frame[v.name], v.width)) for v in GRAPH]
+        return pd.DataFrame(np.hstack(read_places), columns=list(PLACES))
     rows = {state.name: stack(frame[state.name], state.width) for state in STATES}
     found = vectors(rows, np.ascontiguousarray(frame[list(OWN)].to_numpy(dtype=np.float64)))
     names = GROUPS[group]
@@ -286,10 +333,13 @@ def read_frame(group: str, frame: "pd.DataFrame") -> "pd.DataFrame":
     return pd.DataFrame(found[:, begin : begin + len(names)], columns=list(names))
 
 
+EMBEDDED = {"graph": PLACES}
 SPEC = FeatureSpec(
     design="fraud",
     states=STATES,
     groups=GROUPS,
     own=OWN,
     reading="services.fraud.features:read_frame",
+    embeddings=GRAPH,
+    embedded=EMBEDDED,
 )

@@ -20,7 +20,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from features.folding import backfill
 from features.spec import DAY, Booleans, Floats, Integers
 from services.fraud.candidates import CANDIDATES
-from services.fraud.features import FEATURES, STATES, contributions, vectors
+from services.fraud.features import STATES, TABULAR, contributions, vectors
 from services.fraud.ingestion import EPOCH, Events, seconds
 from services.fraud.training import hyperparameters
 from services.skeleton.candidates import Examples
@@ -86,10 +86,14 @@ def _fit_and_judge(
     trained = _between(day, (train_from, TRAIN_WEEK[1]))
     test = rows_of_test_week(day, customer, fraud)
     examples = Examples(x[trained], fraud[trained], frame["amount"].to_numpy()[trained] * 100)
-    model = CANDIDATES.get(candidate)(hyperparameters(candidate), FEATURES)
+    chosen = CANDIDATES.get(candidate)
+    if chosen.sets or chosen.groups:
+        wanted = ", ".join(chosen.sets + chosen.groups)
+        raise ValueError(f"{candidate} needs {wanted}, which this file does not have")
+    model = chosen(hyperparameters(candidate), TABULAR)
     with bar(f"training {candidate}") as step:
         model.fit(examples, examples, seed, step)
-    score = model.score(x[test])
+    score = model.score(Examples(x[test], fraud[test], np.zeros(int(test.sum()))))
     return Result(
         rows=int(test.sum()),
         trained_on=int(trained.sum()),
@@ -164,7 +168,7 @@ def _features(frame: pd.DataFrame) -> Floats:
     nothing = np.full(n, np.nan)
     time = seconds(frame["us"].to_numpy())
     own = np.column_stack([time, frame["amount"].to_numpy(), nothing, nothing])
-    return vectors({name: done.before for name, done in folded.items()}, own)
+    return vectors({name: done.before for name, done in folded.items()}, own)[:, : len(TABULAR)]
 
 
 def _events(frame: pd.DataFrame) -> tuple[Events, Integers]:

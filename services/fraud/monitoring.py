@@ -5,21 +5,24 @@ of every row it read. The audit folds the raw events of the lake anew up to that
 the features again and demands the same bytes. Comparing distributions instead would need many
 decisions to see a small error and could never say which one was wrong.
 
-Drift of features and scores (KS, PSI) and shadow mode are not built yet.
+Shadow mode is `shadow.py`. Drift of features and scores (KS, PSI) is not built yet.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 from pyarrow import compute as pc
 
 from features.folding import backfill
-from features.spec import SEQ, Floats, Integers, State
-from services.fraud.features import FEATURES, STATES, contributions, vectors
+from features.log import stack
+from features.spec import SEQ, SEQ_COLUMN, Embedding, Floats, Integers
+from services.fraud.features import FEATURES, GRAPH, STATES, contributions, vectors
 from services.fraud.history import DECISIONS_TABLE, LABELS_TABLE, TRANSACTIONS_TABLE
 from services.fraud.ingestion import ENTITIES, Events
+from services.fraud.places import log_tables
 from services.fraud.training import entity_frame, own_frame
 from services.skeleton.lake import Lake
 
@@ -66,18 +69,23 @@ def audit(lake: Lake) -> Audit:
         return Audit()
     columns = ["event_time", *ENTITIES, "fraud"]
     events = Events.from_tables(transactions, lake.read(LABELS_TABLE, columns))
-    return compare(events, decisions)
+    return compare(events, decisions, log_tables(lake))
 
 
-def compare(events: Events, decisions: pa.Table) -> Audit:
+def compare(
+    events: Events, decisions: pa.Table, nights: Mapping[str, pa.Table | None] | None = None
+) -> Audit:
     """Compare logged vectors with those that folding `events` gives.
 
     Args:
         events: All events up to and past the decisions, in stream order.
         decisions: Rows of `ingestion.DECISIONS`.
+        nights: By view name, the log of the places in the graph.
     """
     logged = _seqs(decisions)
     rows = rows_at(events, decisions, logged)
+    for view in GRAPH:
+        rows[view.name] = _placed(decisions, view, logged[view.name], (nights or {}).get(view.name))
     own = own_frame(entity_frame(decisions))
     again = vectors(rows, own)
     seen = np.array(decisions["features"].to_pylist(), dtype=np.float64).reshape(len(decisions), -1)
@@ -116,6 +124,23 @@ def rows_at(
     return rows
 
 
+def _placed(decisions: pa.Table, view: Embedding, logged: Integers, log: pa.Table | None) -> Floats:
+    """(D, width): each decision's place as the night it names wrote it."""
+    rows = np.full((len(decisions), view.width), np.nan)
+    rows[logged == 0] = 0.0
+    named = np.nonzero(logged > 0)[0]
+    if log is None or not len(named):
+        return rows
+    key = view.keys[0]
+    kept = log.to_pandas().assign(place=np.arange(len(log)))
+    asked = pd.DataFrame({key: decisions[key].to_pandas()[named], SEQ_COLUMN: logged[named]})
+    found = asked.merge(kept[[key, SEQ_COLUMN, "place"]], on=[key, SEQ_COLUMN], how="left")
+    there = found["place"].notna().to_numpy()
+    values = kept[view.name].iloc[found["place"][there].astype(np.int64)]
+    rows[named[there]] = stack(values, view.width)
+    return rows
+
+
 @dataclass(frozen=True)
 class _Probed:
     """Events with probes among them. probe: (N,) index of the decision, -1 for an event."""
@@ -151,11 +176,12 @@ def _with_probes(events: Events, decisions: pa.Table, after: Integers) -> _Probe
 def _seqs(decisions: pa.Table) -> dict[str, Integers]:
     """By state, (D,) logged sequences, -1 where the row was not read."""
     logged = [dict(pairs) for pairs in decisions["seqs"].to_pylist()]
-    return {s.name: np.array([_known(d, s) for d in logged], dtype=np.int64) for s in STATES}
+    names = [state.name for state in STATES] + [view.name for view in GRAPH]
+    return {n: np.array([_known(d, n) for d in logged], dtype=np.int64) for n in names}
 
 
-def _known(logged: Mapping[str, int | None], state: State) -> int:
-    value = logged.get(state.name)
+def _known(logged: Mapping[str, int | None], name: str) -> int:
+    value = logged.get(name)
     return -1 if value is None else int(value)
 
 

@@ -7,6 +7,7 @@ small amounts.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -17,6 +18,9 @@ REVIEW_COST_MINOR = 500
 CHARGEBACK_FEE_MINOR = 1_500
 DISPUTE_WINDOW_DAYS = 14
 LATENCY_BUDGET_MS = 50.0
+
+# Where hyperparameters are, a file a candidate.
+CONF = Path(__file__).parent / "conf"
 
 Floats = npt.NDArray[np.float64]
 Booleans = npt.NDArray[np.bool_]

@@ -2,13 +2,10 @@
 
 import asyncio
 import time
-import urllib.request
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from nats.js.errors import NotFoundError
-from prometheus_client.parser import text_string_to_metric_families
 
 from services.fraud import feature_worker, lake_writer
 from services.fraud.history import DECISIONS_TABLE
@@ -17,11 +14,11 @@ from services.fraud.monitoring import Audit, audit
 from services.fraud.problem import Kpi
 from services.fraud.simulator.gateway import Report
 from services.skeleton.lake import Lake
+from services.skeleton.scrape import Buckets, buckets, quantile
 from services.skeleton.settings import Settings
 from services.skeleton.stream import connect
 
 _SETTLE_S = 60.0
-Buckets = Mapping[float, float]
 
 
 def latency(report: Report) -> dict[str, float]:
@@ -82,31 +79,9 @@ def lost(lake: Lake, report: Report) -> int:
 
 
 def freshness_buckets(config: Settings) -> Buckets:
-    """The feature worker's freshness histogram as it stands: upper bound (s) -> count."""
+    """The feature worker's freshness histogram as it stands."""
     url = f"http://{config.host}:{config.metrics_port}/metrics"
-    with urllib.request.urlopen(url, timeout=5) as answer:
-        text = answer.read().decode()
-    return {
-        float(sample.labels["le"]): sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-        if sample.name == "freshness_seconds_bucket"
-    }
-
-
-def quantile_ms(before: Buckets, after: Buckets, q: float) -> float:
-    """Quantile of what was observed between two readings, interpolated in its bucket, ms."""
-    bounds = sorted(after)
-    counts = np.array([after[b] - before.get(b, 0.0) for b in bounds])
-    if counts[-1] <= 0:
-        return float("nan")
-    rank = q * counts[-1]
-    i = int(np.searchsorted(counts, rank))
-    low = bounds[i - 1] if i else 0.0
-    below = counts[i - 1] if i else 0.0
-    high = bounds[i] if np.isfinite(bounds[i]) else low
-    share = (rank - below) / max(counts[i] - below, 1e-9)
-    return float((low + (high - low) * share) * 1e3)
+    return buckets(url, "freshness_seconds")
 
 
 def figures(
@@ -126,8 +101,8 @@ def figures(
         "errors": report.errors,
         "rate": report.requests / max(report.seconds, 1e-9),
         "lost": lost(lake, report),
-        "freshness_p50_ms": quantile_ms(before, after, 0.50),
-        "freshness_p99_ms": quantile_ms(before, after, 0.99),
+        "freshness_p50_ms": quantile(before, after, 0.50) * 1e3,
+        "freshness_p99_ms": quantile(before, after, 0.99) * 1e3,
         "vectors": checked.vectors,
         "mismatches": checked.mismatches,
     }, checked

@@ -28,7 +28,17 @@ from redis.exceptions import RedisError
 
 from features.online import OnlineReader
 from features.spec import SEQ, Floats
-from services.fraud.features import FEATURES, OWN, STATES, own_columns, vectors
+from services.fraud.features import (
+    FEATURES,
+    GRAPH,
+    OWN,
+    SETS,
+    STATES,
+    TABULAR,
+    cart_items,
+    own_columns,
+    vectors,
+)
 from services.fraud.ingestion import (
     DECISION,
     ENTITIES,
@@ -95,6 +105,7 @@ class Scorer:
         self._champion = champion
         self._redis = redis
         self._reader = OnlineReader(redis, STATES)
+        self._reader_with_places = OnlineReader(redis, (*STATES, *GRAPH))
         self._outbox = outbox
         self._shards = shards
         self.redis_up = True
@@ -105,13 +116,14 @@ class Scorer:
         model = self._champion.model
         if model is None:
             return None
-        rows = await self._fetch(transaction)
+        rows = await self._fetch(transaction, wants_places(model))
         stages.mark("fetch")
         degraded = rows is None
         rows = _UNKNOWN if rows is None else rows
         vector = vectors(rows, np.array([own_columns(transaction)]))
         stages.mark("read")
-        score = float(model.score(vector)[0])
+        sets = {"items": cart_items(transaction)} if model.card.sets else {}
+        score = float(model.score(vector, sets)[0])
         stages.mark("infer")
         decision = _decide(transaction, model, score, degraded)
         self._publish(transaction, decision, vector[0], rows)
@@ -134,13 +146,14 @@ class Scorer:
                     self.redis_up, self._slow = True, 0
                     log.warning("redis is back")
 
-    async def _fetch(self, transaction: Transaction) -> dict[str, Floats] | None:
-        """The states a transaction needs; None where Redis does not answer in time."""
+    async def _fetch(self, transaction: Transaction, places: bool) -> dict[str, Floats] | None:
+        """The rows a transaction needs; None where Redis does not answer in time."""
         if not self.redis_up:
             return None
         try:
             async with asyncio.timeout(FETCH_BUDGET_S):
-                rows = await self._reader.read({e: getattr(transaction, e) for e in ENTITIES})
+                reader = self._reader_with_places if places else self._reader
+                rows = await reader.read({e: getattr(transaction, e) for e in ENTITIES})
             self._slow = 0
             return rows
         except TimeoutError:
@@ -170,6 +183,11 @@ class Scorer:
         data = orjson.dumps(event, option=orjson.OPT_SERIALIZE_NUMPY)
         subject = f"{DECISION}.{shard(transaction.customer_id, self._shards)}"
         self._outbox.put(subject, decision.decision_id, data)
+
+
+def wants_places(model: Model) -> bool:
+    """Whether a model needs the parties' places in the graph."""
+    return bool(model.columns.max() >= len(TABULAR))
 
 
 _UNKNOWN = {state.name: np.full((1, state.width), np.nan) for state in STATES}
@@ -210,7 +228,7 @@ async def run(config: Settings) -> AsyncIterator[Running]:
     """Open everything the scorer needs, and close it after. NATS may come later."""
     nc, connecting = open_connection(config, "scorer")
     redis = Redis.from_url(config.redis, socket_connect_timeout=0.5, socket_timeout=1.0)
-    champion = Champion(config, "fraud", FEATURES)
+    champion = Champion(config, "fraud", FEATURES, SETS)
     await asyncio.to_thread(champion.load)
     _warm_up()
     outbox = Outbox(nc, config.home / "scorer", config.outbox_events, config.outbox_megabytes << 20)

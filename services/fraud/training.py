@@ -6,6 +6,7 @@ transactions.
 """
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,23 +20,26 @@ import yaml
 from pyarrow import compute as pc
 
 from features.spec import DAY, TIME_COLUMN, Floats
-from features.store import open_store
+from features.store import graph_service, open_store
+from services.fraud import places
 from services.fraud.candidates import CANDIDATES
-from services.fraud.features import FEATURES, OWN, SPEC
+from services.fraud.features import FEATURES, ITEMS, OWN, SETS, SPEC, TABULAR, bucket
 from services.fraud.history import LABELS_TABLE, TRANSACTIONS_TABLE
 from services.fraud.ingestion import ENTITIES, seconds
-from services.fraud.problem import DISPUTE_WINDOW_DAYS, Kpi
+from services.fraud.problem import CONF, DISPUTE_WINDOW_DAYS, Kpi
 from services.skeleton.candidates import Candidate, Examples
 from services.skeleton.evaluation import figures, metrics
 from services.skeleton.lake import Lake
-from services.skeleton.model import ModelCard
-from services.skeleton.progress import Bar, Step
-from services.skeleton.registry import Registry, Training, publish_champion
+from services.skeleton.model import Floats32, ModelCard
+from services.skeleton.progress import Bar
+from services.skeleton.registry import Registry, Trained, Training, store_model
 from services.skeleton.settings import Settings
 
 WARM_UP_DAYS = 10
 VALIDATION_DAYS = 7
-CONF = Path(__file__).parent / "conf"
+# The newest labelled days are nobody's to train on: the gate judges by them.
+GATE_DAYS = 3
+_LEAST_DAYS = VALIDATION_DAYS + 5
 
 
 class TooLittleHistory(ValueError):
@@ -44,11 +48,16 @@ class TooLittleHistory(ValueError):
 
 @dataclass(frozen=True)
 class Split:
-    """Training and validation examples, and a fingerprint of both."""
+    """Training and validation examples.
+
+    Attributes:
+        fingerprint: Of all of them. until: Event time of the newest, seconds.
+    """
 
     train: Examples
     validation: Examples
     fingerprint: str
+    until: float
 
 
 def training_rows(lake: Lake) -> pa.Table:
@@ -61,12 +70,13 @@ def training_rows(lake: Lake) -> pa.Table:
     labels = lake.read(LABELS_TABLE, ["transaction_id", "fraud"])
     if transactions is None or labels is None:
         raise TooLittleHistory("the lake holds no labelled transactions yet")
-    time = seconds(transactions["event_time"].cast(pa.int64()).to_numpy())
-    since, until = time.min() + WARM_UP_DAYS * DAY, time.max() - DISPUTE_WINDOW_DAYS * DAY
-    if until - since < 2 * VALIDATION_DAYS * DAY:
+    time = times(transactions)
+    since = time.min() + WARM_UP_DAYS * DAY
+    until = time.max() - (DISPUTE_WINDOW_DAYS + GATE_DAYS) * DAY
+    if until - since < _LEAST_DAYS * DAY:
         raise TooLittleHistory(
             f"{(until - since) / DAY:.0f} labelled days after {WARM_UP_DAYS} days of warm-up; "
-            f"{2 * VALIDATION_DAYS} are needed"
+            f"{_LEAST_DAYS} are needed"
         )
     rows = transactions.filter(pa.array((time >= since) & (time < until)))
     where = pc.index_in(rows["transaction_id"], labels["transaction_id"])
@@ -85,7 +95,7 @@ def entity_frame(rows: pa.Table) -> pd.DataFrame:
     if filled.any():
         begins = np.concatenate([[0], np.cumsum(items[filled])[:-1]]).astype(np.int64)
         highest[filled] = np.maximum.reduceat(prices, begins) / 100.0
-    frame[OWN[0]] = seconds(rows["event_time"].cast(pa.int64()).to_numpy())
+    frame[OWN[0]] = times(rows)
     frame[OWN[1]] = rows["amount_minor"].to_numpy() / 100.0
     frame[OWN[2]] = np.where(filled, items, np.nan)
     frame[OWN[3]] = highest
@@ -97,22 +107,79 @@ def own_frame(frame: pd.DataFrame) -> Floats:
     return np.ascontiguousarray(frame[list(OWN)].to_numpy(dtype=np.float64))
 
 
-def split(settings: Settings, lake: Lake) -> Split:
-    """Labelled examples through `get_historical_features`, split by time."""
-    rows = training_rows(lake)
-    store = open_store(settings, SPEC)
-    job = store.get_historical_features(entity_frame(rows), store.get_feature_service("fraud"))
-    vectors = job.to_df()[list(FEATURES)].to_numpy(dtype=np.float64)
-    positive = rows["fraud"].to_numpy()
-    amount = rows["amount_minor"].to_numpy().astype(np.float64)
-    time = seconds(rows["event_time"].cast(pa.int64()).to_numpy())
-    late = time >= time.max() - VALIDATION_DAYS * DAY
-    digest = hashlib.sha256(vectors.tobytes() + positive.tobytes()).hexdigest()[:16]
-    return Split(
-        train=Examples(vectors[~late], positive[~late], amount[~late]),
-        validation=Examples(vectors[late], positive[late], amount[late]),
-        fingerprint=digest,
+def feature_names(candidate: type[Candidate]) -> tuple[str, ...]:
+    """Columns of the vectors a candidate is given."""
+    return FEATURES if "graph" in candidate.groups else TABULAR
+
+
+def cart_sets(rows: pa.Table) -> Floats32:
+    """The carts of N transactions as sets, (N, M, len(ITEMS)), filled up with bucket -1."""
+    cart = rows["cart"].combine_chunks()
+    count = pc.list_value_length(cart).to_numpy()
+    items = pc.list_flatten(cart)
+    owner = np.repeat(np.arange(len(count)), count)
+    place = np.arange(len(owner)) - np.repeat(np.cumsum(count) - count, count)
+    coded = pc.dictionary_encode(items.field("category"))
+    buckets = np.array([bucket(name) for name in coded.dictionary.to_pylist()], dtype=np.float32)
+    sets = np.zeros((len(count), max(int(count.max(initial=1)), 1), len(ITEMS)), dtype=np.float32)
+    sets[..., 0] = -1.0
+    if len(owner):
+        sets[owner, place, 0] = buckets[coded.indices.to_numpy()]
+        sets[owner, place, 1] = items.field("price_minor").to_numpy() / 100.0
+    return sets
+
+
+def examples(rows: pa.Table, vectors: Floats, candidate: type[Candidate]) -> Examples:
+    """Labelled rows as a candidate is given them.
+
+    Args:
+        rows: Transactions with their outcome as `fraud`. vectors: (N, len(FEATURES)) or less.
+    """
+    return Examples(
+        vectors=np.ascontiguousarray(vectors[:, : len(feature_names(candidate))]),
+        positive=rows["fraud"].to_numpy(),
+        amount=rows["amount_minor"].to_numpy().astype(np.float64),
+        sets={"items": cart_sets(rows)} if "items" in candidate.sets else {},
     )
+
+
+def times(rows: pa.Table) -> Floats:
+    """Event times, seconds."""
+    return seconds(rows["event_time"].cast(pa.int64()).to_numpy())
+
+
+def point_in_time(settings: Settings, rows: pa.Table, graph: bool) -> Floats:
+    """Vectors through Feast's `get_historical_features`, of all features or the tabular alone."""
+    store = open_store(settings, SPEC)
+    service = store.get_feature_service(graph_service(SPEC) if graph else SPEC.design)
+    frame = store.get_historical_features(entity_frame(rows), service).to_df()
+    return frame[list(FEATURES if graph else TABULAR)].to_numpy(dtype=np.float64)
+
+
+def split(settings: Settings, lake: Lake, candidate: type[Candidate], seed: int, bar: Bar) -> Split:
+    """Labelled examples as of their point in time, split by time."""
+    rows = training_rows(lake)
+    time = times(rows)
+    late = time >= time.max() - VALIDATION_DAYS * DAY
+    graph = "graph" in candidate.groups
+    if graph:
+        days = (float(time.min()), float(time[~late].max()))
+        outcome = rows["seq"].to_numpy(), rows["fraud"].to_numpy() & ~late
+        places.ensure(settings, lake, days, outcome, seed, bar)
+    with bar("reading point-in-time features"):
+        vectors = point_in_time(settings, rows, graph)
+    return Split(
+        train=examples(rows.filter(pa.array(~late)), vectors[~late], candidate),
+        validation=examples(rows.filter(pa.array(late)), vectors[late], candidate),
+        fingerprint=fingerprint(vectors, rows),
+        until=float(time.max()),
+    )
+
+
+def fingerprint(vectors: Floats, rows: pa.Table) -> str:
+    """What stands for a set of examples on a model's card."""
+    digest = hashlib.sha256(vectors.tobytes() + rows["fraud"].to_numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def hyperparameters(name: str) -> dict[str, object]:
@@ -121,17 +188,20 @@ def hyperparameters(name: str) -> dict[str, object]:
     return dict(yaml.safe_load(path.read_text())) if path.exists() else {}
 
 
-def fit(name: str, data: Split, seed: int, step: Step) -> tuple[Candidate, float]:
-    """Train a candidate and choose its threshold. Returns it and the threshold."""
-    candidate = CANDIDATES.get(name)(hyperparameters(name), FEATURES)
-    candidate.fit(data.train, data.validation, seed, step)
-    valid = data.validation
-    score = candidate.score(valid.vectors)
-    return candidate, Kpi().best_threshold(score, valid.positive, valid.amount)
+def new_candidate(name: str) -> Candidate:
+    """An untrained candidate. KeyError lists those there are."""
+    kind = CANDIDATES.get(name)
+    return kind(hyperparameters(name), feature_names(kind))
 
 
-def train(settings: Settings, name: str, seed: int, bar: Bar) -> tuple[ModelCard, dict[str, float]]:
-    """Train a candidate on the lake's history and make it the champion.
+def threshold_of(candidate: Candidate, validation: Examples) -> float:
+    """The threshold of least cost."""
+    score = candidate.score(validation)
+    return Kpi().best_threshold(score, validation.positive, validation.amount)
+
+
+def train(settings: Settings, name: str, seed: int, bar: Bar) -> Trained:
+    """Train a candidate on the lake's history and register it. It serves nobody yet.
 
     Args:
         bar: Opens a progress bar with a title.
@@ -139,33 +209,44 @@ def train(settings: Settings, name: str, seed: int, bar: Bar) -> tuple[ModelCard
     Raises:
         KeyError: no such candidate. TooLittleHistory: see `training_rows`.
     """
-    CANDIDATES.get(name)
-    with bar("reading point-in-time features"):
-        data = split(settings, Lake(settings))
+    candidate = new_candidate(name)
     begin = perf_counter()
+    data = split(settings, Lake(settings), type(candidate), seed, bar)
     with bar(f"training {name}") as step:
-        candidate, threshold = fit(name, data, seed, step)
-    train_s = perf_counter() - begin
+        candidate.fit(data.train, data.validation, seed, step)
+    return register(settings, candidate, data, perf_counter() - begin, {"seed": seed})
+
+
+def register(
+    settings: Settings,
+    candidate: Candidate,
+    data: Split,
+    train_s: float,
+    parameters: Mapping[str, object],
+) -> Trained:
+    """Choose a trained candidate's threshold, judge it on the validation days, register it."""
     valid = data.validation
-    judged = (candidate.score(valid.vectors), valid.positive, valid.amount, threshold, Kpi())
+    threshold = threshold_of(candidate, valid)
+    judged = (candidate.score(valid), valid.positive, valid.amount, threshold, Kpi())
     found = {**metrics(*judged), "train_s": train_s}
     card = ModelCard(
         design="fraud",
-        candidate=name,
-        features=FEATURES,
+        candidate=candidate.name,
+        features=candidate.features,
+        sets={name: SETS[name] for name in candidate.sets},
         threshold=threshold,
         kpi={"review_minor": Kpi().review, "chargeback_fee_minor": Kpi().fee},
         trained_on=data.fingerprint,
         trained_at=datetime.now(UTC),
+        trained_until=datetime.fromtimestamp(data.until, UTC),
     )
-    registry = Registry(settings)
     onnx = candidate.export()
     with TemporaryDirectory() as folder:
         native = Path(folder) / "native"
         native.mkdir()
         candidate.save(native)
-        parameters = {**candidate.parameters, "seed": seed, "rows": len(data.train)}
-        run = Training(card, onnx, parameters, found, figures(*judged), native)
-        card = registry.log(run)
-    publish_champion(settings, registry, card, onnx)
-    return card, found
+        shown = {**candidate.parameters, **parameters, "rows": len(data.train)}
+        run = Training(card, onnx, shown, found, figures(*judged), native)
+        card = Registry(settings).log(run)
+    store_model(settings, card, onnx)
+    return Trained(card, found)

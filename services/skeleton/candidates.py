@@ -6,7 +6,7 @@ one ONNX graph. Adding one touches no other file.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
@@ -15,6 +15,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from services.skeleton.model import Floats32
 from services.skeleton.progress import Step
 
 Floats = npt.NDArray[np.float64]
@@ -26,11 +27,13 @@ class Examples:
 
     Attributes:
         vectors: (N, F) features. positive: (N,) labels. amount: (N,) minor units, for the KPI.
+        sets: By name, (N, M, K): what a row has any number of, for candidates that ask for it.
     """
 
     vectors: Floats
     positive: npt.NDArray[np.bool_]
     amount: Floats
+    sets: Mapping[str, Floats32] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.positive)
@@ -41,10 +44,13 @@ class Candidate(ABC):
 
     Attributes:
         name: What it is called on the command line. role: Why one would choose it, in a clause.
+        groups: Feature groups it asks for besides the design's own. sets: Sets it asks for.
     """
 
     name: ClassVar[str]
     role: ClassVar[str]
+    groups: ClassVar[tuple[str, ...]] = ()
+    sets: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, parameters: Mapping[str, Any], features: tuple[str, ...]) -> None:
         self.parameters = dict(parameters)
@@ -55,16 +61,24 @@ class Candidate(ABC):
         """Train from scratch. `step(done, of)` is called as it goes on."""
 
     @abstractmethod
-    def score(self, vectors: Floats) -> Floats:
+    def score(self, examples: Examples) -> Floats:
         """Scores (N,) by the native model: what the export is held to."""
 
     @abstractmethod
     def export(self) -> bytes:
-        """The ONNX file: input `features` (N, F) float32, output `score` (N,) in 0..1."""
+        """The ONNX file: input `features` (N, F) and the sets, float32; output `score` (N,)."""
 
     @abstractmethod
     def save(self, folder: Path) -> None:
         """Keep the native model in a folder, to train on from later."""
+
+    @abstractmethod
+    def load(self, folder: Path) -> None:
+        """Take up a native model that `save` kept."""
+
+    @abstractmethod
+    def fit_more(self, train: Examples, seed: int, step: Step) -> None:
+        """Train on from where it stands, on examples it has not seen."""
 
 
 C = TypeVar("C", bound=type[Candidate])

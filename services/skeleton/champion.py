@@ -1,7 +1,11 @@
-"""The champion as serving holds it: loaded, watched, exchanged in one assignment."""
+"""The champion as serving holds it, and the challenger as shadow mode holds it.
+
+Loaded, checked, watched, and exchanged in one assignment.
+"""
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 import orjson
@@ -20,18 +24,40 @@ SAGEMAKER_MODEL = Path("/opt/ml/model/model.onnx")
 _EVERY_S = 1.0
 
 
-def champion_path(design: str) -> str:
-    """Where in the bucket serving finds the champion."""
-    return f"models/{design}/champion.onnx"
+CHAMPION, CHALLENGER = "champion", "challenger"
+
+
+def champion_path(design: str, role: str = CHAMPION) -> str:
+    """Where in the bucket serving finds the champion, or the challenger."""
+    return f"models/{design}/{role}.onnx"
+
+
+def version_path(design: str, version: int) -> str:
+    """Where in the bucket a version is kept."""
+    return f"models/{design}/{version}.onnx"
+
+
+def note_key(design: str, role: str) -> str:
+    """Key of the note that announces a design's champion or challenger."""
+    return f"{design}.{role}"
 
 
 class Champion:
     """The model being served. Requests take `model` once and keep it to their end."""
 
-    def __init__(self, settings: Settings, design: str, known: tuple[str, ...]) -> None:
+    role = CHAMPION
+
+    def __init__(
+        self,
+        settings: Settings,
+        design: str,
+        known: tuple[str, ...],
+        known_sets: Mapping[str, tuple[str, ...]] | None = None,
+    ) -> None:
         self._settings = settings
         self._design = design
         self._known = known
+        self._known_sets = known_sets
         self.model: Model | None = None
         self.refused = ""
 
@@ -42,22 +68,27 @@ class Champion:
         Returns false where S3 did not answer and it is worth asking again.
         """
         try:
-            model = Model(self._file(), self._design, self._known)
+            model = Model(self._file(), self._design, self._known, self._known_sets)
         except OSError as error:
-            log.warning("champion not loaded, S3 does not answer: %s", error)
+            log.warning("%s not loaded, S3 does not answer: %s", self.role, error)
             return False
         except ModelRefused as error:
             if str(error) != self.refused:
                 MODEL_REFUSED.inc()
-                log.error("champion refused, keeping %s: %s", self._serving(), error)
+                log.error("%s refused, keeping %s: %s", self.role, self._serving(), error)
             self.refused = str(error)
             return True
         self.refused = ""
-        self.model = model
-        MODEL_VERSION.clear()
-        MODEL_VERSION.labels(model.card.candidate).set(model.card.version)
-        log.info("serving %s", self._serving())
+        self._take(model)
+        log.info("%s: %s", self.role, self._serving())
         return True
+
+    def _take(self, model: Model | None) -> None:
+        if self.model is not None:
+            MODEL_VERSION.remove(self.role, self.model.card.candidate)
+        self.model = model
+        if model is not None:
+            MODEL_VERSION.labels(self.role, model.card.candidate).set(model.card.version)
 
     async def watch(self, nc: Client) -> None:
         """Reload whenever a promotion is announced. Runs until cancelled.
@@ -69,7 +100,7 @@ class Champion:
         while True:
             try:
                 bucket = await nc.jetstream().key_value(BUCKET)
-                note = await bucket.get(self._design)
+                note = await bucket.get(note_key(self._design, self.role))
                 revision = note.revision or 0
                 # Without any model the file may still come, announced or not.
                 if (self.model is None or revision != seen) and (
@@ -86,13 +117,25 @@ class Champion:
         return self.model is None or announced != self.model.card.version
 
     def _file(self) -> bytes:
-        if SAGEMAKER_MODEL.exists():
+        if self.role == CHAMPION and SAGEMAKER_MODEL.exists():
             return SAGEMAKER_MODEL.read_bytes()
         try:
-            return Lake(self._settings).get(champion_path(self._design))
+            return Lake(self._settings).get(champion_path(self._design, self.role))
         except FileNotFoundError:
-            raise ModelRefused("there is no champion yet: train one first") from None
+            raise ModelRefused(f"there is no {self.role} yet: train one first") from None
 
     def _serving(self) -> str:
         card = self.model.card if self.model else None
         return f"{card.candidate} v{card.version}" if card else "nothing"
+
+
+class Challenger(Champion):
+    """The model in shadow mode; there is none most of the time."""
+
+    role = CHALLENGER
+
+    def _differs(self, note: bytes | None) -> bool:
+        if orjson.loads(note or b"{}").get("version") is None:
+            self._take(None)
+            return False
+        return super()._differs(note)

@@ -4,6 +4,7 @@ The file's metadata holds a `ModelCard`. A file whose card is missing, whose inp
 it, or that does not score like a model is refused when it is loaded, not when it is asked.
 """
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -28,9 +29,12 @@ class ModelCard(BaseModel):
     Attributes:
         design, candidate: Whose it is. version: Its number in the registry, 0 before it has one.
         features: Names of the columns of its input, in order.
+        sets: Its other inputs, each a set per row (N, M, K): the names along their last axis.
         threshold: Score at and above which the answer is no.
         kpi: The costs the threshold was chosen for.
         trained_on: Fingerprint of the training data. trained_at: When, UTC.
+        trained_until: Event time of the newest example it was fitted or its threshold chosen on.
+            What came later is what it can be judged by.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -39,10 +43,12 @@ class ModelCard(BaseModel):
     candidate: str
     version: int = 0
     features: tuple[str, ...] = Field(min_length=1)
+    sets: dict[str, tuple[str, ...]] = {}
     threshold: float = Field(ge=0.0, le=1.0)
     kpi: dict[str, float]
     trained_on: str
     trained_at: datetime
+    trained_until: datetime | None = None
 
 
 def stamp(model: bytes, card: ModelCard) -> bytes:
@@ -62,12 +68,19 @@ def stamp(model: bytes, card: ModelCard) -> bytes:
 class Model:
     """An ONNX session and its card, checked and warm."""
 
-    def __init__(self, data: bytes, design: str, known: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        data: bytes,
+        design: str,
+        known: tuple[str, ...],
+        known_sets: Mapping[str, tuple[str, ...]] | None = None,
+    ) -> None:
         """Load a file.
 
         Args:
             data: The file. design: Whose models are accepted.
             known: Names of the features that can be computed here.
+            known_sets: Names of the sets that can be, with those along their last axis.
 
         Raises:
             ModelRefused: it is corrupt, of another design, or needs what is not there.
@@ -77,15 +90,25 @@ class Model:
         missing = [name for name in self.card.features if name not in known]
         if missing:
             raise ModelRefused(f"needs unknown features: {', '.join(missing[:5])}")
+        for name, names in self.card.sets.items():
+            if (known_sets or {}).get(name) != names:
+                raise ModelRefused(f"needs an unknown set: {name} of {', '.join(names)}")
         self.columns = np.array([known.index(name) for name in self.card.features])
-        _check_signature(self._session, len(self.columns))
-        self._identity = bool(np.array_equal(self.columns, np.arange(len(known))))
+        _check_signature(self._session, len(self.columns), self.card.sets)
+        # Columns in a row are a view; only a real choice among them is copied.
+        first, last = int(self.columns[0]), int(self.columns[-1]) + 1
+        in_a_row = np.array_equal(self.columns, np.arange(first, last))
+        self._chosen: Any = slice(first, last) if in_a_row else self.columns
         self._check_scores()
 
-    def score(self, vectors: npt.NDArray[np.float64]) -> Floats32:
-        """Scores (N,) in 0..1 of N feature vectors (N, len(known))."""
-        chosen = vectors if self._identity else vectors[:, self.columns]
-        found: Any = self._session.run([OUTPUT], {INPUT: chosen.astype(np.float32)})
+    def score(
+        self, vectors: npt.NDArray[np.float64], sets: Mapping[str, Floats32] | None = None
+    ) -> Floats32:
+        """Scores (N,) in 0..1 of N feature vectors (N, len(known)) and the sets it needs."""
+        inputs = {INPUT: vectors[:, self._chosen].astype(np.float32)}
+        for name in self.card.sets:
+            inputs[name] = (sets or {})[name]
+        found: Any = self._session.run([OUTPUT], inputs)
         return np.asarray(found[0], dtype=np.float32).reshape(-1)
 
     def _check_scores(self) -> None:
@@ -94,7 +117,9 @@ class Model:
         probes = np.vstack([np.zeros((2, width)), np.full((2, width), np.nan), np.ones((4, width))])
         try:
             for probe in (probes, probes[:1]):
-                scores = self.score(probe)
+                rows = len(probe)
+                sets = {n: np.ones((rows, rows, len(k)), "f4") for n, k in self.card.sets.items()}
+                scores = self.score(probe, sets)
         except Exception as error:  # onnxruntime raises a class of its own for each kind
             raise ModelRefused(f"cannot score: {error}") from error
         if not np.all(np.isfinite(scores)) or scores.min() < 0.0 or scores.max() > 1.0:
@@ -126,9 +151,13 @@ def _card(session: ort.InferenceSession, design: str) -> ModelCard:
     return card
 
 
-def _check_signature(session: ort.InferenceSession, width: int) -> None:
+def _check_signature(
+    session: ort.InferenceSession, width: int, sets: Mapping[str, tuple[str, ...]]
+) -> None:
     inputs = {i.name: i for i in session.get_inputs()}
     if INPUT not in inputs or OUTPUT not in {o.name for o in session.get_outputs()}:
         raise ModelRefused(f"needs an input {INPUT!r} and an output {OUTPUT!r}")
     if inputs[INPUT].shape[-1] != width:
         raise ModelRefused(f"its card names {width} features, its input is {inputs[INPUT].shape}")
+    if set(inputs) != {INPUT, *sets}:
+        raise ModelRefused(f"its inputs are {sorted(inputs)}, its card names {[INPUT, *sets]}")

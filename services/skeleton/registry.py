@@ -1,31 +1,23 @@
 """The model registry: MLflow keeps every version, an alias says which one is champion.
 
-Promotion does three things in this order: the alias moves, the file goes to where serving loads
-it from, and a note in a NATS key-value bucket announces it. Serving watches the bucket and knows
-no MLflow; after a restart the bucket's last value says what to load.
+A version's ONNX file is also kept on S3, where serving, which knows no MLflow, can load it; see
+`promotion.py`.
 """
 
-import asyncio
 import logging
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import orjson
 from matplotlib.figure import Figure
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
-from nats.aio.client import Client
-from nats.js.errors import NotFoundError
 
-from services.skeleton.champion import BUCKET, champion_path
+from services.skeleton.champion import CHALLENGER, CHAMPION, version_path
 from services.skeleton.lake import Lake
 from services.skeleton.model import ModelCard, stamp
 from services.skeleton.settings import Settings
-from services.skeleton.stream import connect
-
-CHAMPION = "champion"
 
 warnings.filterwarnings("ignore", category=DeprecationWarning, module="mlflow")
 logging.getLogger("mlflow").setLevel(logging.WARNING)
@@ -48,6 +40,14 @@ class Training:
     metrics: Mapping[str, float]
     figures: Mapping[str, Figure]
     native: Path
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A registered model: its card, with a version, and how it did on the validation days."""
+
+    card: ModelCard
+    metrics: dict[str, float]
 
 
 class Registry:
@@ -89,8 +89,32 @@ class Registry:
             return None
 
     def set_champion(self, design: str, version: int) -> None:
-        """Move the alias."""
+        """Move the alias of the champion."""
         self._client.set_registered_model_alias(design, CHAMPION, str(version))
+
+    def set_challenger(self, design: str, version: int | None) -> None:
+        """Move the alias of the challenger, or take it away."""
+        if version is None:
+            self._client.delete_registered_model_alias(design, CHALLENGER)
+        else:
+            self._client.set_registered_model_alias(design, CHALLENGER, str(version))
+
+    def native(self, design: str, version: int, folder: Path) -> Path:
+        """Copy a version's native model into a folder. Returns where it lies."""
+        run_id = self._client.get_model_version(design, str(version)).run_id
+        return Path(self._client.download_artifacts(run_id, "native", str(folder)))
+
+    def newest(self, design: str, candidate: str) -> int | None:
+        """The newest version of a candidate, None if it was never trained."""
+        try:
+            runs = self._client.search_runs(
+                [self._experiment(design)], f"attributes.run_name = '{candidate}'"
+            )
+            known = {run.info.run_id for run in runs}
+            versions = self._client.search_model_versions(f"name = '{design}'")
+        except MlflowException:
+            return None
+        return max((int(v.version) for v in versions if v.run_id in known), default=None)
 
     def _register(self, design: str, run_id: str, source: str) -> int:
         try:
@@ -108,29 +132,6 @@ class Registry:
         return str(self._client.create_experiment(design, artifact_location=location))
 
 
-def publish_champion(settings: Settings, registry: Registry, card: ModelCard, onnx: bytes) -> None:
-    """Make a logged model the champion and announce it."""
-    registry.set_champion(card.design, card.version)
-    lake = Lake(settings)
-    data = stamp(onnx, card)
-    lake.put(f"models/{card.design}/{card.version}.onnx", data)
-    lake.put(champion_path(card.design), data)
-    asyncio.run(_announce(settings, card))
-
-
-async def _announce(settings: Settings, card: ModelCard) -> None:
-    nc = await connect(settings, "registry")
-    try:
-        await announce(nc, card.design, card.version)
-    finally:
-        await nc.drain()
-
-
-async def announce(nc: Client, design: str, version: int) -> None:
-    """Tell whoever serves a design that its champion's file has changed."""
-    js = nc.jetstream()
-    try:
-        bucket = await js.key_value(BUCKET)
-    except NotFoundError:
-        bucket = await js.create_key_value(bucket=BUCKET)
-    await bucket.put(design, orjson.dumps({"version": version}))
+def store_model(settings: Settings, card: ModelCard, onnx: bytes) -> None:
+    """Put a registered model's file where serving can load it."""
+    Lake(settings).put(version_path(card.design, card.version), stamp(onnx, card))

@@ -39,7 +39,7 @@ class Settings(BaseSettings):
     )
     scorer_port: int = Field(18080, description="The fraud scorer.")
     metrics_port: int = Field(
-        18100, description="First of the workers' Prometheus ports: feature worker, lake writer."
+        18100, description="First of the workers' Prometheus ports, one each in the order of `up`."
     )
 
     nats_url: str = Field("", description="A NATS server or cluster; empty: the local one.")

@@ -16,7 +16,7 @@ from redis.asyncio import Redis as AsyncRedis
 from features.online import PROJECT, Layout, OnlineReader, OnlineTable
 from features.spec import SEQ, TIME
 from features.store import open_store
-from services.fraud.features import CUSTOMER, FEATURES, OWN, PAIR, SPEC, STATES, vectors
+from services.fraud.features import CUSTOMER, FEATURES, GRAPH, OWN, PAIR, SPEC, STATES, vectors
 
 names = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), min_size=1, max_size=30)
 
@@ -62,14 +62,14 @@ async def test_feast_reads_what_we_write_and_reads_it_alike(store, config):
     rng = np.random.default_rng(1)
     entity = {"customer_id": "A", "merchant_id": "B", "device_id": "C", "ip": "10.0.0.9"}
     with Redis.from_url(config.redis) as redis:
-        for state in STATES:
-            key = tuple(entity[k] for k in state.keys)
-            OnlineTable(redis, state).store([key], filled(state, rng, 1))
+        for view in (*STATES, *GRAPH):
+            key = tuple(entity[k] for k in view.keys)
+            OnlineTable(redis, view).store([key], filled(view, rng, 1))
     own = {OWN[0]: 1.65e9 + 500.0, OWN[1]: 12.5, OWN[2]: 2.0, OWN[3]: 9.0}
-    service = store.get_feature_service("fraud")
+    service = store.get_feature_service("fraud_graph")
     theirs = store.get_online_features(service, [{**entity, **own}]).to_dict()
     async with AsyncRedis.from_url(config.redis) as redis:
-        rows = await OnlineReader(redis, STATES).read(entity)
+        rows = await OnlineReader(redis, (*STATES, *GRAPH)).read(entity)
     ours = vectors(rows, np.array([list(own.values())]))[0]
     assert [theirs[name][0] for name in FEATURES] == ours.tolist()
 

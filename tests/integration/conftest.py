@@ -15,6 +15,7 @@ from infra.local.engines import environment
 from services.fraud.bootstrap import make_streams
 from services.fraud.ingestion import LABEL, STREAMS, TX, Event, LabelEvent, subject
 from services.skeleton.lake import Lake
+from services.skeleton.promotion import HISTORY
 from services.skeleton.settings import Settings
 from services.skeleton.stream import connect
 
@@ -24,7 +25,7 @@ async def nc(config: Settings) -> AsyncIterator[Client]:
     """A connection, with empty streams, an empty store and an empty lake."""
     client = await connect(config, "test")
     js = client.jetstream()
-    for name in [*STREAMS, "KV_models", "KV_simulator"]:
+    for name in [*STREAMS, HISTORY, "KV_models", "KV_simulator"]:
         with suppress(NotFoundError):
             await js.delete_stream(name)
     await make_streams(js, last_seq=0)

@@ -1,16 +1,19 @@
-"""MLflow keeps a training run, an alias names the champion, and serving's copy is announced."""
+"""MLflow keeps a training run; an alias, a file and a note say who is champion; history is kept."""
 
 import asyncio
 
 import orjson
+import pytest
 from matplotlib.figure import Figure
 from mlflow import MlflowClient
+from nats.errors import Error as NatsError
 
 from services.fraud.features import FEATURES
-from services.skeleton.champion import BUCKET, champion_path
+from services.skeleton.champion import BUCKET, CHALLENGER, champion_path, note_key
 from services.skeleton.lake import Lake
 from services.skeleton.model import Model
-from services.skeleton.registry import Registry, Training, publish_champion
+from services.skeleton.promotion import HISTORY, NothingBefore, Succession
+from services.skeleton.registry import Registry, Training, store_model
 from tests.conftest import card
 
 
@@ -27,18 +30,23 @@ def training(candidate, native):
     )
 
 
-async def test_a_run_is_logged_and_its_model_becomes_champion(config, nc, candidate, tmp_path):
+@pytest.fixture
+async def registered(config, nc, candidate, tmp_path):
+    """Settings with a registry of their own that holds two versions."""
     made = config.model_copy(update={"home": tmp_path})
-    registry = Registry(made)
-    assert registry.champion("fraud") is None
     run = training(candidate, tmp_path / "native")
-    first = await asyncio.to_thread(registry.log, run)
-    second = await asyncio.to_thread(registry.log, run)
-    assert (first.version, second.version) == (1, 2)
-    await asyncio.to_thread(publish_champion, made, registry, second, run.onnx)
+    for _ in range(2):
+        logged = await asyncio.to_thread(Registry(made).log, run)
+        await asyncio.to_thread(store_model, made, logged, run.onnx)
+    return made
 
-    assert registry.champion("fraud") == 2
-    client = MlflowClient(made.mlflow)
+
+async def test_a_run_is_logged(registered, tmp_path):
+    registry = Registry(registered)
+    assert registry.champion("fraud") is None
+    assert registry.newest("fraud", "xgboost") == 2
+    assert registry.newest("fraud", "deepsets") is None
+    client = MlflowClient(registered.mlflow)
     version = client.get_model_version("fraud", "2")
     kept = client.get_run(version.run_id)
     assert kept.data.metrics == {"ap": 0.5}
@@ -48,7 +56,57 @@ async def test_a_run_is_logged_and_its_model_becomes_champion(config, nc, candid
     assert artifacts == {
         "plots/cost_by_threshold.png", "native/xgboost.json", "model/fraud-2.onnx"
     }  # fmt: skip
-    served = Model(Lake(made).get(champion_path("fraud")), "fraud", FEATURES)
-    assert served.card == second
-    note = await (await nc.jetstream().key_value(BUCKET)).get("fraud")
-    assert orjson.loads(note.value) == {"version": 2}
+    copied = registry.native("fraud", 2, tmp_path)
+    assert (copied / "xgboost.json").exists()
+
+
+def served(settings, role="champion") -> int:
+    return Model(Lake(settings).get(champion_path("fraud", role)), "fraud", FEATURES).card.version
+
+
+async def note(nc, role="champion") -> int | None:
+    kept = await (await nc.jetstream().key_value(BUCKET)).get(note_key("fraud", role))
+    return orjson.loads(kept.value)["version"]
+
+
+async def test_promotion_moves_the_alias_the_file_and_the_note(registered, nc):
+    line = Succession(registered, "fraud")
+    await line.promote(1, "xgboost:1", ["first"], {})
+    assert (line.champion(), served(registered), await note(nc)) == (1, 1, 1)
+    await line.promote(2, "xgboost:2", ["saves 5"], {"cost_difference": -5.0})
+    assert (line.champion(), served(registered), await note(nc)) == (2, 2, 2)
+    first, second = await line.history()
+    assert (first.before, second.before) == (None, 1)
+    assert second.figures == {"cost_difference": -5.0}
+
+
+async def test_a_rollback_goes_one_further_back_each_time(registered):
+    line = Succession(registered, "fraud")
+    with pytest.raises(NothingBefore):
+        await line.roll_back("early")
+    for version in (1, 2, 1):
+        await line.promote(version, f"xgboost:{version}", ["so"], {})
+    await line.refuse(2, "xgboost:2", ["cost: too dear"], {})
+    assert (await line.roll_back("a complaint")).version == 2
+    assert (await line.roll_back("another")).version == 1
+    with pytest.raises(NothingBefore):
+        await line.roll_back("a third")
+    events = [r.event for r in await line.history()]
+    assert events == [*["promoted"] * 3, "refused", *["rolled_back"] * 2]
+
+
+async def test_a_challenger_is_announced_and_withdrawn(registered, nc):
+    line = Succession(registered, "fraud")
+    await line.challenge(2)
+    assert (served(registered, CHALLENGER), await note(nc, CHALLENGER)) == (2, 2)
+    await line.withdraw()
+    assert await note(nc, CHALLENGER) is None
+    with pytest.raises(FileNotFoundError):
+        await line.challenge(9)
+
+
+async def test_nothing_can_be_deleted_from_the_history(registered, nc):
+    await Succession(registered, "fraud").promote(1, "xgboost:1", ["first"], {})
+    for attempt in (nc.jetstream().delete_msg(HISTORY, 1), nc.jetstream().purge_stream(HISTORY)):
+        with pytest.raises(NatsError):
+            await attempt

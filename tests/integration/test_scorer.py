@@ -15,13 +15,14 @@ from features.folding import backfill
 from features.online import OnlineTable
 from infra.local.engines import engines, free_port
 from services.fraud.bootstrap import make_streams
-from services.fraud.features import FEATURES, STATES, contributions
+from services.fraud.features import FEATURES, STATES, TABULAR, contributions
 from services.fraud.ingestion import DECISIONS_STREAM
 from services.fraud.serving import EXAMPLE, MOST_BYTES, create_app
+from services.skeleton.candidates import Examples
 from services.skeleton.champion import champion_path
 from services.skeleton.lake import Lake
 from services.skeleton.model import stamp
-from services.skeleton.registry import announce
+from services.skeleton.promotion import announce
 from services.skeleton.stream import connect
 from tests.conftest import card, make_settings, start
 from tests.integration.conftest import until
@@ -156,7 +157,8 @@ async def test_it_scores_what_training_would(client, own, world, candidate):
 def np_row(vector):
     import numpy as np
 
-    return np.array([vector])
+    row = np.array([vector[: len(TABULAR)]])
+    return Examples(row, np.zeros(1, bool), np.zeros(1))
 
 
 @pytest.mark.parametrize(("field", "value"), BAD)
@@ -299,7 +301,7 @@ async def test_a_bad_model_file_is_refused_and_the_champion_stays(client, own, c
     files = {
         "corrupt": b"not a model",
         "foreign": stamp(candidate.export(), card(design="cv_inspection")),
-        "unknown feature": stamp(candidate.export(), card(features=("moon_phase", *FEATURES[1:]))),
+        "unknown feature": stamp(candidate.export(), card(features=("moon_phase", *TABULAR[1:]))),
     }
     await promote(own.config, files[kind], 3)
 

@@ -5,11 +5,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from services.fraud.features import FEATURES
+from services.fraud.features import FEATURES, TABULAR
 from services.skeleton.model import CARD_KEY, Model, ModelRefused, stamp
 from tests.conftest import card
 
-WIDTH = len(FEATURES)
+WIDTH = len(TABULAR)
 
 
 def constant(value, width=WIDTH, output="score"):
@@ -70,7 +70,7 @@ def broken_card():
         (without_card(), "no model card"),
         (broken_card(), "unreadable model card"),
         (stamp(constant(0.5), card(design="cv_inspection")), "a model of 'cv_inspection'"),
-        (stamp(constant(0.5), card(features=(*FEATURES[1:], "moon"))), "unknown features: moon"),
+        (stamp(constant(0.5), card(features=(*TABULAR[1:], "moon"))), "unknown features: moon"),
         (stamp(constant(0.5, width=3), card()), "its card names"),
         (stamp(constant(0.5, output="other"), card()), "output 'score'"),
         (stamp(constant(1.5), card()), "outside 0..1"),

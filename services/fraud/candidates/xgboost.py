@@ -20,6 +20,8 @@ from services.skeleton.progress import Step
 
 # TreeEnsembleClassifier is in ai.onnx.ml 1; the rest of the graph is one Gather.
 _OPSET = 15
+_FILE = "xgboost.json"
+_OURS = ("rounds", "more_rounds")
 
 
 class _Progress(xgb.callback.TrainingCallback):
@@ -46,24 +48,17 @@ class XGBoost(Candidate):
 
     def fit(self, train: Examples, validation: Examples, seed: int, step: Step) -> None:
         """Boost for a fixed number of rounds; the validation set chooses only the threshold."""
-        parameters = dict(self.parameters)
-        rounds = int(parameters.pop("rounds"))
-        self._booster = xgb.train(
-            {
-                "objective": "binary:logistic",
-                "tree_method": "hist",
-                "base_score": 0.5,
-                "seed": seed,
-                **parameters,
-            },
-            self._matrix(train.vectors, train.positive),
-            num_boost_round=rounds,
-            callbacks=[_Progress(step, rounds)],
-        )
+        self._booster = self._boost(train, seed, step, int(self.parameters["rounds"]), None)
 
-    def score(self, vectors: Floats) -> Floats:
+    def fit_more(self, train: Examples, seed: int, step: Step) -> None:
+        """Boost on from the present trees, for `more_rounds`."""
+        rounds = int(self.parameters["more_rounds"])
+        self._booster = self._boost(train, seed, step, rounds, self._booster)
+
+    def score(self, examples: Examples) -> Floats:
         """Probabilities by the booster itself, (N,)."""
-        return np.asarray(self._booster.predict(self._matrix(vectors)), dtype=np.float64)
+        matrix = self._matrix(examples.vectors)
+        return np.asarray(self._booster.predict(matrix), dtype=np.float64)
 
     def export(self) -> bytes:
         """Convert the trees, keep the probability of fraud as the only output."""
@@ -82,7 +77,29 @@ class XGBoost(Candidate):
 
     def save(self, folder: Path) -> None:
         """Keep the booster as JSON."""
-        self._booster.save_model(folder / "xgboost.json")
+        self._booster.save_model(folder / _FILE)
+
+    def load(self, folder: Path) -> None:
+        """Take up a kept booster."""
+        self._booster = xgb.Booster(model_file=folder / _FILE)
+
+    def _boost(
+        self, train: Examples, seed: int, step: Step, rounds: int, begin: xgb.Booster | None
+    ) -> xgb.Booster:
+        parameters = {k: v for k, v in self.parameters.items() if k not in _OURS}
+        return xgb.train(
+            {
+                "objective": "binary:logistic",
+                "tree_method": "hist",
+                "base_score": 0.5,
+                "seed": seed,
+                **parameters,
+            },
+            self._matrix(train.vectors, train.positive),
+            num_boost_round=rounds,
+            callbacks=[_Progress(step, rounds)],
+            xgb_model=begin,
+        )
 
     def _matrix(self, vectors: Floats, label: Any = None) -> xgb.DMatrix:
         # float32, as the ONNX graph gets them: a split then falls the same way in both.

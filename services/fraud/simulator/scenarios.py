@@ -36,6 +36,7 @@ RESALE_CODES = np.array([CODE[name] for name in RESALE])
 # Numbers above these belong to fraudsters and to replaced phones, one block a day.
 FRESH_DEVICES = 1_000_000
 FRESH_IPS = 0x2D000000
+RING_MEMBERS, RING_SHOPS = 24, 9
 
 
 @dataclass(frozen=True)
@@ -144,16 +145,25 @@ def compromised_merchant(population: Population, day: int, drift: Drift) -> list
 
 
 def collusion_ring(population: Population, day: int, drift: Drift) -> list[Wave]:
-    """Customers and shops in league for 30 days: each purchase ordinary, who buys where is not."""
+    """Customers and shops in league for 24 days.
+
+    Each purchase is ordinary; who buys where is not. A ring outruns its chargebacks: every three
+    days a fresh shop takes over, every day some fresh members, so by the time one is charged back
+    it is idle. What remains is the company it kept.
+    """
     waves = []
-    for _, campaign in _campaigns(population, COLLUSION_RING, day, 0.08, 30):
-        members = campaign.choice(CUSTOMERS, 14, replace=False)
-        shops = campaign.choice(MERCHANTS, 3, replace=False)
+    for first, campaign in _campaigns(population, COLLUSION_RING, day, 0.32, 24):
+        members = campaign.choice(CUSTOMERS, RING_MEMBERS, replace=False)
+        small = np.argsort(population.popularity)[: MERCHANTS // 3]
+        shops = campaign.choice(small, RING_SHOPS, replace=False)
+        age = day - first
+        active = members
+        open_now = shops[age // 3 : age // 3 + 2]
         rng = _today(campaign, day)
-        n = int(rng.integers(4, 11))
+        n = int(rng.integers(2, 5))
         waves.append(
             Wave(
-                COLLUSION_RING, rng.choice(members, n), rng.choice(shops, n), _none(n), _none(n),
+                COLLUSION_RING, rng.choice(active, n), rng.choice(open_now, n), _none(n), _none(n),
                 rng.uniform(8 * 3600, 22 * 3600, n), _none(n),
             )
         )  # fmt: skip

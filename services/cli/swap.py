@@ -1,0 +1,226 @@
+"""`whiteboard swap`, `retrain`, `night`, `rollback` and `history`: who is champion, and why."""
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from services.cli.designs import DesignArgument
+from services.cli.output import JsonOption, bar, fail, out, say, show_json, table
+from services.cli.up import SeedOption
+from services.skeleton.settings import Settings, settings
+
+if TYPE_CHECKING:
+    from services.fraud.retraining import Outcome
+    from services.skeleton.promotion import Record
+
+PatienceOption = Annotated[
+    float, typer.Option(min=1, help="Seconds to wait for live decisions to shadow.")
+]
+TrafficOption = Annotated[
+    float, typer.Option(min=0, help="Play simulated traffic meanwhile, so many a second.")
+]
+_PATIENCE_S = 60.0
+
+
+def swap(
+    design: DesignArgument,
+    candidate: Annotated[str, typer.Argument(help="Which candidate.")],
+    retrain: Annotated[bool, typer.Option(help="Train it even if it is registered.")] = False,
+    traffic: TrafficOption = 0,
+    patience: PatienceOption = _PATIENCE_S,
+    seed: SeedOption = 7,
+    as_json: JsonOption = False,
+) -> None:
+    """Enter a candidate as challenger: train it if need be, shadow it, let the gate decide.
+
+    Exits with 0 when it is promoted, with 2 when it is refused.
+
+    Examples:
+      whiteboard swap fraud deepsets --traffic 200
+      whiteboard swap fraud gnn_xgboost --retrain --json
+    """
+    from services.fraud import retraining
+
+    config = settings()
+    with _traffic(config, seed, traffic):
+        outcome = _decided(lambda: retraining.swap(config, candidate, seed, bar, retrain, patience))
+    _show(outcome, as_json)
+
+
+def retrain(
+    design: DesignArgument,
+    traffic: TrafficOption = 0,
+    patience: PatienceOption = _PATIENCE_S,
+    seed: SeedOption = 7,
+    as_json: JsonOption = False,
+) -> None:
+    """Train the champion on with the labels that came since, and let the gate decide.
+
+    Examples:
+      whiteboard retrain fraud --traffic 200
+    """
+    from services.fraud import retraining
+
+    config = settings()
+    with _traffic(config, seed, traffic):
+        outcome = _decided(lambda: retraining.retrain(config, seed, bar, patience))
+    _show(outcome, as_json)
+
+
+def night(
+    design: DesignArgument,
+    traffic: TrafficOption = 0,
+    patience: PatienceOption = _PATIENCE_S,
+    seed: SeedOption = 7,
+    as_json: JsonOption = False,
+) -> None:
+    """Let a night pass: place everybody in the graph, then retrain. The scheduler's job, now.
+
+    Examples:
+      whiteboard night fraud --traffic 200
+    """
+    from services.fraud import retraining
+
+    config = settings()
+    with _traffic(config, seed, traffic):
+        outcome = _decided(lambda: retraining.night(config, seed, bar, patience))
+    _show(outcome, as_json)
+
+
+def rollback(
+    design: DesignArgument,
+    reason: Annotated[str, typer.Option(help="Why, for the history.")] = "by order",
+    as_json: JsonOption = False,
+) -> None:
+    """Make the champion before this one champion again. Asked again, it goes one further back.
+
+    Examples:
+      whiteboard rollback fraud --reason "complaints from the call centre"
+    """
+    from services.fraud import retraining
+    from services.skeleton.promotion import NothingBefore
+
+    try:
+        record = retraining.roll_back(settings(), reason)
+    except (NothingBefore, ConnectionError) as error:
+        fail(str(error))
+    if as_json:
+        show_json(record.model_dump(mode="json"))
+    else:
+        say(f"[green]{record.model} is champion again[/], in place of version {record.before}")
+
+
+def history(design: DesignArgument, as_json: JsonOption = False) -> None:
+    """Show every promotion, refusal and rollback.
+
+    Examples:
+      whiteboard history fraud
+    """
+    from services.fraud import retraining
+
+    try:
+        records = retraining.history(settings())
+    except ConnectionError as error:
+        fail(str(error))
+    if as_json:
+        show_json({"history": [r.model_dump(mode="json") for r in records]})
+        return
+    board = table("History", "at (UTC)", "model", "", "in place of", "why")
+    for record in records:
+        _row(board.add_row, record)
+    out.print(board)
+
+
+_COLOURS = {"promoted": "green", "refused": "red", "rolled_back": "yellow"}
+
+
+def _row(add: Callable[..., None], record: "Record") -> None:
+    colour = _COLOURS[record.event]
+    before = "" if record.before is None else f"version {record.before}"
+    when = f"{record.at:%Y-%m-%d %H:%M:%S}"
+    event = record.event.replace("_", " ")
+    add(when, record.model, f"[{colour}]{event}[/]", before, "; ".join(record.reasons))
+
+
+def _decided(run: "Callable[[], Outcome]") -> "Outcome":
+    from services.fraud.retraining import NoTraffic, TooFewLabels
+    from services.fraud.training import TooLittleHistory
+    from services.skeleton.model import ModelRefused
+
+    try:
+        return run()
+    except KeyError as error:
+        fail(str(error.args[0]))
+    except (NoTraffic, TooFewLabels, TooLittleHistory, ModelRefused, ValueError) as error:
+        fail(str(error))
+    except OSError as error:
+        fail(f"{error}: is the stack up? `whiteboard up`")
+
+
+def _show(outcome: "Outcome", as_json: bool) -> None:
+    record = outcome.record
+    if as_json:
+        decided = record.model_dump(mode="json") if record else None
+        show_json({"said": outcome.said, "record": decided})
+    elif record is None:
+        out.print(outcome.said, highlight=False)
+    else:
+        _gate(record)
+    if record is not None and record.event == "refused":
+        raise typer.Exit(2)
+
+
+def _gate(record: "Record") -> None:
+    """The gate's figures, as a table."""
+    f = record.figures
+    colour = _COLOURS[record.event]
+    title = f"{record.model} against version {record.before}: [{colour}]{record.event}[/]"
+    if f:
+        board = table(title, "", "champion", "challenger", "")
+        board.add_row(
+            f"cost of {f['decisions']:,.0f} labelled decisions",
+            f"{f['cost_champion'] / 100:,.0f}", f"{f['cost_challenger'] / 100:,.0f}",
+            f"difference {f['cost_difference'] / 100:+,.0f}, "
+            f"at most {f['cost_difference_high'] / 100:+,.0f} (95 %)",
+        )  # fmt: skip
+        board.add_row(
+            "p95 of its call, ms", f"{f['champion_p95_ms']:.3f}", f"{f['challenger_p95_ms']:.3f}",
+            f"the scorer's would be {f['projected_p95_ms']:.1f} ms",
+        )  # fmt: skip
+        board.add_row(
+            "calibration error", f"{f['ece_champion']:.4f}", f"{f['ece_challenger']:.4f}", ""
+        )
+        out.print(board)
+    else:
+        out.print(title)
+    for reason in record.reasons:
+        out.print(f"  {reason}", highlight=False)
+
+
+@contextlib.contextmanager
+def _traffic(config: Settings, seed: int, rate: float) -> Iterator[None]:
+    """Play simulated traffic beside something, until it is done."""
+    if not rate:
+        yield
+        return
+    from services.fraud.simulator.run import play
+
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(play(config, seed, rate, 24 * 3600.0, lambda *_: None))
+    thread = threading.Thread(target=_until_cancelled, args=(loop, task), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        loop.call_soon_threadsafe(task.cancel)
+        thread.join(30)
+
+
+def _until_cancelled(loop: asyncio.AbstractEventLoop, task: "asyncio.Task[object]") -> None:
+    with contextlib.suppress(asyncio.CancelledError, ConnectionError):
+        loop.run_until_complete(task)
+    loop.close()

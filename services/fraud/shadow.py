@@ -1,0 +1,105 @@
+"""Shadow mode for this design: what the decision stream logged, as a model is asked about it."""
+
+import asyncio
+
+import numpy as np
+from pydantic import ValidationError
+from redis import Redis
+
+from features.online import OnlineTable
+from features.spec import Floats
+from services.fraud.features import FEATURES, GRAPH, SETS, TABULAR, cart_items, places
+from services.fraud.ingestion import DECISIONS_STREAM, STREAMS, DecisionEvent
+from services.fraud.serving import wants_places
+from services.skeleton.champion import Challenger, Champion
+from services.skeleton.lake import Lake
+from services.skeleton.model import Model
+from services.skeleton.process import report_lag, run_worker
+from services.skeleton.settings import Settings, settings
+from services.skeleton.shadow import NAME, Logged, Shadow
+from services.skeleton.stream import Delivered, OrderedConsumer, connect, consume
+
+BATCH = 500
+LINGER_S = 1.0
+
+
+class Decisions:
+    """Reads logged decisions.
+
+    The scorer reads places only for a champion that needs them, so for a challenger that does,
+    they are read here.
+    """
+
+    def __init__(self, redis: Redis) -> None:
+        self._tables = {view: OnlineTable(redis, view) for view in GRAPH}
+
+    def prepare(self, model: Model, batch: list[Delivered]) -> list[tuple[Delivered, Logged]]:
+        """The decisions of a batch that were taken with the online store.
+
+        Raises:
+            redis.RedisError: the places can't be read.
+        """
+        read = [(message, event) for message in batch if (event := _event(message)) is not None]
+        vectors = np.array([event.features for _, event in read], dtype=np.float64)
+        vectors = vectors.reshape(-1, len(FEATURES))
+        if wants_places(model) and read:
+            vectors[:, len(TABULAR) :] = self._places([event for _, event in read])
+        return [
+            (message, _logged(event, vectors[i : i + 1], bool(model.card.sets)))
+            for i, (message, event) in enumerate(read)
+        ]
+
+    def _places(self, events: list[DecisionEvent]) -> Floats:
+        columns = []
+        for view, table in self._tables.items():
+            keys = [getattr(event.transaction, view.keys[0]) for event in events]
+            rows = table.load([(key or "",) for key in keys])
+            columns.append(places(rows))
+        return np.hstack(columns)
+
+
+def _event(message: Delivered) -> DecisionEvent | None:
+    try:
+        event = DecisionEvent.model_validate_json(message.data)
+    except ValidationError:
+        return None  # the lake writer puts it aside, with its reason
+    return None if event.degraded or len(event.features) != len(FEATURES) else event
+
+
+def _logged(event: DecisionEvent, vector: Floats, with_cart: bool) -> Logged:
+    transaction = event.transaction
+    fields = {
+        "event_time": transaction.event_time,
+        "decision_id": event.decision_id,
+        "transaction_id": transaction.transaction_id,
+    }
+    return Logged(fields, vector, {"items": cart_items(transaction)} if with_cart else {})
+
+
+async def serve(config: Settings) -> None:
+    """Run until cancelled."""
+    nc = await connect(config, NAME, patience_s=60.0)
+    champion = Champion(config, "fraud", FEATURES, SETS)
+    challenger = Challenger(config, "fraud", FEATURES, SETS)
+    redis = Redis.from_url(config.redis, socket_timeout=5.0)
+    shadow = Shadow(Lake(config), "fraud", champion, challenger, Decisions(redis).prepare)
+    subjects = STREAMS[DECISIONS_STREAM]
+    consumer = OrderedConsumer(nc, DECISIONS_STREAM, NAME, subjects, BATCH, LINGER_S)
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(champion.watch(nc))
+            group.create_task(challenger.watch(nc))
+            group.create_task(report_lag({NAME: consumer}))
+            group.create_task(consume(consumer, shadow.handle))
+    finally:
+        await nc.close()
+
+
+def main() -> None:
+    """Start the worker."""
+    config = settings()
+    run_worker(config, config.metrics_port + 2, lambda: serve(config))
+
+
+if __name__ == "__main__":
+    main()

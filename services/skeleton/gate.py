@@ -1,0 +1,176 @@
+"""The gate: whether a challenger may become champion, and if not, why.
+
+Three conditions, all of them needed:
+
+    cost         the challenger costs less than the champion on the same labelled decisions: the
+                 upper 95 % bound of the difference, by a paired bootstrap, lies below 0
+    latency      the scorer's p95 would stay within its budget
+    calibration  the challenger's expected calibration error is not larger by more than a little
+
+Decisions of one customer go together, so whole customers are drawn, not decisions. The gate looks
+once, when there is enough evidence: to look again and again until a bound happens to lie below 0
+would promote by chance.
+
+Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapters 8 and 13.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Booleans = npt.NDArray[np.bool_]
+Integers = npt.NDArray[np.int64]
+
+DRAWS = 2_000
+CONFIDENCE = 0.95
+BINS = 15
+ECE_TOLERANCE = 0.005
+
+# (declined, positive, amount) -> (N,) cost of each decision, minor units.
+Costs = Callable[[Booleans, Booleans, Floats], Floats]
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two models: (N,) scores, its threshold, (K,) seconds its calls took."""
+
+    score: Floats
+    threshold: float
+    seconds: Floats
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """N labelled decisions that neither model was trained on.
+
+    Attributes:
+        positive, amount: (N,) outcome, and minor units. unit: (N,) number of whom they belong to.
+        scorer_p95_s: The scorer's present 95th percentile, as it serves the champion.
+    """
+
+    champion: Side
+    challenger: Side
+    positive: Booleans
+    amount: Floats
+    unit: Integers
+    scorer_p95_s: float
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the gate decides. `reasons` are why it refuses, or what speaks for promotion."""
+
+    promoted: bool
+    reasons: list[str]
+    figures: dict[str, float] = field(default_factory=dict)
+
+
+def judge(evidence: Evidence, costs: Costs, budget_s: float, seed: int = 0) -> Verdict:
+    """Hold the evidence against the three conditions.
+
+    Args:
+        costs: The design's KPI. budget_s: What the scorer's p95 must stay below.
+    """
+    rng = np.random.default_rng(seed)
+    units = int(evidence.unit.max()) + 1
+    draws = rng.multinomial(units, np.full(units, 1 / units), size=DRAWS).astype(np.float64)
+    figures = {
+        **_cost(evidence, costs, draws),
+        **_latency(evidence),
+        **_calibration(evidence, draws),
+    }
+    wrong = [
+        *_too_dear(figures),
+        *_too_slow(figures, budget_s * 1e3),
+        *_badly_calibrated(figures),
+    ]
+    good = f"saves {-figures['cost_difference'] / 100:,.0f} on {len(evidence.positive):,} decisions"
+    return Verdict(not wrong, wrong or [good], figures)
+
+
+def _cost(evidence: Evidence, costs: Costs, draws: Floats) -> dict[str, float]:
+    """Cost of both and of their difference, minor units, with its bootstrap interval."""
+    each = [
+        costs(side.score >= side.threshold, evidence.positive, evidence.amount)
+        for side in (evidence.champion, evidence.challenger)
+    ]
+    by_unit = np.bincount(evidence.unit, each[1] - each[0], minlength=draws.shape[1])
+    drawn = draws @ by_unit
+    low, high = np.quantile(drawn, [1 - CONFIDENCE, CONFIDENCE])
+    return {
+        "decisions": float(len(evidence.positive)),
+        "positives": float(evidence.positive.sum()),
+        "cost_champion": float(each[0].sum()),
+        "cost_challenger": float(each[1].sum()),
+        "cost_difference": float(by_unit.sum()),
+        "cost_difference_low": float(low),
+        "cost_difference_high": float(high),
+    }
+
+
+def _latency(evidence: Evidence) -> dict[str, float]:
+    """What the scorer's p95 would be with the challenger's call in place of the champion's, ms."""
+    p95 = [
+        float(np.quantile(side.seconds, 0.95)) * 1e3
+        for side in (evidence.champion, evidence.challenger)
+    ]
+    return {
+        "champion_p95_ms": p95[0],
+        "challenger_p95_ms": p95[1],
+        "projected_p95_ms": evidence.scorer_p95_s * 1e3 + p95[1] - p95[0],
+    }
+
+
+def _calibration(evidence: Evidence, draws: Floats) -> dict[str, float]:
+    """Expected calibration errors, and the lower bound of their difference."""
+    errors = [
+        _gaps(side.score, evidence, draws) for side in (evidence.champion, evidence.challenger)
+    ]
+    size = draws @ np.bincount(evidence.unit, minlength=draws.shape[1])
+    drawn = (errors[1][1] - errors[0][1]) / size
+    count = len(evidence.positive)
+    return {
+        "ece_champion": errors[0][0] / count,
+        "ece_challenger": errors[1][0] / count,
+        "ece_difference_low": float(np.quantile(drawn, 1 - CONFIDENCE)),
+    }
+
+
+def _gaps(score: Floats, evidence: Evidence, draws: Floats) -> tuple[float, Floats]:
+    """Summed gaps between score and outcome over the bins: of all, and of each draw."""
+    bins = np.minimum((score * BINS).astype(np.int64), BINS - 1)
+    cell = evidence.unit * BINS + bins
+    gap = np.bincount(cell, score - evidence.positive, minlength=draws.shape[1] * BINS)
+    gap = gap.reshape(-1, BINS)
+    return float(np.abs(gap.sum(axis=0)).sum()), np.abs(draws @ gap).sum(axis=1)
+
+
+def _too_dear(f: dict[str, float]) -> list[str]:
+    if f["cost_difference_high"] < 0:
+        return []
+    return [
+        f"cost: {f['cost_difference'] / 100:+,.0f} against the champion's "
+        f"{f['cost_champion'] / 100:,.0f}; the upper 95 % bound is "
+        f"{f['cost_difference_high'] / 100:+,.0f}, not below 0"
+    ]
+
+
+def _too_slow(f: dict[str, float], budget_ms: float) -> list[str]:
+    if f["projected_p95_ms"] < budget_ms:
+        return []
+    return [
+        f"latency: the scorer's p95 would be {f['projected_p95_ms']:.1f} ms of {budget_ms:.0f} "
+        f"(the challenger's call takes {f['challenger_p95_ms']:.2f} ms)"
+    ]
+
+
+def _badly_calibrated(f: dict[str, float]) -> list[str]:
+    if f["ece_difference_low"] <= ECE_TOLERANCE:
+        return []
+    return [
+        f"calibration: error {f['ece_challenger']:.4f} against {f['ece_champion']:.4f}, "
+        f"worse by more than {ECE_TOLERANCE}"
+    ]

@@ -1,0 +1,225 @@
+"""Who is champion, who is challenger, and how it came to be.
+
+A promotion does four things in this order: the registry's alias moves, the file goes to where
+serving loads it from, a note in a NATS key-value bucket announces it, and a row is added to the
+history. Serving watches the bucket; after a restart the bucket's last value says what to load.
+
+The history is a stream from which nothing can be deleted: what was promoted, refused and rolled
+back, when, against whom, and by which figures.
+"""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from enum import StrEnum
+
+import orjson
+from nats.aio.client import Client
+from nats.js import JetStreamContext, api
+from nats.js.errors import NotFoundError
+from pydantic import BaseModel
+
+from services.skeleton.champion import (
+    BUCKET,
+    CHALLENGER,
+    CHAMPION,
+    champion_path,
+    note_key,
+    version_path,
+)
+from services.skeleton.lake import Lake
+from services.skeleton.registry import Registry
+from services.skeleton.settings import Settings
+from services.skeleton.stream import connect
+
+HISTORY = "MODEL_HISTORY"
+
+
+class Event(StrEnum):
+    """What can happen to a model."""
+
+    promoted = "promoted"
+    refused = "refused"
+    rolled_back = "rolled_back"
+
+
+class Record(BaseModel):
+    """One row of the history.
+
+    Attributes:
+        at: When, UTC. model: "candidate:version" the event is about; after a rollback, the model
+            that serves again. before: The champion until then.
+        reasons: Why, a clause each. figures: What the decision was based on.
+    """
+
+    at: datetime
+    event: Event
+    design: str
+    version: int
+    model: str
+    before: int | None
+    reasons: list[str]
+    figures: dict[str, float] = {}
+
+
+class NothingBefore(ValueError):
+    """There is no earlier champion to go back to."""
+
+
+class Succession:
+    """The line of champions of one design. It connects for each call, and keeps nothing open."""
+
+    def __init__(self, settings: Settings, design: str) -> None:
+        self._settings = settings
+        self._design = design
+        self._registry = Registry(settings)
+
+    async def challenge(self, version: int) -> None:
+        """Put a registered version into shadow mode. FileNotFoundError if its file is gone."""
+        self._copy(version, CHALLENGER)
+        self._registry.set_challenger(self._design, version)
+        nc = await connect(self._settings, "succession")
+        try:
+            await announce(nc, self._design, version, CHALLENGER)
+        finally:
+            await nc.close()
+
+    async def withdraw(self) -> None:
+        """End shadow mode."""
+        nc = await connect(self._settings, "succession")
+        try:
+            await announce(nc, self._design, None, CHALLENGER)
+        finally:
+            await nc.close()
+        self._registry.set_challenger(self._design, None)
+
+    async def promote(
+        self,
+        version: int,
+        model: str,
+        reasons: list[str],
+        figures: Mapping[str, float],
+        event: Event = Event.promoted,
+    ) -> Record:
+        """Make a registered version the champion. FileNotFoundError if its file is gone."""
+        before = self._registry.champion(self._design)
+        self._registry.set_champion(self._design, version)
+        self._copy(version, CHAMPION)
+        return await self._record(event, version, model, before, reasons, figures, announced=True)
+
+    async def refuse(
+        self, version: int, model: str, reasons: list[str], figures: Mapping[str, float]
+    ) -> Record:
+        """Note that a challenger was refused."""
+        before = self._registry.champion(self._design)
+        return await self._record(
+            Event.refused, version, model, before, reasons, figures, announced=False
+        )
+
+    async def roll_back(self, reason: str) -> Record:
+        """Make the champion before this one champion again.
+
+        Asked again, it goes one further back.
+
+        Raises:
+            NothingBefore: this was the first.
+        """
+        line = _line(await self.history())
+        if len(line) < 2:
+            raise NothingBefore("there is no champion before this one")
+        before = line[-2]
+        return await self.promote(before.version, before.model, [reason], {}, Event.rolled_back)
+
+    async def history(self) -> list[Record]:
+        """All that happened, oldest first."""
+        nc = await connect(self._settings, "succession")
+        try:
+            return await _read(nc.jetstream(), self._design)
+        finally:
+            await nc.close()
+
+    def champion(self) -> int | None:
+        """Version of the champion, None before there is one."""
+        return self._registry.champion(self._design)
+
+    def _copy(self, version: int, role: str) -> None:
+        lake = Lake(self._settings)
+        lake.put(champion_path(self._design, role), lake.get(version_path(self._design, version)))
+
+    async def _record(
+        self,
+        event: Event,
+        version: int,
+        model: str,
+        before: int | None,
+        reasons: list[str],
+        figures: Mapping[str, float],
+        announced: bool,
+    ) -> Record:
+        record = Record(
+            at=datetime.now(UTC),
+            event=event,
+            design=self._design,
+            version=version,
+            model=model,
+            before=before,
+            reasons=reasons,
+            figures=dict(figures),
+        )
+        nc = await connect(self._settings, "succession")
+        try:
+            if announced:
+                await announce(nc, self._design, version)
+            await _append(nc.jetstream(), record)
+        finally:
+            await nc.close()
+        return record
+
+
+def _line(records: list[Record]) -> list[Record]:
+    """The champions that led to the present one: a rollback takes the last of them away."""
+    line: list[Record] = []
+    for record in records:
+        if record.event is Event.promoted:
+            line.append(record)
+        elif record.event is Event.rolled_back:
+            line.pop()
+    return line
+
+
+async def announce(nc: Client, design: str, version: int | None, role: str = CHAMPION) -> None:
+    """Tell whoever holds a design's champion or challenger that its file has changed."""
+    js = nc.jetstream()
+    try:
+        bucket = await js.key_value(BUCKET)
+    except NotFoundError:
+        bucket = await js.create_key_value(bucket=BUCKET)
+    await bucket.put(note_key(design, role), orjson.dumps({"version": version}))
+
+
+async def _append(js: JetStreamContext, record: Record) -> None:
+    try:
+        await js.stream_info(HISTORY)
+    except NotFoundError:
+        await js.add_stream(
+            api.StreamConfig(
+                name=HISTORY,
+                subjects=["model.>"],
+                storage=api.StorageType.FILE,
+                deny_delete=True,
+                deny_purge=True,
+            )
+        )
+    await js.publish(f"model.{record.design}", record.model_dump_json().encode())
+
+
+async def _read(js: JetStreamContext, design: str) -> list[Record]:
+    try:
+        state = (await js.stream_info(HISTORY)).state
+    except NotFoundError:
+        return []
+    records = []
+    for seq in range(max(state.first_seq, 1), state.last_seq + 1):
+        message = await js.get_msg(HISTORY, seq)
+        if message.subject == f"model.{design}":
+            records.append(Record.model_validate_json(message.data or b""))
+    return records

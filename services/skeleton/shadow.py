@@ -1,0 +1,136 @@
+"""Shadow mode: the challenger scores what the champion decided, off the hot path.
+
+A process of its own follows the stream of decisions and scores the logged vectors with the
+challenger, and with the champion again for a fair comparison of time. Nothing it does can reach a
+response: a challenger that is slow is sampled, one that hangs or crashes takes this process down,
+and Supervisor or Docker starts it again. Whoever waits for its scores gives up by its own clock.
+"""
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import pyarrow as pa
+
+from services.skeleton.candidates import Floats
+from services.skeleton.champion import Challenger, Champion
+from services.skeleton.lake import Lake
+from services.skeleton.model import Floats32, Model
+from services.skeleton.stream import Delivered
+from services.skeleton.telemetry import EVENTS
+
+log = logging.getLogger(__name__)
+
+NAME = "shadow"
+# A batch gets this long; decisions that do not fit are left out. A call that takes ten times as
+# long does not come back.
+BATCH_BUDGET_S = 2.0
+_HANGS_S = 20.0
+
+SHADOW = pa.schema(
+    [
+        pa.field("seq", pa.int64(), nullable=False),
+        pa.field("event_time", pa.timestamp("us", tz="UTC"), nullable=False),
+        pa.field("decision_id", pa.string(), nullable=False),
+        pa.field("transaction_id", pa.string(), nullable=False),
+        pa.field("version", pa.int64(), nullable=False),
+        pa.field("score", pa.float64(), nullable=False),
+        pa.field("seconds", pa.float64(), nullable=False),
+        pa.field("champion_seconds", pa.float64(), nullable=False),
+    ]
+)
+
+
+def shadow_table(design: str) -> str:
+    """The lake's table of a design's shadow scores."""
+    return f"{design}/shadow"
+
+
+@dataclass(frozen=True)
+class Logged:
+    """One logged decision, as a model is asked about it.
+
+    Attributes:
+        fields: `event_time`, `decision_id`, `transaction_id`. vector: (1, F). sets: As the model
+            needs them.
+    """
+
+    fields: Mapping[str, Any]
+    vector: Floats
+    sets: Mapping[str, Floats32]
+
+
+# Messages of the decision stream as (message, what it logged), for this model; those that can't
+# be read are left out.
+Prepare = Callable[[Model, list[Delivered]], list[tuple[Delivered, Logged]]]
+
+
+class Shadow:
+    """Scores batches of decisions with the challenger, while there is one."""
+
+    def __init__(
+        self, lake: Lake, design: str, champion: Champion, challenger: Challenger, prepare: Prepare
+    ) -> None:
+        self._lake = lake
+        self._table = shadow_table(design)
+        self._champion = champion
+        self._challenger = challenger
+        self._prepare = prepare
+
+    async def handle(self, batch: list[Delivered]) -> None:
+        """Score one batch and write its scores.
+
+        Raises:
+            OSError, redis.RedisError: an engine is away; try the same batch again.
+        """
+        challenger, champion = self._challenger.model, self._champion.model
+        if challenger is None or champion is None:
+            return
+        work = asyncio.to_thread(self._score, champion, challenger, batch)
+        try:
+            rows = await asyncio.wait_for(work, _HANGS_S)
+        except TimeoutError:
+            log.critical("the challenger hangs: ending this process")
+            os._exit(1)
+        if rows:
+            table = pa.Table.from_pylist(rows, schema=SHADOW)
+            version = challenger.card.version
+            name = f"{version}-{batch[0].seq:012d}-{batch[-1].seq:012d}"
+            await asyncio.to_thread(self._lake.write, self._table, table, name)
+        EVENTS.labels(NAME, "scored").inc(len(rows))
+        EVENTS.labels(NAME, "skipped").inc(len(batch) - len(rows))
+
+    def _score(
+        self, champion: Model, challenger: Model, batch: list[Delivered]
+    ) -> list[dict[str, Any]]:
+        asked = self._prepare(challenger, batch)
+        again = {m.seq: logged for m, logged in self._prepare(champion, batch)}
+        end = perf_counter() + BATCH_BUDGET_S
+        rows = []
+        for message, logged in asked:
+            if perf_counter() > end:
+                break
+            score, seconds = _timed(challenger, logged)
+            _, champion_seconds = _timed(champion, again[message.seq])
+            rows.append(
+                {
+                    "seq": message.seq,
+                    **logged.fields,
+                    "version": challenger.card.version,
+                    "score": score,
+                    "seconds": seconds,
+                    "champion_seconds": champion_seconds,
+                }
+            )
+        return rows
+
+
+def _timed(model: Model, logged: Logged) -> tuple[float, float]:
+    """(score, seconds) of one call for one row."""
+    begin = perf_counter()
+    [score] = model.score(logged.vector, logged.sets)
+    return float(score), perf_counter() - begin
