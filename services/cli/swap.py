@@ -15,7 +15,7 @@ from services.skeleton.settings import Settings, settings
 
 if TYPE_CHECKING:
     from services.fraud.retraining import Outcome
-    from services.skeleton.promotion import Record
+    from services.skeleton.history import Record
 
 PatienceOption = Annotated[
     float, typer.Option(min=1, help="Seconds to wait for live decisions to shadow.")

@@ -34,10 +34,11 @@ from services.fraud.serving import wants_places
 from services.fraud.training import GATE_DAYS, Split, cart_sets, examples, times
 from services.skeleton.champion import version_path
 from services.skeleton.gate import Evidence, Side, Verdict, judge
+from services.skeleton.history import Event, Record
 from services.skeleton.lake import Lake
 from services.skeleton.model import Model
 from services.skeleton.progress import Bar
-from services.skeleton.promotion import Event, Record, Succession
+from services.skeleton.promotion import Succession
 from services.skeleton.registry import Registry, Trained
 from services.skeleton.scrape import Buckets, buckets, quantile
 from services.skeleton.settings import Settings

@@ -49,6 +49,7 @@ from services.fraud.ingestion import (
     microseconds,
     shard,
 )
+from services.skeleton.admin import add_admin
 from services.skeleton.champion import Champion
 from services.skeleton.http import BodyTooLarge, JsonResponse, LimitBody, add_operations, problem
 from services.skeleton.model import Model
@@ -296,6 +297,7 @@ def create_app(config: Settings | None = None) -> FastAPI:
     )
     app.add_middleware(LimitBody, most=MOST_BYTES)
     add_operations(app, ready)
+    add_admin(app, "fraud", config.admin_token.get_secret_value(), lambda: held[0].nats)
     _add_scoring(app, held)
     return app
 

@@ -4,6 +4,7 @@ Only training imports this module.
 """
 
 import io
+import logging
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -17,6 +18,9 @@ from torch import Tensor, nn
 from services.skeleton.candidates import Examples, Floats
 from services.skeleton.model import INPUT, OUTPUT, Floats32
 from services.skeleton.progress import Step
+
+# It tells of torchvision's operators, which nothing here uses.
+logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
 
 _SCORED_AT_ONCE = 8_192
 _LARGEST = 6.0
@@ -55,7 +59,7 @@ def _signed_log(columns: Tensor) -> Tensor:
 def perceptron(width: int, hidden: int) -> nn.Sequential:
     """(N, width) -> (N, 1), two hidden layers."""
     return nn.Sequential(
-        nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(0.1),
+        nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(0.2),
         nn.Linear(hidden, hidden // 2), nn.ReLU(), nn.Linear(hidden // 2, 1),
     )  # fmt: skip
 

@@ -3,20 +3,14 @@
 A promotion does four things in this order: the registry's alias moves, the file goes to where
 serving loads it from, a note in a NATS key-value bucket announces it, and a row is added to the
 history. Serving watches the bucket; after a restart the bucket's last value says what to load.
-
-The history is a stream from which nothing can be deleted: what was promoted, refused and rolled
-back, when, against whom, and by which figures.
 """
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from enum import StrEnum
 
 import orjson
 from nats.aio.client import Client
-from nats.js import JetStreamContext, api
 from nats.js.errors import NotFoundError
-from pydantic import BaseModel
 
 from services.skeleton.champion import (
     BUCKET,
@@ -26,39 +20,11 @@ from services.skeleton.champion import (
     note_key,
     version_path,
 )
+from services.skeleton.history import Event, Record, append, read
 from services.skeleton.lake import Lake
 from services.skeleton.registry import Registry
 from services.skeleton.settings import Settings
 from services.skeleton.stream import connect
-
-HISTORY = "MODEL_HISTORY"
-
-
-class Event(StrEnum):
-    """What can happen to a model."""
-
-    promoted = "promoted"
-    refused = "refused"
-    rolled_back = "rolled_back"
-
-
-class Record(BaseModel):
-    """One row of the history.
-
-    Attributes:
-        at: When, UTC. model: "candidate:version" the event is about; after a rollback, the model
-            that serves again. before: The champion until then.
-        reasons: Why, a clause each. figures: What the decision was based on.
-    """
-
-    at: datetime
-    event: Event
-    design: str
-    version: int
-    model: str
-    before: int | None
-    reasons: list[str]
-    figures: dict[str, float] = {}
 
 
 class NothingBefore(ValueError):
@@ -133,7 +99,7 @@ class Succession:
         """All that happened, oldest first."""
         nc = await connect(self._settings, "succession")
         try:
-            return await _read(nc.jetstream(), self._design)
+            return await read(nc.jetstream(), self._design)
         finally:
             await nc.close()
 
@@ -169,7 +135,7 @@ class Succession:
         try:
             if announced:
                 await announce(nc, self._design, version)
-            await _append(nc.jetstream(), record)
+            await append(nc.jetstream(), record)
         finally:
             await nc.close()
         return record
@@ -194,32 +160,3 @@ async def announce(nc: Client, design: str, version: int | None, role: str = CHA
     except NotFoundError:
         bucket = await js.create_key_value(bucket=BUCKET)
     await bucket.put(note_key(design, role), orjson.dumps({"version": version}))
-
-
-async def _append(js: JetStreamContext, record: Record) -> None:
-    try:
-        await js.stream_info(HISTORY)
-    except NotFoundError:
-        await js.add_stream(
-            api.StreamConfig(
-                name=HISTORY,
-                subjects=["model.>"],
-                storage=api.StorageType.FILE,
-                deny_delete=True,
-                deny_purge=True,
-            )
-        )
-    await js.publish(f"model.{record.design}", record.model_dump_json().encode())
-
-
-async def _read(js: JetStreamContext, design: str) -> list[Record]:
-    try:
-        state = (await js.stream_info(HISTORY)).state
-    except NotFoundError:
-        return []
-    records = []
-    for seq in range(max(state.first_seq, 1), state.last_seq + 1):
-        message = await js.get_msg(HISTORY, seq)
-        if message.subject == f"model.{design}":
-            records.append(Record.model_validate_json(message.data or b""))
-    return records

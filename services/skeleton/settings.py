@@ -52,6 +52,10 @@ class Settings(BaseSettings):
     password: SecretStr = Field(
         SecretStr("whiteboard-local"), description="Password of every engine. Change it off-host."
     )
+    admin_token: SecretStr = Field(
+        SecretStr(""), description="Opens the scorer's /admin routes; empty: they stay shut."
+    )
+    night_utc: str = Field("03:00", description="When the nightly retraining runs, HH:MM UTC.")
     bucket: str = Field("lake", description="S3 bucket of the lake and the models.")
     shards: int = Field(16, ge=1, le=1024, description="Shards of each entity in a subject.")
     outbox_events: int = Field(10_000, ge=1, description="Decisions held in memory, then on disk.")

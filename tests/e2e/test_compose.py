@@ -119,7 +119,8 @@ def test_prometheus_scrapes_every_service(stack):
         with urllib.request.urlopen(url, timeout=5) as answer:
             result = json.load(answer)["data"]["result"]
         return {r["metric"]["job"]: r["value"][1] for r in result} == {
-            "scorer": "1", "feature-worker": "1", "lake-writer": "1",
+            "scorer": "1", "feature-worker": "1", "lake-writer": "1", "shadow": "1",
+            "scheduler": "1",
         }  # fmt: skip
 
     until(targets)
@@ -127,8 +128,8 @@ def test_prometheus_scrapes_every_service(stack):
 
 @pytest.mark.parametrize(
     "service",
-    ["nats", "redis", "seaweedfs", "scorer", "feature-worker", "lake-writer", "mlflow",
-     "simulator", "prometheus"],
+    ["nats", "redis", "seaweedfs", "scorer", "feature-worker", "lake-writer", "shadow",
+     "scheduler", "mlflow", "simulator", "prometheus"],
 )  # fmt: skip
 def test_a_killed_container_comes_back(stack, service):
     # From outside: `docker kill` counts as somebody's wish, and is not followed by a restart.

@@ -96,7 +96,7 @@ def test_an_engine_away_and_back(here, process, degraded):
 def test_a_champion_trained_under_load_fails_no_request(here):
     running = here.begin("simulate", "fraud", "--rate", "50", "--seconds", "60", "--json")
     time.sleep(2)
-    here.run("train", "fraud", "--seed", "8")
+    here.run("train", "fraud", "--seed", "8", "--promote")
     found = json.loads(running.communicate(timeout=200)[0])
     assert found["failures"] == 0
     assert here.figures("status")["scorer"]["model"] == "xgboost:2"

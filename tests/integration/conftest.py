@@ -14,8 +14,8 @@ from redis import Redis
 from infra.local.engines import environment
 from services.fraud.bootstrap import make_streams
 from services.fraud.ingestion import LABEL, STREAMS, TX, Event, LabelEvent, subject
+from services.skeleton.history import HISTORY
 from services.skeleton.lake import Lake
-from services.skeleton.promotion import HISTORY
 from services.skeleton.settings import Settings
 from services.skeleton.stream import connect
 

@@ -10,9 +10,10 @@ from nats.errors import Error as NatsError
 
 from services.fraud.features import FEATURES
 from services.skeleton.champion import BUCKET, CHALLENGER, champion_path, note_key
+from services.skeleton.history import HISTORY
 from services.skeleton.lake import Lake
 from services.skeleton.model import Model
-from services.skeleton.promotion import HISTORY, NothingBefore, Succession
+from services.skeleton.promotion import NothingBefore, Succession
 from services.skeleton.registry import Registry, Training, store_model
 from tests.conftest import card
 
