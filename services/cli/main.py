@@ -5,6 +5,7 @@ import typer
 from services.cli import (
     audit,
     bootstrap,
+    candidates,
     demo,
     describe,
     evaluate,
@@ -36,6 +37,7 @@ app.command("demo")(demo.demo)
 app.command("simulate")(simulate.simulate)
 app.command("replay")(replay.replay)
 app.command("train")(train.train)
+app.command("candidates")(candidates.candidates)
 app.command("swap")(swap.swap)
 app.command("retrain")(swap.retrain)
 app.command("night")(swap.night)

@@ -6,7 +6,6 @@ Loaded, checked, watched, and exchanged in one assignment.
 import asyncio
 import logging
 from collections.abc import Mapping
-from pathlib import Path
 
 import orjson
 from nats.aio.client import Client
@@ -20,7 +19,6 @@ from services.skeleton.telemetry import MODEL_REFUSED, MODEL_VERSION
 log = logging.getLogger(__name__)
 
 BUCKET = "models"
-SAGEMAKER_MODEL = Path("/opt/ml/model/model.onnx")
 _EVERY_S = 1.0
 
 
@@ -117,8 +115,8 @@ class Champion:
         return self.model is None or announced != self.model.card.version
 
     def _file(self) -> bytes:
-        if self.role == CHAMPION and SAGEMAKER_MODEL.exists():
-            return SAGEMAKER_MODEL.read_bytes()
+        if self.role == CHAMPION and self._settings.model_file.exists():
+            return self._settings.model_file.read_bytes()
         try:
             return Lake(self._settings).get(champion_path(self._design, self.role))
         except FileNotFoundError:

@@ -55,6 +55,10 @@ class Settings(BaseSettings):
     admin_token: SecretStr = Field(
         SecretStr(""), description="Opens the scorer's /admin routes; empty: they stay shut."
     )
+    model_file: Path = Field(
+        Path("/opt/ml/model/model.onnx"),
+        description="Served in place of the champion where it exists, as SageMaker has it.",
+    )
     night_utc: str = Field("03:00", description="When the nightly retraining runs, HH:MM UTC.")
     bucket: str = Field("lake", description="S3 bucket of the lake and the models.")
     shards: int = Field(16, ge=1, le=1024, description="Shards of each entity in a subject.")

@@ -1,0 +1,349 @@
+"""The candidates side by side: what each one sees, what it costs, how long it takes.
+
+Every candidate is trained on the same days for several seeds, its threshold chosen on the same
+days after them, and judged on the days after those. What fraud it finds is compared where all of
+them decline the same share of transactions: at thresholds of their own, whoever declines more
+would seem to see more.
+"""
+
+import asyncio
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import aiohttp
+import numpy as np
+import pyarrow as pa
+from pyarrow import compute as pc
+from scipy import stats
+from sklearn.metrics import average_precision_score
+
+from features.spec import DAY, Booleans, Floats
+from infra.local.engines import environment, free_port
+from services.fraud import encoder, places
+from services.fraud.candidates import CANDIDATES
+from services.fraud.features import FEATURES, SETS, TABULAR
+from services.fraud.graph import Ledger
+from services.fraud.history import TRUTH_TABLE
+from services.fraud.labelled import labelled_rows
+from services.fraud.problem import Kpi
+from services.fraud.simulator.scenarios import SCENARIOS
+from services.fraud.training import (
+    WARM_UP_DAYS,
+    cart_sets,
+    examples,
+    new_candidate,
+    point_in_time,
+    threshold_of,
+    times,
+)
+from services.skeleton.candidates import Candidate, Examples
+from services.skeleton.lake import Lake
+from services.skeleton.model import Model, ModelCard, stamp
+from services.skeleton.progress import Bar, Step
+from services.skeleton.settings import Settings
+
+VALIDATION_DAYS, TEST_DAYS = 5, 10
+DECLINED = 0.01
+CALLS = 3_000
+REQUESTS, REQUESTS_A_SECOND = 1_000, 100.0
+_READY_S = 60.0
+
+
+@dataclass
+class Compared:
+    """One candidate, means over seeds.
+
+    Attributes:
+        ap: Average precision. cost: Minor units a day at its own threshold.
+        recall: By scenario, where `DECLINED` of all transactions are declined.
+        cold_start_recall: The same for frauds with a party that had no place yet.
+        train_s: For graph candidates, with the encoder's training and the nights.
+        intervals: 95 % Student intervals over seeds of ap, cost and the recalls.
+    """
+
+    name: str
+    role: str
+    ap: float = 0.0
+    cost: float = 0.0
+    recall: dict[str, float] = field(default_factory=dict)
+    cold_start_recall: float = 0.0
+    onnx_p50_ms: float = 0.0
+    onnx_p99_ms: float = 0.0
+    score_p95_ms: float = 0.0
+    size_mb: float = 0.0
+    train_s: float = 0.0
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Material:
+    """Labelled history: rows with outcome, tabular vectors, and which days are for what."""
+
+    rows: pa.Table
+    tabular: Floats
+    scenario: np.ndarray
+    fit: Booleans
+    valid: Booleans
+    test: Booleans
+    ledger: Ledger
+    at: np.ndarray  # index of each row in the ledger
+
+
+def compare(settings: Settings, seeds: list[int], bar: Bar) -> list[Compared]:
+    """Train, judge and time every candidate.
+
+    Raises:
+        ValueError: there is no history to compare on.
+    """
+    material = _material(settings, bar)
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in sorted(CANDIDATES.all())}
+    files: dict[str, bytes] = {}
+    for seed in seeds:
+        placed, cold, graph_s = _placed(material, seed, bar)
+        for name in found:
+            with bar(f"{name}, seed {seed}") as step:
+                candidate = new_candidate(name)
+                begin = perf_counter()
+                kind = type(candidate)
+                fit, valid = (_examples(material, placed, kind, w) for w in ("fit", "valid"))
+                candidate.fit(fit, valid, seed, step)
+                spent = perf_counter() - begin + (graph_s if kind.groups else 0.0)
+            threshold = threshold_of(candidate, valid)
+            found[name].append({**_judged(material, placed, cold, candidate, threshold),
+                                "train_s": spent})  # fmt: skip
+            files[name] = _file(candidate, threshold)
+    result = [_summary(name, runs, files[name]) for name, runs in found.items()]
+    _time_calls(material, placed, files, result)
+    _time_requests(settings, material, files, result, bar)
+    return result
+
+
+def _material(settings: Settings, bar: Bar) -> _Material:
+    lake = Lake(settings)
+    with bar("reading point-in-time features"):
+        truth = lake.read(TRUTH_TABLE)
+        rows = labelled_rows(lake, 0.0)
+        if truth is None or rows is None:
+            raise ValueError("no history to compare on: `whiteboard up` makes it")
+        where = pc.index_in(rows["seq"], truth["seq"])
+        rows = rows.append_column("scenario", truth["scenario"].take(where))
+        rows = rows.filter(pc.is_valid(where))
+        rows = rows.filter(pa.array(times(rows) >= times(rows).min() + WARM_UP_DAYS * DAY))
+        plain = rows.drop_columns(["fraud", "scenario"])
+        tabular = point_in_time(settings, plain, graph=False)
+        ledger = places.read_ledger(lake)
+    time_of = times(rows)
+    test = time_of >= time_of.max() - TEST_DAYS * DAY
+    valid = ~test & (time_of >= time_of.max() - (TEST_DAYS + VALIDATION_DAYS) * DAY)
+    at = np.searchsorted(ledger.seq, rows["seq"].to_numpy())
+    scenario = rows["scenario"].to_numpy()
+    return _Material(rows, tabular, scenario, ~test & ~valid, valid, test, ledger, at)
+
+
+def _placed(material: _Material, seed: int, bar: Bar) -> tuple[Floats, Booleans, float]:
+    """(N, len(FEATURES)) vectors with places by an encoder of this seed, cold starts, seconds."""
+    begin = perf_counter()
+    ledger, time_of = material.ledger, times(material.rows)
+    positive = np.zeros(len(ledger.seq), dtype=bool)
+    positive[material.at] = material.rows["fraud"].to_numpy() & material.fit
+    days = places.midnights(time_of.min(), time_of[material.fit].max())
+    with bar(f"graph encoder, seed {seed}") as step:
+        made = encoder.train(ledger, positive, days, places.parameters(), seed, step)
+    nights = places.midnights(time_of.min() - DAY, time_of.max())
+    with bar("placing everybody, night by night") as step:
+        done = places.place_nights(made, ledger, nights, step)
+    columns = places.columns(ledger, done)[material.at]
+    cold = places.cold(ledger, done)[material.at]
+    return np.hstack([material.tabular, columns]), cold, perf_counter() - begin
+
+
+def _examples(material: _Material, placed: Floats, kind: type[Candidate], which: str) -> Examples:
+    chosen = getattr(material, which)
+    return examples(material.rows.filter(pa.array(chosen)), placed[chosen], kind)
+
+
+def _judged(
+    material: _Material, placed: Floats, cold: Booleans, candidate: Candidate, threshold: float
+) -> dict[str, float]:
+    data = _examples(material, placed, type(candidate), "test")
+    score = candidate.score(data)
+    flagged = score >= np.quantile(score, 1 - DECLINED)
+    scenario, unseen = material.scenario[material.test], cold[material.test]
+    recall = {
+        f"recall_{name}": float(flagged[scenario == code].mean())
+        for code, name in enumerate(SCENARIOS)
+        if code
+    }
+    return {
+        "ap": float(average_precision_score(data.positive, score)),
+        "cost": Kpi().total(score >= threshold, data.positive, data.amount) / TEST_DAYS,
+        **recall,
+        "cold_start_recall": float(flagged[unseen & data.positive].mean()),
+    }
+
+
+def _summary(name: str, runs: list[dict[str, float]], file: bytes) -> Compared:
+    kind = CANDIDATES.get(name)
+    mean = {key: float(np.mean([run[key] for run in runs])) for key in runs[0]}
+    recall = {k.removeprefix("recall_"): v for k, v in mean.items() if k.startswith("recall_")}
+    return Compared(
+        name=name,
+        role=kind.role,
+        ap=mean["ap"],
+        cost=mean["cost"],
+        recall=recall,
+        cold_start_recall=mean["cold_start_recall"],
+        size_mb=len(file) / 1e6,
+        train_s=mean["train_s"],
+        intervals={key: _interval([run[key] for run in runs]) for key in runs[0]},
+    )
+
+
+def _interval(values: list[float]) -> tuple[float, float]:
+    """95 % Student interval of a mean; a single value is its own."""
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return mean, mean
+    half = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
+    return mean - half, mean + half
+
+
+def _file(candidate: Candidate, threshold: float) -> bytes:
+    card = ModelCard(
+        design="fraud",
+        candidate=candidate.name,
+        features=candidate.features,
+        sets={name: SETS[name] for name in candidate.sets},
+        threshold=threshold,
+        kpi={},
+        trained_on="comparison",
+        trained_at=datetime.now(UTC),
+    )
+    return stamp(candidate.export(), card)
+
+
+def _time_calls(
+    material: _Material, placed: Floats, files: Mapping[str, bytes], result: list[Compared]
+) -> None:
+    """ONNX calls of one row, the candidates taking turns row by row."""
+    models = {name: Model(data, "fraud", FEATURES, SETS) for name, data in files.items()}
+    chosen = np.nonzero(material.test)[0][:CALLS]
+    items = cart_sets(material.rows.take(chosen))
+    seconds: dict[str, list[float]] = {name: [] for name in models}
+    for i, row in enumerate(chosen):
+        filled = int((items[i, :, 0] >= 0).sum())
+        sets = {"items": items[i : i + 1, : max(filled, 1)]}
+        for name, model in models.items():
+            begin = perf_counter()
+            model.score(placed[row : row + 1], sets)
+            seconds[name].append(perf_counter() - begin)
+    for one in result:
+        p50, p99 = np.percentile(np.array(seconds[one.name]) * 1e3, [50, 99])
+        one.onnx_p50_ms, one.onnx_p99_ms = float(p50), float(p99)
+
+
+def _time_requests(
+    settings: Settings,
+    material: _Material,
+    files: Mapping[str, bytes],
+    result: list[Compared],
+    bar: Bar,
+) -> None:
+    """`POST /score` on a scorer a candidate, the scorers taking turns; decisions go nowhere."""
+    rows = material.rows.filter(pa.array(material.test)).slice(0, REQUESTS).to_pylist()
+    wanted = ("transaction_id", "customer_id", "merchant_id", "device_id", "ip", "amount_minor")
+    bodies = [
+        {**{k: row[k] for k in wanted}, "event_time": row["event_time"].isoformat(),
+         "cart": row["cart"]}
+        for row in rows
+    ]  # fmt: skip
+    with _scorers(settings, files) as urls, bar("asking each scorer in turn") as step:
+        seconds = asyncio.run(_ask(urls, bodies, step))
+    for one in result:
+        one.score_p95_ms = float(np.percentile(np.array(seconds[one.name]) * 1e3, 95))
+
+
+async def _ask(
+    urls: Mapping[str, str], bodies: list[dict[str, Any]], step: Step
+) -> dict[str, list[float]]:
+    seconds: dict[str, list[float]] = {name: [] for name in urls}
+    async with aiohttp.ClientSession() as http:
+        begin = perf_counter()
+        for number, body in enumerate(bodies):
+            await asyncio.sleep(max(begin + number / REQUESTS_A_SECOND - perf_counter(), 0.0))
+            for name, url in urls.items():
+                sent = perf_counter()
+                async with http.post(f"{url}/score", json=body) as answer:
+                    await answer.read()
+                    answer.raise_for_status()
+                seconds[name].append(perf_counter() - sent)
+            step(number + 1, len(bodies))
+    return {name: found[len(found) // 10 :] for name, found in seconds.items()}
+
+
+@contextmanager
+def _scorers(settings: Settings, files: Mapping[str, bytes]) -> Iterator[dict[str, str]]:
+    """A scorer a file, on a port of its own, without NATS."""
+    running, urls = [], {}
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            for name, data in files.items():
+                path = Path(folder) / f"{name}.onnx"
+                path.write_bytes(data)
+                port = free_port()
+                urls[name] = f"http://127.0.0.1:{port}"
+                running.append(_scorer(settings, path, port))
+            for url in urls.values():
+                _wait_for(url)
+            yield urls
+        finally:
+            for process in running:
+                process.terminate()
+            for process in running:
+                process.wait(20)
+
+
+def _scorer(settings: Settings, model: Path, port: int) -> "subprocess.Popen[bytes]":
+    changed = {
+        "WHITEBOARD_MODEL_FILE": str(model),
+        "WHITEBOARD_HOME": str(model.with_suffix("")),
+        "WHITEBOARD_NATS_URL": "nats://127.0.0.1:9",
+        "WHITEBOARD_REDIS_URL": settings.redis,
+        "OMP_NUM_THREADS": "1",
+    }
+    command = (
+        sys.executable, "-m", "uvicorn", "services.fraud.serving:create_app", "--factory",
+        "--host", "127.0.0.1", "--port", str(port), "--loop", "uvloop", "--http", "httptools",
+        "--no-access-log", "--log-level", "error",
+    )  # fmt: skip
+    quiet = subprocess.DEVNULL
+    return subprocess.Popen(command, env={**environment(), **changed}, stdout=quiet, stderr=quiet)
+
+
+def _wait_for(url: str) -> None:
+    import urllib.request
+
+    end = time.monotonic() + _READY_S
+    while True:
+        try:
+            with urllib.request.urlopen(f"{url}/readyz", timeout=2):
+                return
+        except OSError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.1)
+
+
+def figures(result: list[Compared]) -> dict[str, object]:
+    """As JSON shows it."""
+    return {"candidates": [asdict(one) for one in result], "declined": DECLINED,
+            "tabular_features": len(TABULAR)}  # fmt: skip
