@@ -7,15 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import xgboost as xgb
-from onnx import TensorProto, helper
 from onnxmltools import convert_xgboost
 from onnxmltools.convert.common.data_types import FloatTensorType
 
 from services.fraud.candidates import CANDIDATES
 from services.skeleton.candidates import Candidate, Examples, Floats
-from services.skeleton.model import INPUT, OUTPUT
+from services.skeleton.export import positive_only
 from services.skeleton.progress import Step
 
 # TreeEnsembleClassifier is in ai.onnx.ml 1; the rest of the graph is one Gather.
@@ -66,14 +64,7 @@ class XGBoost(Candidate):
         booster.feature_names = None  # the converter wants f0, f1, ...
         types = [("features", FloatTensorType([None, len(self.features)]))]
         graph = convert_xgboost(booster, initial_types=types, target_opset=_OPSET).graph
-        model = helper.make_model(
-            _only_probability(graph),
-            opset_imports=[helper.make_opsetid("", _OPSET), helper.make_opsetid("ai.onnx.ml", 1)],
-            ir_version=8,
-        )
-        onnx.checker.check_model(model)
-        data: bytes = model.SerializeToString()
-        return data
+        return positive_only(graph, {"": _OPSET, "ai.onnx.ml": 1})
 
     def save(self, folder: Path) -> None:
         """Keep the booster as JSON."""
@@ -106,21 +97,3 @@ class XGBoost(Candidate):
         return xgb.DMatrix(
             vectors.astype(np.float32), label=label, feature_names=list(self.features)
         )
-
-
-def _only_probability(graph: onnx.GraphProto) -> onnx.GraphProto:
-    """The converter's graph answers (label, probabilities (N, 2)); ours the second column."""
-    probabilities = graph.output[1].name
-    second = helper.make_tensor("second", TensorProto.INT64, [], [1])
-    take = helper.make_node("Gather", [probabilities, "second"], [OUTPUT], axis=1)
-    return helper.make_graph(
-        [*graph.node, take],
-        "xgboost",
-        [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, [None, _width(graph)])],
-        [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, [None])],
-        initializer=[*graph.initializer, second],
-    )
-
-
-def _width(graph: onnx.GraphProto) -> int:
-    return int(graph.input[0].type.tensor_type.shape.dim[1].dim_value)

@@ -36,7 +36,7 @@ RESALE_CODES = np.array([CODE[name] for name in RESALE])
 # Numbers above these belong to fraudsters and to replaced phones, one block a day.
 FRESH_DEVICES = 1_000_000
 FRESH_IPS = 0x2D000000
-RING_MEMBERS, RING_SHOPS = 24, 9
+RING_DAYS, RING_ACCOUNTS, RING_ACTIVE_DAYS = 28, 16, 6
 
 
 @dataclass(frozen=True)
@@ -145,29 +145,33 @@ def compromised_merchant(population: Population, day: int, drift: Drift) -> list
 
 
 def collusion_ring(population: Population, day: int, drift: Drift) -> list[Wave]:
-    """Customers and shops in league for 24 days.
+    """Mule accounts in league for four weeks, one taking over from another.
 
-    Each purchase is ordinary; who buys where is not. A ring outruns its chargebacks: every three
-    days a fresh shop takes over, every day some fresh members, so by the time one is charged back
-    it is idle. What remains is the company it kept.
+    Each purchase is ordinary: the account's own phone, its usual shops and amounts. By the time
+    an account is charged back, it is idle. What gives a fresh one away is the company it keeps:
+    when an account starts, it also pays, honestly, with the phones of the three that will follow
+    in a week, so a fresh account's phone was lent to accounts that are being charged back now.
     """
     waves = []
-    for first, campaign in _campaigns(population, COLLUSION_RING, day, 0.32, 24):
-        members = campaign.choice(CUSTOMERS, RING_MEMBERS, replace=False)
-        small = np.argsort(population.popularity)[: MERCHANTS // 3]
-        shops = campaign.choice(small, RING_SHOPS, replace=False)
+    for first, campaign in _campaigns(population, COLLUSION_RING, day, 0.16, RING_DAYS):
+        accounts = campaign.choice(CUSTOMERS, RING_ACCOUNTS, replace=False)
+        phones = population.devices[accounts, 0]
+        starts = np.arange(RING_ACCOUNTS) * 3 // 2
         age = day - first
-        active = members
-        open_now = shops[age // 3 : age // 3 + 2]
+        active = np.nonzero((starts <= age) & (age < starts + RING_ACTIVE_DAYS))[0]
         rng = _today(campaign, day)
-        n = int(rng.integers(2, 5))
-        waves.append(
-            Wave(
-                COLLUSION_RING, rng.choice(active, n), rng.choice(open_now, n), _none(n), _none(n),
-                rng.uniform(8 * 3600, 22 * 3600, n), _none(n),
-            )
-        )  # fmt: skip
+        who = rng.choice(active, int(rng.integers(2, 6)))
+        waves.append(_ring_wave(rng, COLLUSION_RING, accounts[who], phones[who]))
+        for fresh in np.nonzero(starts == age)[0]:
+            lent = phones[fresh + 4 : fresh + 7]
+            waves.append(_ring_wave(rng, GENUINE, np.full(len(lent), accounts[fresh]), lent))
     return waves
+
+
+def _ring_wave(rng: np.random.Generator, scenario: int, customer: Ints, phone: Ints) -> Wave:
+    n = len(customer)
+    second = rng.uniform(8 * 3600, 22 * 3600, n)
+    return Wave(scenario, customer, _none(n), phone, _none(n), second, _none(n))
 
 
 def cart_fraud(population: Population, day: int, drift: Drift) -> list[Wave]:

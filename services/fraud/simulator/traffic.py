@@ -35,6 +35,7 @@ START_US = int(START.timestamp()) * 1_000_000
 DAY_US = 86_400_000_000
 TRANSACTIONS_A_DAY = 12_000
 CHARGEBACK_MEDIAN_DAYS = 7.0
+LENT_PHONES = 0.015
 MOST_ITEMS = 24
 
 # How the week and the day breathe: Monday first, midnight first.
@@ -218,12 +219,14 @@ def _habit(
 def _device(
     rng: np.random.Generator, device: Ints, population: Population, customer: Ints, day: int
 ) -> Ints:
-    """Fill in devices: the usual one, now and then another, rarely a new phone."""
+    """Fill in devices: the usual one, now and then another or a friend's, rarely a new phone."""
     n = len(customer)
     which = rng.choice(DEVICES_EACH, n, p=[0.85, 0.12, 0.03])
     own = population.devices[customer, which]
     fresh = FRESH_DEVICES + day * 1_000 + 500 + np.arange(n) % 500
     own = np.where(rng.random(n) < 0.004, fresh, own)
+    friends = population.devices[rng.integers(0, CUSTOMERS, n), 0]
+    own = np.where(rng.random(n) < LENT_PHONES, friends, own)
     return np.where(device >= 0, device, own)
 
 

@@ -1,0 +1,143 @@
+"""Shadow mode as a process: it scores what was logged; a bad challenger harms nobody."""
+
+import asyncio
+import time
+
+import numpy as np
+import orjson
+import pytest
+from redis import Redis
+
+from features.online import OnlineTable
+from features.spec import SEQ, TIME, VALUES
+from services.fraud.features import FEATURES, GRAPH, SETS, TABULAR
+from services.fraud.ingestion import DECISION, DECISIONS_STREAM
+from services.fraud.serving import EXAMPLE
+from services.fraud.training import new_candidate
+from services.skeleton.champion import CHALLENGER, CHAMPION, champion_path
+from services.skeleton.lake import Lake
+from services.skeleton.model import Model, stamp
+from services.skeleton.promotion import announce
+from services.skeleton.shadow import NAME, shadow_table
+from tests.conftest import card
+from tests.integration.conftest import lag, until
+from tests.unit.test_challengers import slowed
+
+
+def event(number, vector):
+    return orjson.dumps(
+        {
+            "transaction_id": f"t{number}",
+            "decision_id": f"d{number}",
+            "decision": "approve",
+            "score": 0.1,
+            "threshold": 0.2,
+            "model": "xgboost:1",
+            "degraded": number % 10 == 9,
+            "transaction": {**EXAMPLE, "transaction_id": f"t{number}"},
+            "features": vector,
+            "seqs": {},
+        },
+        option=orjson.OPT_SERIALIZE_NUMPY,
+    )
+
+
+async def decide(nc, world, count, begin=0):
+    js = nc.jetstream()
+    for i in range(begin, begin + count):
+        await js.publish(f"{DECISION}.0", event(i, world.vectors[i]))
+
+
+def scores(config):
+    return Lake(config).read(shadow_table("fraud"))
+
+
+async def enter(config, nc, file, version, role=CHALLENGER):
+    Lake(config).put(champion_path("fraud", role), file)
+    await announce(nc, "fraud", version, role)
+
+
+@pytest.fixture
+async def shadow(config, nc, onnx, worker):
+    await enter(config, nc, onnx, 1, CHAMPION)
+    process = worker("services.fraud.shadow")
+    await until(lambda: lag_known(nc))
+    return process
+
+
+async def lag_known(nc):
+    return await lag(nc, DECISIONS_STREAM, NAME) == 0
+
+
+@pytest.fixture(scope="module")
+def graph_file(world):
+    """A GNN's head, and the same as Model, to compare with."""
+    made = new_candidate("gnn")
+    made.parameters |= {"epochs": 1}
+    rng = np.random.default_rng(0)
+    vectors = world.vectors[:5_000].copy()
+    vectors[:, len(TABULAR) :] = rng.normal(size=(5_000, len(FEATURES) - len(TABULAR)))
+    from services.skeleton.candidates import Examples
+
+    data = Examples(vectors, world.fraud[:5_000], world.amount[:5_000])
+    made.fit(data, data, 0, lambda *_: None)
+    changed = card(candidate="gnn", version=2, features=made.features)
+    return stamp(made.export(), changed)
+
+
+async def test_a_challenger_scores_what_was_logged(config, nc, shadow, world, candidate):
+    await decide(nc, world, 30)
+    await until(lambda: lag_known(nc))
+    assert scores(config) is None
+    await enter(config, nc, stamp(candidate.export(), card(version=7)), 7)
+    await asyncio.sleep(2.5)
+    await decide(nc, world, 100, begin=100)
+    await until(lambda: scores(config) is not None and len(scores(config)) == 90)
+    found = scores(config).sort_by("seq")
+    assert set(found["version"].to_pylist()) == {7}
+    from services.skeleton.candidates import Examples
+
+    rows = [int(t[1:]) for t in found["transaction_id"].to_pylist()]
+    data = Examples(world.vectors[rows][:, : len(TABULAR)], world.fraud[rows], world.amount[rows])
+    assert np.abs(found["score"].to_numpy() - candidate.score(data)).max() < 1e-5
+    assert (found["seconds"].to_numpy() > 0).all()
+
+
+async def test_a_challenger_that_needs_places_is_given_them(config, nc, shadow, world, graph_file):
+    """The champion did not need them, so no decision logged them."""
+    vector = world.vectors[5].copy()
+    with Redis.from_url(config.redis) as redis:
+        for number, view in enumerate(GRAPH):
+            row = np.full((1, view.width), 0.1 * (number + 1))
+            row[:, SEQ], row[:, TIME] = 3, 1.65e9
+            OnlineTable(redis, view).store([(EXAMPLE[view.keys[0]],)], row)
+            begin = len(TABULAR) + number * view.size
+            vector[begin : begin + view.size] = row[0, VALUES:]
+    await enter(config, nc, graph_file, 2)
+    await asyncio.sleep(2.5)
+    await nc.jetstream().publish(f"{DECISION}.0", event(5, world.vectors[5]))
+    await until(lambda: scores(config) is not None)
+    [expected] = Model(graph_file, "fraud", FEATURES, SETS).score(vector[None])
+    assert scores(config)["score"].to_pylist() == pytest.approx([float(expected)], abs=1e-6)
+
+
+async def test_a_slow_challenger_is_sampled_and_the_stream_goes_on(
+    config, nc, shadow, world, candidate
+):
+    slow = stamp(slowed(candidate.export()), card(version=3))
+    await enter(config, nc, slow, 3)
+    await asyncio.sleep(4)
+    begin = time.monotonic()
+    await decide(nc, world, 300)
+    await until(lambda: lag_known(nc))
+    assert time.monotonic() - begin < 30
+    assert 0 < len(scores(config)) < 270
+
+
+async def test_a_challenger_that_is_no_model_leaves_shadow_mode_alive(config, nc, shadow, world):
+    await enter(config, nc, b"not a model", 4)
+    await asyncio.sleep(2.5)
+    await decide(nc, world, 20)
+    await until(lambda: lag_known(nc))
+    assert scores(config) is None
+    assert shadow.poll() is None
