@@ -15,6 +15,7 @@ import numpy as np
 from google.protobuf.timestamp_pb2 import Timestamp
 from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
+from redis.client import Pipeline
 
 from features.spec import SEQ, TIME, Floats, Key, View
 
@@ -147,11 +148,18 @@ class OnlineTable:
 
     def load(self, keys: Sequence[Key]) -> Floats:
         """(K, width) rows of K entities, zeros for the unseen. Raises redis.RedisError."""
-        pipeline = self._redis.pipeline(transaction=False)
+        [rows] = load_many(self._redis, [(self, keys)])
+        return rows
+
+    def ask(self, pipeline: Pipeline, keys: Sequence[Key]) -> None:
+        """Put the reading of K rows into a pipeline."""
         for key in keys:
             pipeline.execute_command("HGET", self._layout.key(key), self._layout.field)
-        rows = np.empty((len(keys), self._layout.state.width))
-        for row, raw in zip(rows, pipeline.execute(), strict=True):
+
+    def decode(self, answers: Sequence[bytes | None]) -> Floats:
+        """(K, width) rows out of what a pipeline answered."""
+        rows = np.empty((len(answers), self._layout.state.width))
+        for row, raw in zip(rows, answers, strict=True):
             self._layout.decode(raw, row)
         return rows
 
@@ -165,10 +173,29 @@ class OnlineTable:
 
     def store(self, keys: Sequence[Key], rows: Floats) -> None:
         """Write K rows, those that hold anything. Raises redis.RedisError."""
-        pipeline = self._redis.pipeline(transaction=False)
+        store_many(self._redis, [(self, keys, rows)])
+
+    def write(self, pipeline: Pipeline, keys: Sequence[Key], rows: Floats) -> None:
+        """Put the writing of K rows, those that hold anything, into a pipeline."""
+        layout = self._layout
         for key, row in zip(keys, rows, strict=True):
             if row[SEQ] > 0:
-                layout = self._layout
                 fields = (layout.field, layout.value(row), layout.stamp, _timestamp(row[TIME]))
                 pipeline.execute_command("HSET", layout.key(key), *fields)
-        pipeline.execute()
+
+
+def load_many(redis: Redis, asked: Sequence[tuple[OnlineTable, Sequence[Key]]]) -> list[Floats]:
+    """Rows of several tables in one round trip. Raises redis.RedisError."""
+    pipeline = redis.pipeline(transaction=False)
+    for table, keys in asked:
+        table.ask(pipeline, keys)
+    answers = iter(pipeline.execute())
+    return [table.decode([next(answers) for _ in keys]) for table, keys in asked]
+
+
+def store_many(redis: Redis, written: Sequence[tuple[OnlineTable, Sequence[Key], Floats]]) -> None:
+    """Write rows of several tables in one round trip. Raises redis.RedisError."""
+    pipeline = redis.pipeline(transaction=False)
+    for table, keys, rows in written:
+        table.write(pipeline, keys, rows)
+    pipeline.execute()

@@ -14,7 +14,7 @@ from nats.js import JetStreamContext
 from redis import Redis
 
 from features.folding import fold_events, identify
-from features.online import OnlineTable
+from features.online import OnlineTable, load_many, store_many
 from features.spec import State
 from services.fraud.features import STATES, contributions
 from services.fraud.ingestion import DEAD, STREAM, Event, Events, owned_subjects, parse
@@ -24,6 +24,8 @@ from services.skeleton.stream import Delivered, OrderedConsumer, connect, consum
 from services.skeleton.telemetry import EVENTS, FRESHNESS_SECONDS
 
 NAME = "features"
+# A batch of one costs nearly what a batch of ten does; this is what freshness pays for it.
+LINGER_S = 0.005
 
 
 class FeatureWorker:
@@ -34,6 +36,7 @@ class FeatureWorker:
     ) -> None:
         self._js = js
         self._states = states
+        self._redis = redis
         self._tables = {state.name: OnlineTable(redis, state) for state in states}
         self._name = name
 
@@ -59,10 +62,12 @@ class FeatureWorker:
         """Read the rows that N events touch, fold, write them back. Raises redis.RedisError."""
         found = {state.name: identify(state, events.keys) for state in self._states}
         rows = {name: codes for name, (codes, _) in found.items()}
-        tables = {name: self._tables[name].load(keys) for name, (_, keys) in found.items()}
+        loaded = load_many(self._redis, [(self._tables[n], keys) for n, (_, keys) in found.items()])
+        tables = dict(zip(found, loaded, strict=True))
         fold_events(self._states, events, rows, tables, contributions)
-        for name, (_, keys) in found.items():
-            self._tables[name].store(keys, tables[name])
+        store_many(
+            self._redis, [(self._tables[n], keys, tables[n]) for n, (_, keys) in found.items()]
+        )
 
     async def _parse(self, batch: list[Delivered]) -> tuple[list[Event], list[int]]:
         events: list[Event] = []
@@ -82,7 +87,8 @@ async def serve(config: Settings, entity: str | None, shard: int | None) -> None
     nc = await connect(config, "feature-worker", patience_s=60.0)
     name = NAME if entity is None else f"{NAME}-{entity}-{shard}"
     states = [s for s in STATES if entity in (None, s.shard)]
-    consumer = OrderedConsumer(nc, STREAM, name, owned_subjects(entity, shard))
+    subjects = owned_subjects(entity, shard)
+    consumer = OrderedConsumer(nc, STREAM, name, subjects, linger_s=LINGER_S)
     redis = Redis.from_url(config.redis, socket_timeout=5.0)
     worker = FeatureWorker(nc.jetstream(), redis, states, name)
     lag = asyncio.create_task(report_lag({name: consumer}))

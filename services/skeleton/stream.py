@@ -29,6 +29,7 @@ DUPLICATE_WINDOW = timedelta(minutes=2)
 _PULL_EXPIRES_S = 2.0
 _ACK_WAIT_S = 30.0
 _RETRY_S = 0.5
+_LOOK_S = 0.05
 
 
 def open_connection(settings: Settings, name: str) -> tuple[Client, asyncio.Task[None]]:
@@ -163,8 +164,9 @@ class OrderedConsumer:
             await self._wait(_PULL_EXPIRES_S)
             if self._buffer and self._linger_s:
                 end = monotonic() + self._linger_s
-                while len(self._buffer) < self._batch and monotonic() < end:
-                    await self._wait(min(_PULL_EXPIRES_S, end - monotonic()))
+                while len(self._buffer) < self._batch and (left := end - monotonic()) > 0:
+                    await self._pull()
+                    await asyncio.sleep(min(left, _LOOK_S))
             messages, self._buffer = self._buffer, []
             delivered = await self._in_order(messages)
             if delivered:
