@@ -1,29 +1,33 @@
 """`whiteboard swap`, `retrain`, `night`, `rollback` and `history`: who is champion, and why."""
 
-import asyncio
 import contextlib
-import threading
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from infra.local.engines import environment
 from services.cli.designs import DesignArgument
 from services.cli.output import JsonOption, bar, fail, out, say, show_json, table
 from services.cli.up import SeedOption
-from services.skeleton.settings import Settings, settings
+from services.skeleton.settings import settings
 
 if TYPE_CHECKING:
-    from services.fraud.retraining import Outcome
+    from services.fraud.retraining import Live, Outcome
     from services.skeleton.history import Record
 
 PatienceOption = Annotated[
     float, typer.Option(min=1, help="Seconds to wait for live decisions to shadow.")
 ]
 TrafficOption = Annotated[
-    float, typer.Option(min=0, help="Play simulated traffic meanwhile, so many a second.")
+    float,
+    typer.Option(min=0, help="Play traffic while it is shadowed, so many a second."),
 ]
 _PATIENCE_S = 60.0
+_LONGEST_S = 3_600
 
 
 def swap(
@@ -46,8 +50,8 @@ def swap(
     from services.fraud import retraining
 
     config = settings()
-    with _traffic(config, seed, traffic):
-        outcome = _decided(lambda: retraining.swap(config, candidate, seed, bar, retrain, patience))
+    live = _live(patience, traffic, seed)
+    outcome = _decided(lambda: retraining.swap(config, candidate, seed, bar, retrain, live))
     _show(outcome, as_json)
 
 
@@ -66,8 +70,8 @@ def retrain(
     from services.fraud import retraining
 
     config = settings()
-    with _traffic(config, seed, traffic):
-        outcome = _decided(lambda: retraining.retrain(config, seed, bar, patience))
+    live = _live(patience, traffic, seed)
+    outcome = _decided(lambda: retraining.retrain(config, seed, bar, live))
     _show(outcome, as_json)
 
 
@@ -86,8 +90,8 @@ def night(
     from services.fraud import retraining
 
     config = settings()
-    with _traffic(config, seed, traffic):
-        outcome = _decided(lambda: retraining.night(config, seed, bar, patience))
+    live = _live(patience, traffic, seed)
+    outcome = _decided(lambda: retraining.night(config, seed, bar, live))
     _show(outcome, as_json)
 
 
@@ -201,26 +205,23 @@ def _gate(record: "Record") -> None:
         out.print(f"  {reason}", highlight=False)
 
 
-@contextlib.contextmanager
-def _traffic(config: Settings, seed: int, rate: float) -> Iterator[None]:
-    """Play simulated traffic beside something, until it is done."""
-    if not rate:
-        yield
-        return
-    from services.fraud.simulator.run import play
+def _live(patience: float, rate: float, seed: int) -> "Live":
+    from services.fraud.retraining import Live
 
-    loop = asyncio.new_event_loop()
-    task = loop.create_task(play(config, seed, rate, 24 * 3600.0, lambda *_: None))
-    thread = threading.Thread(target=_until_cancelled, args=(loop, task), daemon=True)
-    thread.start()
+    return Live(patience, lambda: _traffic(rate, seed)) if rate else Live(patience)
+
+
+@contextlib.contextmanager
+def _traffic(rate: float, seed: int) -> Iterator[None]:
+    """Play simulated traffic beside something, in a process of its own, until it is done."""
+    command = (
+        sys.executable, "-m", "services.cli.main", "simulate", "fraud",
+        "--rate", str(rate), "--seconds", str(_LONGEST_S), "--seed", str(seed),
+    )  # fmt: skip
+    quiet = subprocess.DEVNULL
+    process = subprocess.Popen(command, stdout=quiet, stderr=quiet, env=environment())
     try:
         yield
     finally:
-        loop.call_soon_threadsafe(task.cancel)
-        thread.join(30)
-
-
-def _until_cancelled(loop: asyncio.AbstractEventLoop, task: "asyncio.Task[object]") -> None:
-    with contextlib.suppress(asyncio.CancelledError, ConnectionError):
-        loop.run_until_complete(task)
-    loop.close()
+        process.send_signal(signal.SIGINT)
+        process.wait(60)

@@ -13,6 +13,7 @@ import asyncio
 import json
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -53,8 +54,6 @@ _EVERY_S = 1.0
 _VALIDATION_SHARE = 0.3
 DESIGN = "fraud"
 
-Say = Callable[[str], None]
-
 
 class TooFewLabels(ValueError):
     """Too few labelled decisions to train on or to judge by."""
@@ -65,6 +64,18 @@ class NoTraffic(ValueError):
 
 
 @dataclass(frozen=True)
+class Live:
+    """How a challenger comes by live decisions to score.
+
+    Attributes:
+        patience_s: How long to wait for the next. traffic: Entered while they are waited for.
+    """
+
+    patience_s: float = 60.0
+    traffic: Callable[[], AbstractContextManager[None]] = nullcontext
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What became of a challenger. `record` is None where nothing was to be done."""
 
@@ -72,14 +83,12 @@ class Outcome:
     record: Record | None = None
 
 
-def swap(
-    settings: Settings, name: str, seed: int, bar: Bar, again: bool, patience_s: float
-) -> Outcome:
+def swap(settings: Settings, name: str, seed: int, bar: Bar, again: bool, live: Live) -> Outcome:
     """Enter a candidate as challenger and let the gate decide.
 
     Args:
         again: Train it even where an untried version of it is registered.
-        patience_s: How long to wait for live decisions.
+        live: How live decisions are come by.
 
     Raises:
         KeyError: no such candidate. TooFewLabels, NoTraffic: see there.
@@ -91,10 +100,10 @@ def swap(
     version = None if again else Registry(settings).newest(DESIGN, name)
     if version is None or version in tried:
         version = training.train(settings, name, seed, bar).card.version
-    return contest(settings, version, bar, patience_s)
+    return contest(settings, version, bar, live)
 
 
-def contest(settings: Settings, version: int, bar: Bar, patience_s: float) -> Outcome:
+def contest(settings: Settings, version: int, bar: Bar, live: Live) -> Outcome:
     """Shadow, judge, and promote or refuse a registered version."""
     succession = Succession(settings, DESIGN)
     lake = Lake(settings)
@@ -105,7 +114,8 @@ def contest(settings: Settings, version: int, bar: Bar, patience_s: float) -> Ou
     asyncio.run(succession.challenge(version))
     try:
         evidence = _evidence(settings, lake, models, bar)
-        shadowed = _shadow(settings, lake, version, bar, patience_s)
+        with live.traffic():
+            shadowed = _shadow(settings, lake, version, bar, live.patience_s)
     finally:
         asyncio.run(succession.withdraw())
     verdict = _verdict(evidence, shadowed)
@@ -116,7 +126,7 @@ def contest(settings: Settings, version: int, bar: Bar, patience_s: float) -> Ou
     return Outcome(f"{named} {record.event}", record)
 
 
-def retrain(settings: Settings, seed: int, bar: Bar, patience_s: float) -> Outcome:
+def retrain(settings: Settings, seed: int, bar: Bar, live: Live) -> Outcome:
     """Train the champion on with what was labelled since, and let the gate decide.
 
     Done once for each newest labelled day; a run that was interrupted goes on where it stopped.
@@ -143,16 +153,16 @@ def retrain(settings: Settings, seed: int, bar: Bar, patience_s: float) -> Outco
         made = _train_on(settings, card.candidate, champion, data, seed, bar)
         kept = _Night(day, made.card.version)
         kept.write(lake)
-    outcome = contest(settings, kept.version or 0, bar, patience_s)
+    outcome = contest(settings, kept.version or 0, bar, live)
     _Night(day, kept.version, done=True).write(lake)
     return outcome
 
 
-def night(settings: Settings, seed: int, bar: Bar, patience_s: float) -> Outcome:
+def night(settings: Settings, seed: int, bar: Bar, live: Live) -> Outcome:
     """Everything a night does: place everybody in the graph, then `retrain`."""
     placed = places.refresh(settings, Lake(settings), bar)
     try:
-        done = retrain(settings, seed, bar, patience_s)
+        done = retrain(settings, seed, bar, live)
     except TooFewLabels as error:
         done = Outcome(str(error))
     return Outcome(f"{placed:,} parties placed; {done.said}", done.record)

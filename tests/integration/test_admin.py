@@ -1,0 +1,97 @@
+"""Admin routes: shut without a token, an order with one; the scheduler carries orders out."""
+
+import asyncio
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from pydantic import SecretStr, ValidationError
+
+from services.fraud.scheduler import Scheduler
+from services.skeleton.admin import CONTROL, Order, add_admin
+from services.skeleton.history import Event, Record, append
+from services.skeleton.stream import ensure_stream
+
+TOKEN = SecretStr("open-sesame").get_secret_value()
+BEARER = {"Authorization": f"Bearer {TOKEN}"}
+
+
+def client(nc, token=TOKEN):
+    app = FastAPI()
+    add_admin(app, "fraud", token, lambda: nc)
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://scorer")
+
+
+@pytest.fixture
+async def control(nc):
+    js = nc.jetstream()
+    await ensure_stream(js, CONTROL, ["control.>"])
+    yield js
+    await js.delete_stream(CONTROL)
+
+
+async def test_the_routes_are_shut_without_a_token(nc):
+    async with client(nc, token="") as http:
+        assert (await http.get("/admin/history", headers=BEARER)).status_code == 403
+    async with client(nc) as http:
+        for headers in ({}, {"Authorization": "Bearer guess"}):
+            answer = await http.post("/admin/night", headers=headers)
+            assert answer.status_code == 401
+
+
+async def test_an_order_reaches_the_control_stream(nc, control):
+    async with client(nc) as http:
+        body = {"candidate": "deepsets"}
+        answer = await http.post("/admin/swap", json=body, headers=BEARER)
+        assert answer.status_code == 202
+        bad = await http.post("/admin/swap", json={"candidate": "--rm -rf"}, headers=BEARER)
+        assert bad.status_code == 422
+    message = await control.get_msg(CONTROL, answer.json()["order"])
+    assert Order.model_validate_json(message.data) == Order(verb="swap", candidate="deepsets")
+
+
+async def test_without_a_control_stream_an_order_is_not_taken(nc):
+    async with client(nc) as http:
+        assert (await http.post("/admin/night", headers=BEARER)).status_code == 503
+
+
+async def test_the_history_is_read(nc):
+    record = Record(
+        at="2026-01-01T00:00:00Z", event=Event.refused, design="fraud", version=2,
+        model="gnn:2", before=1, reasons=["cost: too dear"],
+    )  # fmt: skip
+    await append(nc.jetstream(), record)
+    async with client(nc) as http:
+        [found] = (await http.get("/admin/history", headers=BEARER)).json()
+    assert Record.model_validate(found) == record
+
+
+async def test_the_scheduler_queues_orders_and_answers_drift_once_an_hour(monkeypatch):
+    started = []
+
+    class Done:
+        async def wait(self):
+            return 0
+
+    async def start(*command):
+        started.append(command[3:-1])
+        return Done()
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", start)
+    scheduler = Scheduler()
+    scheduler.order(Order(verb="swap", candidate="gnn").model_dump_json().encode())
+    scheduler.order(Order(verb="rollback", reason="why not").model_dump_json().encode())
+
+    class Alert:
+        data = b"psi of amount"
+
+    await scheduler.on_alert(Alert())
+    await scheduler.on_alert(Alert())
+    with pytest.raises(ValidationError):
+        scheduler.order(b'{"verb": "dance"}')
+    working = asyncio.create_task(scheduler.work())
+    await asyncio.sleep(0.05)
+    working.cancel()
+    assert started == [
+        ("swap", "fraud", "gnn"), ("rollback", "fraud", "--reason", "why not"), ("night", "fraud"),
+    ]  # fmt: skip
