@@ -1,5 +1,6 @@
 """`whiteboard swap`, `retrain`, `night`, `rollback` and `history`: who is champion, and why."""
 
+import asyncio
 import contextlib
 import subprocess
 import sys
@@ -104,11 +105,11 @@ def rollback(
     Examples:
       whiteboard rollback fraud --reason "complaints from the call centre"
     """
-    from services.fraud import retraining
-    from services.skeleton.promotion import NothingBefore
+    # Not through the design's training: going back must not wait for its libraries.
+    from services.skeleton.promotion import NothingBefore, Succession
 
     try:
-        record = retraining.roll_back(settings(), reason)
+        record = asyncio.run(Succession(settings(), design.value).roll_back(reason))
     except (NothingBefore, ConnectionError) as error:
         fail(str(error))
     if as_json:
@@ -123,10 +124,10 @@ def history(design: DesignArgument, as_json: JsonOption = False) -> None:
     Examples:
       whiteboard history fraud
     """
-    from services.fraud import retraining
+    from services.skeleton.promotion import Succession
 
     try:
-        records = retraining.history(settings())
+        records = asyncio.run(Succession(settings(), design.value).history())
     except ConnectionError as error:
         fail(str(error))
     if as_json:

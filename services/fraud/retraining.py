@@ -35,7 +35,7 @@ from services.fraud.serving import wants_places
 from services.fraud.training import GATE_DAYS, Split, cart_sets, examples, times
 from services.skeleton.champion import version_path
 from services.skeleton.gate import Evidence, Side, Verdict, judge
-from services.skeleton.history import Event, Record
+from services.skeleton.history import Record
 from services.skeleton.lake import Lake
 from services.skeleton.model import Model
 from services.skeleton.progress import Bar
@@ -168,16 +168,6 @@ def night(settings: Settings, seed: int, bar: Bar, live: Live) -> Outcome:
     return Outcome(f"{placed:,} parties placed; {done.said}", done.record)
 
 
-def roll_back(settings: Settings, reason: str) -> Record:
-    """Make the champion before this one champion again. NothingBefore if this was the first."""
-    return asyncio.run(Succession(settings, DESIGN).roll_back(reason))
-
-
-def history(settings: Settings) -> list[Record]:
-    """Every promotion, refusal and rollback, oldest first."""
-    return asyncio.run(Succession(settings, DESIGN).history())
-
-
 def promote_unjudged(settings: Settings, made: Trained, reason: str) -> Record:
     """Make a model champion without the gate: the first one, or by a person's order."""
     named = f"{made.card.candidate}:{made.card.version}"
@@ -290,8 +280,13 @@ def _shadow(settings: Settings, lake: Lake, version: int, bar: Bar, patience_s: 
                     f"{LEAST_SHADOWED} shadowed: run `whiteboard simulate fraud` beside this"
                 )
             time.sleep(_EVERY_S)
-    p95 = quantile(before, _request_buckets(settings), 0.95)
-    return _Shadowed(seconds[:, 1], seconds[:, 0], 0.0 if np.isnan(p95) else p95)
+    return _Shadowed(seconds[:, 1], seconds[:, 0], _scorer_p95(before, _request_buckets(settings)))
+
+
+def _scorer_p95(before: Buckets, after: Buckets) -> float:
+    """The scorer's p95 meanwhile; since it started, where nothing was asked meanwhile."""
+    meanwhile = quantile(before, after, 0.95)
+    return float(np.nan_to_num(quantile({}, after, 0.95) if np.isnan(meanwhile) else meanwhile))
 
 
 def _request_buckets(settings: Settings) -> Buckets:
@@ -363,6 +358,3 @@ def _verdict(evidence: Evidence, shadowed: _Shadowed) -> Verdict:
         shadowed.scorer_p95_s,
     )  # fmt: skip
     return judge(whole, Kpi().costs, LATENCY_BUDGET_MS / 1e3)
-
-
-__all__ = ["Event", "Outcome", "contest", "history", "night", "retrain", "roll_back", "swap"]
