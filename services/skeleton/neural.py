@@ -6,8 +6,10 @@ Only training imports this module.
 import io
 import logging
 import warnings
+from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +17,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from services.skeleton.candidates import Examples, Floats
+from services.skeleton.candidates import Candidate, Examples, Floats
 from services.skeleton.model import INPUT, OUTPUT, Floats32
 from services.skeleton.progress import Step
 
@@ -24,6 +26,7 @@ logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(loggin
 
 _SCORED_AT_ONCE = 8_192
 _LARGEST = 6.0
+_FILE = "weights.pt"
 
 
 class Tabular(nn.Module):
@@ -180,3 +183,58 @@ def restore(net: nn.Module, data: bytes) -> None:
     """Give a network weights that `saved` kept."""
     net.load_state_dict(torch.load(io.BytesIO(data), weights_only=True))
     net.eval()
+
+
+class NeuralCandidate(Candidate):
+    """A candidate that is one network over its features and sets.
+
+    Attributes:
+        set_widths: Columns of each set it asks for.
+    """
+
+    set_widths: ClassVar[Mapping[str, int]] = {}
+
+    _net: nn.Module
+
+    @abstractmethod
+    def network(self, sample: Tensor) -> nn.Module:
+        """An untrained network: (N, F) features and the sets -> (N,) logits.
+
+        Args:
+            sample: (S, F) vectors to standardise by.
+        """
+
+    def fit(self, train: Examples, validation: Examples, seed: int, step: Step) -> None:
+        """Train for a fixed number of epochs; the validation set chooses only the threshold."""
+        torch.manual_seed(seed)
+        self._net = self.network(sample(train))
+        self._train(train, self.parameters, seed, step)
+
+    def fit_more(self, train: Examples, seed: int, step: Step) -> None:
+        """Train on from the present weights, for `more_epochs` at a tenth of the rate."""
+        torch.manual_seed(seed)
+        epochs, rate = self.parameters["more_epochs"], float(self.parameters["rate"]) / 10
+        self._train(train, {**self.parameters, "epochs": epochs, "rate": rate}, seed, step)
+
+    def score(self, examples: Examples) -> Floats:
+        """Probabilities by torch, (N,)."""
+        return scores(self._net, inputs(examples, self.sets))
+
+    def export(self) -> bytes:
+        """The network, with the number of rows and the sizes of the sets left open."""
+        return export(self._net, len(self.features), self.set_widths)
+
+    def save(self, folder: Path) -> None:
+        """Keep the weights."""
+        (folder / _FILE).write_bytes(saved(self._net))
+
+    def load(self, folder: Path) -> None:
+        """Take up kept weights."""
+        self._net = self.network(torch.zeros(1, len(self.features)))
+        restore(self._net, (folder / _FILE).read_bytes())
+
+    def _train(
+        self, examples: Examples, parameters: Mapping[str, Any], seed: int, step: Step
+    ) -> None:
+        columns = inputs(examples, self.sets)
+        train(self._net, columns, examples.positive, parameters, seed, step)

@@ -8,8 +8,7 @@ Source: Zaheer et al., "Deep Sets", NeurIPS 2017, theorem 2.
 """
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +16,7 @@ from torch import Tensor, nn
 from services.fraud.candidates import CANDIDATES
 from services.fraud.features import BUCKETS, ITEMS
 from services.skeleton import neural
-from services.skeleton.candidates import Candidate, Examples, Floats
-from services.skeleton.progress import Step
-
-_FILE = "deepsets.pt"
+from services.skeleton.neural import NeuralCandidate
 
 
 class Network(nn.Module):
@@ -49,44 +45,14 @@ class Network(nn.Module):
 
 
 @CANDIDATES.register
-class DeepSets(Candidate):
+class DeepSets(NeuralCandidate):
     """A small network over the cart's items and the tabular features."""
 
     name = "deepsets"
     role = "sees inside the cart"
     sets = ("items",)
+    set_widths: ClassVar = {"items": len(ITEMS)}
 
-    _net: Network
-
-    def fit(self, train: Examples, validation: Examples, seed: int, step: Step) -> None:
-        """Train for a fixed number of epochs; the validation set chooses only the threshold."""
-        torch.manual_seed(seed)
-        self._net = Network(neural.sample(train), self.parameters)
-        self._train(train, self.parameters, seed, step)
-
-    def fit_more(self, train: Examples, seed: int, step: Step) -> None:
-        """Train on from the present weights, for `more_epochs` at a tenth of the rate."""
-        torch.manual_seed(seed)
-        epochs, rate = self.parameters["more_epochs"], float(self.parameters["rate"]) / 10
-        self._train(train, {**self.parameters, "epochs": epochs, "rate": rate}, seed, step)
-
-    def score(self, examples: Examples) -> Floats:
-        """Probabilities by torch, (N,)."""
-        return neural.scores(self._net, neural.inputs(examples, self.sets))
-
-    def export(self) -> bytes:
-        """The network, with the size of the cart left open."""
-        return neural.export(self._net, len(self.features), {"items": len(ITEMS)})
-
-    def save(self, folder: Path) -> None:
-        """Keep the weights."""
-        (folder / _FILE).write_bytes(neural.saved(self._net))
-
-    def load(self, folder: Path) -> None:
-        """Take up kept weights."""
-        self._net = Network(torch.zeros(1, len(self.features)), self.parameters)
-        neural.restore(self._net, (folder / _FILE).read_bytes())
-
-    def _train(self, train: Examples, parameters: Mapping[str, Any], seed: int, step: Step) -> None:
-        columns = neural.inputs(train, self.sets)
-        neural.train(self._net, columns, train.positive, parameters, seed, step)
+    def network(self, sample: Tensor) -> nn.Module:
+        """The network, standardising by a sample of vectors."""
+        return Network(sample, self.parameters)

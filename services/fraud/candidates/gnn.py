@@ -12,7 +12,6 @@ Source: Hamilton et al., "Inductive Representation Learning on Large Graphs" (Gr
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,10 +20,7 @@ from torch import Tensor, nn
 from services.fraud.candidates import CANDIDATES
 from services.fraud.features import GRAPH, GRAPH_SIZE, PLACES
 from services.skeleton import neural
-from services.skeleton.candidates import Candidate, Examples, Floats
-from services.skeleton.progress import Step
-
-_FILE = "gnn.pt"
+from services.skeleton.neural import NeuralCandidate
 
 
 class Head(nn.Module):
@@ -46,44 +42,13 @@ class Head(nn.Module):
 
 
 @CANDIDATES.register
-class GNN(Candidate):
-    """A small network over the places and the tabular features."""
+class GNN(NeuralCandidate):
+    """A small network over the places, which are given, and the tabular features."""
 
     name = "gnn"
     role = "sees who keeps company with whom"
     groups = ("graph",)
 
-    _net: Head
-
-    def fit(self, train: Examples, validation: Examples, seed: int, step: Step) -> None:
-        """Train the head for a fixed number of epochs; the places are given."""
-        torch.manual_seed(seed)
-        self._net = Head(neural.sample(train), self.parameters)
-        self._train(train, self.parameters, seed, step)
-
-    def fit_more(self, train: Examples, seed: int, step: Step) -> None:
-        """Train the head on from its present weights, for `more_epochs` at a tenth of the rate."""
-        torch.manual_seed(seed)
-        epochs, rate = self.parameters["more_epochs"], float(self.parameters["rate"]) / 10
-        self._train(train, {**self.parameters, "epochs": epochs, "rate": rate}, seed, step)
-
-    def score(self, examples: Examples) -> Floats:
-        """Probabilities by torch, (N,)."""
-        return neural.scores(self._net, neural.inputs(examples, ()))
-
-    def export(self) -> bytes:
-        """The head: the places come with the features."""
-        return neural.export(self._net, len(self.features), {})
-
-    def save(self, folder: Path) -> None:
-        """Keep the head's weights; the encoder's are kept with the places."""
-        (folder / _FILE).write_bytes(neural.saved(self._net))
-
-    def load(self, folder: Path) -> None:
-        """Take up kept weights."""
-        self._net = Head(torch.zeros(1, len(self.features)), self.parameters)
-        neural.restore(self._net, (folder / _FILE).read_bytes())
-
-    def _train(self, train: Examples, parameters: Mapping[str, Any], seed: int, step: Step) -> None:
-        columns = neural.inputs(train, ())
-        neural.train(self._net, columns, train.positive, parameters, seed, step)
+    def network(self, sample: Tensor) -> nn.Module:
+        """The head, standardising by a sample of vectors."""
+        return Head(sample, self.parameters)
