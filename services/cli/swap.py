@@ -151,15 +151,11 @@ def _row(add: Callable[..., None], record: "Record") -> None:
 
 
 def _decided(run: "Callable[[], Outcome]") -> "Outcome":
-    from services.fraud.retraining import NoTraffic, TooFewLabels
-    from services.fraud.training import TooLittleHistory
-    from services.skeleton.model import ModelRefused
-
     try:
         return run()
     except KeyError as error:
         fail(str(error.args[0]))
-    except (NoTraffic, TooFewLabels, TooLittleHistory, ModelRefused, ValueError) as error:
+    except ValueError as error:
         fail(str(error))
     except OSError as error:
         fail(f"{error}: is the stack up? `whiteboard up`")

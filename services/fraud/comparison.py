@@ -14,7 +14,6 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -30,16 +29,17 @@ from features.spec import DAY, Booleans, Floats
 from infra.local.engines import environment, free_port
 from services.fraud import encoder, places
 from services.fraud.candidates import CANDIDATES
-from services.fraud.features import FEATURES, SETS, TABULAR
+from services.fraud.features import FEATURES, SETS
 from services.fraud.graph import Ledger
 from services.fraud.history import TRUTH_TABLE
-from services.fraud.labelled import labelled_rows
 from services.fraud.problem import Kpi
 from services.fraud.simulator.scenarios import SCENARIOS
 from services.fraud.training import (
     WARM_UP_DAYS,
+    card_of,
     cart_sets,
     examples,
+    labelled_rows,
     new_candidate,
     point_in_time,
     threshold_of,
@@ -47,7 +47,7 @@ from services.fraud.training import (
 )
 from services.skeleton.candidates import Candidate, Examples
 from services.skeleton.lake import Lake
-from services.skeleton.model import Model, ModelCard, stamp
+from services.skeleton.model import Model, stamp
 from services.skeleton.progress import Bar, Step
 from services.skeleton.settings import Settings
 
@@ -120,7 +120,10 @@ def compare(settings: Settings, seeds: list[int], bar: Bar) -> list[Compared]:
             threshold = threshold_of(candidate, valid)
             found[name].append({**_judged(material, placed, cold, candidate, threshold),
                                 "train_s": spent})  # fmt: skip
-            files[name] = _file(candidate, threshold)
+            until = float(times(material.rows)[material.valid].max())
+            files[name] = stamp(
+                candidate.export(), card_of(candidate, threshold, "comparison", until)
+            )
     result = [_summary(name, runs, files[name]) for name, runs in found.items()]
     _time_calls(material, placed, files, result)
     _time_requests(settings, material, files, result, bar)
@@ -215,20 +218,6 @@ def _interval(values: list[float]) -> tuple[float, float]:
         return mean, mean
     half = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
     return mean - half, mean + half
-
-
-def _file(candidate: Candidate, threshold: float) -> bytes:
-    card = ModelCard(
-        design="fraud",
-        candidate=candidate.name,
-        features=candidate.features,
-        sets={name: SETS[name] for name in candidate.sets},
-        threshold=threshold,
-        kpi={},
-        trained_on="comparison",
-        trained_at=datetime.now(UTC),
-    )
-    return stamp(candidate.export(), card)
 
 
 def _time_calls(
@@ -345,5 +334,4 @@ def _wait_for(url: str) -> None:
 
 def figures(result: list[Compared]) -> dict[str, object]:
     """As JSON shows it."""
-    return {"candidates": [asdict(one) for one in result], "declined": DECLINED,
-            "tabular_features": len(TABULAR)}  # fmt: skip
+    return {"candidates": [asdict(one) for one in result], "declined": DECLINED}

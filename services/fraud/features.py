@@ -285,11 +285,11 @@ def vectors(rows: Mapping[str, Floats], own: Floats) -> Floats:
     for number, view in enumerate(GRAPH):
         if view.name in rows:
             begin = _M_END + number * GRAPH_SIZE
-            out[:, begin : begin + GRAPH_SIZE] = places(rows[view.name])
+            out[:, begin : begin + GRAPH_SIZE] = place_values(rows[view.name])
     return out
 
 
-def places(rows: Floats) -> Floats:
+def place_values(rows: Floats) -> Floats:
     """The values of N embedding rows, (N, GRAPH_SIZE): NaN for an entity no night has seen."""
     return np.where(rows[:, SEQ, None] > 0.0, rows[:, VALUES:], np.nan)
 
@@ -324,7 +324,7 @@ def read_frame(group: str, frame: "pd.DataFrame") -> "pd.DataFrame":
     from features.log import stack
 
     if group in EMBEDDED:
-        read_places = [places(stack(frame[v.name], v.width)) for v in GRAPH]
+        read_places = [place_values(stack(frame[v.name], v.width)) for v in GRAPH]
         return pd.DataFrame(np.hstack(read_places), columns=list(PLACES))
     rows = {state.name: stack(frame[state.name], state.width) for state in STATES}
     found = vectors(rows, np.ascontiguousarray(frame[list(OWN)].to_numpy(dtype=np.float64)))

@@ -188,7 +188,7 @@ class Scorer:
 
 def wants_places(model: Model) -> bool:
     """Whether a model needs the parties' places in the graph."""
-    return bool(model.columns.max() >= len(TABULAR))
+    return model.width > len(TABULAR)
 
 
 _UNKNOWN = {state.name: np.full((1, state.width), np.nan) for state in STATES}

@@ -8,7 +8,7 @@ from redis import Redis
 
 from features.online import OnlineTable
 from features.spec import Floats
-from services.fraud.features import FEATURES, GRAPH, SETS, TABULAR, cart_items, places
+from services.fraud.features import FEATURES, GRAPH, SETS, TABULAR, cart_items, place_values
 from services.fraud.ingestion import DECISIONS_STREAM, STREAMS, DecisionEvent
 from services.fraud.serving import wants_places
 from services.skeleton.champion import Challenger, Champion
@@ -33,7 +33,7 @@ class Decisions:
     def __init__(self, redis: Redis) -> None:
         self._tables = {view: OnlineTable(redis, view) for view in GRAPH}
 
-    def prepare(self, model: Model, batch: list[Delivered]) -> list[tuple[Delivered, Logged]]:
+    def prepare(self, models: tuple[Model, ...], batch: list[Delivered]) -> list[Logged]:
         """The decisions of a batch that were taken with the online store.
 
         Raises:
@@ -42,10 +42,11 @@ class Decisions:
         read = [(message, event) for message in batch if (event := _event(message)) is not None]
         vectors = np.array([event.features for _, event in read], dtype=np.float64)
         vectors = vectors.reshape(-1, len(FEATURES))
-        if wants_places(model) and read:
+        if read and any(wants_places(model) for model in models):
             vectors[:, len(TABULAR) :] = self._places([event for _, event in read])
+        carts = any(model.card.sets for model in models)
         return [
-            (message, _logged(event, vectors[i : i + 1], bool(model.card.sets)))
+            _logged(message.seq, event, vectors[i : i + 1], carts)
             for i, (message, event) in enumerate(read)
         ]
 
@@ -54,7 +55,7 @@ class Decisions:
         for view, table in self._tables.items():
             keys = [getattr(event.transaction, view.keys[0]) for event in events]
             rows = table.load([(key or "",) for key in keys])
-            columns.append(places(rows))
+            columns.append(place_values(rows))
         return np.hstack(columns)
 
 
@@ -66,9 +67,10 @@ def _event(message: Delivered) -> DecisionEvent | None:
     return None if event.degraded or len(event.features) != len(FEATURES) else event
 
 
-def _logged(event: DecisionEvent, vector: Floats, with_cart: bool) -> Logged:
+def _logged(seq: int, event: DecisionEvent, vector: Floats, with_cart: bool) -> Logged:
     transaction = event.transaction
     fields = {
+        "seq": seq,
         "event_time": transaction.event_time,
         "decision_id": event.decision_id,
         "transaction_id": transaction.transaction_id,

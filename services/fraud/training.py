@@ -19,11 +19,22 @@ import pyarrow as pa
 import yaml
 from pyarrow import compute as pc
 
+from features.log import stack
 from features.spec import DAY, TIME_COLUMN, Floats
 from features.store import graph_service, open_store
 from services.fraud import places
 from services.fraud.candidates import CANDIDATES
-from services.fraud.features import FEATURES, ITEMS, OWN, SETS, SPEC, TABULAR, bucket
+from services.fraud.features import (
+    FEATURES,
+    GRAPH,
+    ITEMS,
+    OWN,
+    SETS,
+    SPEC,
+    TABULAR,
+    bucket,
+    place_values,
+)
 from services.fraud.history import LABELS_TABLE, TRANSACTIONS_TABLE
 from services.fraud.ingestion import ENTITIES, seconds
 from services.fraud.problem import CONF, DISPUTE_WINDOW_DAYS, Kpi
@@ -60,27 +71,39 @@ class Split:
     until: float
 
 
-def training_rows(lake: Lake) -> pa.Table:
-    """Transactions whose outcome is known, past the warm-up, with it as column `fraud`.
+def labelled_rows(lake: Lake, since: float) -> pa.Table | None:
+    """Transactions after `since` (event time, seconds) whose dispute window has closed.
 
-    Raises:
-        TooLittleHistory: there are not enough days between warm-up and open disputes.
+    Their outcome is column `fraud`. None before there are labels.
     """
     transactions = lake.read(TRANSACTIONS_TABLE)
     labels = lake.read(LABELS_TABLE, ["transaction_id", "fraud"])
     if transactions is None or labels is None:
-        raise TooLittleHistory("the lake holds no labelled transactions yet")
+        return None
     time = times(transactions)
-    since = time.min() + WARM_UP_DAYS * DAY
-    until = time.max() - (DISPUTE_WINDOW_DAYS + GATE_DAYS) * DAY
-    if until - since < _LEAST_DAYS * DAY:
-        raise TooLittleHistory(
-            f"{(until - since) / DAY:.0f} labelled days after {WARM_UP_DAYS} days of warm-up; "
-            f"{_LEAST_DAYS} are needed"
-        )
-    rows = transactions.filter(pa.array((time >= since) & (time < until)))
+    until = time.max() - DISPUTE_WINDOW_DAYS * DAY
+    rows = transactions.filter(pa.array((time > since) & (time < until)))
     where = pc.index_in(rows["transaction_id"], labels["transaction_id"])
     return rows.append_column("fraud", labels["fraud"].take(where)).filter(pc.is_valid(where))
+
+
+def training_rows(lake: Lake) -> pa.Table:
+    """Labelled transactions past the warm-up, without the days that belong to the gate.
+
+    Raises:
+        TooLittleHistory: there are not enough days between warm-up and open disputes.
+    """
+    rows = labelled_rows(lake, 0.0)
+    if rows is None or not len(rows):
+        raise TooLittleHistory("the lake holds no labelled transactions yet")
+    time = times(rows)
+    since, until = time.min() + WARM_UP_DAYS * DAY, time.max() - GATE_DAYS * DAY
+    if until - since < _LEAST_DAYS * DAY:
+        raise TooLittleHistory(
+            f"{max(until - since, 0) / DAY:.0f} labelled days after {WARM_UP_DAYS} days of "
+            f"warm-up; {_LEAST_DAYS} are needed"
+        )
+    return rows.filter(pa.array((time >= since) & (time < until)))
 
 
 def entity_frame(rows: pa.Table) -> pd.DataFrame:
@@ -156,6 +179,14 @@ def point_in_time(settings: Settings, rows: pa.Table, graph: bool) -> Floats:
     return frame[list(FEATURES if graph else TABULAR)].to_numpy(dtype=np.float64)
 
 
+def placed(settings: Settings, rows: pa.Table) -> Floats:
+    """The parties' places as of their point in time, through Feast, (N, len(PLACES))."""
+    store = open_store(settings, SPEC)
+    wanted = [f"{view.name}:{view.name}" for view in GRAPH]
+    frame = store.get_historical_features(entity_frame(rows), wanted).to_df()
+    return np.hstack([place_values(stack(frame[view.name], view.width)) for view in GRAPH])
+
+
 def split(settings: Settings, lake: Lake, candidate: type[Candidate], seed: int, bar: Bar) -> Split:
     """Labelled examples as of their point in time, split by time."""
     rows = training_rows(lake)
@@ -217,6 +248,21 @@ def train(settings: Settings, name: str, seed: int, bar: Bar) -> Trained:
     return register(settings, candidate, data, perf_counter() - begin, {"seed": seed})
 
 
+def card_of(candidate: Candidate, threshold: float, fingerprint: str, until: float) -> ModelCard:
+    """The card of a trained candidate, without a version yet."""
+    return ModelCard(
+        design="fraud",
+        candidate=candidate.name,
+        features=candidate.features,
+        sets={name: SETS[name] for name in candidate.sets},
+        threshold=threshold,
+        kpi={"review_minor": Kpi().review, "chargeback_fee_minor": Kpi().fee},
+        trained_on=fingerprint,
+        trained_at=datetime.now(UTC),
+        trained_until=datetime.fromtimestamp(until, UTC),
+    )
+
+
 def register(
     settings: Settings,
     candidate: Candidate,
@@ -229,17 +275,7 @@ def register(
     threshold = threshold_of(candidate, valid)
     judged = (candidate.score(valid), valid.positive, valid.amount, threshold, Kpi())
     found = {**metrics(*judged), "train_s": train_s}
-    card = ModelCard(
-        design="fraud",
-        candidate=candidate.name,
-        features=candidate.features,
-        sets={name: SETS[name] for name in candidate.sets},
-        threshold=threshold,
-        kpi={"review_minor": Kpi().review, "chargeback_fee_minor": Kpi().fee},
-        trained_on=data.fingerprint,
-        trained_at=datetime.now(UTC),
-        trained_until=datetime.fromtimestamp(data.until, UTC),
-    )
+    card = card_of(candidate, threshold, data.fingerprint, data.until)
     onnx = candidate.export()
     with TemporaryDirectory() as folder:
         native = Path(folder) / "native"

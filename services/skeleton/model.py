@@ -96,6 +96,7 @@ class Model:
         self.columns = np.array([known.index(name) for name in self.card.features])
         _check_signature(self._session, len(self.columns), self.card.sets)
         # Columns in a row are a view; only a real choice among them is copied.
+        self.width = int(self.columns.max()) + 1
         first, last = int(self.columns[0]), int(self.columns[-1]) + 1
         in_a_row = np.array_equal(self.columns, np.arange(first, last))
         self._chosen: Any = slice(first, last) if in_a_row else self.columns
@@ -113,8 +114,8 @@ class Model:
 
     def _check_scores(self) -> None:
         """Score some vectors, missing values among them: a check, and the warm-up."""
-        width = int(self.columns.max()) + 1
-        probes = np.vstack([np.zeros((2, width)), np.full((2, width), np.nan), np.ones((4, width))])
+        parts = (np.zeros((2, self.width)), np.full((2, self.width), np.nan))
+        probes = np.vstack([*parts, np.ones((4, self.width))])
         try:
             for probe in (probes, probes[:1]):
                 rows = len(probe)

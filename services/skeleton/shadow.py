@@ -55,8 +55,8 @@ class Logged:
     """One logged decision, as a model is asked about it.
 
     Attributes:
-        fields: `event_time`, `decision_id`, `transaction_id`. vector: (1, F). sets: As the model
-            needs them.
+        fields: `seq`, `event_time`, `decision_id`, `transaction_id`. vector: (1, F).
+        sets: As the models need them.
     """
 
     fields: Mapping[str, Any]
@@ -64,9 +64,9 @@ class Logged:
     sets: Mapping[str, Floats32]
 
 
-# Messages of the decision stream as (message, what it logged), for this model; those that can't
+# What messages of the decision stream logged, with all that these models need; those that can't
 # be read are left out.
-Prepare = Callable[[Model, list[Delivered]], list[tuple[Delivered, Logged]]]
+Prepare = Callable[[tuple[Model, ...], list[Delivered]], list[Logged]]
 
 
 class Shadow:
@@ -107,18 +107,16 @@ class Shadow:
     def _score(
         self, champion: Model, challenger: Model, batch: list[Delivered]
     ) -> list[dict[str, Any]]:
-        asked = self._prepare(challenger, batch)
-        again = {m.seq: logged for m, logged in self._prepare(champion, batch)}
+        asked = self._prepare((champion, challenger), batch)
         end = perf_counter() + BATCH_BUDGET_S
         rows = []
-        for message, logged in asked:
+        for logged in asked:
             if perf_counter() > end:
                 break
             score, seconds = _timed(challenger, logged)
-            _, champion_seconds = _timed(champion, again[message.seq])
+            _, champion_seconds = _timed(champion, logged)
             rows.append(
                 {
-                    "seq": message.seq,
                     **logged.fields,
                     "version": challenger.card.version,
                     "score": score,
