@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
 import numpy as np
@@ -26,6 +27,10 @@ from services.fraud.training import entity_frame, own_frame
 from services.skeleton.candidates import Candidate, Examples
 from services.skeleton.model import ModelCard, stamp
 from services.skeleton.settings import Settings, settings
+
+if TYPE_CHECKING:
+    from services.cv_inspection.model import ImageModel
+    from services.cv_inspection.vision import ImageCandidate
 
 # The first example compiles the kernels.
 hypothesis.settings.register_profile("here", deadline=None, derandomize=True)
@@ -54,14 +59,17 @@ def make_settings(home: Path) -> Settings:
         s3_port=consecutive_ports(1),
         s3_internal_port=consecutive_ports(4),
         scorer_port=free_port(),
-        metrics_port=consecutive_ports(4),
+        inspector_port=free_port(),
+        metrics_port=consecutive_ports(8),
     )
 
 
 def start(process: Process, logs: Path) -> "subprocess.Popen[bytes]":
     """Start an engine and wait until it listens."""
     with (logs / f"{process.name}.log").open("ab") as log:
-        running = subprocess.Popen(process.command, stdout=log, stderr=log, env=environment())
+        running = subprocess.Popen(
+            process.command, stdout=log, stderr=log, env={**environment(), **process.environment}
+        )
     for port in process.ports.values():
         wait_for_port(port)
     return running
@@ -172,3 +180,26 @@ def card(**changes: object) -> ModelCard:
 def onnx(candidate: Candidate) -> bytes:
     """Its file, with a card."""
     return stamp(candidate.export(), card())
+
+
+@pytest.fixture(scope="session")
+def vision_candidate() -> "ImageCandidate":
+    """A small EfficientNet, trained for real on a few pictures."""
+    from tests.unit.vision_fixtures import trained
+
+    return trained("efficientnet", epochs=6)
+
+
+@pytest.fixture(scope="session")
+def vision_file(vision_candidate: "ImageCandidate") -> bytes:
+    """Its file, without a card."""
+    return vision_candidate.export()
+
+
+@pytest.fixture(scope="session")
+def vision_model(vision_file: bytes) -> "ImageModel":
+    """Its file as serving holds it."""
+    from services.cv_inspection.model import read_model
+    from tests.unit.vision_fixtures import cv_card
+
+    return read_model(stamp(vision_file, cv_card()))

@@ -123,13 +123,29 @@ def _seaweedfs(settings: Settings) -> Process:
         "seaweedfs",
         (
             binary("weed"), "mini", f"-dir={data}", f"-ip={settings.host}",
-            f"-ip.bind={settings.host}", f"-bucket={settings.bucket}", f"-s3.config={conf}",
+            f"-ip.bind={settings.host}", f"-s3.config={conf}",
+            f"-bucket={settings.bucket},{settings.inbox},{settings.results}",
             f"-s3.port={settings.s3_port}", f"-master.port={master}", f"-filer.port={filer}",
             f"-volume.port={volume}", f"-admin.port={admin}", "-admin.ui=false",
             "-webdav=false", "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false",
         ),
         {"s3_port": settings.s3_port, "s3_internal_port": master},
+        _notices(settings),
     )  # fmt: skip
+
+
+def _notices(settings: Settings) -> dict[str, str]:
+    """Has the store tell the inspector of every picture that lands in the inbox."""
+    webhook = {
+        "ENABLED": "true",
+        "ENDPOINT": f"{settings.inspector}/events/s3",
+        "BEARER_TOKEN": settings.password.get_secret_value(),
+        "PATH_PREFIXES": f"/buckets/{settings.inbox}/",
+        "EVENT_TYPES": "create update",
+        "MAX_RETRIES": "10",
+        "BACKOFF_SECONDS": "1",
+    }
+    return {f"WEED_NOTIFICATION_WEBHOOK_{name}": value for name, value in webhook.items()}
 
 
 def _write(settings: Settings, name: str, text: str) -> Path:

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 
-from services.cli.designs import DesignArgument
+from services.cli.designs import DesignArgument, fraud_alone
 from services.cli.output import JsonOption, err, fail, out, show_json
 from services.skeleton.settings import settings
 
@@ -16,6 +16,7 @@ def audit(design: DesignArgument, as_json: JsonOption = False) -> None:
       whiteboard audit fraud
       whiteboard audit fraud --json
     """
+    fraud_alone(design, "a picture's features are its pixels: nothing is stored that could differ")
     from services.fraud.monitoring import audit as run
     from services.skeleton.lake import Lake
 

@@ -10,6 +10,7 @@ from services.cli import (
     describe,
     evaluate,
     fault,
+    pictures,
     replay,
     simulate,
     status,
@@ -26,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     pretty_exceptions_short=True,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Begin with [bold]whiteboard demo[/]; walk through the design with "
+    epilog="Begin with [bold]whiteboard demo[/]; walk through a design with "
     "[bold]whiteboard describe fraud[/]; stop it all with [bold]whiteboard down[/].",
 )
 app.command("up")(up.up)
@@ -47,6 +48,9 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("audit")(audit.audit)
 app.command("describe")(describe.describe)
 app.command("fault")(fault.fault)
+app.command("batch")(pictures.batch)
+app.command("reconcile")(pictures.reconcile)
+app.command("edge")(pictures.edge)
 
 
 def main() -> None:

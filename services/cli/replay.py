@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from services.cli.demo import RateOption
-from services.cli.designs import DesignArgument
+from services.cli.designs import DesignArgument, fraud_alone
 from services.cli.output import JsonOption, bar, fail, say
 from services.cli.simulate import show
 from services.skeleton.settings import settings
@@ -30,6 +30,7 @@ def replay(
       whiteboard replay fraud --file transactions.parquet --mapping handbook --most 2000
       whiteboard replay fraud --file mine.csv --mapping mine.yaml --rate 100
     """
+    fraud_alone(design, "`whiteboard train cv --data FOLDER` and `batch cv` take files")
     from services.fraud import scoreboard
     from services.fraud.replay import Mapping, happenings
     from services.fraud.simulator.run import replay as run

@@ -1,4 +1,4 @@
-"""Start and stop what runs here: engines, then the design's services."""
+"""Start and stop what runs here: engines, then the designs' services."""
 
 import socket
 import sys
@@ -9,10 +9,20 @@ import urllib.request
 from infra.local.engines import Process, engines
 from infra.local.supervisor import Supervisor
 from services.cli.output import fail
-from services.fraud.design import services
+from services.cv_inspection import design as cv
+from services.fraud import design as fraud
+from services.skeleton.design import Service
 from services.skeleton.settings import Settings
 
 _READY_S = 60.0
+
+
+def services(config: Settings) -> list[Service]:
+    """Both designs' processes, and the scheduler that serves both."""
+    names = (fraud.DESIGN.name, cv.DESIGN.name)
+    port = {"metrics_port": config.metrics_port + 3}
+    scheduler = Service("scheduler", "services.skeleton.scheduler", names, port)
+    return [*fraud.services(config), *cv.services(config), scheduler]
 
 
 def service_processes(config: Settings) -> list[Process]:
@@ -37,10 +47,11 @@ def start_engines(config: Settings) -> Supervisor:
 
 
 def start_services(config: Settings, supervisor: Supervisor) -> None:
-    """Start the services beside the engines and wait until the scorer is ready."""
+    """Start the services beside the engines and wait until scorer and inspector are ready."""
     wanted = service_processes(config)
     _start(supervisor, [*engines(config), *wanted])
     _wait_for_url(f"{config.scorer}/readyz", "scorer")
+    _wait_for_url(f"{config.inspector}/readyz", "inspector")
     for process in wanted:
         for port in process.ports.values():
             _wait_for_port(config.host, port, process.name)

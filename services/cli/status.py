@@ -24,7 +24,8 @@ def status(as_json: JsonOption = False) -> None:
     supervisor = Supervisor(config)
     figures: dict[str, Any] = {
         "processes": _processes(supervisor),
-        "scorer": _scorer(config),
+        "scorer": _ready(config.scorer),
+        "inspector": _ready(config.inspector),
         "ram_mb": round(supervisor.resident_mb()),
         "urls": urls(config),
     }
@@ -40,8 +41,9 @@ def status(as_json: JsonOption = False) -> None:
         state = f"[{colour}]{p['state'].lower()}[/]"
         board.add_row(p["name"], state, str(p["pid"] or ""), str(p["mb"] or ""), p["log"])
     out.print(board)
-    for name, value in figures["scorer"].items():
-        out.print(f"  scorer {name}: {value}", highlight=False)
+    for service in ("scorer", "inspector"):
+        for name, value in figures[service].items():
+            out.print(f"  {service} {name}: {value}", highlight=False)
     for name, url in figures["urls"].items():
         out.print(f"  {name:<9} {url}", highlight=False)
 
@@ -50,6 +52,7 @@ def urls(config: Settings) -> dict[str, str]:
     """Where a person would look."""
     return {
         "scorer": f"{config.scorer}/docs",
+        "inspector": f"{config.inspector}/docs",
         "metrics": f"{config.scorer}/metrics",
         "streams": f"http://{config.host}:{config.nats_http_port}/jsz?streams=1",
         "s3": config.s3,
@@ -83,9 +86,9 @@ def _mb(pid: int | None) -> int | None:
         return None
 
 
-def _scorer(config: Settings) -> dict[str, Any]:
+def _ready(url: str) -> dict[str, Any]:
     try:
-        with urllib.request.urlopen(f"{config.scorer}/readyz", timeout=2) as answer:
+        with urllib.request.urlopen(f"{url}/readyz", timeout=2) as answer:
             return dict(json.load(answer))
     except urllib.error.HTTPError as error:
         return dict(json.load(error))

@@ -5,19 +5,19 @@ import contextlib
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from infra.local.engines import environment
-from services.cli.designs import DesignArgument
+from services.cli.designs import DesignArgument, DesignName, module
 from services.cli.output import JsonOption, bar, fail, out, say, show_json, table
 from services.cli.up import SeedOption
 from services.skeleton.settings import settings
 
 if TYPE_CHECKING:
-    from services.fraud.retraining import Live, Outcome
     from services.skeleton.history import Record
+    from services.skeleton.retraining import Live, Outcome
 
 PatienceOption = Annotated[
     float, typer.Option(min=1, help="Seconds to wait for live decisions to shadow.")
@@ -46,13 +46,16 @@ def swap(
     Examples:
       whiteboard swap fraud deepsets --traffic 200
       whiteboard swap fraud gnn_xgboost --retrain --json
+      whiteboard swap cv tiny_vit --traffic 10
     """
-    from services.fraud import retraining
+    from services.skeleton import retraining
 
-    config = settings()
-    live = _live(patience, traffic, seed)
-    outcome = _decided(lambda: retraining.swap(config, candidate, seed, bar, retrain, live))
-    _show(outcome, as_json)
+    live = _live(design, patience, traffic, seed)
+    _decide(
+        design,
+        lambda plan: retraining.swap(plan, settings(), candidate, seed, bar, retrain, live),
+        as_json,
+    )
 
 
 def retrain(
@@ -67,12 +70,10 @@ def retrain(
     Examples:
       whiteboard retrain fraud --traffic 200
     """
-    from services.fraud import retraining
+    from services.skeleton import retraining
 
-    config = settings()
-    live = _live(patience, traffic, seed)
-    outcome = _decided(lambda: retraining.retrain(config, seed, bar, live))
-    _show(outcome, as_json)
+    live = _live(design, patience, traffic, seed)
+    _decide(design, lambda plan: retraining.retrain(plan, settings(), seed, bar, live), as_json)
 
 
 def night(
@@ -82,17 +83,15 @@ def night(
     seed: SeedOption = 7,
     as_json: JsonOption = False,
 ) -> None:
-    """Let a night pass: place everybody in the graph, then retrain. The scheduler's job, now.
+    """Let a night pass, as the scheduler does: retrain; fraud places everybody first.
 
     Examples:
       whiteboard night fraud --traffic 200
     """
-    from services.fraud import retraining
+    from services.skeleton import retraining
 
-    config = settings()
-    live = _live(patience, traffic, seed)
-    outcome = _decided(lambda: retraining.night(config, seed, bar, live))
-    _show(outcome, as_json)
+    live = _live(design, patience, traffic, seed)
+    _decide(design, lambda plan: retraining.night(plan, settings(), seed, bar, live), as_json)
 
 
 def rollback(
@@ -150,15 +149,17 @@ def _row(add: Callable[..., None], record: "Record") -> None:
     add(when, record.model, f"[{colour}]{event}[/]", before, "; ".join(record.reasons))
 
 
-def _decided(run: "Callable[[], Outcome]") -> "Outcome":
+def _decide(design: DesignName, run: "Callable[[Any], Outcome]", as_json: bool) -> None:
+    """Run what takes a design's plan, and show what became of it."""
     try:
-        return run()
+        outcome = run(module(design, "retraining").PLAN)
     except KeyError as error:
         fail(str(error.args[0]))
     except ValueError as error:
         fail(str(error))
     except OSError as error:
         fail(f"{error}: is the stack up? `whiteboard up`")
+    _show(outcome, as_json)
 
 
 def _show(outcome: "Outcome", as_json: bool) -> None:
@@ -201,17 +202,17 @@ def _gate(record: "Record") -> None:
         out.print(f"  {reason}", highlight=False)
 
 
-def _live(patience: float, rate: float, seed: int) -> "Live":
-    from services.fraud.retraining import Live
+def _live(design: DesignName, patience: float, rate: float, seed: int) -> "Live":
+    from services.skeleton.retraining import Live
 
-    return Live(patience, lambda: _traffic(rate, seed)) if rate else Live(patience)
+    return Live(patience, lambda: _traffic(design, rate, seed)) if rate else Live(patience)
 
 
 @contextlib.contextmanager
-def _traffic(rate: float, seed: int) -> Iterator[None]:
+def _traffic(design: DesignName, rate: float, seed: int) -> Iterator[None]:
     """Play simulated traffic beside something, in a process of its own, until it is done."""
     command = (
-        sys.executable, "-m", "services.cli.main", "simulate", "fraud",
+        sys.executable, "-m", "services.cli.main", "simulate", design.value,
         "--rate", str(rate), "--seconds", str(_LONGEST_S), "--seed", str(seed),
     )  # fmt: skip
     quiet = subprocess.DEVNULL

@@ -1,10 +1,11 @@
 """`whiteboard train`."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from services.cli.designs import DesignArgument
+from services.cli.designs import DesignArgument, DesignName, module, wiring
 from services.cli.output import JsonOption, bar, fail, out, say, show_json, table
 from services.cli.up import SeedOption
 from services.skeleton.settings import settings
@@ -12,39 +13,49 @@ from services.skeleton.settings import settings
 
 def train(
     design: DesignArgument,
-    candidate: Annotated[str, typer.Option(help="Which candidate.")] = "xgboost",
+    candidate: Annotated[str, typer.Option(help="Which candidate; the design's first.")] = "",
+    data: Annotated[
+        Path | None,
+        typer.Option(help="cv: a folder of classes with pictures.", exists=True, file_okay=False),
+    ] = None,
     seed: SeedOption = 7,
     promote: Annotated[
         bool, typer.Option("--promote", help="Make it champion at once, past the gate.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Train a candidate on the lake's history and register it in MLflow.
+    """Train a candidate on history, or on a folder of pictures, and register it in MLflow.
 
     It serves nobody before `whiteboard swap` lets it through the gate.
 
     Examples:
       whiteboard train fraud --candidate deepsets
       whiteboard train fraud --seed 1 --promote --json
+      whiteboard train cv --data pictures/ --promote
     """
-    from services.fraud import retraining, training
+    from services.skeleton.retraining import promote_unjudged
 
+    candidate = candidate or wiring(design).first_candidate
+    if data is not None and design is not DesignName.cv:
+        fail("--data is for `whiteboard train cv`: fraud trains on the lake's history")
     try:
-        made = training.train(settings(), candidate, seed, bar)
+        training = module(design, "training")
+        more = {} if data is None else {"folder": data}
+        made = training.train(settings(), candidate, seed, bar, **more)
     except KeyError as error:
         fail(str(error.args[0]))
-    except training.TooLittleHistory as error:
+    except ValueError as error:
         fail(str(error))
     except OSError as error:
         fail(f"{error}: is the stack up? `whiteboard up`")
     if promote:
-        retraining.promote_unjudged(settings(), made, "by order, past the gate")
+        promote_unjudged(settings(), made, "by order, past the gate")
     if as_json:
         show_json({**made.metrics, "version": made.card.version})
         return
-    board = table(f"{candidate}:{made.card.version}, on the week held out", "", "measured")
+    board = table(f"{candidate}:{made.card.version}, on what was held out", "", "measured")
     for name, value in made.metrics.items():
         board.add_row(name, f"{value:,.4f}")
     out.print(board)
     if not promote:
-        say(f"registered; `whiteboard swap fraud {candidate}` enters it as challenger")
+        say(f"registered; `whiteboard swap {design.value} {candidate}` enters it as challenger")

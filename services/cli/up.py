@@ -14,7 +14,7 @@ DaysOption = Annotated[int, typer.Option(min=40, help="Days of history to simula
 
 
 def up(seed: SeedOption = 7, days: DaysOption = 60) -> None:
-    """Start engines and services; on the first start, make history and train a champion.
+    """Start engines and services; on the first start, make history and train champions.
 
     Examples:
       whiteboard up
@@ -32,13 +32,15 @@ def down() -> None:
 
 
 def bootstrap_missing(config: Settings, seed: int, days: int) -> bool:
-    """Make history and a champion where they are missing. Returns whether they were."""
+    """Make history and champions where they are missing. Returns whether they were."""
     # Training's libraries take seconds to import; `--help` need not wait for them.
-    from services.fraud.bootstrap import bootstrap
+    from services.cv_inspection import bootstrap as cv
+    from services.fraud import bootstrap as fraud
     from services.fraud.training import TooLittleHistory
 
     try:
-        return bootstrap(config, seed, days, bar)
+        made = fraud.bootstrap(config, seed, days, bar)
+        return cv.bootstrap(config, seed, bar) or made
     except (ConnectionError, TooLittleHistory) as error:
         fail(str(error))
 
@@ -48,6 +50,6 @@ def bring_up(config: Settings, seed: int, days: int) -> Supervisor:
     with err.status("starting NATS, Redis, SeaweedFS"):
         supervisor = start_engines(config)
     bootstrap_missing(config, seed, days)
-    with err.status("starting the scorer and the workers"):
+    with err.status("starting scorer, inspector and workers"):
         start_services(config, supervisor)
     return supervisor

@@ -14,13 +14,13 @@ from features.online import OnlineTable
 from services.fraud import history
 from services.fraud.features import STATES
 from services.fraud.ingestion import STREAM, STREAMS, Events
-from services.fraud.retraining import promote_unjudged
 from services.fraud.simulator.gateway import WorldState
 from services.fraud.simulator.traffic import DAY_US, START_US, Traffic
 from services.fraud.training import WARM_UP_DAYS, train
 from services.skeleton.champion import champion_path
 from services.skeleton.lake import Lake
 from services.skeleton.progress import Bar
+from services.skeleton.retraining import promote_unjudged
 from services.skeleton.settings import Settings
 from services.skeleton.stream import connect, ensure_stream
 

@@ -29,10 +29,10 @@ from features.spec import DAY, Booleans, Floats
 from infra.local.engines import environment, free_port
 from services.fraud import encoder, places
 from services.fraud.candidates import CANDIDATES
-from services.fraud.features import FEATURES, SETS
 from services.fraud.graph import Ledger
 from services.fraud.history import TRUTH_TABLE
 from services.fraud.problem import Kpi
+from services.fraud.serving import read_model
 from services.fraud.simulator.scenarios import SCENARIOS
 from services.fraud.training import (
     WARM_UP_DAYS,
@@ -47,7 +47,7 @@ from services.fraud.training import (
 )
 from services.skeleton.candidates import Candidate, Examples
 from services.skeleton.lake import Lake
-from services.skeleton.model import Model, stamp
+from services.skeleton.model import stamp
 from services.skeleton.progress import Bar, Step
 from services.skeleton.settings import Settings
 
@@ -224,7 +224,7 @@ def _time_calls(
     material: _Material, placed: Floats, files: Mapping[str, bytes], result: list[Compared]
 ) -> None:
     """ONNX calls of one row, the candidates taking turns row by row."""
-    models = {name: Model(data, "fraud", FEATURES, SETS) for name, data in files.items()}
+    models = {name: read_model(data) for name, data in files.items()}
     chosen = np.nonzero(material.test)[0][:CALLS]
     items = cart_sets(material.rows.take(chosen))
     seconds: dict[str, list[float]] = {name: [] for name in models}

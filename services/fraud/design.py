@@ -36,6 +36,7 @@ DESIGN = Design(
     name="fraud",
     title="Real-time fraud detection",
     package="services.fraud",
+    first_candidate="xgboost",
     figures={
         "problem": _problem,
         "ingestion": _ingestion,
@@ -60,5 +61,4 @@ def services(settings: Settings) -> list[Service]:
         Service("feature-worker", "services.fraud.feature_worker", (), {"metrics_port": port}),
         Service("lake-writer", "services.fraud.lake_writer", (), {"metrics_port": port + 1}),
         Service("shadow", "services.fraud.shadow", (), {"metrics_port": port + 2}),
-        Service("scheduler", "services.fraud.scheduler", (), {"metrics_port": port + 3}),
     ]

@@ -6,6 +6,7 @@ logged. One from before the stream, which nobody was asked about, is read as of 
 """
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +15,7 @@ from pyarrow import compute as pc
 from features.spec import Booleans, Floats
 from services.fraud.features import FEATURES, TABULAR
 from services.fraud.history import DECISIONS_TABLE, TRANSACTIONS_TABLE
-from services.fraud.training import labelled_rows, placed, point_in_time
+from services.fraud.training import labelled_rows, placed, point_in_time, times
 from services.skeleton.lake import Lake
 from services.skeleton.settings import Settings
 
@@ -28,6 +29,11 @@ class Labelled:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def day(self) -> str:
+        """The newest day among them."""
+        return f"{datetime.fromtimestamp(times(self.rows).max(), UTC):%Y-%m-%d}"
 
     def where(self, chosen: Booleans) -> "Labelled":
         """Some of them."""

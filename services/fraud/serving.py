@@ -102,7 +102,9 @@ class Decision(BaseModel):
 class Scorer:
     """Decides transactions. It holds the connections; the decision itself does no other I/O."""
 
-    def __init__(self, champion: Champion, redis: Redis, outbox: Outbox, shards: int) -> None:
+    def __init__(
+        self, champion: Champion[Model], redis: Redis, outbox: Outbox, shards: int
+    ) -> None:
         self._champion = champion
         self._redis = redis
         self._reader = OnlineReader(redis, STATES)
@@ -186,6 +188,11 @@ class Scorer:
         self._outbox.put(subject, decision.decision_id, data)
 
 
+def read_model(data: bytes) -> Model:
+    """A model of this design, checked and warm. ModelRefused if the file is none."""
+    return Model(data, "fraud", FEATURES, SETS)
+
+
 def wants_places(model: Model) -> bool:
     """Whether a model needs the parties' places in the graph."""
     return model.width > len(TABULAR)
@@ -218,7 +225,7 @@ class Running:
     """What a started scorer holds on to."""
 
     scorer: Scorer
-    champion: Champion
+    champion: Champion[Model]
     outbox: Outbox
     redis: Redis
     nats: Client
@@ -229,7 +236,7 @@ async def run(config: Settings) -> AsyncIterator[Running]:
     """Open everything the scorer needs, and close it after. NATS may come later."""
     nc, connecting = open_connection(config, "scorer")
     redis = Redis.from_url(config.redis, socket_connect_timeout=0.5, socket_timeout=1.0)
-    champion = Champion(config, "fraud", FEATURES, SETS)
+    champion = Champion(config, "fraud", read_model)
     await asyncio.to_thread(champion.load)
     _warm_up()
     outbox = Outbox(nc, config.home / "scorer", config.outbox_events, config.outbox_megabytes << 20)

@@ -8,9 +8,9 @@ from redis import Redis
 
 from features.online import OnlineTable
 from features.spec import Floats
-from services.fraud.features import FEATURES, GRAPH, SETS, TABULAR, cart_items, place_values
+from services.fraud.features import FEATURES, GRAPH, TABULAR, cart_items, place_values
 from services.fraud.ingestion import DECISIONS_STREAM, STREAMS, DecisionEvent
-from services.fraud.serving import wants_places
+from services.fraud.serving import read_model, wants_places
 from services.skeleton.champion import Challenger, Champion
 from services.skeleton.lake import Lake
 from services.skeleton.model import Model
@@ -73,7 +73,6 @@ def _logged(seq: int, event: DecisionEvent, vector: Floats, with_cart: bool) -> 
         "seq": seq,
         "event_time": transaction.event_time,
         "decision_id": event.decision_id,
-        "transaction_id": transaction.transaction_id,
     }
     return Logged(fields, vector, {"items": cart_items(transaction)} if with_cart else {})
 
@@ -81,8 +80,8 @@ def _logged(seq: int, event: DecisionEvent, vector: Floats, with_cart: bool) -> 
 async def serve(config: Settings) -> None:
     """Run until cancelled."""
     nc = await connect(config, NAME, patience_s=60.0)
-    champion = Champion(config, "fraud", FEATURES, SETS)
-    challenger = Challenger(config, "fraud", FEATURES, SETS)
+    champion = Champion(config, "fraud", read_model)
+    challenger = Challenger(config, "fraud", read_model)
     redis = Redis.from_url(config.redis, socket_timeout=5.0)
     shadow = Shadow(Lake(config), "fraud", champion, challenger, Decisions(redis).prepare)
     subjects = STREAMS[DECISIONS_STREAM]

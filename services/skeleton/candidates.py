@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Generic
 
 import numpy as np
 import numpy.typing as npt
+from typing_extensions import TypeVar
 
 from services.skeleton.model import Floats32
 from services.skeleton.progress import Step
@@ -26,11 +27,12 @@ class Examples:
     """N labelled examples.
 
     Attributes:
-        vectors: (N, F) features. positive: (N,) labels. amount: (N,) minor units, for the KPI.
+        vectors: (N, F) features, or whatever else a model looks at.
+        positive: (N,) labels. amount: (N,) minor units, for the KPI.
         sets: By name, (N, M, K): what a row has any number of, for candidates that ask for it.
     """
 
-    vectors: Floats
+    vectors: npt.NDArray[Any]
     positive: npt.NDArray[np.bool_]
     amount: Floats
     sets: Mapping[str, Floats32] = field(default_factory=dict)
@@ -39,7 +41,10 @@ class Examples:
         return len(self.positive)
 
 
-class Candidate(ABC):
+E = TypeVar("E", bound=Examples, default=Examples)
+
+
+class Candidate(ABC, Generic[E]):
     """One answer to "which model?".
 
     Attributes:
@@ -57,16 +62,16 @@ class Candidate(ABC):
         self.features = features
 
     @abstractmethod
-    def fit(self, train: Examples, validation: Examples, seed: int, step: Step) -> None:
+    def fit(self, train: E, validation: E, seed: int, step: Step) -> None:
         """Train from scratch. `step(done, of)` is called as it goes on."""
 
     @abstractmethod
-    def score(self, examples: Examples) -> Floats:
+    def score(self, examples: E) -> Floats:
         """Scores (N,) by the native model: what the export is held to."""
 
     @abstractmethod
     def export(self) -> bytes:
-        """The ONNX file: input `features` (N, F) and the sets, float32; output `score` (N,)."""
+        """The ONNX file. Tabular: `features` (N, F) and the sets, float32, to `score` (N,)."""
 
     @abstractmethod
     def save(self, folder: Path) -> None:
@@ -77,11 +82,11 @@ class Candidate(ABC):
         """Take up a native model that `save` kept."""
 
     @abstractmethod
-    def fit_more(self, train: Examples, seed: int, step: Step) -> None:
+    def fit_more(self, train: E, seed: int, step: Step) -> None:
         """Train on from where it stands, on examples it has not seen."""
 
 
-C = TypeVar("C", bound=type[Candidate])
+C = TypeVar("C", bound=type[Candidate[Any]])
 
 
 class Candidates:
@@ -89,7 +94,7 @@ class Candidates:
 
     def __init__(self, package: str) -> None:
         self._package = package
-        self._known: dict[str, type[Candidate]] = {}
+        self._known: dict[str, type[Candidate[Any]]] = {}
         self._looked = False
 
     def register(self, candidate: C) -> C:
@@ -100,14 +105,14 @@ class Candidates:
         self._known[candidate.name] = candidate
         return candidate
 
-    def get(self, name: str) -> type[Candidate]:
+    def get(self, name: str) -> type[Candidate[Any]]:
         """A candidate by name. KeyError lists those there are."""
         known = self.all()
         if name not in known:
             raise KeyError(f"no candidate {name!r}: choose from {', '.join(sorted(known))}")
         return known[name]
 
-    def all(self) -> dict[str, type[Candidate]]:
+    def all(self) -> dict[str, type[Candidate[Any]]]:
         """All candidates, their files imported."""
         if not self._looked:
             package = import_module(self._package)

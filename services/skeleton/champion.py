@@ -5,14 +5,15 @@ Loaded, checked, watched, and exchanged in one assignment.
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable
+from typing import Generic, TypeVar
 
 import orjson
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
 from services.skeleton.lake import Lake
-from services.skeleton.model import Model, ModelRefused
+from services.skeleton.model import ModelRefused, Scoring
 from services.skeleton.settings import Settings
 from services.skeleton.telemetry import MODEL_REFUSED, MODEL_VERSION
 
@@ -40,23 +41,24 @@ def note_key(design: str, role: str) -> str:
     return f"{design}.{role}"
 
 
-class Champion:
+M = TypeVar("M", bound=Scoring)
+
+
+class Champion(Generic[M]):
     """The model being served. Requests take `model` once and keep it to their end."""
 
     role = CHAMPION
 
-    def __init__(
-        self,
-        settings: Settings,
-        design: str,
-        known: tuple[str, ...],
-        known_sets: Mapping[str, tuple[str, ...]] | None = None,
-    ) -> None:
+    def __init__(self, settings: Settings, design: str, read: Callable[[bytes], M]) -> None:
+        """Hold no model yet.
+
+        Args:
+            read: Makes a checked and warm model of a file. ModelRefused if it is none.
+        """
         self._settings = settings
         self._design = design
-        self._known = known
-        self._known_sets = known_sets
-        self.model: Model | None = None
+        self._read = read
+        self.model: M | None = None
         self.refused = ""
 
     def load(self) -> bool:
@@ -66,7 +68,7 @@ class Champion:
         Returns false where S3 did not answer and it is worth asking again.
         """
         try:
-            model = Model(self._file(), self._design, self._known, self._known_sets)
+            model = self._read(self._file())
         except OSError as error:
             log.warning("%s not loaded, S3 does not answer: %s", self.role, error)
             return False
@@ -81,7 +83,7 @@ class Champion:
         log.info("%s: %s", self.role, self._serving())
         return True
 
-    def _take(self, model: Model | None) -> None:
+    def _take(self, model: M | None) -> None:
         if self.model is not None:
             MODEL_VERSION.remove(self.role, self.model.card.candidate)
         self.model = model
@@ -127,7 +129,7 @@ class Champion:
         return f"{card.candidate} v{card.version}" if card else "nothing"
 
 
-class Challenger(Champion):
+class Challenger(Champion[M]):
     """The model in shadow mode; there is none most of the time."""
 
     role = CHALLENGER

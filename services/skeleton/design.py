@@ -55,6 +55,7 @@ class Design:
 
     Attributes:
         name: As on the command line. title: As a heading. package: Where its steps are.
+        first_candidate: Which candidate is the first champion.
         figures: By step's module, a function that words its measured figure, given what the
             last demo and training measured.
     """
@@ -62,6 +63,7 @@ class Design:
     name: str
     title: str
     package: str
+    first_candidate: str
     figures: Mapping[str, Callable[[Measured], str]]
 
     def steps(self, measured: Measured) -> list[Step]:

@@ -1,27 +1,14 @@
 """How good a scorer is: the figures and the three plots that every candidate is judged by."""
 
 from collections.abc import Mapping
-from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
-Floats = npt.NDArray[np.float64]
-Booleans = npt.NDArray[np.bool_]
-
-
-class Cost(Protocol):
-    """What the plots ask of a design's KPI."""
-
-    def total(self, declined: Booleans, fraud: Booleans, amount_minor: Floats) -> float: ...
-
-    def by_threshold(
-        self, score: Floats, fraud: Booleans, amount_minor: Floats
-    ) -> tuple[Floats, Floats]: ...
+from services.skeleton.kpi import Booleans, Floats, Kpi
 
 
 def calibration_error(score: Floats, positive: Booleans, bins: int = 15) -> float:
@@ -38,7 +25,7 @@ def calibration_error(score: Floats, positive: Booleans, bins: int = 15) -> floa
 
 
 def metrics(
-    score: Floats, positive: Booleans, amount: Floats, threshold: float, cost: Cost
+    score: Floats, positive: Booleans, amount: Floats, threshold: float, cost: Kpi
 ) -> dict[str, float]:
     """Figures of N scored examples at a threshold; cost in minor units."""
     flagged = score >= threshold
@@ -56,7 +43,7 @@ def metrics(
 
 
 def figures(
-    score: Floats, positive: Booleans, amount: Floats, threshold: float, cost: Cost
+    score: Floats, positive: Booleans, amount: Floats, threshold: float, cost: Kpi
 ) -> Mapping[str, Figure]:
     """Precision by recall, cost by threshold, calibration."""
     return {
@@ -84,7 +71,7 @@ def _precision_recall(score: Floats, positive: Booleans) -> Figure:
 
 
 def _cost_by_threshold(
-    score: Floats, positive: Booleans, amount: Floats, threshold: float, cost: Cost
+    score: Floats, positive: Booleans, amount: Floats, threshold: float, cost: Kpi
 ) -> Figure:
     figure, axes = _axes("Cost by threshold", "threshold", "cost, major units")
     thresholds, costs = cost.by_threshold(score, positive, amount)

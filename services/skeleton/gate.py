@@ -14,11 +14,14 @@ would promote by chance.
 Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapters 8 and 13.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from services.skeleton.model import Floats32, Scoring
 
 Floats = npt.NDArray[np.float64]
 Booleans = npt.NDArray[np.bool_]
@@ -41,6 +44,12 @@ class Side:
     threshold: float
     seconds: Floats
 
+    @classmethod
+    def of(cls, model: Scoring, vectors: npt.NDArray[Any], sets: Mapping[str, Floats32]) -> "Side":
+        """A model's scores; how long its calls take is for shadow mode to measure."""
+        score = model.score(vectors, sets).astype(np.float64)
+        return cls(score, model.card.threshold, np.zeros(0))
+
 
 @dataclass(frozen=True)
 class Evidence:
@@ -56,7 +65,7 @@ class Evidence:
     positive: Booleans
     amount: Floats
     unit: Integers
-    scorer_p95_s: float
+    scorer_p95_s: float = 0.0
 
 
 @dataclass(frozen=True)

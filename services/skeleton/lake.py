@@ -23,9 +23,10 @@ from services.skeleton.settings import Settings
 class Lake:
     """The lake of one installation. Opening it connects to nothing yet."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, bucket: str = "") -> None:
+        """The lake's bucket, or another one of the same store."""
         url = urllib.parse.urlsplit(settings.s3)
-        self.bucket = settings.bucket
+        self.bucket = bucket or settings.bucket
         self.filesystem = S3FileSystem(
             access_key=settings.user,
             secret_key=settings.password.get_secret_value(),
@@ -34,6 +35,8 @@ class Lake:
             region="us-east-1",
             connect_timeout=3,
             request_timeout=30,
+            # A small object is one request, not an upload in three.
+            allow_delayed_open=True,
         )
 
     def write(self, table: str, rows: pa.Table, name: str, partition: bool = True) -> None:

@@ -6,7 +6,7 @@ it, or that does not score like a model is refused when it is loaded, not when i
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,7 @@ class ModelCard(BaseModel):
         design, candidate: Whose it is. version: Its number in the registry, 0 before it has one.
         features: Names of the columns of its input, in order.
         sets: Its other inputs, each a set per row (N, M, K): the names along their last axis.
+        classes: What it tells apart, in order, for a model that answers a probability for each.
         threshold: Score at and above which the answer is no.
         kpi: The costs the threshold was chosen for.
         trained_on: Fingerprint of the training data. trained_at: When, UTC.
@@ -44,11 +45,20 @@ class ModelCard(BaseModel):
     version: int = 0
     features: tuple[str, ...] = Field(min_length=1)
     sets: dict[str, tuple[str, ...]] = {}
+    classes: tuple[str, ...] = ()
     threshold: float = Field(ge=0.0, le=1.0)
     kpi: dict[str, float]
     trained_on: str
     trained_at: datetime
     trained_until: datetime | None = None
+
+
+class Scoring(Protocol):
+    """What serving, shadow mode and the gate ask of a model, whatever it looks at."""
+
+    card: ModelCard
+
+    def score(self, vectors: npt.NDArray[Any], sets: Mapping[str, Floats32]) -> Floats32: ...
 
 
 def stamp(model: bytes, card: ModelCard) -> bytes:
@@ -85,8 +95,8 @@ class Model:
         Raises:
             ModelRefused: it is corrupt, of another design, or needs what is not there.
         """
-        self._session = _session(data)
-        self.card = _card(self._session, design)
+        self._session = open_session(data)
+        self.card = read_card(self._session, design)
         missing = [name for name in self.card.features if name not in known]
         if missing:
             raise ModelRefused(f"needs unknown features: {', '.join(missing[:5])}")
@@ -127,19 +137,23 @@ class Model:
             raise ModelRefused("scores lie outside 0..1")
 
 
-def _session(data: bytes) -> ort.InferenceSession:
+def open_session(data: bytes, threads: int = 1) -> ort.InferenceSession:
+    """An ONNX Runtime session. ModelRefused if the file is none.
+
+    One thread by default: for one row a thread pool costs more than it shares out.
+    """
     options = ort.SessionOptions()
-    # One row a call: a thread pool would cost more than it shares out.
-    options.intra_op_num_threads = 1
+    options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
     try:
         return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # as above
+    except Exception as error:  # onnxruntime raises a class of its own for each kind
         raise ModelRefused(f"not a model: {str(error)[:200]}") from error
 
 
-def _card(session: ort.InferenceSession, design: str) -> ModelCard:
+def read_card(session: ort.InferenceSession, design: str) -> ModelCard:
+    """The card in a session's file. ModelRefused without one, or if it is another design's."""
     text = session.get_modelmeta().custom_metadata_map.get(CARD_KEY)
     if text is None:
         raise ModelRefused("no model card in its metadata")

@@ -20,6 +20,7 @@ from services.skeleton.model import ModelCard, stamp
 from services.skeleton.settings import Settings
 
 warnings.filterwarnings("ignore", category=DeprecationWarning, module="mlflow")
+warnings.filterwarnings("ignore", message="The ``noload`` loader strategy")
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)
 

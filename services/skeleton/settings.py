@@ -38,6 +38,7 @@ class Settings(BaseSettings):
         19300, description="First of four ports that SeaweedFS uses inside (with +10000 for gRPC)."
     )
     scorer_port: int = Field(18080, description="The fraud scorer.")
+    inspector_port: int = Field(18081, description="The inspector of pictures.")
     metrics_port: int = Field(
         18100, description="First of the workers' Prometheus ports, one each in the order of `up`."
     )
@@ -47,6 +48,7 @@ class Settings(BaseSettings):
     s3_endpoint: str = Field("", description="An S3 endpoint; empty: the local one.")
     mlflow_uri: str = Field("", description="An MLflow server; empty: SQLite under `home`.")
     scorer_url: str = Field("", description="The scorer as clients reach it; empty: the local one.")
+    inspector_url: str = Field("", description="The inspector likewise.")
 
     user: str = Field("whiteboard", description="User of NATS, access key of S3.")
     password: SecretStr = Field(
@@ -61,6 +63,8 @@ class Settings(BaseSettings):
     )
     night_utc: str = Field("03:00", description="When the nightly retraining runs, HH:MM UTC.")
     bucket: str = Field("lake", description="S3 bucket of the lake and the models.")
+    inbox: str = Field("inbox", description="S3 bucket where pictures land.")
+    results: str = Field("results", description="S3 bucket of what was seen on them.")
     shards: int = Field(16, ge=1, le=1024, description="Shards of each entity in a subject.")
     outbox_events: int = Field(10_000, ge=1, description="Decisions held in memory, then on disk.")
     outbox_megabytes: int = Field(512, ge=1, description="Bound of the outbox's spill file.")
@@ -89,6 +93,11 @@ class Settings(BaseSettings):
     def scorer(self) -> str:
         """Base URL of the scorer."""
         return self.scorer_url or f"http://{self.host}:{self.scorer_port}"
+
+    @property
+    def inspector(self) -> str:
+        """Base URL of the inspector."""
+        return self.inspector_url or f"http://{self.host}:{self.inspector_port}"
 
     @property
     def _quoted(self) -> str:

@@ -12,14 +12,14 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any
+from typing import Any, Generic
 
+import numpy.typing as npt
 import pyarrow as pa
 
-from services.skeleton.candidates import Floats
-from services.skeleton.champion import Challenger, Champion
+from services.skeleton.champion import Challenger, Champion, M
 from services.skeleton.lake import Lake
-from services.skeleton.model import Floats32, Model
+from services.skeleton.model import Floats32, Scoring
 from services.skeleton.stream import Delivered
 from services.skeleton.telemetry import EVENTS
 
@@ -36,7 +36,6 @@ SHADOW = pa.schema(
         pa.field("seq", pa.int64(), nullable=False),
         pa.field("event_time", pa.timestamp("us", tz="UTC"), nullable=False),
         pa.field("decision_id", pa.string(), nullable=False),
-        pa.field("transaction_id", pa.string(), nullable=False),
         pa.field("version", pa.int64(), nullable=False),
         pa.field("score", pa.float64(), nullable=False),
         pa.field("seconds", pa.float64(), nullable=False),
@@ -55,26 +54,32 @@ class Logged:
     """One logged decision, as a model is asked about it.
 
     Attributes:
-        fields: `seq`, `event_time`, `decision_id`, `transaction_id`. vector: (1, F).
+        fields: `seq`, `event_time`, `decision_id`. vector: (1, ...), what the model looks at.
         sets: As the models need them.
     """
 
     fields: Mapping[str, Any]
-    vector: Floats
+    vector: npt.NDArray[Any]
     sets: Mapping[str, Floats32]
 
 
-# What messages of the decision stream logged, with all that these models need; those that can't
-# be read are left out.
-Prepare = Callable[[tuple[Model, ...], list[Delivered]], list[Logged]]
-
-
-class Shadow:
+class Shadow(Generic[M]):
     """Scores batches of decisions with the challenger, while there is one."""
 
     def __init__(
-        self, lake: Lake, design: str, champion: Champion, challenger: Challenger, prepare: Prepare
+        self,
+        lake: Lake,
+        design: str,
+        champion: Champion[M],
+        challenger: Challenger[M],
+        prepare: Callable[[tuple[M, ...], list[Delivered]], list[Logged]],
     ) -> None:
+        """Open nothing yet.
+
+        Args:
+            prepare: What messages of the decision stream logged, with all that these models
+                need; those that can't be read are left out.
+        """
         self._lake = lake
         self._table = shadow_table(design)
         self._champion = champion
@@ -104,9 +109,7 @@ class Shadow:
         EVENTS.labels(NAME, "scored").inc(len(rows))
         EVENTS.labels(NAME, "skipped").inc(len(batch) - len(rows))
 
-    def _score(
-        self, champion: Model, challenger: Model, batch: list[Delivered]
-    ) -> list[dict[str, Any]]:
+    def _score(self, champion: M, challenger: M, batch: list[Delivered]) -> list[dict[str, Any]]:
         asked = self._prepare((champion, challenger), batch)
         end = perf_counter() + BATCH_BUDGET_S
         rows = []
@@ -127,7 +130,7 @@ class Shadow:
         return rows
 
 
-def _timed(model: Model, logged: Logged) -> tuple[float, float]:
+def _timed(model: Scoring, logged: Logged) -> tuple[float, float]:
     """(score, seconds) of one call for one row."""
     begin = perf_counter()
     [score] = model.score(logged.vector, logged.sets)

@@ -1,5 +1,6 @@
 """Metrics and stage timings: the same names and buckets for every service of every design."""
 
+from collections.abc import Mapping
 from time import perf_counter
 
 from prometheus_client import Counter, Gauge, Histogram
@@ -48,6 +49,13 @@ FRESHNESS_SECONDS = Histogram(
 )
 
 
+INSPECTION_SECONDS = Histogram(
+    "inspection_delay_seconds",
+    "From the stream taking an image's event to its result being stored",
+    buckets=(0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 15, 60),
+)
+
+
 class Stages:
     """Times the stages of one request, for its `Server-Timing` header and the histograms."""
 
@@ -62,6 +70,11 @@ class Stages:
         now = perf_counter()
         self.times[stage] = now - self._last
         self._last = now
+
+    def add(self, stages: Mapping[str, float]) -> None:
+        """Take over stages that were timed elsewhere, seconds by name."""
+        self.times.update(stages)
+        self._last = perf_counter()
 
     def header(self) -> str:
         """Value of `Server-Timing`, milliseconds (W3C Server Timing)."""

@@ -12,6 +12,8 @@ from nats.js.errors import NotFoundError
 from redis import Redis
 
 from infra.local.engines import environment
+from services.cv_inspection.bootstrap import make_streams as make_cv_streams
+from services.cv_inspection.ingestion import STREAMS as CV_STREAMS
 from services.fraud.bootstrap import make_streams
 from services.fraud.ingestion import LABEL, STREAMS, TX, Event, LabelEvent, subject
 from services.skeleton.history import HISTORY
@@ -25,13 +27,16 @@ async def nc(config: Settings) -> AsyncIterator[Client]:
     """A connection, with empty streams, an empty store and an empty lake."""
     client = await connect(config, "test")
     js = client.jetstream()
-    for name in [*STREAMS, HISTORY, "KV_models", "KV_simulator"]:
+    for name in [*STREAMS, *CV_STREAMS, HISTORY, "KV_models", "KV_simulator"]:
         with suppress(NotFoundError):
             await js.delete_stream(name)
     await make_streams(js, last_seq=0)
+    await make_cv_streams(config)
     with Redis.from_url(config.redis) as redis:
         redis.flushdb()
-    Lake(config).remove(["fraud", "models"])
+    Lake(config).remove(["fraud", "cv", "models"])
+    for bucket in (config.inbox, config.results):
+        Lake(config, bucket).remove([""])
     yield client
     await client.close()
 

@@ -7,9 +7,9 @@ import pytest
 from fastapi import FastAPI
 from pydantic import SecretStr, ValidationError
 
-from services.fraud.scheduler import Scheduler
 from services.skeleton.admin import CONTROL, Order, add_admin
 from services.skeleton.history import Event, Record, append
+from services.skeleton.scheduler import Scheduler
 from services.skeleton.stream import ensure_stream
 
 TOKEN = SecretStr("open-sesame").get_secret_value()
@@ -79,19 +79,16 @@ async def test_the_scheduler_queues_orders_and_answers_drift_once_an_hour(monkey
 
     monkeypatch.setattr(asyncio, "create_subprocess_exec", start)
     scheduler = Scheduler()
-    scheduler.order(Order(verb="swap", candidate="gnn").model_dump_json().encode())
-    scheduler.order(Order(verb="rollback", reason="why not").model_dump_json().encode())
-
-    class Alert:
-        data = b"psi of amount"
-
-    await scheduler.on_alert(Alert())
-    await scheduler.on_alert(Alert())
+    scheduler.order("fraud", Order(verb="swap", candidate="gnn").model_dump_json().encode())
+    scheduler.order("cv", Order(verb="rollback", reason="why not").model_dump_json().encode())
+    for design in ("fraud", "fraud", "cv"):
+        scheduler.alert(design, "psi of amount")
     with pytest.raises(ValidationError):
-        scheduler.order(b'{"verb": "dance"}')
+        scheduler.order("fraud", b'{"verb": "dance"}')
     working = asyncio.create_task(scheduler.work())
     await asyncio.sleep(0.05)
     working.cancel()
     assert started == [
-        ("swap", "fraud", "gnn"), ("rollback", "fraud", "--reason", "why not"), ("night", "fraud"),
+        ("swap", "fraud", "gnn"), ("rollback", "cv", "--reason", "why not"),
+        ("night", "fraud"), ("night", "cv"),
     ]  # fmt: skip

@@ -97,7 +97,7 @@ async def test_a_challenger_scores_what_was_logged(config, nc, shadow, world, ca
     assert set(found["version"].to_pylist()) == {7}
     from services.skeleton.candidates import Examples
 
-    rows = [int(t[1:]) for t in found["transaction_id"].to_pylist()]
+    rows = [int(t[1:]) for t in found["decision_id"].to_pylist()]
     data = Examples(world.vectors[rows][:, : len(TABULAR)], world.fraud[rows], world.amount[rows])
     assert np.abs(found["score"].to_numpy() - candidate.score(data)).max() < 1e-5
     assert (found["seconds"].to_numpy() > 0).all()

@@ -15,7 +15,7 @@ from services.skeleton.settings import Settings
 
 COMMANDS = [
     "up", "down", "bootstrap", "status", "demo", "simulate", "replay", "train", "evaluate",
-    "audit", "describe", "fault",
+    "audit", "describe", "fault", "batch", "reconcile", "edge",
 ]  # fmt: skip
 runner = CliRunner()
 
@@ -27,11 +27,12 @@ def test_every_command_has_help_with_an_example(command):
     assert f"whiteboard {command}" in done.output
 
 
-def test_describe_tells_all_eight_steps():
-    done = runner.invoke(app, ["describe", "fraud", "--json"])
+@pytest.mark.parametrize(("design", "last"), [("fraud", False), ("cv", True)])
+def test_describe_tells_all_eight_steps(design, last):
+    done = runner.invoke(app, ["describe", design, "--json"])
     steps = json.loads(done.output)["steps"]
     assert [s["number"] for s in steps] == list(range(1, 9))
-    assert [s["built"] for s in steps] == [True] * 7 + [False]
+    assert [s["built"] for s in steps] == [True] * 7 + [last]
     assert all(s["file"] and s["decision"] and s["why"] for s in steps if s["built"])
     assert all(s["decision"] == "not built yet" for s in steps if not s["built"])
 

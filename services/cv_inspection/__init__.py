@@ -1,0 +1,1 @@
+"""Visual quality inspection: the eight steps, a file each."""

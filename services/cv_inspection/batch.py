@@ -1,0 +1,139 @@
+"""Batch: a manifest of pictures, inspected in parallel; killed, it goes on where it stopped.
+
+The manifest is S3 Batch Operations': CSV rows of bucket and key, keys URL-encoded
+(https://docs.aws.amazon.com/AmazonS3/latest/userguide/batch-ops-create-job.html). The report has a
+row for each object: bucket, key, status (succeeded or failed), decision, label, defect, and why
+not. It is written as the work goes on and says by itself what is done.
+"""
+
+import csv
+import hashlib
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from urllib.parse import unquote_plus, urlsplit
+
+from services.cv_inspection.ingestion import Place
+from services.cv_inspection.inspection import inspect
+from services.cv_inspection.model import DESIGN, ImageModel, read_model
+from services.skeleton.champion import champion_path
+from services.skeleton.lake import Lake
+from services.skeleton.progress import Step
+from services.skeleton.settings import Settings
+
+COLUMNS = ("bucket", "key", "status", "decision", "label", "defect", "model", "error")
+SUCCEEDED, FAILED = "succeeded", "failed"
+
+
+@dataclass(frozen=True)
+class Item:
+    """One row of a manifest."""
+
+    bucket: str
+    key: str
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a batch ended. `resumed` were in the report already."""
+
+    succeeded: int
+    failed: int
+    resumed: int
+    report: Path
+
+
+def read_manifest(settings: Settings, where: str) -> list[Item]:
+    """Rows of a manifest, a file or `s3://bucket/key`.
+
+    Raises:
+        FileNotFoundError: it is not there. ValueError: names the line that is no row.
+    """
+    url = urlsplit(where)
+    if url.scheme == "s3":
+        text = Lake(settings, url.netloc).get(url.path.lstrip("/")).decode()
+    else:
+        text = Path(where).read_text()
+    items = []
+    for number, row in enumerate(csv.reader(text.splitlines()), start=1):
+        if not row:
+            continue
+        if len(row) not in (2, 3) or not row[0].strip() or not row[1].strip():
+            raise ValueError(f"{where}, line {number}: not Bucket,Key: {','.join(row)[:80]!r}")
+        if number == 1 and row[0].strip().lower() == "bucket":
+            continue
+        items.append(Item(row[0].strip(), unquote_plus(row[1].strip())))
+    return items
+
+
+def run(settings: Settings, items: list[Item], report: Path, workers: int, step: Step) -> Done:
+    """Inspect what the report does not list as succeeded.
+
+    Raises:
+        FileNotFoundError: there is no champion yet. OSError: S3 does not answer.
+    """
+    model = read_model(Lake(settings).get(champion_path(DESIGN)))
+    known = set(_succeeded(report))
+    wanted = [item for item in dict.fromkeys(items) if item not in known]
+    resumed = len(set(items)) - len(wanted)
+    counts = {SUCCEEDED: 0, FAILED: 0}
+    new = not report.exists()
+    lock = threading.Lock()
+    stores = {bucket: Lake(settings, bucket) for bucket in {item.bucket for item in wanted}}
+    with report.open("a", newline="") as file, ThreadPoolExecutor(workers) as pool:
+        rows = csv.DictWriter(file, COLUMNS)
+        if new:
+            rows.writeheader()
+
+        def one(item: Item) -> None:
+            row = _inspected(model, stores[item.bucket], item)
+            with lock:
+                rows.writerow(row)
+                file.flush()
+                counts[row["status"]] += 1
+                step(resumed + sum(counts.values()), resumed + len(wanted))
+
+        list(pool.map(one, wanted))
+    return Done(counts[SUCCEEDED], counts[FAILED], resumed, report)
+
+
+def _inspected(model: ImageModel, store: Lake, item: Item) -> dict[str, str]:
+    row = {"bucket": item.bucket, "key": item.key}
+    try:
+        data = store.get(item.key)
+        seen = inspect(model, data, _place(item), datetime.now(UTC), item.key).event
+    except FileNotFoundError:
+        return {**row, "status": FAILED, "error": "no such object"}
+    except (OSError, ValueError) as error:
+        return {**row, "status": FAILED, "error": str(error)[:300]}
+    return {
+        **row,
+        "status": SUCCEEDED,
+        "decision": seen.decision,
+        "label": seen.label,
+        "defect": f"{seen.defect:.6f}",
+        "model": seen.model,
+        "error": "",
+    }
+
+
+def _place(item: Item) -> Place:
+    """A place for an object wherever it lies: a manifest may name any key."""
+    try:
+        return Place.of(item.key)
+    except ValueError:
+        digest = hashlib.sha256(item.key.encode()).hexdigest()[:32]
+        return Place(line="batch", station="batch", lot="batch", frame=digest)
+
+
+def _succeeded(report: Path) -> Iterator[Item]:
+    """What a report lists as done; a row that a crash cut short is none."""
+    if not report.exists():
+        return
+    with report.open(newline="") as file:
+        for row in csv.DictReader(file):
+            if row.get("status") == SUCCEEDED and row.get("error") is not None:
+                yield Item(row["bucket"], row["key"])

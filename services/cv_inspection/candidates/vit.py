@@ -1,0 +1,17 @@
+"""ViT-Tiny with a dense prediction head: every patch sees every other one, at one resolution.
+
+Dosovitskiy et al., "An Image is Worth 16x16 Words", 2021.
+"""
+
+from services.cv_inspection.candidates import CANDIDATES
+from services.cv_inspection.vision import ImageCandidate, dense_prediction
+
+
+@CANDIDATES.register
+class Vit(ImageCandidate):
+    """5.7 million weights in the encoder."""
+
+    name = "vit"
+    role = "accuracy, given weights to start from"
+    encoder = "vit_tiny_patch16_224"
+    network = dense_prediction

@@ -1,0 +1,301 @@
+"""Step 2, data ingestion: an image lands in S3, and the store itself says so.
+
+A station PUTs into `inbox/<line>/<station>/<lot>/<frame>.jpg`; the store's webhook posts the event
+to `POST /events/s3`, which puts it on a durable stream, and workers take it from there. Why does
+the camera not call the inspector? It would have to wait, retry and keep what it could not send; a
+store is made for that, and whatever else wants the image finds it there. Events can come twice or
+never: what is inspected is known by the image's place and content, and a reconciliation asks the
+store itself what was missed.
+
+A picture is judged only if it is what a camera sends; everything else is named and put aside.
+"""
+
+import hashlib
+import io
+import re
+import warnings
+from datetime import datetime
+from typing import Annotated, Any, Literal, TypeVar
+
+import numpy as np
+import orjson
+import pyarrow as pa
+from PIL import Image, UnidentifiedImageError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from services.cv_inspection.problem import GOOD
+from services.skeleton.stream import Delivered
+
+STREAM, DECISIONS_STREAM, DEAD_STREAM = "CV", "CV_DECISIONS", "CV_DEAD"
+IMAGE, VERDICT, INSPECTION, DEAD = "cv.image", "cv.verdict", "cv.inspection", "cv.dead"
+STREAMS = {
+    STREAM: [f"{IMAGE}.>", f"{VERDICT}.>"],
+    DECISIONS_STREAM: [f"{INSPECTION}.>"],
+    DEAD_STREAM: [f"{DEAD}.>"],
+}
+
+MOST_BYTES = 16 << 20
+MOST_PIXELS = 25_000_000
+LEAST_SIDE = 32
+_FORMATS = ("JPEG", "PNG")
+_KEY = re.compile(
+    r"(?P<line>[A-Za-z0-9_-]{1,40})/(?P<station>[A-Za-z0-9_-]{1,40})/"
+    r"(?P<lot>[A-Za-z0-9_-]{1,40})/(?P<frame>[A-Za-z0-9_-]{1,80})\.(?:jpg|jpeg|png)"
+)
+
+Token = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,80}$")]
+
+
+class BadImage(ValueError):
+    """A file that is no picture we judge; the message says why."""
+
+
+class Strict(BaseModel):
+    """A message of which every field is known."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+T = TypeVar("T", bound=Strict)
+
+
+class Place(Strict):
+    """Where a picture was taken: the parts of its key."""
+
+    line: Token
+    station: Token
+    lot: Token
+    frame: Token
+
+    @classmethod
+    def of(cls, key: str) -> "Place":
+        """Read a key below the inbox. ValueError says what it should look like."""
+        found = _KEY.fullmatch(key)
+        if found is None:
+            raise ValueError(f"key {key[:120]!r} is not <line>/<station>/<lot>/<frame>.jpg")
+        return cls(**found.groupdict())
+
+    @property
+    def stem(self) -> str:
+        """What results are kept under."""
+        return f"{self.line}/{self.station}/{self.lot}/{self.frame}"
+
+
+class ImageEvent(Strict):
+    """An image landed. `key` lies below the inbox, with its extension."""
+
+    key: Annotated[str, Field(max_length=300)]
+
+
+class Quality(Strict):
+    """What the picture itself is like: see `features.quality`."""
+
+    brightness: float
+    contrast: float
+    sharpness: float
+    clipped: float
+
+
+Outcome = Literal["pass", "reject", "review"]
+
+
+class InspectionEvent(Strict):
+    """What was seen on one picture, and what was decided.
+
+    Attributes:
+        inspection_id: Known by the picture's place and content, so the same picture has the same
+            whenever it is looked at. key: None for one that was posted.
+        at: When its event was taken, or it was posted, UTC.
+        label: The likeliest class. defect: Probability of any defect. probabilities: By class.
+        reason: Why it is to be looked at again, empty otherwise.
+        defect_share: Share of the picture that the mask covers.
+        mask_key: Where the mask is below `results`, None for one that was posted.
+    """
+
+    inspection_id: str
+    key: str | None
+    place: Place
+    at: datetime
+    label: str
+    defect: float
+    probabilities: dict[str, float]
+    decision: Outcome
+    reason: str
+    threshold: float
+    model: str
+    defect_share: float
+    quality: Quality
+    mask_key: str | None
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the part does not go on by itself."""
+        return self.decision != "pass"
+
+
+class VerdictEvent(Strict):
+    """What a person found: the class of a part, `good` or a defect's."""
+
+    inspection_id: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+    label: Token
+    by: Annotated[str, Field(max_length=40)] = "operator"
+
+    @property
+    def defect(self) -> bool:
+        """Whether there is a defect."""
+        return self.label != GOOD
+
+
+def inspection_id(place: Place, data: bytes) -> str:
+    """The identity of a picture's inspection: its place and its bytes."""
+    return hashlib.sha256(place.stem.encode() + b"\0" + data).hexdigest()[:32]
+
+
+def image_key(notice: bytes, inbox: str) -> str | None:
+    """The key below bucket `inbox` that a store's notice is about; None if it is another matter.
+
+    Reads SeaweedFS's notice (`key` = `/buckets/<bucket>/<key>`, `event_type`) and the records of an
+    S3 event notification
+    (https://docs.aws.amazon.com/AmazonS3/latest/userguide/notification-content-structure.html).
+
+    Raises:
+        ValueError: it is neither.
+    """
+    try:
+        told: Any = orjson.loads(notice)
+    except orjson.JSONDecodeError as error:
+        raise ValueError(f"a notice that is no JSON: {error}") from None
+    if not isinstance(told, dict):
+        raise ValueError("a notice that is no object")
+    if isinstance(told.get("Records"), list) and told["Records"]:
+        s3 = told["Records"][0].get("s3", {})
+        path = f"/buckets/{s3.get('bucket', {}).get('name')}/{s3.get('object', {}).get('key')}"
+        created = str(told["Records"][0].get("eventName", "")).startswith("ObjectCreated")
+    elif isinstance(told.get("key"), str):
+        path, created = told["key"], told.get("event_type") in ("create", "update", "rename")
+    else:
+        raise ValueError("a notice without a key")
+    prefix = f"/buckets/{inbox}/"
+    key = path.removeprefix(prefix)
+    # The parts of an upload lie in a folder of the store's own until it is complete.
+    if not created or not path.startswith(prefix) or _is_folder(told) or key.startswith("."):
+        return None
+    return key
+
+
+def _is_folder(told: dict[str, Any]) -> bool:
+    """SeaweedFS tells of folders too; they have no content and a mode that says so."""
+    entry = (told.get("message") or {}).get("new_entry") or {}
+    return bool(entry.get("is_directory"))
+
+
+def parse_image(message: Delivered) -> ImageEvent:
+    """Read a message of the stream. ValueError says what is wrong with it."""
+    return _parsed(ImageEvent, message.data)
+
+
+def parse_inspection(data: bytes) -> InspectionEvent:
+    """Read a decision. ValueError says what is wrong with it."""
+    return _parsed(InspectionEvent, data)
+
+
+def parse_verdict(data: bytes) -> VerdictEvent:
+    """Read a verdict. ValueError says what is wrong with it."""
+    return _parsed(VerdictEvent, data)
+
+
+def _parsed(kind: type[T], data: bytes) -> T:
+    try:
+        return kind.model_validate_json(data)
+    except ValidationError as error:
+        raise ValueError(explain(error)) from None
+
+
+def explain(error: ValidationError) -> str:
+    """All that is wrong, a clause each."""
+    clauses = []
+    for problem in error.errors(include_url=False, include_input=False, include_context=False):
+        where = ".".join(str(part) for part in problem["loc"]) or "body"
+        clauses.append(f"{where}: {problem['msg']}")
+    return "; ".join(clauses[:5])
+
+
+def decode(data: bytes) -> Image.Image:
+    """A file's picture as 8-bit RGB, its size checked before its pixels are unpacked.
+
+    Grey, RGB and 16-bit grey are taken, and alpha that hides nothing.
+
+    Raises:
+        BadImage: it is no JPEG or PNG, is truncated, too small or too large, or has colours that
+            no camera here sends.
+    """
+    if len(data) > MOST_BYTES:
+        raise BadImage(f"{len(data):,} bytes; {MOST_BYTES:,} are the most")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(data), formats=_FORMATS)
+            _check_size(*image.size)
+            image.load()
+    except UnidentifiedImageError:
+        raise BadImage(f"no {' or '.join(_FORMATS)}: it begins with {data[:8]!r}") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise BadImage(f"far more than {MOST_PIXELS:,} pixels, which are the most") from None
+    except (OSError, SyntaxError, ValueError) as error:
+        if isinstance(error, BadImage):
+            raise
+        raise BadImage(f"it can't be unpacked: {error}") from None
+    return _rgb(image)
+
+
+def _check_size(width: int, height: int) -> None:
+    if min(width, height) < LEAST_SIDE:
+        raise BadImage(f"{width} x {height} pixels; {LEAST_SIDE} a side are the least")
+    if width * height > MOST_PIXELS:
+        raise BadImage(f"{width} x {height} pixels; {MOST_PIXELS:,} are the most")
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode in ("L", "RGB"):
+        return image.convert("RGB")
+    if image.mode.startswith("I;16") or image.mode == "I":
+        grey = np.asarray(image).astype(np.uint32) >> 8
+        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+    if image.mode in ("RGBA", "LA"):
+        if image.getchannel("A").getextrema() != (255, 255):
+            raise BadImage("it is partly transparent: what lies behind is not known")
+        return image.convert("RGB")
+    raise BadImage(f"its colours are {image.mode}; a camera sends grey or RGB")
+
+
+INSPECTIONS = pa.schema(
+    [
+        pa.field("seq", pa.int64(), nullable=False),
+        pa.field("event_time", pa.timestamp("us", tz="UTC"), nullable=False),
+        pa.field("inspection_id", pa.string(), nullable=False),
+        pa.field("key", pa.string()),
+        pa.field("line", pa.string(), nullable=False),
+        pa.field("station", pa.string(), nullable=False),
+        pa.field("lot", pa.string(), nullable=False),
+        pa.field("label", pa.string(), nullable=False),
+        pa.field("defect", pa.float64(), nullable=False),
+        pa.field("decision", pa.string(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("threshold", pa.float64(), nullable=False),
+        pa.field("model", pa.string(), nullable=False),
+        pa.field("defect_share", pa.float64(), nullable=False),
+        pa.field("brightness", pa.float64(), nullable=False),
+        pa.field("contrast", pa.float64(), nullable=False),
+        pa.field("sharpness", pa.float64(), nullable=False),
+        pa.field("clipped", pa.float64(), nullable=False),
+    ]
+)
+VERDICTS = pa.schema(
+    [
+        pa.field("seq", pa.int64(), nullable=False),
+        pa.field("event_time", pa.timestamp("us", tz="UTC"), nullable=False),
+        pa.field("inspection_id", pa.string(), nullable=False),
+        pa.field("label", pa.string(), nullable=False),
+        pa.field("by", pa.string(), nullable=False),
+    ]
+)

@@ -1,0 +1,82 @@
+"""Inspected pictures with a person's verdict: what gate and retraining work with."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from services.cv_inspection.features import scaled, scaled_mask
+from services.cv_inspection.ingestion import decode
+from services.cv_inspection.lake_writer import INSPECTIONS_TABLE, VERDICTS_TABLE
+from services.cv_inspection.pictures import Pictures
+from services.cv_inspection.problem import ESCAPE_COST_MINOR
+from services.skeleton.lake import Lake
+from services.skeleton.progress import Step
+from services.skeleton.settings import Settings
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """N inspections in order of time, each once, with their verdict as column `verdict`."""
+
+    rows: pd.DataFrame
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def day(self) -> str:
+        """The newest moment among them: a line's day has no night between two shifts."""
+        newest: datetime = self.rows["event_time"].max().to_pydatetime()
+        return f"{newest.astimezone(UTC):%Y-%m-%dT%H-%M-%S}"
+
+
+def labelled(lake: Lake, since: float) -> Labelled:
+    """Inspections of pictures in the store since `since` (seconds) that a person judged.
+
+    Raises:
+        OSError: S3 does not answer.
+    """
+    wanted = ["inspection_id", "event_time", "key", "line", "station", "lot", "decision"]
+    inspections = lake.read(INSPECTIONS_TABLE, wanted)
+    verdicts = lake.read(VERDICTS_TABLE, ["inspection_id", "label"])
+    if inspections is None or verdicts is None:
+        return Labelled(pd.DataFrame({name: [] for name in (*wanted, "verdict")}))
+    # Told twice is one inspection; the newest verdict counts.
+    seen = inspections.to_pandas().drop_duplicates("inspection_id")
+    told = verdicts.to_pandas().drop_duplicates("inspection_id", keep="last")
+    told = told.rename(columns={"label": "verdict"})[["inspection_id", "verdict"]]
+    rows = seen.merge(told, on="inspection_id").dropna(subset=["key"])
+    rows = rows[rows["event_time"] > pd.Timestamp(since, unit="s", tz="UTC")]
+    return Labelled(rows.sort_values("event_time").reset_index(drop=True))
+
+
+def pictures(
+    settings: Settings, found: Labelled, classes: tuple[str, ...], size: int, step: Step
+) -> Pictures:
+    """Their pictures out of the store; a verdict of an unknown class is any defect.
+
+    Nobody outlines a defect on the line: the mask is the one that was found where the verdict
+    agrees that there is something, and none otherwise.
+    """
+    inbox, results = Lake(settings, settings.inbox), Lake(settings, settings.results)
+    count = len(found)
+    pixels = np.zeros((count, size, size, 3), dtype=np.uint8)
+    mask = np.zeros((count, size, size), dtype=bool)
+    label = np.array([_index(v, classes) for v in found.rows["verdict"]], dtype=np.int64)
+    for i, key in enumerate(found.rows["key"]):
+        pixels[i] = scaled(decode(inbox.get(key)), size)
+        if label[i]:
+            stem = key.rpartition(".")[0]
+            with results.filesystem.open_input_file(f"{results.bucket}/{stem}.mask.png") as file:
+                mask[i] = scaled_mask(Image.open(file), size)
+        step(i + 1, count)
+    unit = pd.factorize(found.rows["line"] + found.rows["station"] + found.rows["lot"])[0]
+    return Pictures.of(pixels, label, mask, unit.astype(np.int64), ESCAPE_COST_MINOR)
+
+
+def _index(verdict: str, classes: tuple[str, ...]) -> int:
+    """A verdict's class; for one the model does not know, the first of the defects."""
+    return classes.index(verdict) if verdict in classes else 1

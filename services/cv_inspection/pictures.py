@@ -1,0 +1,56 @@
+"""Labelled pictures as a candidate is given them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from services.skeleton.candidates import Examples
+from services.skeleton.kpi import Booleans
+
+
+@dataclass(frozen=True)
+class Pictures(Examples):
+    """N labelled pictures.
+
+    Attributes:
+        vectors: (N, S, S, 3) uint8. positive: (N,) whether there is a defect.
+        amount: (N,) minor units that an escape costs.
+        label: (N,) index of the class, 0 for good. mask: (N, S, S) where the defect is.
+        outlined: (N,) whether the mask says so; a defect nobody outlined has none.
+        unit: (N,) number of the lot, or of the part, that a picture belongs to.
+    """
+
+    label: npt.NDArray[np.int64] = None  # type: ignore[assignment]
+    mask: Booleans = None  # type: ignore[assignment]
+    outlined: Booleans = None  # type: ignore[assignment]
+    unit: npt.NDArray[np.int64] = None  # type: ignore[assignment]
+
+    @classmethod
+    def of(
+        cls,
+        pixels: npt.NDArray[np.uint8],
+        label: npt.NDArray[np.int64],
+        mask: Booleans,
+        unit: npt.NDArray[np.int64],
+        escape_minor: float,
+    ) -> "Pictures":
+        """Pictures whose escapes all cost the same."""
+        positive = label > 0
+        return cls(
+            vectors=pixels,
+            positive=positive,
+            amount=np.full(len(label), escape_minor, dtype=np.float64),
+            label=label,
+            mask=mask,
+            outlined=~positive | mask.any(axis=(1, 2)),
+            unit=unit,
+        )
+
+    def where(self, chosen: npt.NDArray[np.bool_] | npt.NDArray[np.int64]) -> "Pictures":
+        """Some of them."""
+        return Pictures(
+            self.vectors[chosen], self.positive[chosen], self.amount[chosen],
+            label=self.label[chosen], mask=self.mask[chosen], outlined=self.outlined[chosen],
+            unit=self.unit[chosen],
+        )  # fmt: skip

@@ -1,0 +1,90 @@
+"""Shadow mode for this design: the pictures that inspections were of, as a model is given them."""
+
+import asyncio
+
+import numpy as np
+
+from services.cv_inspection.ingestion import (
+    DECISIONS_STREAM,
+    STREAMS,
+    InspectionEvent,
+    decode,
+    parse_inspection,
+)
+from services.cv_inspection.model import DESIGN, ImageModel, read_model
+from services.skeleton.champion import Challenger, Champion
+from services.skeleton.lake import Lake
+from services.skeleton.process import report_lag, run_worker
+from services.skeleton.settings import Settings, settings
+from services.skeleton.shadow import NAME, Logged, Shadow
+from services.skeleton.stream import Delivered, OrderedConsumer, connect, consume
+
+BATCH = 50
+LINGER_S = 1.0
+
+
+class Pictures:
+    """Fetches the pictures of inspections. One that was posted is kept nowhere, and left out."""
+
+    def __init__(self, inbox: Lake) -> None:
+        self._inbox = inbox
+
+    def prepare(self, models: tuple[ImageModel, ...], batch: list[Delivered]) -> list[Logged]:
+        """The inspections of a batch, with their pictures; each model scales them to its size.
+
+        Raises:
+            OSError: S3 does not answer.
+        """
+        return [logged for message in batch if (logged := self._logged(message))]
+
+    def _logged(self, message: Delivered) -> Logged | None:
+        event = _event(message)
+        if event is None or event.key is None:
+            return None
+        try:
+            picture = np.asarray(decode(self._inbox.get(event.key)))
+        except (FileNotFoundError, ValueError):
+            return None
+        fields = {
+            "seq": message.seq,
+            "event_time": event.at,
+            "decision_id": event.inspection_id,
+        }
+        return Logged(fields, picture[None], {})
+
+
+def _event(message: Delivered) -> InspectionEvent | None:
+    try:
+        return parse_inspection(message.data)
+    except ValueError:
+        return None  # the lake writer puts it aside, with its reason
+
+
+async def serve(config: Settings) -> None:
+    """Run until cancelled."""
+    nc = await connect(config, f"{DESIGN}-{NAME}", patience_s=60.0)
+    champion = Champion(config, DESIGN, read_model)
+    await asyncio.to_thread(champion.load)
+    challenger = Challenger(config, DESIGN, read_model)
+    pictures = Pictures(Lake(config, config.inbox))
+    shadow = Shadow(Lake(config), DESIGN, champion, challenger, pictures.prepare)
+    subjects = STREAMS[DECISIONS_STREAM]
+    consumer = OrderedConsumer(nc, DECISIONS_STREAM, NAME, subjects, BATCH, LINGER_S)
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(champion.watch(nc))
+            group.create_task(challenger.watch(nc))
+            group.create_task(report_lag({NAME: consumer}))
+            group.create_task(consume(consumer, shadow.handle))
+    finally:
+        await nc.close()
+
+
+def main() -> None:
+    """Start the worker."""
+    config = settings()
+    run_worker(config, config.metrics_port + 6, lambda: serve(config))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,304 @@
+"""What the candidates share: an encoder of timm's with two heads, the losses, training, the export.
+
+Only training imports this module. The encoder and the mask decoder come from
+segmentation_models_pytorch; losses after Lin et al., "Focal Loss", 2017, eq. 5, and Milletari et
+al., "V-Net", 2016, eq. 1 (Dice).
+"""
+
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from services.cv_inspection import timm_guard  # noqa: F401
+
+# isort: split
+import segmentation_models_pytorch as smp
+import timm
+
+from services.cv_inspection import weights
+from services.cv_inspection.model import IMAGE, MASK, PROBABILITIES
+from services.cv_inspection.pictures import Pictures
+from services.skeleton.candidates import Candidate, Floats
+from services.skeleton.model import Floats32
+from services.skeleton.neural import restore, saved
+from services.skeleton.progress import Step
+
+_FILE = "weights.pt"
+_SCORED_AT_ONCE = 32
+_WARM_UP = 0.15
+
+
+class Inspector(nn.Module):
+    """Pixels to what it is and where: (N, S, S, 3) uint8 -> (N, C) and (N, 1, S, S) logits.
+
+    Pre-processing is part of it, so that training and serving cannot differ in it.
+
+    Args:
+        net: A segmentation_models_pytorch model with a classification head.
+        encoder: Its encoder's name in timm, whose pixels it wants.
+    """
+
+    mean: Tensor
+    spread: Tensor
+    shift: Tensor
+
+    def __init__(self, net: nn.Module, encoder: str, classes: int) -> None:
+        super().__init__()
+        self.net = net
+        wanted = timm.get_pretrained_cfg(encoder)
+        mean = (0.5, 0.5, 0.5) if wanted is None else wanted.mean
+        spread = (0.5, 0.5, 0.5) if wanted is None else wanted.std
+        self.register_buffer("mean", 255.0 * torch.tensor(mean).view(1, 3, 1, 1))
+        self.register_buffer("spread", 255.0 * torch.tensor(spread).view(1, 3, 1, 1))
+        # From how often a class was shown to how often it comes: see `expect`.
+        self.register_buffer("shift", torch.zeros(classes))
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        values = (pixels.permute(0, 3, 1, 2).float() - self.mean) / self.spread
+        mask, kind = self.net(values.contiguous(memory_format=torch.channels_last))
+        return kind + self.shift, mask
+
+    def expect(self, shown: Floats, come: Floats) -> None:
+        """Correct the probabilities for classes that were shown more often than they come.
+
+        Source: Saerens et al., "Adjusting the Outputs of a Classifier to New a Priori
+        Probabilities", Neural Computation 2002, eq. 2.
+        """
+        known = np.minimum(shown, come) > 0
+        ratio = np.divide(come, shown, out=np.ones_like(shown), where=known)
+        self.shift.copy_(torch.from_numpy(np.log(ratio)).float())
+
+
+def pyramid(encoder: str, classes: int) -> nn.Module:
+    """An encoder with a feature pyramid: (N, 3, S, S) -> (N, 1, S, S), (N, classes).
+
+    Source: Kirillov et al., "Panoptic Feature Pyramid Networks", 2019.
+    """
+    net: nn.Module = smp.FPN(
+        f"tu-{encoder}", encoder_weights=None, classes=1,
+        decoder_pyramid_channels=32, decoder_segmentation_channels=32,
+        aux_params={"classes": classes, "dropout": 0.2},
+    )  # fmt: skip
+    return net
+
+
+def dense_prediction(encoder: str, classes: int) -> nn.Module:
+    """A ViT with a dense prediction head: (N, 3, S, S) -> (N, 1, S, S), (N, classes).
+
+    Source: Ranftl et al., "Vision Transformers for Dense Prediction", 2021.
+    """
+    net: nn.Module = smp.DPT(
+        f"tu-{encoder}", encoder_weights=None, classes=1,
+        decoder_intermediate_channels=(32, 32, 32, 32), decoder_fusion_channels=32,
+        aux_params={"classes": classes, "dropout": 0.2}, dynamic_img_size=True,
+    )  # fmt: skip
+    return net
+
+
+class _Answers(nn.Module):
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        kind, mask = self.net(pixels)
+        return torch.softmax(kind, dim=1), mask
+
+
+class ImageCandidate(Candidate[Pictures]):
+    """A candidate that is one encoder with two heads.
+
+    Attributes:
+        encoder: Name in timm. package: A module that carries weights for it.
+        network: Makes an untrained network: `pyramid` or `dense_prediction`.
+        origin: Where its first weights came from.
+    """
+
+    encoder: ClassVar[str]
+    package: ClassVar[str] = ""
+    network: ClassVar[Callable[[str, int], nn.Module]]
+
+    def __init__(self, parameters: Mapping[str, Any], classes: tuple[str, ...]) -> None:
+        super().__init__(parameters, (IMAGE,))
+        self.classes = classes
+        self.size = int(self.parameters["size"])
+        self.origin = ""
+        self._net = self._untrained()
+
+    def fit(self, train: Pictures, validation: Pictures, seed: int, step: Step) -> None:
+        """Train for a fixed number of epochs; validation gives the shares the classes come in."""
+        torch.manual_seed(seed)
+        self._net = self._untrained()
+        encoder = self._net.net.encoder.model  # type: ignore[union-attr]
+        wanted = str(self.parameters.get("weights", "auto"))
+        self.origin = weights.start(encoder, self.encoder, wanted, self.package)  # type: ignore[arg-type]
+        self._train(train, seed, 1.0, self.parameters["epochs"], step)
+        self._expect(train, validation)
+
+    def fit_more(self, train: Pictures, seed: int, step: Step) -> None:
+        """Train on from the present weights, for `more_epochs` at a fifth of the rate."""
+        torch.manual_seed(seed)
+        self._train(train, seed, 0.2, self.parameters["more_epochs"], step)
+
+    def predict(self, pixels: npt.NDArray[np.uint8]) -> tuple[Floats32, Floats32]:
+        """((N, C) probabilities, (N, S, S) mask logits) by torch."""
+        kinds, masks = [], []
+        net = _Answers(self._net).eval()
+        with torch.no_grad():
+            for begin in range(0, len(pixels), _SCORED_AT_ONCE):
+                kind, mask = net(torch.from_numpy(pixels[begin : begin + _SCORED_AT_ONCE]))
+                kinds.append(kind.numpy())
+                masks.append(mask[:, 0].numpy())
+        return np.concatenate(kinds), np.concatenate(masks)
+
+    def score(self, examples: Pictures) -> Floats:
+        """Probability of any defect by torch, (N,)."""
+        return 1.0 - self.predict(examples.vectors)[0][:, 0].astype(np.float64)
+
+    def export(self) -> bytes:
+        """Input `image` (N, S, S, 3) uint8; outputs `probabilities` (N, C), `mask` (N, 1, S, S)."""
+        example = torch.zeros((2, self.size, self.size, 3), dtype=torch.uint8)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch's own parts against each other
+            program = torch.onnx.export(
+                _Answers(self._net).eval(),
+                (example,),
+                input_names=[IMAGE],
+                output_names=[PROBABILITIES, MASK],
+                dynamic_shapes=({0: torch.export.Dim("pictures")},),
+                dynamo=True,
+                verbose=False,
+            )
+        if program is None:
+            raise RuntimeError("torch exported nothing")
+        data: bytes = program.model_proto.SerializeToString()
+        onnx.checker.check_model(data)
+        return data
+
+    def save(self, folder: Path) -> None:
+        """Keep the weights."""
+        (folder / _FILE).write_bytes(saved(self._net))
+
+    def load(self, folder: Path) -> None:
+        """Take up kept weights. RuntimeError if they are of other classes."""
+        restore(self._net, (folder / _FILE).read_bytes())
+
+    def _untrained(self) -> Inspector:
+        count = len(self.classes)
+        made = Inspector(type(self).network(self.encoder, count), self.encoder, count)
+        # Depthwise convolutions train half as fast again in this layout on a CPU.
+        return made.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def _expect(self, train: Pictures, validation: Pictures) -> None:
+        count = len(self.classes)
+        shown, come = (
+            np.bincount(p.label, minlength=count) / max(len(p), 1) for p in (train, validation)
+        )
+        self._net.expect(shown, come)
+
+    def _train(
+        self, pictures: Pictures, seed: int, haste: float, epochs: object, step: Step
+    ) -> None:
+        """Minimise both heads' losses by AdamW on shuffled, moved and re-lit pictures.
+
+        Args:
+            haste: What the conf's learning rates are multiplied by.
+        """
+        net, rng = self._net, np.random.default_rng(seed)
+        batch = int(self.parameters["batch"])
+        batches = max(len(pictures) // batch, 1)
+        total = int(str(epochs)) * batches
+        encoder, heads = (haste * float(self.parameters[n]) for n in ("rate", "head_rate"))
+        optimizer = torch.optim.AdamW(_groups(net, encoder, heads), weight_decay=0.01)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, [g["lr"] for g in optimizer.param_groups], total, pct_start=_WARM_UP
+        )
+        losses = Losses(pictures, len(self.classes), float(self.parameters["focus"]))
+        net.train()
+        for number in range(total):
+            if number % batches == 0:
+                order = rng.permutation(len(pictures))
+            rows = order[(number % batches) * batch :][:batch]
+            some = pictures.where(rows)
+            pixels, mask = _varied(some, rng)
+            kind, found = net(pixels)
+            loss = losses(kind - net.shift, found[:, 0], some, mask)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            step(number + 1, total)
+        net.eval()
+
+
+def _groups(net: Inspector, rate: float, head_rate: float) -> list[dict[str, Any]]:
+    """The encoder knows something already and moves slowly; the heads begin from nothing."""
+    encoder = list(net.net.encoder.parameters())  # type: ignore[union-attr]
+    known = {id(p) for p in encoder}
+    heads = [p for p in net.parameters() if id(p) not in known]
+    return [{"params": encoder, "lr": rate}, {"params": heads, "lr": head_rate}]
+
+
+class Losses:
+    """Focal loss of the class, weighted by how rare it is, and BCE + Dice of the mask."""
+
+    def __init__(self, pictures: Pictures, classes: int, focus: float) -> None:
+        count = np.bincount(pictures.label, minlength=classes)
+        weight = np.sqrt(count.max() / np.maximum(count, 1))
+        self._weight = torch.from_numpy(weight / weight.mean()).float()
+        self._focus = focus
+
+    def __call__(self, kind: Tensor, found: Tensor, pictures: Pictures, mask: Tensor) -> Tensor:
+        label = torch.from_numpy(pictures.label)
+        outlined = torch.from_numpy(pictures.outlined)
+        loss = self._focal(kind, label)
+        if outlined.any():
+            loss = loss + _outline(found[outlined], mask[outlined])
+        return loss
+
+    def _focal(self, kind: Tensor, label: Tensor) -> Tensor:
+        log_p = functional.log_softmax(kind, dim=1).gather(1, label[:, None])[:, 0]
+        weight = self._weight[label]
+        return -(weight * (1 - log_p.exp()) ** self._focus * log_p).sum() / weight.sum()
+
+
+def _outline(found: Tensor, mask: Tensor) -> Tensor:
+    """BCE over all pixels, Dice over the pictures that have a defect."""
+    loss = functional.binary_cross_entropy_with_logits(found, mask, pos_weight=torch.tensor(5.0))
+    drawn = mask.flatten(1).any(dim=1)
+    if drawn.any():
+        p, t = torch.sigmoid(found[drawn]).flatten(1), mask[drawn].flatten(1)
+        dice = (2 * (p * t).sum(1) + 1) / (p.sum(1) + t.sum(1) + 1)
+        loss = loss + (1 - dice).mean()
+    return loss
+
+
+def _varied(pictures: Pictures, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Flipped, moved and re-lit: (N, S, S, 3) uint8 and (N, S, S) float32."""
+    pixels = torch.from_numpy(pictures.vectors).permute(0, 3, 1, 2).float()
+    both = torch.cat([pixels, torch.from_numpy(pictures.mask)[:, None].float()], dim=1)
+    grid = functional.affine_grid(_moves(len(pictures), rng), list(both.shape), align_corners=False)
+    moved = functional.grid_sample(both, grid, padding_mode="reflection", align_corners=False)
+    gain = torch.from_numpy(rng.normal(1.0, 0.15, (len(pixels), 1, 1, 1))).float()
+    offset = torch.from_numpy(rng.normal(0.0, 10.0, (len(pixels), 1, 1, 1))).float()
+    lit = (moved[:, :3] * gain + offset).clamp(0, 255).to(torch.uint8)
+    return lit.permute(0, 2, 3, 1), (moved[:, 3] > 0.5).float()
+
+
+def _moves(count: int, rng: np.random.Generator) -> Tensor:
+    """(N, 2, 3) affine maps: mirrored, turned by quarters and a little more, scaled, shifted."""
+    angle = rng.integers(0, 4, count) * np.pi / 2 + rng.normal(0.0, 0.05, count)
+    scale = rng.uniform(0.85, 1.1, count)
+    mirror = rng.choice([-1.0, 1.0], count)
+    cos, sin = scale * np.cos(angle), scale * np.sin(angle)
+    x, y = rng.uniform(-0.1, 0.1, (2, count))
+    rows = np.stack([[cos * mirror, -sin, x], [sin * mirror, cos, y]])
+    return torch.from_numpy(rows.transpose(2, 0, 1).copy()).float()

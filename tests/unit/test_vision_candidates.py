@@ -1,0 +1,83 @@
+"""What every inspection candidate must satisfy, run over all of them."""
+
+from copy import deepcopy
+
+import numpy as np
+import pytest
+import torch
+
+from services.cv_inspection.candidates import CANDIDATES
+from services.cv_inspection.model import ImageModel
+from services.cv_inspection.problem import CLASSES
+from services.cv_inspection.training import new_candidate
+from services.skeleton.model import ModelRefused, stamp
+from tests.conftest import card
+from tests.unit.vision_fixtures import SIZE, SMALL, cv_card, quiet, shown, trained
+
+
+@pytest.fixture(scope="module", params=sorted(CANDIDATES.all()))
+def made(request):
+    return trained(request.param, epochs=1)
+
+
+def test_a_candidate_exports_what_it_is(made, tmp_path):
+    """One export a candidate: parity, the shapes, and a file that serving takes."""
+    pictures = shown(7)
+    model = ImageModel(stamp(made.export(), cv_card(candidate=made.name)))
+    kinds, masks = model.inspect(pictures.vectors)
+    native_kinds, native_masks = made.predict(pictures.vectors)
+    assert kinds.shape == (7, len(CLASSES))
+    assert masks.shape == (7, 1, SIZE, SIZE)
+    assert np.abs(kinds - native_kinds).max() < 1e-4
+    assert np.abs(masks[:, 0] - native_masks).max() < 1e-2
+    assert np.abs(model.score(pictures.vectors) - made.score(pictures)).max() < 1e-4
+    one = model.inspect(pictures.vectors[3:4])[0]
+    assert np.abs(one - kinds[3:4]).max() < 1e-4
+
+
+def test_a_candidate_is_kept_and_taken_up_again(made, tmp_path):
+    made.save(tmp_path)
+    again = new_candidate(made.name, CLASSES, SMALL)
+    again.load(tmp_path)
+    pictures = shown(5)
+    before = made.score(pictures)
+    assert np.array_equal(again.score(pictures), before)
+    again.fit_more(shown(32), 0, quiet)
+    assert not np.array_equal(again.score(pictures), before)
+
+
+def test_a_seed_repeats_itself():
+    torch.set_num_threads(1)
+    one, other = trained("efficientnet", epochs=1), trained("efficientnet", epochs=1)
+    assert np.array_equal(one.score(shown(5)), other.score(shown(5)))
+
+
+def test_training_learns_to_see(vision_candidate):
+    """Better than chance on new pictures by far more than luck: AUC .5 +- .06 at this count."""
+    from sklearn.metrics import roc_auc_score
+
+    new = shown(150, first=2_000)
+    assert roc_auc_score(new.positive, vision_candidate.score(new)) > 0.62
+
+
+def test_probabilities_are_corrected_for_how_often_defects_come(vision_candidate):
+    """Shown half and half, they come one in ten: Saerens' equation, by hand."""
+    made, pictures = deepcopy(vision_candidate), shown(20)
+    corrected = made.predict(pictures.vectors)[0]
+    ratio = np.exp(made._net.shift.numpy().copy())
+    assert ratio[0] > 1.0 > ratio[1:].max()
+    made._net.shift.zero_()
+    raw = made.predict(pictures.vectors)[0]
+    by_hand = raw * ratio / (raw * ratio).sum(axis=1, keepdims=True)
+    assert np.allclose(corrected, by_hand, atol=1e-5)
+
+
+def test_a_foreign_or_unfit_file_is_refused(vision_file, onnx):
+    with pytest.raises(ModelRefused, match="a model of 'fraud'"):
+        ImageModel(onnx)
+    with pytest.raises(ModelRefused, match="not a model"):
+        ImageModel(b"nonsense")
+    with pytest.raises(ModelRefused, match="classes"):
+        ImageModel(stamp(vision_file, cv_card(classes=CLASSES[:3])))
+    with pytest.raises(ModelRefused, match="a model of"):
+        ImageModel(stamp(vision_file, card()))
