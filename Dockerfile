@@ -9,6 +9,7 @@ FROM base AS serve
 COPY requirements-serve.lock .
 RUN pip install --no-cache-dir -r requirements-serve.lock
 COPY features features
+COPY monitoring monitoring
 COPY services services
 COPY infra/docker/serve /usr/local/bin/serve
 USER whiteboard
@@ -25,6 +26,7 @@ RUN if grep -q '^torch==' requirements.lock && [ -n "$TORCH_INDEX_URL" ]; then \
     pip install --no-cache-dir -r requirements.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY features features
+COPY monitoring monitoring
 COPY infra infra
 COPY services services
 RUN pip install --no-cache-dir --no-deps --no-build-isolation -e .

@@ -60,7 +60,7 @@ def make_settings(home: Path) -> Settings:
         s3_internal_port=consecutive_ports(4),
         scorer_port=free_port(),
         inspector_port=free_port(),
-        metrics_port=consecutive_ports(8),
+        metrics_port=consecutive_ports(9),
     )
 
 

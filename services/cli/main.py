@@ -10,6 +10,7 @@ from services.cli import (
     describe,
     evaluate,
     fault,
+    monitor,
     pictures,
     replay,
     simulate,
@@ -46,6 +47,8 @@ app.command("rollback")(swap.rollback)
 app.command("history")(swap.history)
 app.command("evaluate")(evaluate.evaluate)
 app.command("audit")(audit.audit)
+app.command("report")(monitor.report)
+app.command("scorecard")(monitor.scorecard)
 app.command("describe")(describe.describe)
 app.command("fault")(fault.fault)
 app.command("batch")(pictures.batch)

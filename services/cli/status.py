@@ -1,5 +1,6 @@
 """`whiteboard status`."""
 
+import asyncio
 import json
 import urllib.error
 import urllib.request
@@ -26,6 +27,8 @@ def status(as_json: JsonOption = False) -> None:
         "processes": _processes(supervisor),
         "scorer": _ready(config.scorer),
         "inspector": _ready(config.inspector),
+        "alerts": _alerts(config),
+        "reports": _reports(config),
         "ram_mb": round(supervisor.resident_mb()),
         "urls": urls(config),
     }
@@ -44,6 +47,10 @@ def status(as_json: JsonOption = False) -> None:
     for service in ("scorer", "inspector"):
         for name, value in figures[service].items():
             out.print(f"  {service} {name}: {value}", highlight=False)
+    for alert in figures["alerts"]:
+        out.print(f"  [red]{alert['at'][:19]} {alert['design']} {alert['kind']}[/] {alert['said']}")
+    for name, report in figures["reports"].items():
+        out.print(f"  newest report of {name}: {report}", highlight=False)
     for name, url in figures["urls"].items():
         out.print(f"  {name:<9} {url}", highlight=False)
 
@@ -58,6 +65,31 @@ def urls(config: Settings) -> dict[str, str]:
         "s3": config.s3,
         "mlflow": f"mlflow ui --backend-store-uri {config.mlflow}",
     }
+
+
+def _alerts(config: Settings) -> list[dict[str, Any]]:
+    """The newest alerts; none where NATS is away."""
+    from monitoring.alerts import newest
+    from services.skeleton.stream import connect
+
+    async def read() -> list[dict[str, Any]]:
+        nc = await connect(config, "status", patience_s=1.0)
+        try:
+            return [alert.model_dump(mode="json") for alert in await newest(nc.jetstream())]
+        finally:
+            await nc.close()
+
+    try:
+        return asyncio.run(read())
+    except OSError:
+        return []
+
+
+def _reports(config: Settings) -> dict[str, str]:
+    """By design, the newest report."""
+    folders = sorted((config.home / "reports").glob("*"))
+    newest = {f.name: max(f.glob("*.html"), default=None) for f in folders}
+    return {name: str(path.resolve()) for name, path in newest.items() if path}
 
 
 def _processes(supervisor: Supervisor) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from services.cv_inspection.features import scaled, scaled_mask
+from services.cv_inspection.features import QUALITY, figures, scaled, scaled_mask
 from services.cv_inspection.ingestion import decode
 from services.cv_inspection.pictures import Pictures
 from services.cv_inspection.problem import ESCAPE_COST_MINOR, GOOD
@@ -58,17 +58,19 @@ def read(folder: Path, size: int, step: Step) -> Dataset:
     classes = (GOOD, *names)
     pixels = np.zeros((len(files), size, size, 3), dtype=np.uint8)
     mask = np.zeros((len(files), size, size), dtype=bool)
+    quality = np.zeros((len(files), len(QUALITY)))
     for i, file in enumerate(files):
         try:
-            pixels[i] = scaled(decode(file.path.read_bytes()), size)
+            image = decode(file.path.read_bytes())
         except ValueError as error:
             raise ValueError(f"{file.path}: {error}") from None
+        pixels[i], quality[i] = scaled(image, size), figures(image)
         if file.mask is not None:
             mask[i] = scaled_mask(Image.open(file.mask), size)
         step(i + 1, len(files))
     label = np.array([classes.index(f.label) for f in files], dtype=np.int64)
     unit = pd.factorize(np.array([f.group for f in files], dtype=object))[0].astype(np.int64)
-    return Dataset(Pictures.of(pixels, label, mask, unit, ESCAPE_COST_MINOR), classes)
+    return Dataset(Pictures.of(pixels, label, mask, unit, quality, ESCAPE_COST_MINOR), classes)
 
 
 def _plain(folder: Path) -> Iterator[File]:

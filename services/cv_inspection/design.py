@@ -52,12 +52,12 @@ def services(settings: Settings) -> list[Service]:
         "--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning",
     )  # fmt: skip
     port = settings.metrics_port
-    worker, writer, shadow = (
-        f"services.cv_inspection.{name}" for name in ("worker", "lake_writer", "shadow")
-    )
+    names = ("worker", "lake_writer", "shadow", "monitor")
+    worker, writer, shadow, monitor = (f"services.cv_inspection.{name}" for name in names)
     return [
         Service("inspector", "uvicorn", inspector, {"inspector_port": settings.inspector_port}),
         Service("inspection-worker", worker, (), {"metrics_port": port + 4}),
         Service("cv-lake-writer", writer, (), {"metrics_port": port + 5}),
         Service("cv-shadow", shadow, (), {"metrics_port": port + 6}),
+        Service("cv-monitor", monitor, (), {"metrics_port": port + 8}),
     ]

@@ -20,6 +20,7 @@ _QUALITY_SIDE: Final = 128
 QUALITY = ("brightness", "contrast", "sharpness", "clipped")
 
 Pixels = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float64]
 
 
 def scaled(image: Image.Image, size: int) -> Pixels:
@@ -32,6 +33,12 @@ def scaled_mask(mask: Image.Image, size: int) -> npt.NDArray[np.bool_]:
     """(size, size): where a quarter of what a pixel stands for is defect."""
     small = mask.convert("L").resize((size, size), Image.Resampling.BOX)
     return np.asarray(small) > 63
+
+
+def figures(image: Image.Image) -> Floats:
+    """(Q,) `quality` as an array, in the order of `QUALITY`."""
+    seen = quality(image)
+    return np.array([getattr(seen, name) for name in QUALITY])
 
 
 def quality(image: Image.Image) -> Quality:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from services.cv_inspection.features import scaled, scaled_mask
+from services.cv_inspection.features import QUALITY, figures, scaled, scaled_mask
 from services.cv_inspection.ingestion import decode
 from services.cv_inspection.lake_writer import INSPECTIONS_TABLE, VERDICTS_TABLE
 from services.cv_inspection.pictures import Pictures
@@ -65,16 +65,18 @@ def pictures(
     count = len(found)
     pixels = np.zeros((count, size, size, 3), dtype=np.uint8)
     mask = np.zeros((count, size, size), dtype=bool)
+    quality = np.zeros((count, len(QUALITY)))
     label = np.array([_index(v, classes) for v in found.rows["verdict"]], dtype=np.int64)
     for i, key in enumerate(found.rows["key"]):
-        pixels[i] = scaled(decode(inbox.get(key)), size)
+        image = decode(inbox.get(key))
+        pixels[i], quality[i] = scaled(image, size), figures(image)
         if label[i]:
             stem = key.rpartition(".")[0]
             with results.filesystem.open_input_file(f"{results.bucket}/{stem}.mask.png") as file:
                 mask[i] = scaled_mask(Image.open(file), size)
         step(i + 1, count)
     unit = pd.factorize(found.rows["line"] + found.rows["station"] + found.rows["lot"])[0]
-    return Pictures.of(pixels, label, mask, unit.astype(np.int64), ESCAPE_COST_MINOR)
+    return Pictures.of(pixels, label, mask, unit.astype(np.int64), quality, ESCAPE_COST_MINOR)
 
 
 def _index(verdict: str, classes: tuple[str, ...]) -> int:

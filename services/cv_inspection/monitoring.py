@@ -6,5 +6,27 @@ the score, per line, and the inspector itself sends what shows too little to a p
 then tell what escaped. Why not watch embeddings? They see more and explain nothing; "sharpness
 fell by half at station 2" is what somebody can act on.
 
-Shadow mode is `shadow.py`.
+The process is `monitor.py`; shadow mode is `shadow.py`.
 """
+
+import numpy as np
+
+from services.cv_inspection.lake_writer import INSPECTIONS_TABLE
+from services.cv_inspection.monitor import COLUMNS
+from services.skeleton.kpi import Floats
+from services.skeleton.lake import Lake
+
+
+def newest(lake: Lake, count: int) -> tuple[int, Floats]:
+    """The champion's version and what the monitor watches of its newest inspections, (N, F).
+
+    Raises:
+        ValueError: nothing was inspected yet. OSError: S3 did not answer.
+    """
+    rows = lake.read(INSPECTIONS_TABLE, ["inspection_id", "model", *COLUMNS])
+    if rows is None or not len(rows):
+        raise ValueError("nothing was inspected yet")
+    model = str(rows["model"][-1].as_py())
+    frame = rows.to_pandas().drop_duplicates("inspection_id")
+    last = frame[frame["model"] == model].tail(count)
+    return int(model.rpartition(":")[2]), np.asarray(last[list(COLUMNS)], dtype=np.float64)

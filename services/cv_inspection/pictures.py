@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from services.skeleton.candidates import Examples
-from services.skeleton.kpi import Booleans
+from services.skeleton.kpi import Booleans, Floats
 
 
 @dataclass(frozen=True)
@@ -19,12 +19,14 @@ class Pictures(Examples):
         label: (N,) index of the class, 0 for good. mask: (N, S, S) where the defect is.
         outlined: (N,) whether the mask says so; a defect nobody outlined has none.
         unit: (N,) number of the lot, or of the part, that a picture belongs to.
+        quality: (N, Q) the pictures' own figures, see `features.quality`.
     """
 
     label: npt.NDArray[np.int64] = None  # type: ignore[assignment]
     mask: Booleans = None  # type: ignore[assignment]
     outlined: Booleans = None  # type: ignore[assignment]
     unit: npt.NDArray[np.int64] = None  # type: ignore[assignment]
+    quality: Floats = None  # type: ignore[assignment]
 
     @classmethod
     def of(
@@ -33,6 +35,7 @@ class Pictures(Examples):
         label: npt.NDArray[np.int64],
         mask: Booleans,
         unit: npt.NDArray[np.int64],
+        quality: Floats,
         escape_minor: float,
     ) -> "Pictures":
         """Pictures whose escapes all cost the same."""
@@ -45,6 +48,7 @@ class Pictures(Examples):
             mask=mask,
             outlined=~positive | mask.any(axis=(1, 2)),
             unit=unit,
+            quality=quality,
         )
 
     def where(self, chosen: npt.NDArray[np.bool_] | npt.NDArray[np.int64]) -> "Pictures":
@@ -52,5 +56,5 @@ class Pictures(Examples):
         return Pictures(
             self.vectors[chosen], self.positive[chosen], self.amount[chosen],
             label=self.label[chosen], mask=self.mask[chosen], outlined=self.outlined[chosen],
-            unit=self.unit[chosen],
+            unit=self.unit[chosen], quality=self.quality[chosen],
         )  # fmt: skip

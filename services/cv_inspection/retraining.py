@@ -101,6 +101,7 @@ def _together(one: Pictures, other: Pictures) -> Pictures:
         np.concatenate([p.label for p in parts]),
         np.concatenate([p.mask for p in parts]),
         np.concatenate([one.unit, other.unit + one.unit.max(initial=0) + 1]),
+        np.concatenate([p.quality for p in parts]),
         float(one.amount[0]),
     )
 

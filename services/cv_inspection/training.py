@@ -22,15 +22,25 @@ from PIL import Image
 
 from services.cv_inspection import datasets
 from services.cv_inspection.candidates import CANDIDATES
-from services.cv_inspection.features import scaled, scaled_mask
+from services.cv_inspection.features import QUALITY, scaled, scaled_mask
+from services.cv_inspection.features import figures as picture_figures
+from services.cv_inspection.ingestion import decode
+from services.cv_inspection.monitor import reference
 from services.cv_inspection.pictures import Pictures
 from services.cv_inspection.problem import CLASSES, CONF, ESCAPE_COST_MINOR, Kpi
 from services.cv_inspection.simulator.camera import DEFECT_SHARE, Camera
+from services.cv_inspection.simulator.drift import Drift
 from services.cv_inspection.vision import ImageCandidate
 from services.skeleton.evaluation import figures, metrics
 from services.skeleton.model import ModelCard
 from services.skeleton.progress import Bar, Step
-from services.skeleton.registry import Registry, Trained, Training, store_model
+from services.skeleton.registry import (
+    Registry,
+    Trained,
+    Training,
+    store_model,
+    store_reference,
+)
 from services.skeleton.settings import Settings
 
 TRAIN_PICTURES, VALIDATION_PICTURES, HELD_OUT_PICTURES = 900, 900, 2_000
@@ -70,22 +80,33 @@ def new_candidate(
     return made
 
 
-def simulated(seed: int, first: int, count: int, defects: float, size: int, step: Step) -> Pictures:
+def simulated(
+    seed: int,
+    first: int,
+    count: int,
+    defects: float,
+    size: int,
+    step: Step,
+    drift: Drift | None = None,
+) -> Pictures:
     """Pictures of the simulated camera, with their truth."""
-    camera = Camera(seed, defects)
+    camera = Camera(seed, defects, drift)
     pixels = np.zeros((count, size, size, 3), dtype=np.uint8)
     mask = np.zeros((count, size, size), dtype=bool)
     label = np.zeros(count, dtype=np.int64)
+    quality = np.zeros((count, len(QUALITY)))
     lots: dict[str, int] = {}
     unit = np.zeros(count, dtype=np.int64)
     for i in range(count):
         shot = camera.shot(first + i)
-        pixels[i] = scaled(Image.fromarray(shot.pixels).convert("RGB"), size)
+        # As it would come from the store: what a file loses is part of the picture.
+        image = decode(shot.jpeg())
+        pixels[i], quality[i] = scaled(image, size), picture_figures(image)
         mask[i] = scaled_mask(Image.fromarray(shot.mask), size)
         label[i] = CLASSES.index(shot.label)
         unit[i] = lots.setdefault(f"{shot.line}/{shot.station}/{shot.lot}", len(lots))
         step(i + 1, count)
-    return Pictures.of(pixels, label, mask, unit, ESCAPE_COST_MINOR)
+    return Pictures.of(pixels, label, mask, unit, quality, ESCAPE_COST_MINOR)
 
 
 def simulated_split(seed: int, size: int, bar: Bar) -> Split:
@@ -222,4 +243,5 @@ def register(
         run = Training(card, onnx, shown, found, figures(*judged), native)
         card = Registry(settings).log(run)
     store_model(settings, card, onnx)
+    store_reference(settings, card, reference(valid, score).to_bytes())
     return Trained(card, found)

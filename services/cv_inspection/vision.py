@@ -6,7 +6,7 @@ al., "V-Net", 2016, eq. 1 (Dice).
 """
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -36,35 +36,92 @@ _SCORED_AT_ONCE = 32
 _WARM_UP = 0.15
 
 
+class Network(nn.Module):
+    """An encoder and a mask decoder: (N, 3, S, S) -> levels [(N, c, s, s)], (N, 1, S, S) logits.
+
+    Attributes:
+        encoder: timm's. channels: c of each level.
+    """
+
+    encoder: nn.Module
+    channels: list[int]
+
+
+class Pyramid(Network):
+    """An encoder whose levels shrink, with a feature pyramid.
+
+    Source: Kirillov et al., "Panoptic Feature Pyramid Networks", 2019.
+    """
+
+    def __init__(self, encoder: str) -> None:
+        super().__init__()
+        self.net = smp.FPN(
+            f"tu-{encoder}", encoder_weights=None, classes=1,
+            decoder_pyramid_channels=32, decoder_segmentation_channels=32,
+        )  # fmt: skip
+        self.encoder = self.net.encoder.model
+        self.channels = self.net.encoder.out_channels[-4:]
+
+    def forward(self, values: Tensor) -> tuple[list[Tensor], Tensor]:
+        levels = self.net.encoder(values)
+        return levels[-4:], self.net.segmentation_head(self.net.decoder(levels))
+
+
+class DensePrediction(Network):
+    """A ViT, whose levels are of one size, with a dense prediction head.
+
+    Source: Ranftl et al., "Vision Transformers for Dense Prediction", 2021.
+    """
+
+    def __init__(self, encoder: str) -> None:
+        super().__init__()
+        self.net = smp.DPT(
+            f"tu-{encoder}", encoder_weights=None, classes=1,
+            decoder_intermediate_channels=(32, 32, 32, 32), decoder_fusion_channels=32,
+            dynamic_img_size=True,
+        )  # fmt: skip
+        self.encoder = self.net.encoder.model
+        self.channels = self.net.encoder.out_channels[-4:]
+
+    def forward(self, values: Tensor) -> tuple[list[Tensor], Tensor]:
+        levels, tokens = self.net.encoder(values)
+        return levels, self.net.segmentation_head(self.net.decoder(levels, tokens))
+
+
 class Inspector(nn.Module):
     """Pixels to what it is and where: (N, S, S, 3) uint8 -> (N, C) and (N, 1, S, S) logits.
 
-    Pre-processing is part of it, so that training and serving cannot differ in it.
+    Pre-processing is part of it, so that training and serving cannot differ in it. The class is
+    read off every level's mean and maximum, and off the mask: a pit of ten pixels is lost in a mean
+    over the deepest level, which is what a classifier of whole pictures looks at.
 
     Args:
-        net: A segmentation_models_pytorch model with a classification head.
-        encoder: Its encoder's name in timm, whose pixels it wants.
+        net: Encoder and mask decoder. encoder: Its encoder's name in timm.
     """
 
     mean: Tensor
     spread: Tensor
     shift: Tensor
 
-    def __init__(self, net: nn.Module, encoder: str, classes: int) -> None:
+    def __init__(self, net: Network, encoder: str, classes: int) -> None:
         super().__init__()
-        self.net = net
+        self.net: Network = net
         wanted = timm.get_pretrained_cfg(encoder)
         mean = (0.5, 0.5, 0.5) if wanted is None else wanted.mean
         spread = (0.5, 0.5, 0.5) if wanted is None else wanted.std
         self.register_buffer("mean", 255.0 * torch.tensor(mean).view(1, 3, 1, 1))
         self.register_buffer("spread", 255.0 * torch.tensor(spread).view(1, 3, 1, 1))
+        width = 2 * sum(net.channels) + 2
+        self.kind = nn.Sequential(nn.BatchNorm1d(width), nn.Dropout(0.3), nn.Linear(width, classes))
         # From how often a class was shown to how often it comes: see `expect`.
         self.register_buffer("shift", torch.zeros(classes))
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         values = (pixels.permute(0, 3, 1, 2).float() - self.mean) / self.spread
-        mask, kind = self.net(values.contiguous(memory_format=torch.channels_last))
-        return kind + self.shift, mask
+        levels, mask = self.net(values.contiguous(memory_format=torch.channels_last))
+        seen = [*levels, torch.sigmoid(mask)]
+        pooled = [pool(level) for level in seen for pool in (_mean, _highest)]
+        return self.kind(torch.cat(pooled, dim=1)) + self.shift, mask
 
     def expect(self, shown: Floats, come: Floats) -> None:
         """Correct the probabilities for classes that were shown more often than they come.
@@ -77,30 +134,12 @@ class Inspector(nn.Module):
         self.shift.copy_(torch.from_numpy(np.log(ratio)).float())
 
 
-def pyramid(encoder: str, classes: int) -> nn.Module:
-    """An encoder with a feature pyramid: (N, 3, S, S) -> (N, 1, S, S), (N, classes).
-
-    Source: Kirillov et al., "Panoptic Feature Pyramid Networks", 2019.
-    """
-    net: nn.Module = smp.FPN(
-        f"tu-{encoder}", encoder_weights=None, classes=1,
-        decoder_pyramid_channels=32, decoder_segmentation_channels=32,
-        aux_params={"classes": classes, "dropout": 0.2},
-    )  # fmt: skip
-    return net
+def _mean(level: Tensor) -> Tensor:
+    return level.mean(dim=(2, 3))
 
 
-def dense_prediction(encoder: str, classes: int) -> nn.Module:
-    """A ViT with a dense prediction head: (N, 3, S, S) -> (N, 1, S, S), (N, classes).
-
-    Source: Ranftl et al., "Vision Transformers for Dense Prediction", 2021.
-    """
-    net: nn.Module = smp.DPT(
-        f"tu-{encoder}", encoder_weights=None, classes=1,
-        decoder_intermediate_channels=(32, 32, 32, 32), decoder_fusion_channels=32,
-        aux_params={"classes": classes, "dropout": 0.2}, dynamic_img_size=True,
-    )  # fmt: skip
-    return net
+def _highest(level: Tensor) -> Tensor:
+    return level.amax(dim=(2, 3))
 
 
 class _Answers(nn.Module):
@@ -118,13 +157,13 @@ class ImageCandidate(Candidate[Pictures]):
 
     Attributes:
         encoder: Name in timm. package: A module that carries weights for it.
-        network: Makes an untrained network: `pyramid` or `dense_prediction`.
+        network: Which decoder goes with it.
         origin: Where its first weights came from.
     """
 
     encoder: ClassVar[str]
     package: ClassVar[str] = ""
-    network: ClassVar[Callable[[str, int], nn.Module]]
+    network: ClassVar[type[Network]]
 
     def __init__(self, parameters: Mapping[str, Any], classes: tuple[str, ...]) -> None:
         super().__init__(parameters, (IMAGE,))
@@ -137,9 +176,9 @@ class ImageCandidate(Candidate[Pictures]):
         """Train for a fixed number of epochs; validation gives the shares the classes come in."""
         torch.manual_seed(seed)
         self._net = self._untrained()
-        encoder = self._net.net.encoder.model  # type: ignore[union-attr]
+        encoder = self._net.net.encoder
         wanted = str(self.parameters.get("weights", "auto"))
-        self.origin = weights.start(encoder, self.encoder, wanted, self.package)  # type: ignore[arg-type]
+        self.origin = weights.start(encoder, self.encoder, wanted, self.package)
         self._train(train, seed, 1.0, self.parameters["epochs"], step)
         self._expect(train, validation)
 
@@ -193,7 +232,7 @@ class ImageCandidate(Candidate[Pictures]):
 
     def _untrained(self) -> Inspector:
         count = len(self.classes)
-        made = Inspector(type(self).network(self.encoder, count), self.encoder, count)
+        made = Inspector(self.network(self.encoder), self.encoder, count)
         # Depthwise convolutions train half as fast again in this layout on a CPU.
         return made.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -241,7 +280,7 @@ class ImageCandidate(Candidate[Pictures]):
 
 def _groups(net: Inspector, rate: float, head_rate: float) -> list[dict[str, Any]]:
     """The encoder knows something already and moves slowly; the heads begin from nothing."""
-    encoder = list(net.net.encoder.parameters())  # type: ignore[union-attr]
+    encoder = list(net.net.encoder.parameters())
     known = {id(p) for p in encoder}
     heads = [p for p in net.parameters() if id(p) not in known]
     return [{"params": encoder, "lr": rate}, {"params": heads, "lr": head_rate}]

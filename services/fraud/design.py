@@ -61,4 +61,5 @@ def services(settings: Settings) -> list[Service]:
         Service("feature-worker", "services.fraud.feature_worker", (), {"metrics_port": port}),
         Service("lake-writer", "services.fraud.lake_writer", (), {"metrics_port": port + 1}),
         Service("shadow", "services.fraud.shadow", (), {"metrics_port": port + 2}),
+        Service("monitor", "services.fraud.monitor", (), {"metrics_port": port + 7}),
     ]

@@ -5,7 +5,9 @@ of every row it read. The audit folds the raw events of the lake anew up to that
 the features again and demands the same bytes. Comparing distributions instead would need many
 decisions to see a small error and could never say which one was wrong.
 
-Shadow mode is `shadow.py`. Drift of features and scores (KS, PSI) is not built yet.
+Drift is another question, whether the world is still the one that was trained on: the monitor
+(`monitor.py`) holds each day to the training days by KS, PSI and missing values, and corrects for
+how many columns there are. Shadow mode is `shadow.py`.
 """
 
 from collections.abc import Mapping
@@ -22,9 +24,27 @@ from features.spec import SEQ, SEQ_COLUMN, Embedding, Floats, Integers
 from services.fraud.features import FEATURES, GRAPH, STATES, contributions, vectors
 from services.fraud.history import DECISIONS_TABLE, LABELS_TABLE, TRANSACTIONS_TABLE
 from services.fraud.ingestion import ENTITIES, Events
+from services.fraud.monitor import watched_columns
 from services.fraud.places import log_tables
 from services.fraud.training import entity_frame, own_frame
 from services.skeleton.lake import Lake
+
+
+def newest(lake: Lake, count: int) -> tuple[int, Floats]:
+    """The champion's version and what the monitor watches of its newest decisions, (N, F).
+
+    Raises:
+        ValueError: nothing was decided yet. OSError: S3 did not answer.
+    """
+    rows = lake.read(DECISIONS_TABLE, ["model", "score", "features", "degraded"])
+    if rows is None or not len(rows):
+        raise ValueError("nothing was decided yet")
+    model = rows["model"][-1].as_py()
+    same = pc.and_(pc.equal(rows["model"], model), pc.invert(rows["degraded"]))
+    last = rows.filter(same)[-count:]
+    flat = pc.list_flatten(last["features"].combine_chunks())
+    vectors = flat.to_numpy(zero_copy_only=False).reshape(len(last), -1)
+    return int(model.rpartition(":")[2]), watched_columns(vectors, last["score"].to_numpy())
 
 
 @dataclass(frozen=True)

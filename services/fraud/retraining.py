@@ -69,6 +69,7 @@ def train_on(
         validation=examples(valid.rows, valid.vectors, kind),
         fingerprint=training.fingerprint(data.vectors, data.rows),
         until=float(time_of.max()),
+        time=np.concatenate([times(fit.rows), times(valid.rows)]),
     )
     shown = {"seed": seed, "trained_on_from": card.version}
     return training.register(settings, candidate, held, perf_counter() - begin, shown)

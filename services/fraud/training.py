@@ -37,13 +37,14 @@ from services.fraud.features import (
 )
 from services.fraud.history import LABELS_TABLE, TRANSACTIONS_TABLE
 from services.fraud.ingestion import ENTITIES, seconds
+from services.fraud.monitor import reference
 from services.fraud.problem import CONF, DISPUTE_WINDOW_DAYS, Kpi
 from services.skeleton.candidates import Candidate, Examples
 from services.skeleton.evaluation import figures, metrics
 from services.skeleton.lake import Lake
 from services.skeleton.model import Floats32, ModelCard
 from services.skeleton.progress import Bar
-from services.skeleton.registry import Registry, Trained, Training, store_model
+from services.skeleton.registry import Registry, Trained, Training, store_model, store_reference
 from services.skeleton.settings import Settings
 
 WARM_UP_DAYS = 10
@@ -63,12 +64,14 @@ class Split:
 
     Attributes:
         fingerprint: Of all of them. until: Event time of the newest, seconds.
+        time: (N,) event times of the training examples and then of the validation ones.
     """
 
     train: Examples
     validation: Examples
     fingerprint: str
     until: float
+    time: Floats
 
 
 def labelled_rows(lake: Lake, since: float) -> pa.Table | None:
@@ -204,6 +207,7 @@ def split(settings: Settings, lake: Lake, candidate: type[Candidate], seed: int,
         validation=examples(rows.filter(pa.array(late)), vectors[late], candidate),
         fingerprint=fingerprint(vectors, rows),
         until=float(time.max()),
+        time=np.concatenate([time[~late], time[late]]),
     )
 
 
@@ -263,6 +267,14 @@ def card_of(candidate: Candidate, threshold: float, fingerprint: str, until: flo
     )
 
 
+def _reference(candidate: Candidate, data: Split) -> bytes:
+    """What is normal for a model, by the days it was trained and chosen on."""
+    parts = (data.train, data.validation)
+    vectors = np.concatenate([part.vectors for part in parts])
+    score = np.concatenate([candidate.score(part) for part in parts])
+    return reference(vectors, score, data.time).to_bytes()
+
+
 def register(
     settings: Settings,
     candidate: Candidate,
@@ -285,4 +297,5 @@ def register(
         run = Training(card, onnx, shown, found, figures(*judged), native)
         card = Registry(settings).log(run)
     store_model(settings, card, onnx)
+    store_reference(settings, card, _reference(candidate, data))
     return Trained(card, found)

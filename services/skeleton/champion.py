@@ -36,6 +36,11 @@ def version_path(design: str, version: int) -> str:
     return f"models/{design}/{version}.onnx"
 
 
+def reference_path(design: str, version: int) -> str:
+    """Where what is normal for a version is kept: see `monitoring.reference`."""
+    return f"models/{design}/{version}.reference.npz"
+
+
 def note_key(design: str, role: str) -> str:
     """Key of the note that announces a design's champion or challenger."""
     return f"{design}.{role}"

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from services.skeleton.champion import CHALLENGER, CHAMPION, version_path
+from services.skeleton.champion import CHALLENGER, CHAMPION, reference_path, version_path
 from services.skeleton.lake import Lake
 from services.skeleton.model import ModelCard, stamp
 from services.skeleton.settings import Settings
@@ -131,6 +131,11 @@ class Registry:
             return str(found.experiment_id)
         location = None if self._artifacts is None else f"file://{self._artifacts / design}"
         return str(self._client.create_experiment(design, artifact_location=location))
+
+
+def store_reference(settings: Settings, card: ModelCard, data: bytes) -> None:
+    """Put what is normal for a registered model where its monitor finds it."""
+    Lake(settings).put(reference_path(card.design, card.version), data)
 
 
 def store_model(settings: Settings, card: ModelCard, onnx: bytes) -> None:

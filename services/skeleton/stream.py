@@ -127,6 +127,7 @@ class OrderedConsumer:
         subjects: list[str],
         batch: int = 1_000,
         linger_s: float = 0.0,
+        ack_wait_s: float = _ACK_WAIT_S,
     ) -> None:
         self._nc = nc
         self._js = nc.jetstream()
@@ -135,6 +136,7 @@ class OrderedConsumer:
         self._subjects = subjects
         self._batch = batch
         self._linger_s = linger_s
+        self._ack_wait_s = ack_wait_s
         self._buffer: list[Msg] = []
         self._arrived = asyncio.Event()
         self._outstanding = 0
@@ -247,7 +249,7 @@ class OrderedConsumer:
             deliver_policy=api.DeliverPolicy.ALL if start is None else by_sequence,
             opt_start_seq=start,
             ack_policy=api.AckPolicy.ALL,
-            ack_wait=_ACK_WAIT_S,
+            ack_wait=self._ack_wait_s,
             max_ack_pending=-1,
             filter_subjects=self._subjects,
         )

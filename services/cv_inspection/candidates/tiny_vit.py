@@ -5,7 +5,7 @@ Wu et al., "TinyViT: Fast Pretraining Distillation for Small Vision Transformers
 """
 
 from services.cv_inspection.candidates import CANDIDATES
-from services.cv_inspection.vision import ImageCandidate, pyramid
+from services.cv_inspection.vision import ImageCandidate, Pyramid
 
 
 @CANDIDATES.register
@@ -15,4 +15,4 @@ class TinyVit(ImageCandidate):
     name = "tiny_vit"
     role = "accuracy, with a pyramid's masks"
     encoder = "tiny_vit_5m_224"
-    network = pyramid
+    network = Pyramid

@@ -4,7 +4,7 @@ Dosovitskiy et al., "An Image is Worth 16x16 Words", 2021.
 """
 
 from services.cv_inspection.candidates import CANDIDATES
-from services.cv_inspection.vision import ImageCandidate, dense_prediction
+from services.cv_inspection.vision import DensePrediction, ImageCandidate
 
 
 @CANDIDATES.register
@@ -14,4 +14,4 @@ class Vit(ImageCandidate):
     name = "vit"
     role = "accuracy, given weights to start from"
     encoder = "vit_tiny_patch16_224"
-    network = dense_prediction
+    network = DensePrediction

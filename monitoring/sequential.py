@@ -1,0 +1,40 @@
+"""A sequential detector over windows: small changes that last, which no single window shows.
+
+River's Page-Hinkley test on figures of windows (the mean score, the cost), standardised by clean
+ones. Source: Page, "Continuous Inspection Schemes", Biometrika 1954.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from river.drift import PageHinkley
+
+# In standard deviations of clean windows: what is tolerated each window, and what is alarm.
+TOLERATED, ALARM = 0.75, 12.0
+
+
+def _page_hinkley() -> Any:
+    return PageHinkley(min_instances=1, delta=TOLERATED, threshold=ALARM, alpha=1.0, mode="both")
+
+
+@dataclass
+class Sequential:
+    """Watches one figure. mean, deviation: Of that figure over clean windows."""
+
+    mean: float
+    deviation: float
+    _test: Any = field(default_factory=_page_hinkley)
+    _begun: bool = False
+
+    def update(self, value: float) -> bool:
+        """Take a window's figure; true where the change is certain. It then starts anew."""
+        if not self._begun:
+            # The test learns its mean from what it sees: let it begin with the clean one.
+            self._begun = True
+            for _ in range(50):
+                self._test.update(0.0)
+        self._test.update((value - self.mean) / max(self.deviation, 1e-12))
+        alarm = bool(self._test.drift_detected)
+        if alarm:
+            self._test, self._begun = _page_hinkley(), False
+        return alarm

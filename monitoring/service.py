@@ -1,0 +1,234 @@
+"""The monitor as a process: follows a design's decisions, a window at a time.
+
+It acknowledges a window, not a message, once it was judged: killed in between, it reads the window
+again from its beginning. What waits in memory is one window. A new champion begins a new window,
+held to its own reference.
+"""
+
+import asyncio
+import logging
+from collections import defaultdict, deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from nats.aio.client import Client
+from nats.errors import Error as NatsError
+from nats.js.errors import APIError
+from prometheus_client import Counter, Gauge
+
+from monitoring.alerts import DRIFT, Alert, raise_alert
+from monitoring.monitor import Checked, Monitor, Windows
+from monitoring.reference import STATISTICS, Reference
+from services.skeleton.champion import reference_path
+from services.skeleton.lake import Lake
+from services.skeleton.process import report_lag
+from services.skeleton.settings import Settings
+from services.skeleton.stream import Delivered, OrderedConsumer, connect
+from services.skeleton.telemetry import EVENTS
+
+log = logging.getLogger(__name__)
+
+NAME = "monitor"
+_BATCH = 1_000
+# A window may stay open for long; only then is it acknowledged.
+_ACK_WAIT_S = 86_400.0
+_RETRY_S = 1.0
+
+DRIFT_PSI = Gauge("drift_psi", "PSI of a column in the last window", ["column"])
+DRIFT_KS = Gauge("drift_ks", "KS statistic of a column in the last window", ["column"])
+DRIFT_MISSING = Gauge("drift_missing_share", "Change of a column's missing share", ["column"])
+WINDOW_ROWS = Gauge("monitor_window_rows", "Decisions in the window that is open")
+ALERTS = Counter("alerts_total", "Alerts raised", ["kind"])
+
+DRIFT_TABLE = pa.schema(
+    [
+        pa.field("seq", pa.int64(), nullable=False),
+        pa.field("event_time", pa.timestamp("us", tz="UTC"), nullable=False),
+        pa.field("model", pa.string(), nullable=False),
+        pa.field("rows", pa.int64(), nullable=False),
+        pa.field("columns", pa.list_(pa.string()), nullable=False),
+        *(pa.field(name, pa.list_(pa.float64()), nullable=False) for name in STATISTICS),
+        pa.field("alarms", pa.list_(pa.string()), nullable=False),
+    ]
+)
+
+
+def drift_table(design: str) -> str:
+    """The lake's table of a design's windows."""
+    return f"{design}/drift"
+
+
+@dataclass(frozen=True)
+class Observed:
+    """One decision as the monitor sees it. at: Event time, seconds. values: (F,), score last."""
+
+    at: float
+    version: int
+    model: str
+    values: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What a design brings.
+
+    Attributes:
+        observe: Reads a decision with what a reference names; None to leave it out.
+        windows: Makes an empty window.
+    """
+
+    design: str
+    stream: str
+    subjects: list[str]
+    observe: Callable[[Delivered], Observed | None]
+    windows: Callable[[], Windows]
+
+
+@dataclass(frozen=True)
+class Closed:
+    """A window that was judged. begin: Event time, seconds. last: Its last message."""
+
+    begin: float
+    last: Delivered
+    model: str
+    columns: tuple[str, ...]
+    checked: Checked
+
+
+class Watch:
+    """Follows the decisions of whatever model is champion."""
+
+    def __init__(self, lake: Lake, watched: Watched) -> None:
+        self._lake = lake
+        self._watched = watched
+        self._windows = watched.windows()
+        self._monitor: Monitor | None = None
+        self._version = -1
+        self._model = ""
+        self._last: Delivered | None = None
+        self.closed: deque[Closed] = deque()
+
+    def take(self, batch: list[Delivered]) -> None:
+        """Take messages; windows that they close are added to `closed`.
+
+        Raises:
+            OSError: a reference can't be read; take the same batch again.
+        """
+        for message in batch:
+            if self._last is None or message.seq > self._last.seq:
+                self._take(message)
+                self._last = message
+        WINDOW_ROWS.set(len(self._windows))
+
+    def _take(self, message: Delivered) -> None:
+        observed = self._watched.observe(message)
+        if observed is None:
+            return
+        if observed.version != self._version:
+            self._monitor = self._monitor_of(observed.version)
+            self._version, self._model = observed.version, observed.model
+            self._windows = self._watched.windows()
+        if self._monitor is None:
+            return
+        begin = self._windows.begin
+        rows = self._windows.add(observed.at, observed.values)
+        if rows is not None and self._last is not None:
+            checked = self._monitor.check(rows)
+            columns = self._monitor.reference.names
+            self.closed.append(Closed(begin, self._last, self._model, columns, checked))
+
+    def _monitor_of(self, version: int) -> Monitor | None:
+        try:
+            data = self._lake.get(reference_path(self._watched.design, version))
+        except FileNotFoundError:
+            log.warning("version %d has no reference: it is not watched", version)
+            return None
+        return Monitor(Reference.from_bytes(data))
+
+
+async def serve(config: Settings, watched: Watched) -> None:
+    """Run until cancelled."""
+    nc = await connect(config, f"{watched.design}-{NAME}", patience_s=60.0)
+    consumer = OrderedConsumer(
+        nc, watched.stream, NAME, watched.subjects, _BATCH, ack_wait_s=_ACK_WAIT_S
+    )
+    lake = Lake(config)
+    watch = Watch(lake, watched)
+    lag = asyncio.create_task(report_lag({NAME: consumer}))
+    try:
+        await consumer.start()
+        async for batch in consumer.batches():
+            await _insist(partial(asyncio.to_thread, watch.take, batch))
+            EVENTS.labels(NAME, "watched").inc(len(batch))
+            while watch.closed:
+                closed = watch.closed.popleft()
+                await _insist(partial(_tell, nc, lake, watched.design, closed))
+                await consumer.ack(closed.last)
+    finally:
+        lag.cancel()
+        await nc.close()
+
+
+async def _insist(work: Callable[[], Awaitable[None]]) -> None:
+    """Do something until it succeeds: an engine that is away stops the monitor, nothing else."""
+    while True:
+        try:
+            await work()
+            return
+        except (OSError, TimeoutError, NatsError, APIError) as error:
+            log.warning("%s; trying again", error or type(error).__name__)
+            await asyncio.sleep(_RETRY_S)
+
+
+async def _tell(nc: Client, lake: Lake, design: str, closed: Closed) -> None:
+    """Show a window on /metrics, keep it in the lake, and raise an alert if it is out of order."""
+    checked, columns = closed.checked, list(closed.columns)
+    for gauge, values in zip((DRIFT_PSI, DRIFT_KS, DRIFT_MISSING), checked.distances, strict=True):
+        for column, value in zip(columns, values, strict=True):
+            gauge.labels(column).set(value)
+    await asyncio.to_thread(_keep, lake, design, closed)
+    if not checked.findings:
+        return
+    by_detector: dict[str, list[str]] = defaultdict(list)
+    for finding in checked.findings:
+        by_detector[finding.detector].append(finding.column)
+    alert = Alert(
+        at=datetime.now(UTC),
+        window_begin=datetime.fromtimestamp(closed.begin, UTC),
+        design=design,
+        kind=DRIFT,
+        model=closed.model,
+        said=_said(checked),
+        findings=by_detector,
+    )
+    await raise_alert(nc.jetstream(), alert)
+    ALERTS.labels(DRIFT).inc()
+    log.warning("drift: %s", alert.said)
+
+
+def _said(checked: Checked) -> str:
+    """The plainest columns first."""
+    columns = dict.fromkeys(f.column for f in sorted(checked.findings, key=lambda f: f.p))
+    shown = list(columns)[:4]
+    more = f" and {len(columns) - len(shown)} more" if len(columns) > len(shown) else ""
+    return f"{', '.join(shown)}{more} drifted over {checked.rows:,} decisions"
+
+
+def _keep(lake: Lake, design: str, closed: Closed) -> None:
+    checked = closed.checked
+    row = {
+        "seq": closed.last.seq,
+        "event_time": datetime.fromtimestamp(closed.begin, UTC),
+        "model": closed.model,
+        "rows": checked.rows,
+        "columns": list(closed.columns),
+        **{s: list(v) for s, v in zip(STATISTICS, checked.distances, strict=True)},
+        "alarms": sorted({f"{f.detector}:{f.column}" for f in checked.findings}),
+    }
+    table = pa.Table.from_pylist([row], schema=DRIFT_TABLE)
+    lake.write(drift_table(design), table, f"{closed.last.seq:012d}")

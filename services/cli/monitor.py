@@ -1,0 +1,107 @@
+"""`whiteboard scorecard` and `whiteboard report`: how good the monitors are, and what they see."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from services.cli.designs import DesignArgument, DesignName, module
+from services.cli.output import JsonOption, bar, fail, out, say, show_json, table
+from services.skeleton.settings import settings
+
+
+def scorecard(
+    design: DesignArgument = DesignName.fraud,
+    seeds: Annotated[int, typer.Option(min=1, help="How many seeds; minutes each.")] = 1,
+    as_json: JsonOption = False,
+) -> None:
+    """Inject every drift the simulator knows, and none, and count what each monitor makes of it.
+
+    Needs no stack for fraud; for cv the champion is asked.
+
+    Examples:
+      whiteboard scorecard fraud --seeds 3
+      whiteboard scorecard cv --json
+    """
+    from monitoring.scorecard import score
+
+    made = module(design, "scorecard")
+    with bar("drifting on purpose") as step:
+        wanted = list(range(seeds))
+        if design is DesignName.cv:
+            streams = made.streams(_champion(), wanted, step)
+        else:
+            streams = made.streams(wanted, step)
+        found = score(streams)
+    if as_json:
+        show_json(found.as_json())
+        return
+    _show(found)
+
+
+def _champion() -> Any:
+    from services.cv_inspection.model import DESIGN, read_model
+    from services.skeleton.champion import champion_path
+    from services.skeleton.lake import Lake
+
+    try:
+        return read_model(Lake(settings()).get(champion_path(DESIGN)))
+    except OSError as error:
+        fail(f"no champion to ask ({error}): `whiteboard up`")
+
+
+def _show(found: Any) -> None:
+    drifts = list(dict.fromkeys((r.drift, r.strength) for r in found.rows))
+    detectors = list(dict.fromkeys(r.detector for r in found.rows))
+    board = table("Windows until a drift is seen (share missed)", "drift", "strength", *detectors)
+    cells = {(r.detector, r.drift, r.strength): r for r in found.rows}
+    for drift, strength in drifts:
+        row = [cells[(d, drift, strength)] for d in detectors]
+        board.add_row(drift, f"{strength:.2f}", *(_cell(r.delay_windows, r.miss_rate) for r in row))
+    out.print(board)
+    rates = ", ".join(f"{name} {rate:.1f}" for name, rate in found.false_alarms_per_1000.items())
+    out.print(f"false alarms in 1,000 clean windows ({found.clean_windows:,} seen): {rates}")
+
+
+def _cell(delay: float, missed: float) -> str:
+    if missed == 1.0:
+        return "[dim]not seen[/]"
+    return f"{delay:.1f}" if missed == 0.0 else f"{delay:.1f} [yellow]({missed:.0%})[/]"
+
+
+def report(
+    design: DesignArgument,
+    last: Annotated[int, typer.Option(min=50, help="Decisions in the window, the newest.")] = 5_000,
+    path: Annotated[Path | None, typer.Option(help="Where to; reports/ of the home.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write Evidently's report of the newest decisions against the champion's training data.
+
+    Examples:
+      whiteboard report fraud
+      whiteboard report cv --last 400
+    """
+    from monitoring import report as made
+    from monitoring.reference import Reference
+    from services.skeleton.champion import reference_path
+    from services.skeleton.lake import Lake
+
+    config, lake = settings(), Lake(settings())
+    try:
+        with bar("reading decisions"):
+            version, window = module(design, "monitoring").newest(lake, last)
+            known = Reference.from_bytes(lake.get(reference_path(design.value, version)))
+        name = f"{datetime.now(UTC):%Y%m%dT%H%M%S}.html"
+        path = path or config.home / "reports" / design.value / name
+        with bar("writing the report"):
+            made.write(known, window, f"{design.value}, version {version}", path)
+            lake.put(f"reports/{design.value}/{name}", path.read_bytes())
+    except FileNotFoundError as error:
+        fail(f"{error}: no reference is kept for this model; train one anew")
+    except (OSError, ValueError) as error:
+        fail(f"{error}: is the stack up, and has it decided anything?")
+    if as_json:
+        show_json({"path": str(path), "decisions": len(window), "version": version})
+    else:
+        say(f"{len(window):,} decisions of version {version}: {path.resolve()}")

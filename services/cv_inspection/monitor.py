@@ -1,0 +1,67 @@
+"""The drift monitor of this design: the pictures' own figures, and the model's answer.
+
+A window is a count of pictures: a line that stands still shows nothing new.
+"""
+
+import numpy as np
+
+from monitoring import service
+from monitoring.monitor import Windows
+from monitoring.reference import Reference
+from monitoring.service import Observed, Watched
+from services.cv_inspection.features import QUALITY
+from services.cv_inspection.ingestion import DECISIONS_STREAM, STREAMS, parse_inspection
+from services.cv_inspection.model import DESIGN
+from services.cv_inspection.pictures import Pictures
+from services.skeleton.kpi import Floats
+from services.skeleton.process import run_worker
+from services.skeleton.settings import settings
+from services.skeleton.stream import Delivered
+
+COLUMNS = (*QUALITY, "defect")
+WINDOW = 200
+_CLEAN_WINDOWS = 100
+
+
+def windows() -> Windows:
+    """An empty window."""
+    return Windows(0.0, WINDOW, WINDOW)
+
+
+def observe(message: Delivered) -> Observed | None:
+    """One inspection; None for one that can't be read."""
+    try:
+        event = parse_inspection(message.data)
+    except ValueError:
+        return None  # the lake writer puts it aside, with its reason
+    figures = [getattr(event.quality, name) for name in QUALITY]
+    values = np.array([*figures, event.defect])
+    version = int(event.model.rpartition(":")[2])
+    return Observed(event.at.timestamp(), version, event.model, values)
+
+
+def reference(pictures: Pictures, score: Floats, seed: int = 0) -> Reference:
+    """What is normal, by pictures as they come.
+
+    Clean windows are drawn from the same pictures that the reference is made of. A true window
+    would differ from it by its own chance and by the reference's, so the drawn ones are smaller:
+    1 / n + 1 / N of the variance, as in a test of two samples.
+    """
+    rows = np.column_stack([pictures.quality, score])
+    size = round(WINDOW * len(rows) / (WINDOW + len(rows)))
+    rng = np.random.default_rng(seed)
+    drawn = [rows[rng.integers(0, len(rows), size)] for _ in range(_CLEAN_WINDOWS)]
+    return Reference.of(COLUMNS, rows, drawn, seed)
+
+
+WATCHED_STREAM = Watched(DESIGN, DECISIONS_STREAM, STREAMS[DECISIONS_STREAM], observe, windows)
+
+
+def main() -> None:
+    """Start the monitor."""
+    config = settings()
+    run_worker(config, config.metrics_port + 8, lambda: service.serve(config, WATCHED_STREAM))
+
+
+if __name__ == "__main__":
+    main()

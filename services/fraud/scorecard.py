@@ -1,0 +1,137 @@
+"""Streams whose truth is known, for the monitors' scorecard: this design's drifts.
+
+A model is trained on a world's first days as always; then the world changes for three days and
+rests for a week, again and again, since what is watched forgets within days. Concept drift is in
+nobody's features: it holds on, and shows in the cost once labels have come.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+
+from monitoring.reference import Reference
+from monitoring.scorecard import Stream
+from services.fraud.features import TABULAR, vectors
+from services.fraud.history import fold_history, simulate
+from services.fraud.ingestion import Events
+from services.fraud.monitor import LEAST_ROWS, reference, watched_columns
+from services.fraud.problem import DISPUTE_WINDOW_DAYS, Kpi
+from services.fraud.simulator.drift import Drift, Schedule
+from services.fraud.simulator.tables import label_table, transaction_table
+from services.fraud.simulator.traffic import DAY_US, START_US, Traffic
+from services.fraud.training import WARM_UP_DAYS, entity_frame, new_candidate, own_frame
+from services.skeleton.candidates import Candidate, Examples
+from services.skeleton.kpi import Booleans, Floats
+from services.skeleton.progress import Step
+
+STRENGTHS = (0.25, 0.5, 1.0)
+DRIFTS = ("covariate", "holiday", "null_device", "concept")
+_FIT_DAYS, _KNOWN_DAYS = 37, 44
+_LIVE_FROM, _ON, _OFF, _ONSETS = 58, 3, 7, 4
+_CLEAN_DAYS = 150
+_ROUNDS = 120
+_CONCEPT_DAYS = 24
+
+
+class World:
+    """A simulated world as the model sees it: (N, F) vectors, by day."""
+
+    def __init__(self, seed: int, days: int, schedule: Schedule = ()) -> None:
+        history = simulate(Traffic(seed, schedule), days, lambda *_: None)
+        pairs = list(zip(history.days, history.seqs, strict=True))
+        transactions = pa.concat_tables([transaction_table(d, seq) for d, (seq, _) in pairs])
+        labels = pa.concat_tables(
+            [label_table(d, np.nonzero(s)[0], s[np.nonzero(s)[0]]) for d, (_, s) in pairs]
+        )
+        events = Events.from_tables(transactions, labels)
+        folded = fold_history(events)
+        before = {name: done.before[events.sighting] for name, done in folded.items()}
+        frame = entity_frame(transactions)
+        self.vectors = vectors(before, own_frame(frame))[:, : len(TABULAR)]
+        self.time = np.array(frame["request_seconds"])
+        self.day = ((self.time * 1e6 - START_US) // DAY_US).astype(np.int64)
+        self.fraud: Booleans = np.concatenate([day.scenario > 0 for day in history.days])
+        self.amount = np.concatenate([d.amount for d in history.days]).astype(np.float64)
+
+    def examples(self, first: int, last: int) -> Examples:
+        """Days `first` up to, not including, `last`."""
+        of = (self.day >= first) & (self.day < last)
+        return Examples(self.vectors[of], self.fraud[of], self.amount[of])
+
+
+class Watched:
+    """A world's model and what is normal for it."""
+
+    def __init__(self, seed: int, world: World) -> None:
+        fit, valid = world.examples(WARM_UP_DAYS, _FIT_DAYS), world.examples(_FIT_DAYS, _KNOWN_DAYS)
+        self.model: Candidate = new_candidate("xgboost")
+        self.model.parameters["rounds"] = _ROUNDS
+        self.model.fit(fit, valid, seed, lambda *_: None)
+        self.threshold = Kpi().best_threshold(self.model.score(valid), valid.positive, valid.amount)
+        known = (world.day >= WARM_UP_DAYS) & (world.day < _KNOWN_DAYS)
+        score = self.model.score(world.examples(WARM_UP_DAYS, _KNOWN_DAYS))
+        self.reference: Reference = reference(world.vectors[known], score, world.time[known])
+        costs = self.costs(world, _FIT_DAYS, _LIVE_FROM)
+        self.clean_cost = float(costs.mean()), float(costs.std(ddof=1))
+
+    def windows(self, world: World, first: int, last: int) -> list[Floats]:
+        """Days as the monitor sees them."""
+        days = [world.examples(day, day + 1) for day in range(first, last)]
+        made = [watched_columns(day.vectors, self.model.score(day)) for day in days]
+        return [window for window in made if len(window) >= LEAST_ROWS]
+
+    def costs(self, world: World, first: int, last: int) -> Floats:
+        """(D,) cost of days, a transaction's mean."""
+        out = []
+        for day in (world.examples(d, d + 1) for d in range(first, last)):
+            declined = self.model.score(day) >= self.threshold
+            out.append(Kpi().costs(declined, day.positive, day.amount).mean())
+        return np.array(out)
+
+
+def streams(seeds: list[int], step: Step) -> Iterator[Stream]:
+    """Every drift at every strength, and clean days, for each seed."""
+    of = len(seeds) * (1 + len(DRIFTS) * len(STRENGTHS))
+    done = 0
+    for seed in seeds:
+        clean = World(seed, _LIVE_FROM + _CLEAN_DAYS)
+        watched = Watched(seed, clean)
+        days = range(_LIVE_FROM, _LIVE_FROM + _CLEAN_DAYS)
+        yield Stream(
+            watched.reference, "", 0.0, watched.windows(clean, days[0], days[-1] + 1),
+            watched.costs(clean, days[0], days[-1] + 1), watched.clean_cost, DISPUTE_WINDOW_DAYS,
+        )  # fmt: skip
+        done += 1
+        step(done, of)
+        for drift in DRIFTS:
+            for strength in STRENGTHS:
+                yield from _drifted(seed, watched, drift, strength)
+                done += 1
+                step(done, of)
+
+
+def _drifted(seed: int, watched: Watched, drift: str, strength: float) -> Iterator[Stream]:
+    change = Drift(**{drift: strength})
+    if drift == "concept":
+        world = World(seed, _LIVE_FROM + _CONCEPT_DAYS, ((_at(_LIVE_FROM), change),))
+        yield _stream(watched, world, drift, strength, _LIVE_FROM, _CONCEPT_DAYS)
+        return
+    onsets = [_LIVE_FROM + number * (_ON + _OFF) for number in range(_ONSETS)]
+    schedule = [part for day in onsets for part in ((_at(day), change), (_at(day + _ON), Drift()))]
+    world = World(seed, onsets[-1] + _ON, tuple(schedule))
+    for day in onsets:
+        yield _stream(watched, world, drift, strength, day, _ON)
+
+
+def _stream(
+    watched: Watched, world: World, drift: str, strength: float, first: int, days: int
+) -> Stream:
+    return Stream(
+        watched.reference, drift, strength, watched.windows(world, first, first + days),
+        watched.costs(world, first, first + days), watched.clean_cost, DISPUTE_WINDOW_DAYS,
+    )  # fmt: skip
+
+
+def _at(day: int) -> int:
+    return START_US + day * DAY_US
