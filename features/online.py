@@ -14,9 +14,9 @@ import mmh3
 import numpy as np
 from google.protobuf.timestamp_pb2 import Timestamp
 from redis import Redis
-from redis.asyncio import Redis as AsyncRedis
 from redis.client import Pipeline
 
+from features.link import Command, RedisLink
 from features.spec import SEQ, TIME, Floats, Key, View
 
 PROJECT = "whiteboard"
@@ -111,9 +111,9 @@ def _timestamp(seconds: float) -> bytes:
 
 
 class OnlineReader:
-    """Reads the states one request needs, in one pipelined round trip."""
+    """Reads the states one request needs, in one round trip."""
 
-    def __init__(self, redis: AsyncRedis, states: Sequence[View]) -> None:
+    def __init__(self, redis: RedisLink, states: Sequence[View]) -> None:
         self._redis = redis
         self._layouts = [Layout.of(state) for state in states]
 
@@ -124,17 +124,17 @@ class OnlineReader:
             redis.RedisError, OSError: Redis did not answer.
             ValueError: a stored row does not fit its state.
         """
-        pipeline = self._redis.pipeline(transaction=False)
         asked = []
+        commands: list[Command] = []
         rows = {}
         for layout in self._layouts:
             row = np.full((1, layout.state.width), np.nan)
             rows[layout.state.name] = row
             key = tuple(v for v in (keys[k] for k in layout.state.keys) if v is not None)
             if len(key) == len(layout.state.keys):
-                pipeline.execute_command("HGET", layout.key(key), layout.field)
+                commands.append(("HGET", layout.key(key), layout.field))
                 asked.append((layout, row[0]))
-        for (layout, row), raw in zip(asked, await pipeline.execute(), strict=True):
+        for (layout, row), raw in zip(asked, await self._redis.ask(commands), strict=True):
             layout.decode(raw, row)
         return rows
 

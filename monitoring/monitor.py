@@ -18,7 +18,7 @@ from monitoring.sequential import Sequential
 Floats = npt.NDArray[np.float64]
 
 # Of clean windows, so many raise a false alarm at each statistic.
-FALSE_DISCOVERIES = 0.001
+FALSE_DISCOVERIES = 0.0003
 SEQUENTIAL = "page_hinkley_score"
 
 

@@ -10,6 +10,7 @@ from services.cli import (
     describe,
     evaluate,
     fault,
+    load,
     monitor,
     pictures,
     replay,
@@ -51,6 +52,8 @@ app.command("report")(monitor.report)
 app.command("scorecard")(monitor.scorecard)
 app.command("describe")(describe.describe)
 app.command("fault")(fault.fault)
+app.command("load")(load.load)
+app.command("bench")(load.bench)
 app.command("batch")(pictures.batch)
 app.command("reconcile")(pictures.reconcile)
 app.command("edge")(pictures.edge)

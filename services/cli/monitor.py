@@ -54,7 +54,9 @@ def _champion() -> Any:
 def _show(found: Any) -> None:
     drifts = list(dict.fromkeys((r.drift, r.strength) for r in found.rows))
     detectors = list(dict.fromkeys(r.detector for r in found.rows))
-    board = table("Windows until a drift is seen (share missed)", "drift", "strength", *detectors)
+    board = table(
+        "Windows until a drift is seen (share missed; - for never)", "drift", "strength", *detectors
+    )
     cells = {(r.detector, r.drift, r.strength): r for r in found.rows}
     for drift, strength in drifts:
         row = [cells[(d, drift, strength)] for d in detectors]
@@ -66,7 +68,7 @@ def _show(found: Any) -> None:
 
 def _cell(delay: float, missed: float) -> str:
     if missed == 1.0:
-        return "[dim]not seen[/]"
+        return "[dim]-[/]"
     return f"{delay:.1f}" if missed == 0.0 else f"{delay:.1f} [yellow]({missed:.0%})[/]"
 
 

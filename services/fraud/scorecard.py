@@ -82,11 +82,11 @@ class Watched:
         return [window for window in made if len(window) >= LEAST_ROWS]
 
     def costs(self, world: World, first: int, last: int) -> Floats:
-        """(D,) cost of days, a transaction's mean."""
+        """(D,) logarithm of the cost of days, a transaction's mean: one large fraud is no trend."""
         out = []
         for day in (world.examples(d, d + 1) for d in range(first, last)):
             declined = self.model.score(day) >= self.threshold
-            out.append(Kpi().costs(declined, day.positive, day.amount).mean())
+            out.append(np.log1p(Kpi().costs(declined, day.positive, day.amount).mean()))
         return np.array(out)
 
 

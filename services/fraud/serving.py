@@ -23,9 +23,9 @@ from fastapi import FastAPI, Request, Response
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from pydantic import BaseModel, Field, ValidationError
-from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from features.link import RedisLink
 from features.online import OnlineReader
 from features.spec import SEQ, Floats
 from services.fraud.features import (
@@ -103,7 +103,7 @@ class Scorer:
     """Decides transactions. It holds the connections; the decision itself does no other I/O."""
 
     def __init__(
-        self, champion: Champion[Model], redis: Redis, outbox: Outbox, shards: int
+        self, champion: Champion[Model], redis: RedisLink, outbox: Outbox, shards: int
     ) -> None:
         self._champion = champion
         self._redis = redis
@@ -114,8 +114,12 @@ class Scorer:
         self.redis_up = True
         self._slow = 0
 
-    async def score(self, transaction: Transaction, stages: Stages) -> Decision | None:
-        """Decide one transaction and queue the decision. None while there is no model."""
+    async def score(self, transaction: Transaction, body: bytes, stages: Stages) -> Decision | None:
+        """Decide one transaction and queue the decision. None while there is no model.
+
+        Args:
+            body: The JSON it was validated from: what is logged of it.
+        """
         model = self._champion.model
         if model is None:
             return None
@@ -129,14 +133,14 @@ class Scorer:
         score = float(model.score(vector, sets)[0])
         stages.mark("infer")
         decision = _decide(transaction, model, score, degraded)
-        self._publish(transaction, decision, vector[0], rows)
+        self._publish(transaction, body, decision, vector[0], rows)
         stages.mark("encode")
         return decision
 
     async def connect(self) -> None:
         """Open the first connection now rather than within somebody's request."""
         with suppress(RedisError, OSError):
-            await self._redis.execute_command("PING")
+            await self._redis.open()
 
     async def watch_redis(self) -> None:
         """While Redis is away, ask for it now and then, off the hot path. Runs until cancelled."""
@@ -145,7 +149,7 @@ class Scorer:
             if not self.redis_up:
                 with suppress(RedisError, OSError, TimeoutError):
                     async with asyncio.timeout(_PROBE_S):
-                        await self._redis.execute_command("PING")
+                        await self._redis.ask([("PING",)])
                     self.redis_up, self._slow = True, 0
                     log.warning("redis is back")
 
@@ -173,13 +177,18 @@ class Scorer:
         self.redis_up = False
 
     def _publish(
-        self, transaction: Transaction, decision: Decision, vector: Floats, rows: dict[str, Floats]
+        self,
+        transaction: Transaction,
+        body: bytes,
+        decision: Decision,
+        vector: Floats,
+        rows: dict[str, Floats],
     ) -> None:
         """Queue what an audit needs: the vector it saw and the sequence of every row."""
         seqs = {name: _seq(row[0, SEQ]) for name, row in rows.items()}
         event = {
-            **decision.model_dump(),
-            "transaction": transaction.model_dump(mode="json"),
+            **decision.__dict__,
+            "transaction": orjson.Fragment(body),
             "features": vector,
             "seqs": seqs,
         }
@@ -227,7 +236,7 @@ class Running:
     scorer: Scorer
     champion: Champion[Model]
     outbox: Outbox
-    redis: Redis
+    redis: RedisLink
     nats: Client
 
 
@@ -235,7 +244,7 @@ class Running:
 async def run(config: Settings) -> AsyncIterator[Running]:
     """Open everything the scorer needs, and close it after. NATS may come later."""
     nc, connecting = open_connection(config, "scorer")
-    redis = Redis.from_url(config.redis, socket_connect_timeout=0.5, socket_timeout=1.0)
+    redis = RedisLink(config.redis)
     champion = Champion(config, "fraud", read_model)
     await asyncio.to_thread(champion.load)
     _warm_up()
@@ -255,7 +264,7 @@ async def run(config: Settings) -> AsyncIterator[Running]:
         for task in tasks:
             task.cancel()
         await outbox.close()
-        await redis.aclose()
+        redis.close()
         with suppress(NatsError, TimeoutError):
             await nc.close()
 
@@ -348,7 +357,8 @@ async def _answer(scorer: Scorer, request: Request) -> Response:
 async def _score(scorer: Scorer, request: Request) -> Response:
     stages = Stages()
     try:
-        transaction = Transaction.model_validate_json(await request.body())
+        body = await request.body()
+        transaction = Transaction.model_validate_json(body)
     except BodyTooLarge:
         return problem(413, f"body: more than {MOST_BYTES} bytes")
     except ValidationError as error:
@@ -357,9 +367,9 @@ async def _score(scorer: Scorer, request: Request) -> Response:
         # The stream would put it aside: see `ingestion.parse`.
         return problem(422, "event_time: more than a day ahead of the clock")
     stages.mark("validate")
-    decision = await scorer.score(transaction, stages)
+    decision = await scorer.score(transaction, body, stages)
     if decision is None:
         return problem(503, "no model is loaded yet: `whiteboard train fraud` makes one")
     DECISIONS.labels(decision.decision, str(decision.degraded).lower()).inc()
     stages.observe()
-    return JsonResponse(decision.model_dump(), headers={"Server-Timing": stages.header()})
+    return JsonResponse(decision.__dict__, headers={"Server-Timing": stages.header()})

@@ -11,8 +11,8 @@ from feast.protos.feast.types.Value_pb2 import Value
 from hypothesis import given
 from hypothesis import strategies as st
 from redis import Redis
-from redis.asyncio import Redis as AsyncRedis
 
+from features.link import RedisLink
 from features.online import PROJECT, Layout, OnlineReader, OnlineTable
 from features.spec import SEQ, TIME
 from features.store import open_store
@@ -68,8 +68,7 @@ async def test_feast_reads_what_we_write_and_reads_it_alike(store, config):
     own = {OWN[0]: 1.65e9 + 500.0, OWN[1]: 12.5, OWN[2]: 2.0, OWN[3]: 9.0}
     service = store.get_feature_service("fraud_graph")
     theirs = store.get_online_features(service, [{**entity, **own}]).to_dict()
-    async with AsyncRedis.from_url(config.redis) as redis:
-        rows = await OnlineReader(redis, (*STATES, *GRAPH)).read(entity)
+    rows = await OnlineReader(RedisLink(config.redis), (*STATES, *GRAPH)).read(entity)
     ours = vectors(rows, np.array([list(own.values())]))[0]
     assert [theirs[name][0] for name in FEATURES] == ours.tolist()
 
@@ -90,10 +89,9 @@ async def test_we_read_what_feast_writes(store, config):
 
 
 async def test_unseen_is_zero_and_null_is_nan(config):
-    async with AsyncRedis.from_url(config.redis) as redis:
-        rows = await OnlineReader(redis, STATES).read(
-            {"customer_id": "nobody", "merchant_id": "nowhere", "device_id": None, "ip": None}
-        )
+    rows = await OnlineReader(RedisLink(config.redis), STATES).read(
+        {"customer_id": "nobody", "merchant_id": "nowhere", "device_id": None, "ip": None}
+    )
     assert not rows["customer_state"].any()
     for name in ("device_state", "ip_state", "customer_device_state"):
         assert np.isnan(rows[name]).all()

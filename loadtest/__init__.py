@@ -1,0 +1,1 @@
+"""Load: Locust scenarios for both designs, and the bench that puts `/score` beside the floor."""

@@ -1,0 +1,35 @@
+"""Locust scenario of the fraud scorer: the simulator's own transactions, none of them twice.
+
+Each user asks once a second, whenever the last answer came, so N users are an open loop of N
+requests a second for as long as answers take less than a second.
+
+    locust -f loadtest/fraud.py --host http://127.0.0.1:18080            # with its web UI
+    locust -f loadtest/fraud.py --headless -u 300 -r 60 -t 60s           # without
+"""
+
+from locust import FastHttpUser, constant_throughput, events, task
+
+from loadtest.bodies import bodies
+from services.skeleton.settings import settings
+
+_NEXT = bodies()
+
+
+@events.init.add_listener  # type: ignore[untyped-decorator]
+def make_the_first_day(**_: object) -> None:
+    """A day takes a moment to make; users must not wait for it."""
+    next(_NEXT)
+
+
+class Gateway(FastHttpUser):
+    """One of many gateways."""
+
+    host = settings().scorer
+    wait_time = constant_throughput(1)
+    network_timeout = connection_timeout = 10.0
+
+    @task  # type: ignore[untyped-decorator]
+    def score(self) -> None:
+        """Ask about one transaction."""
+        headers = {"Content-Type": "application/json"}
+        self.client.post("/score", data=next(_NEXT), headers=headers)

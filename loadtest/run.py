@@ -1,0 +1,104 @@
+"""Runs a Locust scenario headless, and reads what it measured."""
+
+import csv
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from infra.local.engines import environment
+from services.skeleton.progress import Step
+
+WARM_UP_S = 5
+
+
+@dataclass(frozen=True)
+class Load:
+    """What a run measured, the warm-up left out. html, plot: Where its report and picture lie."""
+
+    rate: float
+    requests: int
+    failures: int
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+    html: Path
+    plot: Path
+
+
+def run(design: str, rate: int, seconds: int, folder: Path, step: Step) -> Load:
+    """Put `rate` requests a second on a design for some seconds, after a warm-up.
+
+    Raises:
+        RuntimeError: Locust did not run; the message quotes the end of what it said.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    scenario = Path(__file__).parent / f"{design}.py"
+    prefix, html = folder / f"{design}-{rate}", folder / f"{design}-{rate}.html"
+    command = [
+        sys.executable, "-m", "locust", "-f", str(scenario), "--headless", "--only-summary",
+        "--users", str(rate), "--spawn-rate", str(max(rate / WARM_UP_S, 1)), "--reset-stats",
+        "--run-time", f"{seconds + WARM_UP_S}s", "--stop-timeout", "10", "--csv", str(prefix),
+        "--html", str(html), "--exit-code-on-error", "0", "--loglevel", "WARNING",
+    ]  # fmt: skip
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment()
+    )
+    _watch(process, seconds + WARM_UP_S, step)
+    said = process.stderr.read() if process.stderr else ""
+    if process.returncode:
+        raise RuntimeError(f"locust ended with {process.returncode}: {said[-500:]}")
+    total = _total(Path(f"{prefix}_stats.csv"))
+    plot = _plot(Path(f"{prefix}_stats_history.csv"), folder / f"{design}-{rate}.png", design, rate)
+    return Load(
+        rate=float(total["Requests/s"]),
+        requests=int(total["Request Count"]),
+        failures=int(total["Failure Count"]),
+        p50_ms=float(total["50%"]),
+        p95_ms=float(total["95%"]),
+        p99_ms=float(total["99%"]),
+        html=html,
+        plot=plot,
+    )
+
+
+def _watch(process: "subprocess.Popen[str]", seconds: int, step: Step) -> None:
+    begin = time.monotonic()
+    try:
+        while process.poll() is None:
+            step(min(round(time.monotonic() - begin), seconds), seconds)
+            time.sleep(0.5)
+    except BaseException:
+        process.terminate()
+        raise
+    step(seconds, seconds)
+
+
+def _total(path: Path) -> dict[str, str]:
+    with path.open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["Name"] == "Aggregated"]
+    if not rows or not int(rows[0]["Request Count"]):
+        raise RuntimeError("locust made no request: is the stack up? `whiteboard up`")
+    return rows[0]
+
+
+def _plot(history: Path, path: Path, design: str, rate: int) -> Path:
+    """Latency by time: Locust's percentiles of the last ten seconds."""
+    with history.open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["95%"] not in ("", "N/A")]
+    figure = Figure(figsize=(7, 3.2), layout="constrained")
+    axes = figure.subplots()
+    if rows:
+        begin = float(rows[0]["Timestamp"])
+        at = [float(row["Timestamp"]) - begin for row in rows]
+        for name in ("50%", "95%", "99%"):
+            axes.plot(at, [float(row[name]) for row in rows], label=f"p{name[:-1]}")
+    axes.axhline(50, color="tab:red", linestyle="--", linewidth=1, label="budget")
+    axes.set(xlabel="seconds", ylabel="ms", yscale="log", title=f"{design}, {rate} requests/s")
+    axes.grid(alpha=0.3)
+    axes.legend(ncols=4, fontsize="small")
+    figure.savefig(path, dpi=110)
+    return path
