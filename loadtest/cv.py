@@ -5,8 +5,9 @@ locust -f loadtest/cv.py --host http://127.0.0.1:18081               # with its 
 
 from collections.abc import Iterator
 
-from locust import FastHttpUser, constant_throughput, events, task
+from locust import FastHttpUser, events, task
 
+from loadtest.schedule import OnSchedule
 from services.cv_inspection.simulator.camera import Camera, Shot
 from services.skeleton.settings import settings
 
@@ -29,11 +30,10 @@ def take_some(**_: object) -> None:
     _READY.extend(next(_NEXT) for _ in range(_MADE))
 
 
-class Station(FastHttpUser):
+class Station(OnSchedule, FastHttpUser):
     """One of many stations."""
 
     host = settings().inspector
-    wait_time = constant_throughput(1)
     network_timeout = connection_timeout = 10.0
 
     @task  # type: ignore[untyped-decorator]

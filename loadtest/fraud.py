@@ -1,15 +1,15 @@
 """Locust scenario of the fraud scorer: the simulator's own transactions, none of them twice.
 
-Each user asks once a second, whenever the last answer came, so N users are an open loop of N
-requests a second for as long as answers take less than a second.
+N users are an open loop of N requests a second (`schedule.py`).
 
     locust -f loadtest/fraud.py --host http://127.0.0.1:18080            # with its web UI
     locust -f loadtest/fraud.py --headless -u 300 -r 60 -t 60s           # without
 """
 
-from locust import FastHttpUser, constant_throughput, events, task
+from locust import FastHttpUser, events, task
 
 from loadtest.bodies import bodies
+from loadtest.schedule import OnSchedule
 from services.skeleton.settings import settings
 
 _NEXT = bodies()
@@ -21,11 +21,10 @@ def make_the_first_day(**_: object) -> None:
     next(_NEXT)
 
 
-class Gateway(FastHttpUser):
+class Gateway(OnSchedule, FastHttpUser):
     """One of many gateways."""
 
     host = settings().scorer
-    wait_time = constant_throughput(1)
     network_timeout = connection_timeout = 10.0
 
     @task  # type: ignore[untyped-decorator]
