@@ -9,7 +9,6 @@ FROM base AS serve
 COPY requirements-serve.lock .
 RUN pip install --no-cache-dir -r requirements-serve.lock
 COPY features features
-COPY monitoring monitoring
 COPY services services
 COPY infra/docker/serve /usr/local/bin/serve
 USER whiteboard
@@ -26,8 +25,9 @@ RUN if grep -q '^torch==' requirements.lock && [ -n "$TORCH_INDEX_URL" ]; then \
     pip install --no-cache-dir -r requirements.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY features features
-COPY monitoring monitoring
 COPY infra infra
+COPY loadtest loadtest
+COPY monitoring monitoring
 COPY services services
 RUN pip install --no-cache-dir --no-deps --no-build-isolation -e .
 USER whiteboard

@@ -5,11 +5,10 @@ library would have brought; beside a CPU torch that library does not load, and t
 Declaring the two operators first lets it through. Nothing here calls them.
 """
 
-import warnings
-
 import torch
 
-warnings.filterwarnings("ignore", message=".*torch.jit.script", category=DeprecationWarning)
+from services.skeleton import quiet  # noqa: F401
+
 _OPERATORS = ("nms", "qnms")
 # Kept: the declarations go when the library object does.
 _declared: list[torch.library.Library] = []

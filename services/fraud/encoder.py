@@ -16,6 +16,9 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from services.skeleton import quiet  # noqa: F401
+
+# isort: split
 import numpy as np
 import torch
 from torch import Tensor, nn

@@ -19,7 +19,7 @@ from nats.js.errors import NotFoundError
 
 from services.cv_inspection.ingestion import INSPECTION, InspectionEvent
 from services.cv_inspection.problem import GOOD
-from services.cv_inspection.simulator.camera import LIVE_FROM, Camera, Shot
+from services.cv_inspection.simulator.camera import LINES, LIVE_FROM, Camera, Shot
 from services.cv_inspection.simulator.drift import Drift
 from services.skeleton.lake import Lake
 from services.skeleton.progress import Step
@@ -88,6 +88,9 @@ class Station:
         """Put `rate` pictures a second and post `post_rate`. Returns the next picture's number."""
         await self._nc.subscribe(f"{INSPECTION}.>", cb=self._heard)
         await self._nc.flush()
+        # The first picture of each line makes its surface, which takes a second.
+        for number in range(len(LINES)):
+            await asyncio.to_thread(camera.shot, first + number)
         begin = time.perf_counter()
         puts, posts = round(rate * seconds), round(post_rate * seconds)
         # Each has its own run of pictures, so that both see all lines in turn.
