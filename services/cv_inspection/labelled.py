@@ -10,7 +10,7 @@ from PIL import Image
 from services.cv_inspection.features import QUALITY, figures, scaled, scaled_mask
 from services.cv_inspection.ingestion import decode
 from services.cv_inspection.lake_writer import INSPECTIONS_TABLE, VERDICTS_TABLE
-from services.cv_inspection.pictures import Pictures
+from services.cv_inspection.pictures import Pictures, index_of
 from services.cv_inspection.problem import ESCAPE_COST_MINOR
 from services.skeleton.lake import Lake
 from services.skeleton.progress import Step
@@ -66,7 +66,7 @@ def pictures(
     pixels = np.zeros((count, size, size, 3), dtype=np.uint8)
     mask = np.zeros((count, size, size), dtype=bool)
     quality = np.zeros((count, len(QUALITY)))
-    label = np.array([_index(v, classes) for v in found.rows["verdict"]], dtype=np.int64)
+    label = np.array([index_of(v, classes) for v in found.rows["verdict"]], dtype=np.int64)
     for i, key in enumerate(found.rows["key"]):
         image = decode(inbox.get(key))
         pixels[i], quality[i] = scaled(image, size), figures(image)
@@ -77,8 +77,3 @@ def pictures(
         step(i + 1, count)
     unit = pd.factorize(found.rows["line"] + found.rows["station"] + found.rows["lot"])[0]
     return Pictures.of(pixels, label, mask, unit.astype(np.int64), quality, ESCAPE_COST_MINOR)
-
-
-def _index(verdict: str, classes: tuple[str, ...]) -> int:
-    """A verdict's class; for one the model does not know, the first of the defects."""
-    return classes.index(verdict) if verdict in classes else 1

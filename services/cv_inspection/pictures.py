@@ -9,6 +9,11 @@ from services.skeleton.candidates import Examples
 from services.skeleton.kpi import Booleans, Floats
 
 
+def index_of(label: str, classes: tuple[str, ...]) -> int:
+    """A label's class; for one the model was never told of, the first of the defects."""
+    return classes.index(label) if label in classes else 1
+
+
 @dataclass(frozen=True)
 class Pictures(Examples):
     """N labelled pictures.

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from services.cv_inspection.ingestion import InspectionEvent, decode
-from services.cv_inspection.problem import ESCAPE_COST_MINOR, Kpi
+from services.cv_inspection.problem import ESCAPE_COST_MINOR, GOOD, Kpi
 from services.cv_inspection.simulator.station import Report
 from services.skeleton.lake import Lake
 from services.skeleton.settings import Settings
@@ -48,14 +48,14 @@ def _quantiles(prefix: str, values: list[float], wanted: tuple[int, ...]) -> dic
 
 
 def contact_sheet(config: Settings, keys: list[str], path: Path) -> Path:
-    """Draw inspected pictures with their masks and decisions, stopped ones first.
+    """Draw inspected pictures with their masks and decisions, the likeliest defects first.
 
     Raises:
         OSError: S3 does not answer.
     """
     results = Lake(config, config.results)
     seen = [event for key in keys if (event := _event(results, key)) is not None]
-    seen.sort(key=lambda event: (event.decision == "pass", event.place.stem))
+    seen.sort(key=lambda event: (event.decision == "pass", -event.defect))
     chosen = seen[:_MOST]
     down = max(-(-len(chosen) // _ACROSS), 1)
     sheet = Image.new("RGB", (_ACROSS * (_TILE + 8) + 8, down * (_TILE + 28) + 8), (24, 24, 28))
@@ -87,5 +87,7 @@ def _draw(
     draw = ImageDraw.Draw(sheet)
     colour = _COLOURS[event.decision]
     draw.rectangle((x - 2, y - 2, x + _TILE + 1, y + _TILE + 1), outline=colour, width=2)
-    text = event.label if event.decision != "pass" else "pass"
+    # Stopped for what it might be: an escape costs forty looks.
+    unsure = event.stopped and event.label == GOOD
+    text = "unsure" if unsure else event.label if event.stopped else "pass"
     draw.text((x, y + _TILE + 4), f"{text}  {event.defect:.2f}", fill=colour, font_size=14)

@@ -26,7 +26,7 @@ from services.cv_inspection.features import QUALITY, scaled, scaled_mask
 from services.cv_inspection.features import figures as picture_figures
 from services.cv_inspection.ingestion import decode
 from services.cv_inspection.monitor import reference
-from services.cv_inspection.pictures import Pictures
+from services.cv_inspection.pictures import Pictures, index_of
 from services.cv_inspection.problem import CLASSES, CONF, ESCAPE_COST_MINOR, Kpi
 from services.cv_inspection.simulator.camera import DEFECT_SHARE, Camera
 from services.cv_inspection.simulator.drift import Drift
@@ -103,7 +103,7 @@ def simulated(
         image = decode(shot.jpeg())
         pixels[i], quality[i] = scaled(image, size), picture_figures(image)
         mask[i] = scaled_mask(Image.fromarray(shot.mask), size)
-        label[i] = CLASSES.index(shot.label)
+        label[i] = index_of(shot.label, CLASSES)
         unit[i] = lots.setdefault(f"{shot.line}/{shot.station}/{shot.lot}", len(lots))
         step(i + 1, count)
     return Pictures.of(pixels, label, mask, unit, quality, ESCAPE_COST_MINOR)

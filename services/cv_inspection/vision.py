@@ -261,7 +261,7 @@ class ImageCandidate(Candidate[Pictures]):
             optimizer, [g["lr"] for g in optimizer.param_groups], total, pct_start=_WARM_UP
         )
         losses = Losses(pictures, len(self.classes), float(self.parameters["focus"]))
-        net.train()
+        _wake(net, frozen=encoder == 0.0)
         for number in range(total):
             if number % batches == 0:
                 order = rng.permutation(len(pictures))
@@ -284,6 +284,15 @@ def _groups(net: Inspector, rate: float, head_rate: float) -> list[dict[str, Any
     known = {id(p) for p in encoder}
     heads = [p for p in net.parameters() if id(p) not in known]
     return [{"params": encoder, "lr": rate}, {"params": heads, "lr": head_rate}]
+
+
+def _wake(net: Inspector, frozen: bool) -> None:
+    """Begin training; a frozen encoder keeps its statistics too."""
+    net.train()
+    for weight in net.net.encoder.parameters():
+        weight.requires_grad_(not frozen)
+    if frozen:
+        net.net.encoder.eval()
 
 
 class Losses:

@@ -56,12 +56,31 @@ def here(tmp_path_factory):
 
 
 def test_the_first_demo(here):
-    found = here.figures("demo", "--seconds", "20")
+    found = here.figures("demo", "--seconds", "20", "--pictures-seconds", "10")
     assert set(KEYS) <= set(found)
     assert found["requests"] == found["vectors"] == 4_000
     assert found["failures"] == found["lost"] == found["mismatches"] == 0
     assert found["cost"] < 0.5 * found["cost_approve_all"]
+    cv = found["cv"]
+    assert (cv["landed"], cv["posted"]) == (40, 200)
+    assert cv["lost"] == cv["duplicates"] == cv["failures"] == 0
+    assert Path(cv["contact_sheet"]).read_bytes().startswith(b"\x89PNG")
     assert json.loads((here.home / "demo.json").read_text()) == found
+
+
+@pytest.mark.parametrize("process", ["inspection-worker", "inspector", "nats"])
+def test_a_line_loses_no_picture_and_inspects_none_twice(here, process):
+    running = here.begin("simulate", "cv", "--rate", "8", "--seconds", "14", "--json")
+    time.sleep(7)
+    here.run("fault", process, "--kind", "kill")
+    found = json.loads(running.communicate(timeout=180)[0])
+    if found["lost"]:
+        # The store may have told an inspector that was dying: then the store itself is asked.
+        time.sleep(31)
+        assert here.figures("reconcile", "cv")["told"] <= found["lost"]
+        time.sleep(5)
+    assert found["duplicates"] == 0
+    assert here.figures("reconcile", "cv")["told"] == 0
 
 
 def test_status_and_describe_show_it(here):
@@ -70,6 +89,8 @@ def test_status_and_describe_show_it(here):
     assert status["scorer"]["model"] == "xgboost:1"
     steps = here.figures("describe", "fraud")["steps"]
     assert "0 mismatches" in steps[5]["figure"]
+    assert status["inspector"]["model"] == "efficientnet:1"
+    assert "p95" in here.figures("describe", "cv")["steps"][4]["figure"]
 
 
 @pytest.mark.parametrize("process", ["feature-worker", "lake-writer", "nats", "redis", "seaweedfs"])
