@@ -69,7 +69,7 @@ async def test_drift_raises_one_alert_a_window_and_restarts_lose_none(config, nc
     rng = np.random.default_rng(1)
     first = worker("services.fraud.monitor")
     await decide(nc, rng, 20)
-    await decide(nc, rng, 21, shift=1.0)
+    await decide(nc, rng, 21, shift=2.0)
     await until(lambda: len(windows(config)) == 1)
     # Killed in the middle of a window: it is read again from its beginning.
     first.kill()
