@@ -5,6 +5,7 @@ segmentation_models_pytorch; losses after Lin et al., "Focal Loss", 2017, eq. 5,
 al., "V-Net", 2016, eq. 1 (Dice).
 """
 
+import math
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -123,23 +124,19 @@ class Inspector(nn.Module):
         pooled = [pool(level) for level in seen for pool in (_mean, _highest)]
         return self.kind(torch.cat(pooled, dim=1)) + self.shift, mask
 
-    def expect(self, shown: Floats, come: Floats) -> None:
-        """Correct the probabilities for classes that were shown more often than they come.
+    def expect(self, shown: float, come: float) -> None:
+        """Correct the probabilities for defects that were shown more often than they come.
+
+        The defects among each other stay as they were shown: rare ones are too few to count.
+
+        Args:
+            shown, come: Share of good parts in training, and on the line, both inside 0..1.
 
         Source: Saerens et al., "Adjusting the Outputs of a Classifier to New a Priori
         Probabilities", Neural Computation 2002, eq. 2.
         """
-        known = np.minimum(shown, come) > 0
-        ratio = np.divide(come, shown, out=np.ones_like(shown), where=known)
-        self.shift.copy_(torch.from_numpy(np.log(ratio)).float())
-
-
-def _mean(level: Tensor) -> Tensor:
-    return level.mean(dim=(2, 3))
-
-
-def _highest(level: Tensor) -> Tensor:
-    return level.amax(dim=(2, 3))
+        self.shift[0] = math.log(come / shown)
+        self.shift[1:] = math.log((1 - come) / (1 - shown))
 
 
 class _Answers(nn.Module):
@@ -237,11 +234,9 @@ class ImageCandidate(Candidate[Pictures]):
         return made.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def _expect(self, train: Pictures, validation: Pictures) -> None:
-        count = len(self.classes)
-        shown, come = (
-            np.bincount(p.label, minlength=count) / max(len(p), 1) for p in (train, validation)
-        )
-        self._net.expect(shown, come)
+        shown, come = (1.0 - float(p.positive.mean()) for p in (train, validation))
+        if 0.0 < shown < 1.0 and 0.0 < come < 1.0:
+            self._net.expect(shown, come)
 
     def _train(
         self, pictures: Pictures, seed: int, haste: float, epochs: object, step: Step

@@ -23,6 +23,7 @@ from services.fraud.ingestion import (
 from services.fraud.simulator.gateway import happenings
 from services.fraud.simulator.traffic import DAY_US, START_US, Traffic
 from services.skeleton.lake import Lake
+from services.skeleton.lake_writer import LINGER_S
 from tests.integration.conftest import lag, publish, until
 
 COUNT = 4_000
@@ -87,7 +88,7 @@ async def test_the_lake_holds_every_event_once_after_kills(nc, config, worker):
     module = "services.fraud.lake_writer"
     consumer = (STREAM, lake_writer.NAME)
     # It lingers before it writes: killed while it gathers, and about when it writes.
-    delays = (0.5, lake_writer.LINGER_S + 0.02, lake_writer.LINGER_S + 0.08)
+    delays = (0.5, LINGER_S + 0.02, LINGER_S + 0.08)
     events, seqs = await publish_with_kills(nc, config, worker, module, consumer, delays)
     await until(lambda: settled(nc, *consumer), seconds=90)
     lake = Lake(config)

@@ -45,5 +45,5 @@ def test_thresholds_carry_their_own_cost():
 
 
 def test_nothing_to_choose_on():
-    with pytest.raises(ValueError, match="no transactions"):
+    with pytest.raises(ValueError, match="nothing to choose"):
         Kpi().best_threshold(np.array([]), np.array([], bool), np.array([]))
