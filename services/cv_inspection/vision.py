@@ -139,6 +139,14 @@ class Inspector(nn.Module):
         self.shift[1:] = math.log((1 - come) / (1 - shown))
 
 
+def _mean(level: Tensor) -> Tensor:
+    return level.mean(dim=(2, 3))
+
+
+def _highest(level: Tensor) -> Tensor:
+    return level.amax(dim=(2, 3))
+
+
 class _Answers(nn.Module):
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
