@@ -24,6 +24,7 @@ from PIL import Image, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from services.cv_inspection.problem import GOOD
+from services.skeleton.messages import explain
 from services.skeleton.stream import Delivered
 
 STREAM, DECISIONS_STREAM, DEAD_STREAM = "CV", "CV_DECISIONS", "CV_DEAD"
@@ -209,15 +210,6 @@ def _parsed(kind: type[T], data: bytes) -> T:
         return kind.model_validate_json(data)
     except ValidationError as error:
         raise ValueError(explain(error)) from None
-
-
-def explain(error: ValidationError) -> str:
-    """All that is wrong, a clause each."""
-    clauses = []
-    for problem in error.errors(include_url=False, include_input=False, include_context=False):
-        where = ".".join(str(part) for part in problem["loc"]) or "body"
-        clauses.append(f"{where}: {problem['msg']}")
-    return "; ".join(clauses[:5])
 
 
 def decode(data: bytes) -> Image.Image:

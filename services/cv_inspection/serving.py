@@ -41,7 +41,6 @@ from services.cv_inspection.ingestion import (
     Place,
     Token,
     VerdictEvent,
-    explain,
     image_key,
 )
 from services.cv_inspection.inspection import Inspected, inspect, run_lengths
@@ -49,6 +48,7 @@ from services.cv_inspection.model import DESIGN, ImageModel, read_model
 from services.skeleton.admin import add_admin
 from services.skeleton.champion import Champion
 from services.skeleton.http import BodyTooLarge, JsonResponse, LimitBody, add_operations, problem
+from services.skeleton.messages import explain
 from services.skeleton.outbox import Outbox
 from services.skeleton.settings import Settings, settings
 from services.skeleton.stream import open_connection

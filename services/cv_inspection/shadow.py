@@ -1,7 +1,5 @@
 """Shadow mode for this design: the pictures that inspections were of, as a model is given them."""
 
-import asyncio
-
 import numpy as np
 
 from services.cv_inspection.ingestion import (
@@ -12,15 +10,14 @@ from services.cv_inspection.ingestion import (
     parse_inspection,
 )
 from services.cv_inspection.model import DESIGN, ImageModel, read_model
-from services.skeleton.champion import Challenger, Champion
+from services.skeleton import shadow
 from services.skeleton.lake import Lake
-from services.skeleton.process import report_lag, run_worker
+from services.skeleton.process import run_worker
 from services.skeleton.settings import Settings, settings
-from services.skeleton.shadow import NAME, Logged, Shadow
-from services.skeleton.stream import Delivered, OrderedConsumer, connect, consume
+from services.skeleton.shadow import Logged
+from services.skeleton.stream import Delivered
 
 BATCH = 50
-LINGER_S = 1.0
 
 
 class Pictures:
@@ -62,22 +59,11 @@ def _event(message: Delivered) -> InspectionEvent | None:
 
 async def serve(config: Settings) -> None:
     """Run until cancelled."""
-    nc = await connect(config, f"{DESIGN}-{NAME}", patience_s=60.0)
-    champion = Champion(config, DESIGN, read_model)
-    await asyncio.to_thread(champion.load)
-    challenger = Challenger(config, DESIGN, read_model)
     pictures = Pictures(Lake(config, config.inbox))
-    shadow = Shadow(Lake(config), DESIGN, champion, challenger, pictures.prepare)
     subjects = STREAMS[DECISIONS_STREAM]
-    consumer = OrderedConsumer(nc, DECISIONS_STREAM, NAME, subjects, BATCH, LINGER_S)
-    try:
-        async with asyncio.TaskGroup() as group:
-            group.create_task(champion.watch(nc))
-            group.create_task(challenger.watch(nc))
-            group.create_task(report_lag({NAME: consumer}))
-            group.create_task(consume(consumer, shadow.handle))
-    finally:
-        await nc.close()
+    await shadow.serve(
+        config, DESIGN, read_model, pictures.prepare, DECISIONS_STREAM, subjects, BATCH
+    )
 
 
 def main() -> None:

@@ -33,6 +33,7 @@ from pydantic import (
 
 from features.spec import Columns
 from services.fraud.problem import CURRENCY
+from services.skeleton.messages import explain
 from services.skeleton.stream import Delivered
 
 STREAM = "FRAUD"
@@ -179,15 +180,6 @@ def parse(message: Delivered) -> Event:
     if microseconds(event.event_time) > message.published_us + MOST_AHEAD_US:
         raise ValueError("event_time: more than a day ahead of the clock")
     return event
-
-
-def explain(error: ValidationError) -> str:
-    """All that is wrong, a clause each: `cart.0.price_minor: Input should be greater than 0`."""
-    clauses = []
-    for problem in error.errors(include_url=False, include_input=False, include_context=False):
-        where = ".".join(str(part) for part in problem["loc"]) or "body"
-        clauses.append(f"{where}: {problem['msg']}")
-    return "; ".join(clauses[:5])
 
 
 def microseconds(time: datetime) -> int:

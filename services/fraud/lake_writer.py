@@ -16,11 +16,11 @@ from services.fraud.ingestion import (
     TRANSACTIONS,
     DecisionEvent,
     LabelEvent,
-    explain,
     parse,
 )
 from services.skeleton import lake_writer
 from services.skeleton.lake_writer import Row
+from services.skeleton.messages import explain
 from services.skeleton.process import run_worker
 from services.skeleton.settings import Settings, settings
 from services.skeleton.stream import Delivered

@@ -12,8 +12,9 @@ import duckdb
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from services.fraud.ingestion import LabelEvent, Transaction, explain
+from services.fraud.ingestion import LabelEvent, Transaction
 from services.fraud.simulator.gateway import Happening
+from services.skeleton.messages import explain
 
 _CHUNK = 5_000
 

@@ -45,13 +45,13 @@ from services.fraud.ingestion import (
     MOST_AHEAD_US,
     Outcome,
     Transaction,
-    explain,
     microseconds,
     shard,
 )
 from services.skeleton.admin import add_admin
 from services.skeleton.champion import Champion
 from services.skeleton.http import BodyTooLarge, JsonResponse, LimitBody, add_operations, problem
+from services.skeleton.messages import explain
 from services.skeleton.model import Model
 from services.skeleton.outbox import Outbox
 from services.skeleton.settings import Settings, settings

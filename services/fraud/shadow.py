@@ -1,7 +1,5 @@
 """Shadow mode for this design: what the decision stream logged, as a model is asked about it."""
 
-import asyncio
-
 import numpy as np
 from pydantic import ValidationError
 from redis import Redis
@@ -11,16 +9,14 @@ from features.spec import Floats
 from services.fraud.features import FEATURES, GRAPH, TABULAR, cart_items, place_values
 from services.fraud.ingestion import DECISIONS_STREAM, STREAMS, DecisionEvent
 from services.fraud.serving import read_model, wants_places
-from services.skeleton.champion import Challenger, Champion
-from services.skeleton.lake import Lake
+from services.skeleton import shadow
 from services.skeleton.model import Model
-from services.skeleton.process import report_lag, run_worker
+from services.skeleton.process import run_worker
 from services.skeleton.settings import Settings, settings
-from services.skeleton.shadow import NAME, Logged, Shadow
-from services.skeleton.stream import Delivered, OrderedConsumer, connect, consume
+from services.skeleton.shadow import Logged
+from services.skeleton.stream import Delivered
 
 BATCH = 500
-LINGER_S = 1.0
 
 
 class Decisions:
@@ -79,21 +75,11 @@ def _logged(seq: int, event: DecisionEvent, vector: Floats, with_cart: bool) -> 
 
 async def serve(config: Settings) -> None:
     """Run until cancelled."""
-    nc = await connect(config, NAME, patience_s=60.0)
-    champion = Champion(config, "fraud", read_model)
-    challenger = Challenger(config, "fraud", read_model)
-    redis = Redis.from_url(config.redis, socket_timeout=5.0)
-    shadow = Shadow(Lake(config), "fraud", champion, challenger, Decisions(redis).prepare)
+    decisions = Decisions(Redis.from_url(config.redis, socket_timeout=5.0))
     subjects = STREAMS[DECISIONS_STREAM]
-    consumer = OrderedConsumer(nc, DECISIONS_STREAM, NAME, subjects, BATCH, LINGER_S)
-    try:
-        async with asyncio.TaskGroup() as group:
-            group.create_task(champion.watch(nc))
-            group.create_task(challenger.watch(nc))
-            group.create_task(report_lag({NAME: consumer}))
-            group.create_task(consume(consumer, shadow.handle))
-    finally:
-        await nc.close()
+    await shadow.serve(
+        config, "fraud", read_model, decisions.prepare, DECISIONS_STREAM, subjects, BATCH
+    )
 
 
 def main() -> None:

@@ -20,7 +20,9 @@ import pyarrow as pa
 from services.skeleton.champion import Challenger, Champion, M
 from services.skeleton.lake import Lake
 from services.skeleton.model import Floats32, Scoring
-from services.skeleton.stream import Delivered
+from services.skeleton.process import report_lag
+from services.skeleton.settings import Settings
+from services.skeleton.stream import Delivered, OrderedConsumer, connect, consume
 from services.skeleton.telemetry import EVENTS
 
 log = logging.getLogger(__name__)
@@ -30,6 +32,7 @@ NAME = "shadow"
 # long does not come back.
 BATCH_BUDGET_S = 2.0
 _HANGS_S = 20.0
+_LINGER_S = 1.0
 
 SHADOW = pa.schema(
     [
@@ -128,6 +131,32 @@ class Shadow(Generic[M]):
                 }
             )
         return rows
+
+
+async def serve(
+    config: Settings,
+    design: str,
+    read: Callable[[bytes], M],
+    prepare: Callable[[tuple[M, ...], list[Delivered]], list[Logged]],
+    stream: str,
+    subjects: list[str],
+    batch: int,
+) -> None:
+    """Follow a design's decisions until cancelled."""
+    nc = await connect(config, f"{design}-{NAME}", patience_s=60.0)
+    champion = Champion(config, design, read)
+    await asyncio.to_thread(champion.load)
+    challenger = Challenger(config, design, read)
+    shadow = Shadow(Lake(config), design, champion, challenger, prepare)
+    consumer = OrderedConsumer(nc, stream, NAME, subjects, batch, _LINGER_S)
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(champion.watch(nc))
+            group.create_task(challenger.watch(nc))
+            group.create_task(report_lag({NAME: consumer}))
+            group.create_task(consume(consumer, shadow.handle))
+    finally:
+        await nc.close()
 
 
 def _timed(model: Scoring, logged: Logged) -> tuple[float, float]:

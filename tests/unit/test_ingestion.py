@@ -13,12 +13,12 @@ from services.fraud.ingestion import (
     LabelEvent,
     Transaction,
     TransactionEvent,
-    explain,
     microseconds,
     owned_subjects,
     parse,
     subject,
 )
+from services.skeleton.messages import explain
 from services.skeleton.stream import Delivered
 
 GOOD = {
