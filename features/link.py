@@ -17,6 +17,7 @@ from redis.asyncio.connection import parse_url
 from redis.exceptions import ResponseError
 
 Command = tuple[bytes | str, ...]
+PATIENCE_S = 5.0
 
 
 @dataclass
@@ -25,6 +26,7 @@ class _Asked:
 
     answer: asyncio.Future[list[Any]]
     wanted: int
+    end: float
     got: list[Any] = field(default_factory=list)
 
 
@@ -35,6 +37,7 @@ class _Wire(asyncio.Protocol):
         self._reader = hiredis.Reader()
         self._asked: deque[_Asked] = deque()
         self._transport: asyncio.Transport | None = None
+        self._watch: asyncio.TimerHandle | None = None
 
     @property
     def up(self) -> bool:
@@ -55,24 +58,37 @@ class _Wire(asyncio.Protocol):
                 asked.answer.set_exception(ConnectionError("redis went away"))
         self._asked.clear()
 
-    def ask(self, packed: bytes, wanted: int) -> asyncio.Future[list[Any]]:
+    def ask(self, packed: bytes, wanted: int, patience_s: float) -> asyncio.Future[list[Any]]:
         if self._transport is None or self._transport.is_closing():
             raise ConnectionError("redis is away")
-        asked = _Asked(asyncio.get_running_loop().create_future(), wanted)
+        loop = asyncio.get_running_loop()
+        asked = _Asked(loop.create_future(), wanted, loop.time() + patience_s)
         self._asked.append(asked)
         self._transport.write(packed)
+        if self._watch is None:
+            self._watch = loop.call_later(patience_s, self._give_up)
         return asked.answer
 
     def close(self) -> None:
         if self._transport is not None:
             self._transport.close()
 
+    def _give_up(self) -> None:
+        """Tell those who waited long enough; one timer for all of them, not one a request."""
+        loop = asyncio.get_running_loop()
+        waiting = [asked for asked in self._asked if not asked.answer.done()]
+        late = [asked for asked in waiting if asked.end <= loop.time()]
+        for asked in late:
+            asked.answer.set_exception(TimeoutError("redis does not answer in time"))
+        ends = [asked.end for asked in waiting if not asked.answer.done()]
+        self._watch = loop.call_at(min(ends), self._give_up) if ends else None
+
     def _take(self, value: Any) -> None:
         asked = self._asked[0]
         asked.got.append(value)
         if len(asked.got) == asked.wanted:
             self._asked.popleft()
-            # Whoever gave up waiting has cancelled it; the answer still had to be taken.
+            # Whoever waited has given up or gone; the answer still had to be taken.
             if not asked.answer.done():
                 asked.answer.set_result(asked.got)
 
@@ -88,19 +104,21 @@ class RedisLink:
         self._wire = _Wire()
         self._opening = asyncio.Lock()
 
-    async def ask(self, commands: Sequence[Command]) -> list[Any]:
+    async def ask(self, commands: Sequence[Command], patience_s: float = PATIENCE_S) -> list[Any]:
         """Answers to some commands, in one round trip; an error that Redis answers is raised.
 
         Raises:
+            TimeoutError: no answer within `patience_s`.
             OSError: Redis is away, or went away.
             redis.ResponseError: it refused a command.
         """
         if not commands:
             return []
         if not self._wire.up:
-            await self.open()
+            async with asyncio.timeout(patience_s):
+                await self.open()
         packed = b"".join(map(hiredis.pack_command, commands))
-        found = await self._wire.ask(packed, len(commands))
+        found = await self._wire.ask(packed, len(commands), patience_s)
         for value in found:
             if isinstance(value, hiredis.ReplyError):
                 raise ResponseError(str(value))
@@ -134,7 +152,8 @@ class RedisLink:
             hello.append(("SELECT", str(database)))
         if not hello:
             return
-        answers = await wire.ask(b"".join(map(hiredis.pack_command, hello)), len(hello))
+        packed = b"".join(map(hiredis.pack_command, hello))
+        answers = await wire.ask(packed, len(hello), PATIENCE_S)
         for value in answers:
             if isinstance(value, hiredis.ReplyError):
                 wire.close()

@@ -16,12 +16,14 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from redis import Redis
 from redis.client import Pipeline
 
-from features.link import Command, RedisLink
+from features.link import PATIENCE_S, Command, RedisLink
 from features.spec import SEQ, TIME, Floats, Key, View
 
 PROJECT = "whiteboard"
 
+_PROJECT = PROJECT.encode()
 _STRING = struct.pack("<I", 2)  # feast.types.Value.proto: ValueType.STRING
+_length = struct.Struct("<I").pack
 _DOUBLE_LIST_TAG = b"\x7a"  # Value.double_list_val = 15, length-delimited
 _PACKED_TAG = b"\x0a"  # DoubleList.val = 1, packed
 
@@ -80,29 +82,33 @@ class Layout:
             header=_DOUBLE_LIST_TAG + _varint(size) + packed,
         )
 
-    def key(self, values: Key) -> bytes:
+    def key(self, values: Sequence[str]) -> bytes:
         """Redis key of an entity, its parts in the order of `State.keys`."""
         parts = [self.prefix]
-        parts.extend(_STRING + _sized(values[i]) for i in self.order)
-        parts.append(PROJECT.encode())
+        for i in self.order:
+            raw = values[i].encode()
+            parts += (_STRING, _length(len(raw)), raw)
+        parts.append(_PROJECT)
         return b"".join(parts)
 
     def value(self, row: Floats) -> bytes:
         """A row as it is stored."""
         return self.header + row.tobytes()
 
-    def decode(self, raw: bytes | None, out: Floats) -> None:
-        """Read a row's raw value into `out`; zeros for one never written.
+    def decode(self, raws: Sequence[bytes | None]) -> Floats:
+        """(K, width) rows out of K raw values; zeros for one never written.
 
         Raises:
-            ValueError: the row has another shape, as after a change of the states.
+            ValueError: a row has another shape, as after a change of the states.
         """
-        if raw is None:
-            out[:] = 0.0
-        elif len(raw) == len(self.header) + 8 * self.state.width:
-            out[:] = np.frombuffer(raw, dtype="<f8", offset=len(self.header))
-        else:
-            raise ValueError(f"{self.state.name}: a stored row of {len(raw)} bytes does not fit")
+        begin, size = len(self.header), len(self.header) + 8 * self.state.width
+        for raw in raws:
+            if raw is not None and len(raw) != size:
+                what = f"a stored row of {len(raw)} bytes does not fit"
+                raise ValueError(f"{self.state.name}: {what}")
+        unseen = bytes(size - begin)
+        packed = bytearray().join([unseen if raw is None else raw[begin:] for raw in raws])
+        return np.frombuffer(packed, dtype="<f8").reshape(len(raws), self.state.width)
 
 
 def _timestamp(seconds: float) -> bytes:
@@ -117,25 +123,28 @@ class OnlineReader:
         self._redis = redis
         self._layouts = [Layout.of(state) for state in states]
 
-    async def read(self, keys: Mapping[str, str | None]) -> dict[str, Floats]:
+    async def read(
+        self, keys: Mapping[str, str | None], patience_s: float = PATIENCE_S
+    ) -> dict[str, Floats]:
         """By state name, (1, width): zeros for an unseen entity, NaN for a null one.
 
         Raises:
-            redis.RedisError, OSError: Redis did not answer.
+            redis.RedisError, OSError: Redis is away, or did not answer within `patience_s`.
             ValueError: a stored row does not fit its state.
         """
         asked = []
         commands: list[Command] = []
         rows = {}
         for layout in self._layouts:
-            row = np.full((1, layout.state.width), np.nan)
-            rows[layout.state.name] = row
-            key = tuple(v for v in (keys[k] for k in layout.state.keys) if v is not None)
+            key = [v for k in layout.state.keys if (v := keys[k]) is not None]
             if len(key) == len(layout.state.keys):
                 commands.append(("HGET", layout.key(key), layout.field))
-                asked.append((layout, row[0]))
-        for (layout, row), raw in zip(asked, await self._redis.ask(commands), strict=True):
-            layout.decode(raw, row)
+                asked.append(layout)
+            else:
+                rows[layout.state.name] = np.full((1, layout.state.width), np.nan)
+        answers = await self._redis.ask(commands, patience_s)
+        for layout, raw in zip(asked, answers, strict=True):
+            rows[layout.state.name] = layout.decode((raw,))
         return rows
 
 
@@ -158,10 +167,7 @@ class OnlineTable:
 
     def decode(self, answers: Sequence[bytes | None]) -> Floats:
         """(K, width) rows out of what a pipeline answered."""
-        rows = np.empty((len(answers), self._layout.state.width))
-        for row, raw in zip(rows, answers, strict=True):
-            self._layout.decode(raw, row)
-        return rows
+        return self._layout.decode(answers)
 
     def clear(self) -> None:
         """Delete all rows of the state. Raises redis.RedisError."""

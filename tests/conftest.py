@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 
 from features.folding import Backfilled
-from infra.local.engines import Process, engines, environment, free_port, taken
+from infra.local.engines import Process, engines, environment, taken
 from services.fraud.candidates import CANDIDATES
 from services.fraud.features import TABULAR, vectors
 from services.fraud.history import fold_history, simulate
@@ -41,9 +41,13 @@ WORLD_DAYS = 8
 
 
 def consecutive_ports(count: int) -> int:
-    """First of some free ports in a row, free 10,000 higher too (SeaweedFS's gRPC)."""
+    """First of some free ports in a row, free 10,000 higher too (SeaweedFS's gRPC).
+
+    All lie below the ports that the kernel gives to clients: one of those, taken between this look
+    and the server's start, would be in its way.
+    """
     while True:
-        first = random.randint(21_000, 40_000)
+        first = random.randint(12_000, 22_000)
         wanted = [first + n + high for n in range(count) for high in (0, 10_000)]
         if not any(taken("127.0.0.1", port) for port in wanted):
             return first
@@ -53,13 +57,13 @@ def make_settings(home: Path) -> Settings:
     """Settings of an installation of its own."""
     return Settings(
         home=home,
-        nats_port=free_port(),
-        nats_http_port=free_port(),
-        redis_port=free_port(),
+        nats_port=consecutive_ports(1),
+        nats_http_port=consecutive_ports(1),
+        redis_port=consecutive_ports(1),
         s3_port=consecutive_ports(1),
         s3_internal_port=consecutive_ports(4),
-        scorer_port=free_port(),
-        inspector_port=free_port(),
+        scorer_port=consecutive_ports(1),
+        inspector_port=consecutive_ports(1),
         metrics_port=consecutive_ports(9),
     )
 

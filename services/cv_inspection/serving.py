@@ -53,12 +53,11 @@ from services.skeleton.outbox import Outbox
 from services.skeleton.settings import Settings, settings
 from services.skeleton.stream import open_connection
 from services.skeleton.telemetry import (
-    DECISIONS,
     OUTBOX_DEPTH,
     OUTBOX_DROPPED,
-    REQUEST_SECONDS,
-    REQUESTS,
     Stages,
+    answered,
+    decided,
 )
 
 log = logging.getLogger(__name__)
@@ -262,8 +261,7 @@ async def _answer(inspector: Inspector, request: Request, place: Place, form: Ma
     route = request.url.path
     begin = perf_counter()
     response = await _inspect(inspector, request, place, form)
-    REQUESTS.labels(route, str(response.status_code)).inc()
-    REQUEST_SECONDS.labels(route).observe(perf_counter() - begin)
+    answered(route, response.status_code, perf_counter() - begin)
     return response
 
 
@@ -283,7 +281,7 @@ async def _inspect(
         return refusal
     if seen is None:
         return problem(503, "no model is loaded yet: `whiteboard train cv --promote` makes one")
-    DECISIONS.labels(seen.event.decision, "false").inc()
+    decided(seen.event.decision)
     stages.observe()
     return JsonResponse(_body(seen, form), headers={"Server-Timing": stages.header()})
 

@@ -12,7 +12,7 @@ Money is integer minor units and time is UTC microseconds; both become float64 i
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from ipaddress import ip_address
 from typing import Annotated, Literal
 
@@ -184,7 +184,8 @@ def parse(message: Delivered) -> Event:
 
 def microseconds(time: datetime) -> int:
     """Exact microseconds since the epoch."""
-    return (time - EPOCH) // timedelta(microseconds=1)
+    since = time - EPOCH
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
 
 
 def seconds(time_us: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:

@@ -10,10 +10,11 @@ decisions wait in the outbox. A bad model file: the champion stays.
 
 import asyncio
 import logging
-import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from math import isnan
+from random import getrandbits
 from time import perf_counter, time
 from typing import Annotated, Any, Literal
 
@@ -22,7 +23,7 @@ import orjson
 from fastapi import FastAPI, Request, Response
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import Field, ValidationError
 from redis.exceptions import RedisError
 
 from features.link import RedisLink
@@ -50,19 +51,26 @@ from services.fraud.ingestion import (
 )
 from services.skeleton.admin import add_admin
 from services.skeleton.champion import Champion
-from services.skeleton.http import BodyTooLarge, JsonResponse, LimitBody, add_operations, problem
+from services.skeleton.http import (
+    BodyTooLarge,
+    JsonResponse,
+    LimitBody,
+    add_direct,
+    add_operations,
+    problem,
+)
 from services.skeleton.messages import explain
 from services.skeleton.model import Model
 from services.skeleton.outbox import Outbox
+from services.skeleton.process import settle
 from services.skeleton.settings import Settings, settings
 from services.skeleton.stream import open_connection
 from services.skeleton.telemetry import (
-    DECISIONS,
     OUTBOX_DEPTH,
     OUTBOX_DROPPED,
-    REQUEST_SECONDS,
-    REQUESTS,
     Stages,
+    answered,
+    decided,
 )
 
 log = logging.getLogger(__name__)
@@ -87,7 +95,8 @@ EXAMPLE = {
 }
 
 
-class Decision(BaseModel):
+@dataclass(frozen=True)
+class Decision:
     """The answer to one transaction."""
 
     transaction_id: str
@@ -148,8 +157,7 @@ class Scorer:
             await asyncio.sleep(_PROBE_S)
             if not self.redis_up:
                 with suppress(RedisError, OSError, TimeoutError):
-                    async with asyncio.timeout(_PROBE_S):
-                        await self._redis.ask([("PING",)])
+                    await self._redis.ask([("PING",)], _PROBE_S)
                     self.redis_up, self._slow = True, 0
                     log.warning("redis is back")
 
@@ -158,9 +166,9 @@ class Scorer:
         if not self.redis_up:
             return None
         try:
-            async with asyncio.timeout(FETCH_BUDGET_S):
-                reader = self._reader_with_places if places else self._reader
-                rows = await reader.read({e: getattr(transaction, e) for e in ENTITIES})
+            reader = self._reader_with_places if places else self._reader
+            keys = {e: getattr(transaction, e) for e in ENTITIES}
+            rows = await reader.read(keys, FETCH_BUDGET_S)
             self._slow = 0
             return rows
         except TimeoutError:
@@ -185,7 +193,7 @@ class Scorer:
         rows: dict[str, Floats],
     ) -> None:
         """Queue what an audit needs: the vector it saw and the sequence of every row."""
-        seqs = {name: _seq(row[0, SEQ]) for name, row in rows.items()}
+        seqs = {name: _seq(row) for name, row in rows.items()}
         event = {
             **decision.__dict__,
             "transaction": orjson.Fragment(body),
@@ -210,17 +218,18 @@ def wants_places(model: Model) -> bool:
 _UNKNOWN = {state.name: np.full((1, state.width), np.nan) for state in STATES}
 
 
-def _seq(value: float) -> int | None:
-    """A row's sequence; None for a row that was not read."""
-    return None if np.isnan(value) else int(value)
+def _seq(row: Floats) -> int | None:
+    """The sequence of a row (1, width); None for one that was not read."""
+    value = row.item(SEQ)
+    return None if isnan(value) else int(value)
 
 
 def _decide(transaction: Transaction, model: Model, score: float, degraded: bool) -> Decision:
     card = model.card
     verdict: Literal["approve", "decline"] = "decline" if score >= card.threshold else "approve"
-    return Decision.model_construct(
+    return Decision(
         transaction_id=transaction.transaction_id,
-        decision_id=uuid.uuid4().hex,
+        decision_id=f"{getrandbits(128):032x}",
         decision=verdict,
         score=score,
         threshold=card.threshold,
@@ -248,6 +257,7 @@ async def run(config: Settings) -> AsyncIterator[Running]:
     champion = Champion(config, "fraud", read_model)
     await asyncio.to_thread(champion.load)
     _warm_up()
+    settle()
     outbox = Outbox(nc, config.home / "scorer", config.outbox_events, config.outbox_megabytes << 20)
     outbox.start()
     scorer = Scorer(champion, redis, outbox, config.shards)
@@ -341,16 +351,15 @@ def _add_scoring(app: FastAPI, held: list[Running]) -> None:
         return await _answer(held[0].scorer, request)
 
     documented: dict[str, Any] = {"openapi_extra": body, "responses": answers}
-    app.post("/score", tags=["scoring"], summary="Score one transaction", **documented)(score)
-    app.post("/invocations", tags=["SageMaker"], summary="The same", **documented)(score)
+    add_direct(app, "/invocations", score, tags=["SageMaker"], summary="The same", **documented)
+    add_direct(app, "/score", score, tags=["scoring"], summary="Score a transaction", **documented)
 
 
 async def _answer(scorer: Scorer, request: Request) -> Response:
-    route = request.url.path
+    route = request.scope["path"]
     begin = perf_counter()
     response = await _score(scorer, request)
-    REQUESTS.labels(route, str(response.status_code)).inc()
-    REQUEST_SECONDS.labels(route).observe(perf_counter() - begin)
+    answered(route, response.status_code, perf_counter() - begin)
     return response
 
 
@@ -370,6 +379,6 @@ async def _score(scorer: Scorer, request: Request) -> Response:
     decision = await scorer.score(transaction, body, stages)
     if decision is None:
         return problem(503, "no model is loaded yet: `whiteboard train fraud` makes one")
-    DECISIONS.labels(decision.decision, str(decision.degraded).lower()).inc()
+    decided(decision.decision, decision.degraded)
     stages.observe()
     return JsonResponse(decision.__dict__, headers={"Server-Timing": stages.header()})

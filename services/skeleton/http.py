@@ -4,16 +4,18 @@ The SageMaker contract (`GET /ping`, `POST /invocations` on the same image) is d
 https://docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-inference-code.html.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import orjson
-from fastapi import FastAPI, Response
+from fastapi import FastAPI, Request, Response
+from fastapi.routing import APIRoute
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.skeleton.telemetry import REQUESTS
 
+Endpoint = Callable[[Request], Awaitable[Response]]
 Readiness = Callable[[], Mapping[str, bool | str | int]]
 
 
@@ -69,6 +71,28 @@ class LimitBody:
         REQUESTS.labels(scope["path"], "413").inc()
         answer = problem(413, f"body: more than {self._most} bytes")
         await answer(scope, receive, send)
+
+
+class DirectRoute(APIRoute):
+    """A hot path: documented like any other route, with nothing between router and endpoint.
+
+    FastAPI's exit stacks, dependencies and serialisation cost a quarter of a request that has no
+    use for them. What the endpoint raises is answered as 500.
+    """
+
+    def __init__(self, path: str, endpoint: Endpoint, **documented: Any) -> None:
+        super().__init__(path, endpoint, **documented)
+
+        async def direct(scope: Scope, receive: Receive, send: Send) -> None:
+            response = await endpoint(Request(scope, receive))
+            await response(scope, receive, send)
+
+        self.app = direct
+
+
+def add_direct(app: FastAPI, path: str, endpoint: Endpoint, **documented: Any) -> None:
+    """Add a `DirectRoute` for POST, the first that the router tries."""
+    app.router.routes.insert(0, DirectRoute(path, endpoint, methods=["POST"], **documented))
 
 
 def add_operations(app: FastAPI, ready: Readiness) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 from collections.abc import Awaitable, Callable
@@ -32,6 +33,16 @@ async def _until_told(main: Callable[[], Awaitable[None]]) -> None:
         await task
     except asyncio.CancelledError:
         logging.info("told to stop")
+
+
+def settle() -> None:
+    """Tell the garbage collector that what is loaded by now stays.
+
+    A full collection looks through every object there is, within somebody's request; those of the
+    imports and models never go away, and are most of them.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 async def report_lag(consumers: dict[str, OrderedConsumer]) -> None:

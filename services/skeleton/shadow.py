@@ -10,12 +10,14 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, Generic
 
 import numpy.typing as npt
 import pyarrow as pa
+from nats.errors import Error as NatsError
 
 from services.skeleton.champion import Challenger, Champion, M
 from services.skeleton.lake import Lake
@@ -23,7 +25,7 @@ from services.skeleton.model import Floats32, Scoring
 from services.skeleton.process import report_lag
 from services.skeleton.settings import Settings
 from services.skeleton.stream import Delivered, OrderedConsumer, connect, consume
-from services.skeleton.telemetry import EVENTS
+from services.skeleton.telemetry import EVENTS, LAG
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +35,7 @@ NAME = "shadow"
 BATCH_BUDGET_S = 2.0
 _HANGS_S = 20.0
 _LINGER_S = 1.0
+_LOOK_S = 0.25
 
 SHADOW = pa.schema(
     [
@@ -143,20 +146,48 @@ async def serve(
     batch: int,
 ) -> None:
     """Follow a design's decisions until cancelled."""
+    LAG.labels(NAME).set(0)
     nc = await connect(config, f"{design}-{NAME}", patience_s=60.0)
     champion = Champion(config, design, read)
     await asyncio.to_thread(champion.load)
     challenger = Challenger(config, design, read)
     shadow = Shadow(Lake(config), design, champion, challenger, prepare)
-    consumer = OrderedConsumer(nc, stream, NAME, subjects, batch, _LINGER_S)
     try:
         async with asyncio.TaskGroup() as group:
             group.create_task(champion.watch(nc))
             group.create_task(challenger.watch(nc))
-            group.create_task(report_lag({NAME: consumer}))
-            group.create_task(consume(consumer, shadow.handle))
+            while True:
+                await _changed(challenger, there=True)
+                consumer = OrderedConsumer(
+                    nc, stream, NAME, subjects, batch, _LINGER_S, from_now=True
+                )
+                await _follow(consumer, shadow, challenger)
     finally:
         await nc.close()
+
+
+async def _follow(consumer: OrderedConsumer, shadow: Shadow[M], challenger: Challenger[M]) -> None:
+    """Read decisions while there is a challenger.
+
+    Those taken without one are nobody's concern here, and to read them costs half of what it costs
+    to take them.
+    """
+    async with asyncio.TaskGroup() as group:
+        reading = group.create_task(consume(consumer, shadow.handle))
+        reporting = group.create_task(report_lag({NAME: consumer}))
+        await _changed(challenger, there=False)
+        reading.cancel()
+        reporting.cancel()
+    LAG.labels(NAME).set(0)
+    # Left behind by an outage, the next challenger begins where this one ended: no harm.
+    with suppress(NatsError, OSError, TimeoutError):
+        await consumer.forget()
+
+
+async def _changed(challenger: Challenger[M], there: bool) -> None:
+    """Wait until a challenger is there, or gone."""
+    while (challenger.model is not None) is not there:
+        await asyncio.sleep(_LOOK_S)
 
 
 def _timed(model: Scoring, logged: Logged) -> tuple[float, float]:

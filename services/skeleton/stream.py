@@ -10,12 +10,14 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from time import monotonic
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext, api
 from nats.js.errors import APIError, NotFoundError
@@ -128,7 +130,14 @@ class OrderedConsumer:
         batch: int = 1_000,
         linger_s: float = 0.0,
         ack_wait_s: float = _ACK_WAIT_S,
+        from_now: bool = False,
     ) -> None:
+        """Ask for nothing yet.
+
+        Args:
+            batch: Most messages in a batch. linger_s: See `batches`.
+            from_now: One that is not there yet begins with the next message, not the first.
+        """
         self._nc = nc
         self._js = nc.jetstream()
         self._stream = stream
@@ -137,6 +146,8 @@ class OrderedConsumer:
         self._batch = batch
         self._linger_s = linger_s
         self._ack_wait_s = ack_wait_s
+        self._from_now = from_now
+        self._listening: Subscription | None = None
         self._buffer: list[Msg] = []
         self._arrived = asyncio.Event()
         self._outstanding = 0
@@ -146,7 +157,9 @@ class OrderedConsumer:
     async def start(self) -> None:
         """Find the place where the last owner stopped, and listen from there."""
         self._inbox = self._nc.new_inbox()
-        await self._nc.subscribe(self._inbox, cb=self._receive, pending_msgs_limit=-1)
+        self._listening = await self._nc.subscribe(
+            self._inbox, cb=self._receive, pending_msgs_limit=-1
+        )
         try:
             info = await self._js.consumer_info(self._stream, self._durable)
         except NotFoundError:
@@ -187,6 +200,13 @@ class OrderedConsumer:
     async def ack(self, last: Delivered) -> None:
         """Acknowledge a batch by its last message. A lost acknowledgement costs a repetition."""
         await self._nc.publish(last.reply, b"+ACK")
+
+    async def forget(self) -> None:
+        """Give up the place in the stream, and listen no more."""
+        if self._listening is not None:
+            await self._listening.unsubscribe()
+        with suppress(NotFoundError):
+            await self._js.delete_consumer(self._stream, self._durable)
 
     async def lag(self) -> int:
         """Messages of ours in the stream that are not acknowledged yet."""
@@ -243,10 +263,11 @@ class OrderedConsumer:
         self._buffer.clear()
         self._outstanding = 0
         self._expected = 1
+        anew = api.DeliverPolicy.NEW if self._from_now else api.DeliverPolicy.ALL
         by_sequence = api.DeliverPolicy.BY_START_SEQUENCE
         config = api.ConsumerConfig(
             durable_name=self._durable,
-            deliver_policy=api.DeliverPolicy.ALL if start is None else by_sequence,
+            deliver_policy=anew if start is None else by_sequence,
             opt_start_seq=start,
             ack_policy=api.AckPolicy.ALL,
             ack_wait=self._ack_wait_s,

@@ -1,6 +1,7 @@
 """Metrics and stage timings: the same names and buckets for every service of every design."""
 
 from collections.abc import Mapping
+from functools import cache
 from time import perf_counter
 
 from prometheus_client import Counter, Gauge, Histogram
@@ -86,12 +87,33 @@ class Stages:
             _stage(name).observe(s)
 
 
-_STAGE_CHILDREN: dict[str, Histogram] = {}
+def answered(route: str, status: int, seconds: float) -> None:
+    """Count an answered request. Routes are the service's own names, never a client's."""
+    _requests(route, status).inc()
+    _request_seconds(route).observe(seconds)
 
 
+def decided(decision: str, degraded: bool = False) -> None:
+    """Count a decision."""
+    _decisions(decision, degraded).inc()
+
+
+# labels() takes a lock and a lookup each time; the children never change, and there are few.
+@cache
 def _stage(name: str) -> Histogram:
-    # labels() takes a lock and a lookup each time; the children never change.
-    child = _STAGE_CHILDREN.get(name)
-    if child is None:
-        child = _STAGE_CHILDREN[name] = STAGE_SECONDS.labels(name)
-    return child
+    return STAGE_SECONDS.labels(name)
+
+
+@cache
+def _requests(route: str, status: int) -> Counter:
+    return REQUESTS.labels(route, str(status))
+
+
+@cache
+def _request_seconds(route: str) -> Histogram:
+    return REQUEST_SECONDS.labels(route)
+
+
+@cache
+def _decisions(decision: str, degraded: bool) -> Counter:
+    return DECISIONS.labels(decision, str(degraded).lower())

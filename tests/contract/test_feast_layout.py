@@ -44,11 +44,11 @@ def test_fields_and_values_are_feasts(state):
     proto.double_list_val.val.extend(row.tolist())
     assert layout.value(row) == proto.SerializeToString()
     assert layout.field == _mmh3(f"{state.name}:{state.name}")
-    out = np.empty(state.width)
-    layout.decode(layout.value(row), out)
-    assert out.tobytes() == row.tobytes()
+    unseen, read = layout.decode([None, layout.value(row)])
+    assert not unseen.any()
+    assert read.tobytes() == row.tobytes()
     with pytest.raises(ValueError, match="does not fit"):
-        layout.decode(layout.value(row)[:-8], out)
+        layout.decode([layout.value(row)[:-8]])
 
 
 def filled(state, rng, count):

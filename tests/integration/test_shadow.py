@@ -6,6 +6,7 @@ import time
 import numpy as np
 import orjson
 import pytest
+from nats.js.errors import NotFoundError
 from redis import Redis
 
 from features.online import OnlineTable
@@ -60,13 +61,20 @@ async def enter(config, nc, file, version, role=CHALLENGER):
 @pytest.fixture
 async def shadow(config, nc, onnx, worker):
     await enter(config, nc, onnx, 1, CHAMPION)
-    process = worker("services.fraud.shadow")
-    await until(lambda: lag_known(nc))
-    return process
+    return worker("services.fraud.shadow")
 
 
-async def lag_known(nc):
+async def caught_up(nc):
+    """Whether it reads the stream, and is through with it."""
     return await lag(nc, DECISIONS_STREAM, NAME) == 0
+
+
+async def forgotten(nc):
+    try:
+        await nc.jetstream().consumer_info(DECISIONS_STREAM, NAME)
+    except NotFoundError:
+        return True
+    return False
 
 
 @pytest.fixture(scope="module")
@@ -87,10 +95,9 @@ def graph_file(world):
 
 async def test_a_challenger_scores_what_was_logged(config, nc, shadow, world, candidate):
     await decide(nc, world, 30)
-    await until(lambda: lag_known(nc))
-    assert scores(config) is None
     await enter(config, nc, stamp(candidate.export(), card(version=7)), 7)
-    await asyncio.sleep(2.5)
+    await until(lambda: caught_up(nc))
+    assert scores(config) is None
     await decide(nc, world, 100, begin=100)
     await until(lambda: scores(config) is not None and len(scores(config)) == 90)
     found = scores(config).sort_by("seq")
@@ -101,6 +108,11 @@ async def test_a_challenger_scores_what_was_logged(config, nc, shadow, world, ca
     data = Examples(world.vectors[rows][:, : len(TABULAR)], world.fraud[rows], world.amount[rows])
     assert np.abs(found["score"].to_numpy() - candidate.score(data)).max() < 1e-5
     assert (found["seconds"].to_numpy() > 0).all()
+    await announce(nc, "fraud", None, CHALLENGER)
+    await until(lambda: forgotten(nc))
+    await decide(nc, world, 10, begin=300)
+    assert shadow.poll() is None
+    assert len(scores(config)) == 90
 
 
 async def test_a_challenger_that_needs_places_is_given_them(config, nc, shadow, world, graph_file):
@@ -114,7 +126,7 @@ async def test_a_challenger_that_needs_places_is_given_them(config, nc, shadow, 
             begin = len(TABULAR) + number * view.size
             vector[begin : begin + view.size] = row[0, VALUES:]
     await enter(config, nc, graph_file, 2)
-    await asyncio.sleep(2.5)
+    await until(lambda: caught_up(nc))
     await nc.jetstream().publish(f"{DECISION}.0", event(5, world.vectors[5]))
     await until(lambda: scores(config) is not None)
     [expected] = Model(graph_file, "fraud", FEATURES, SETS).score(vector[None])
@@ -126,10 +138,10 @@ async def test_a_slow_challenger_is_sampled_and_the_stream_goes_on(
 ):
     slow = stamp(slowed(candidate.export()), card(version=3))
     await enter(config, nc, slow, 3)
-    await asyncio.sleep(4)
+    await until(lambda: caught_up(nc))
     begin = time.monotonic()
     await decide(nc, world, 300)
-    await until(lambda: lag_known(nc))
+    await until(lambda: caught_up(nc))
     assert time.monotonic() - begin < 30
     assert 0 < len(scores(config)) < 270
 
@@ -138,6 +150,5 @@ async def test_a_challenger_that_is_no_model_leaves_shadow_mode_alive(config, nc
     await enter(config, nc, b"not a model", 4)
     await asyncio.sleep(2.5)
     await decide(nc, world, 20)
-    await until(lambda: lag_known(nc))
     assert scores(config) is None
     assert shadow.poll() is None
