@@ -37,6 +37,7 @@ class _Wire(asyncio.Protocol):
         self._reader = hiredis.Reader()
         self._asked: deque[_Asked] = deque()
         self._transport: asyncio.Transport | None = None
+        self._out: list[bytes] = []
         self._watch: asyncio.TimerHandle | None = None
 
     @property
@@ -64,7 +65,9 @@ class _Wire(asyncio.Protocol):
         loop = asyncio.get_running_loop()
         asked = _Asked(loop.create_future(), wanted, loop.time() + patience_s)
         self._asked.append(asked)
-        self._transport.write(packed)
+        if not self._out:
+            loop.call_soon(self._flush)
+        self._out.append(packed)
         if self._watch is None:
             self._watch = loop.call_later(patience_s, self._give_up)
         return asked.answer
@@ -72,6 +75,12 @@ class _Wire(asyncio.Protocol):
     def close(self) -> None:
         if self._transport is not None:
             self._transport.close()
+
+    def _flush(self) -> None:
+        """Send what was asked in this turn of the loop at once: one system call for all."""
+        if self._transport is not None:
+            self._transport.write(b"".join(self._out))
+        self._out.clear()
 
     def _give_up(self) -> None:
         """Tell those who waited long enough; one timer for all of them, not one a request."""

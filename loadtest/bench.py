@@ -56,6 +56,7 @@ def bench(config: Settings, seconds: int, rounds: int, step: Step) -> dict[str, 
                     found[name].append(_wrk(wrk, url, file, seconds))
                     done += 1
                     step(done, rounds * len(APPS))
+            degraded = _degraded(urls["score"])
     median = {
         name: {key: float(np.median([one[key] for one in runs])) for key in runs[0]}
         for name, runs in found.items()
@@ -65,6 +66,7 @@ def bench(config: Settings, seconds: int, rounds: int, step: Step) -> dict[str, 
         **median,
         "score_over_noop": score / median["noop"]["rps"],
         "score_over_by_the_book": score / median["by_the_book"]["rps"],
+        "degraded": degraded,
         "rounds": rounds,
         "connections": CONNECTIONS,
     }
@@ -106,6 +108,14 @@ def _same_engines(config: Settings) -> dict[str, str]:
         "WHITEBOARD_REDIS_URL": config.redis,
         "WHITEBOARD_S3_ENDPOINT": config.s3,
     }
+
+
+def _degraded(url: str) -> int:
+    """How many of its decisions were taken without the features: those prove nothing."""
+    with urllib.request.urlopen(url.replace("/score", "/metrics"), timeout=10) as answer:
+        lines = answer.read().decode().splitlines()
+    found = [x for x in lines if x.startswith("decisions_total{") and 'degraded="true"' in x]
+    return int(sum(float(line.rpartition(" ")[2]) for line in found))
 
 
 def _wait(name: str, url: str) -> None:

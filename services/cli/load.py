@@ -115,5 +115,6 @@ def bench(
     out.print(board)
     out.print(
         f"/score is {found['score_over_noop']:.2f} of the floor and "
-        f"{found['score_over_by_the_book']:.1f} times the book"
+        f"{found['score_over_by_the_book']:.1f} times the book; "
+        f"{found['degraded']} of its answers were degraded"
     )

@@ -60,7 +60,12 @@ WATCHED_STREAM = Watched(DESIGN, DECISIONS_STREAM, STREAMS[DECISIONS_STREAM], ob
 def main() -> None:
     """Start the monitor."""
     config = settings()
-    run_worker(config, config.metrics_port + 8, lambda: service.serve(config, WATCHED_STREAM))
+    run_worker(
+        config,
+        config.metrics_port + 8,
+        lambda: service.serve(config, WATCHED_STREAM),
+        background=True,
+    )
 
 
 if __name__ == "__main__":

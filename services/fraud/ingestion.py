@@ -9,11 +9,11 @@ and whichever key wins, the other three have several writers.
 Money is integer minor units and time is UTC microseconds; both become float64 in features only.
 """
 
+import socket
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from ipaddress import ip_address
 from typing import Annotated, Literal
 
 import numpy as np
@@ -64,7 +64,12 @@ def _sane(time: datetime) -> datetime:
 
 
 def _address(text: str) -> str:
-    return str(ip_address(text))
+    """An address in its one spelling."""
+    family = socket.AF_INET6 if ":" in text else socket.AF_INET
+    try:
+        return socket.inet_ntop(family, socket.inet_pton(family, text))
+    except (OSError, ValueError):
+        raise ValueError("must be an IPv4 or IPv6 address") from None
 
 
 def _iso_only(value: object) -> object:

@@ -72,7 +72,7 @@ async def serve(config: Settings) -> None:
 def main() -> None:
     """Start the writer."""
     config = settings()
-    run_worker(config, config.metrics_port + 1, lambda: serve(config))
+    run_worker(config, config.metrics_port + 1, lambda: serve(config), background=True)
 
 
 if __name__ == "__main__":

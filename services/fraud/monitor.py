@@ -74,7 +74,12 @@ WATCHED_STREAM = Watched("fraud", DECISIONS_STREAM, STREAMS[DECISIONS_STREAM], o
 def main() -> None:
     """Start the monitor."""
     config = settings()
-    run_worker(config, config.metrics_port + 7, lambda: service.serve(config, WATCHED_STREAM))
+    run_worker(
+        config,
+        config.metrics_port + 7,
+        lambda: service.serve(config, WATCHED_STREAM),
+        background=True,
+    )
 
 
 if __name__ == "__main__":

@@ -78,7 +78,7 @@ log = logging.getLogger(__name__)
 MOST_BYTES = 64 * 1024
 FETCH_BUDGET_S = 0.020
 _PROBE_S = 0.5
-_SLOW_IN_A_ROW = 10
+_SILENT_S = 0.1
 EXAMPLE = {
     "transaction_id": "example-1",
     "event_time": "2022-05-01T12:30:00Z",
@@ -121,7 +121,7 @@ class Scorer:
         self._outbox = outbox
         self._shards = shards
         self.redis_up = True
-        self._slow = 0
+        self._silent_since = 0.0
 
     async def score(self, transaction: Transaction, body: bytes, stages: Stages) -> Decision | None:
         """Decide one transaction and queue the decision. None while there is no model.
@@ -158,7 +158,7 @@ class Scorer:
             if not self.redis_up:
                 with suppress(RedisError, OSError, TimeoutError):
                     await self._redis.ask([("PING",)], _PROBE_S)
-                    self.redis_up, self._slow = True, 0
+                    self.redis_up, self._silent_since = True, 0.0
                     log.warning("redis is back")
 
     async def _fetch(self, transaction: Transaction, places: bool) -> dict[str, Floats] | None:
@@ -169,12 +169,13 @@ class Scorer:
             reader = self._reader_with_places if places else self._reader
             keys = {e: getattr(transaction, e) for e in ENTITIES}
             rows = await reader.read(keys, FETCH_BUDGET_S)
-            self._slow = 0
+            self._silent_since = 0.0
             return rows
         except TimeoutError:
-            # One slow answer is not an outage, some in a row are.
-            self._slow += 1
-            if self._slow >= _SLOW_IN_A_ROW:
+            # One slow answer is not an outage, nor are those that waited beside it; silence is.
+            now = perf_counter()
+            self._silent_since = self._silent_since or now
+            if now - self._silent_since > _SILENT_S:
                 self._lose_redis("it does not answer in time")
         except (RedisError, OSError, ValueError) as error:
             self._lose_redis(str(error))

@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 _BATCH = 500
 _ACK_TIMEOUT_S = 5.0
 _RETRY_S = 0.5
+_LINGER_S = 0.01
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,8 @@ class Outbox:
             if not self._queue and not self._spill.count:
                 self._wake.clear()
                 await self._wake.wait()
+                # Nobody waits for an event: some together cost less than one by one.
+                await asyncio.sleep(_LINGER_S)
             if not self._nc.is_connected or not await self._flush() or not await self._unspill():
                 # Nothing piles up in memory while the stream is away.
                 self._to_file(list(self._queue))
