@@ -8,11 +8,12 @@ function setup(thread)
   threads = threads + 1
 end
 
+local headers = { ["Content-Type"] = "application/json", ["baggage"] = "synthetic_request=true" }
 local at = 0
 function request()
   at = at + 1
   local body = bodies[(offset + at) % #bodies + 1]
-  return wrk.format("POST", nil, { ["Content-Type"] = "application/json" }, body)
+  return wrk.format("POST", nil, headers, body)
 end
 
 function done(summary, latency, requests)

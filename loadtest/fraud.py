@@ -10,6 +10,7 @@ from locust import FastHttpUser, events, task
 
 from loadtest.bodies import bodies
 from loadtest.schedule import OnSchedule
+from services.skeleton.http import SYNTHETIC
 from services.skeleton.settings import settings
 
 _NEXT = bodies()
@@ -30,5 +31,5 @@ class Gateway(OnSchedule, FastHttpUser):
     @task  # type: ignore[untyped-decorator]
     def score(self) -> None:
         """Ask about one transaction."""
-        headers = {"Content-Type": "application/json"}
+        headers = {"Content-Type": "application/json", **SYNTHETIC}
         self.client.post("/score", data=next(_NEXT), headers=headers)

@@ -139,6 +139,7 @@ class DecisionEvent(Strict):
     Attributes:
         features: The vector it saw, null for NaN. seqs: By state, the sequence of the row it
             read: 0 for an entity not seen before, null for one that was not read.
+        synthetic: Asked by a load test, about a purchase that never was: no monitor looks at it.
     """
 
     transaction_id: Id
@@ -148,6 +149,7 @@ class DecisionEvent(Strict):
     threshold: float
     model: str
     degraded: bool
+    synthetic: bool = False
     transaction: Transaction
     features: list[float | None]
     seqs: dict[str, int | None]
@@ -286,6 +288,7 @@ DECISIONS = pa.schema(
         pa.field("threshold", pa.float64(), nullable=False),
         pa.field("model", pa.string(), nullable=False),
         pa.field("degraded", pa.bool_(), nullable=False),
+        pa.field("synthetic", pa.bool_(), nullable=False),
         pa.field("features", pa.list_(pa.float64()), nullable=False),
         pa.field("seqs", pa.map_(pa.string(), pa.int64()), nullable=False),
     ]

@@ -41,10 +41,10 @@ def windows() -> Windows:
 
 
 def observe(message: Delivered) -> Observed | None:
-    """One logged decision; None for one that can't be read or was taken without features."""
+    """One logged decision; None for one that was taken without features or for a load test."""
     try:
         event = orjson.loads(message.data)
-        if event["degraded"] or len(event["features"]) != len(FEATURES):
+        if event["degraded"] or event.get("synthetic") or len(event["features"]) != len(FEATURES):
             return None
         vector = np.array(event["features"], dtype=np.float64)[_WHERE]
         at = datetime.fromisoformat(event["transaction"]["event_time"]).timestamp()

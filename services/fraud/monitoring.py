@@ -36,11 +36,12 @@ def newest(lake: Lake, count: int) -> tuple[int, Floats]:
     Raises:
         ValueError: nothing was decided yet. OSError: S3 did not answer.
     """
-    rows = lake.read(DECISIONS_TABLE, ["model", "score", "features", "degraded"])
+    rows = lake.read(DECISIONS_TABLE, ["model", "score", "features", "degraded", "synthetic"])
     if rows is None or not len(rows):
         raise ValueError("nothing was decided yet")
     model = rows["model"][-1].as_py()
-    same = pc.and_(pc.equal(rows["model"], model), pc.invert(rows["degraded"]))
+    left_out = pc.or_(rows["degraded"], rows["synthetic"])
+    same = pc.and_(pc.equal(rows["model"], model), pc.invert(left_out))
     last = rows.filter(same)[-count:]
     flat = pc.list_flatten(last["features"].combine_chunks())
     vectors = flat.to_numpy(zero_copy_only=False).reshape(len(last), -1)

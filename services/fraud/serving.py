@@ -57,6 +57,7 @@ from services.skeleton.http import (
     LimitBody,
     add_direct,
     add_operations,
+    is_synthetic,
     problem,
 )
 from services.skeleton.messages import explain
@@ -123,11 +124,14 @@ class Scorer:
         self.redis_up = True
         self._silent_since = 0.0
 
-    async def score(self, transaction: Transaction, body: bytes, stages: Stages) -> Decision | None:
+    async def score(
+        self, transaction: Transaction, body: bytes, stages: Stages, synthetic: bool = False
+    ) -> Decision | None:
         """Decide one transaction and queue the decision. None while there is no model.
 
         Args:
             body: The JSON it was validated from: what is logged of it.
+            synthetic: See `DecisionEvent`.
         """
         model = self._champion.model
         if model is None:
@@ -142,7 +146,7 @@ class Scorer:
         score = float(model.score(vector, sets)[0])
         stages.mark("infer")
         decision = _decide(transaction, model, score, degraded)
-        self._publish(transaction, body, decision, vector[0], rows)
+        self._publish(transaction, body, decision, vector[0], rows, synthetic)
         stages.mark("encode")
         return decision
 
@@ -192,11 +196,13 @@ class Scorer:
         decision: Decision,
         vector: Floats,
         rows: dict[str, Floats],
+        synthetic: bool,
     ) -> None:
         """Queue what an audit needs: the vector it saw and the sequence of every row."""
         seqs = {name: _seq(row) for name, row in rows.items()}
         event = {
             **decision.__dict__,
+            "synthetic": synthetic,
             "transaction": orjson.Fragment(body),
             "features": vector,
             "seqs": seqs,
@@ -377,7 +383,7 @@ async def _score(scorer: Scorer, request: Request) -> Response:
         # The stream would put it aside: see `ingestion.parse`.
         return problem(422, "event_time: more than a day ahead of the clock")
     stages.mark("validate")
-    decision = await scorer.score(transaction, body, stages)
+    decision = await scorer.score(transaction, body, stages, is_synthetic(request))
     if decision is None:
         return problem(503, "no model is loaded yet: `whiteboard train fraud` makes one")
     decided(decision.decision, decision.degraded)

@@ -33,6 +33,18 @@ def problem(status: int, message: str) -> JsonResponse:
     return JsonResponse({"error": message}, status_code=status)
 
 
+# W3C Baggage: how a load test says what it is, as OpenTelemetry's demo does.
+SYNTHETIC = {"baggage": "synthetic_request=true"}
+
+
+def is_synthetic(request: Request) -> bool:
+    """Whether a load test asks."""
+    for name, value in request.scope["headers"]:
+        if name == b"baggage":
+            return b"synthetic_request=true" in value
+    return False
+
+
 class BodyTooLarge(ValueError):
     """A request body over the limit."""
 

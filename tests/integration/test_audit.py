@@ -89,6 +89,7 @@ def logged(world, count):
             **{name: rows[name] for name in rows.column_names},
             **columns,
             "degraded": pa.array([False] * n),
+            "synthetic": pa.array([False] * n),
             "features": pa.array(world.vectors[-count:].tolist()),
             "seqs": pa.array(seqs, type=pa.map_(pa.string(), pa.int64())),
         }

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 
 import httpx
 import orjson
@@ -17,13 +18,15 @@ from infra.local.engines import engines, free_port
 from services.fraud.bootstrap import make_streams
 from services.fraud.features import FEATURES, STATES, TABULAR, contributions
 from services.fraud.ingestion import DECISIONS_STREAM
+from services.fraud.monitor import observe
 from services.fraud.serving import EXAMPLE, MOST_BYTES, create_app
 from services.skeleton.candidates import Examples
 from services.skeleton.champion import champion_path
+from services.skeleton.http import SYNTHETIC
 from services.skeleton.lake import Lake
 from services.skeleton.model import stamp
 from services.skeleton.promotion import announce
-from services.skeleton.stream import connect
+from services.skeleton.stream import Delivered, connect
 from tests.conftest import card, make_settings, start
 from tests.integration.conftest import until
 from tests.unit.test_ingestion import BAD
@@ -128,6 +131,18 @@ async def test_a_decision_and_its_event(client, own):
     assert event["decision_id"] == decision["decision_id"]
     assert len(event["features"]) == len(FEATURES)
     assert event["seqs"] == {state.name: 0 for state in STATES}
+    assert event["synthetic"] is False
+
+
+async def test_a_load_tests_decisions_say_so(client, own):
+    answer = await client.post("/score", json=EXAMPLE, headers=SYNTHETIC)
+    assert answer.status_code == 200
+    await until(lambda: decisions(own.config))
+    [event] = await decisions(own.config)
+    assert event["synthetic"] is True
+    message = Delivered("fraud.decision.0", orjson.dumps(event), 1, 0, "")
+    assert observe(message) is None
+    assert observe(replace(message, data=orjson.dumps({**event, "synthetic": False})))
 
 
 async def test_it_scores_what_training_would(client, own, world, candidate):
