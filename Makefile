@@ -41,7 +41,7 @@ check: setup
 	$(BIN)/lint-imports --no-cache
 
 test-e2e: setup  ## The whole stack, killed and mended; minutes
-	$(BIN)/pytest -m e2e tests/e2e/test_demo.py
+	$(BIN)/pytest -m e2e tests/e2e/test_demo.py tests/e2e/test_drill.py
 
 test-compose: setup  ## Docker Compose: build, up, kill each container, down, up; minutes
 	$(BIN)/pytest -m e2e tests/e2e/test_compose.py

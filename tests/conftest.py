@@ -31,6 +31,8 @@ from services.skeleton.settings import Settings, settings
 if TYPE_CHECKING:
     from services.cv_inspection.model import ImageModel
     from services.cv_inspection.vision import ImageCandidate
+    from services.fraud.encoder import Lessons
+    from services.fraud.graph import Ledger
 
 # The first example compiles the kernels.
 hypothesis.settings.register_profile("here", deadline=None, derandomize=True)
@@ -147,6 +149,12 @@ class World:
     @property
     def examples(self) -> Examples:
         return Examples(self.vectors[:, : len(TABULAR)], self.fraud, self.amount)
+
+    def lessons(self, ledger: "Ledger") -> "Lessons":
+        from services.fraud.encoder import Lessons
+
+        seqs = self.transactions["seq"].to_numpy()
+        return Lessons.of(ledger, seqs, self.fraud, self.vectors[:, : len(TABULAR)])
 
 
 @pytest.fixture(scope="session")

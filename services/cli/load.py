@@ -5,6 +5,7 @@ from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
+from rich.table import Table
 
 from services.cli.designs import DesignArgument, DesignName
 from services.cli.output import JsonOption, bar, fail, out, say, show_json, table
@@ -77,44 +78,115 @@ def _show(design: str, f: dict[str, Any]) -> None:
 
 
 class What(StrEnum):
-    """What can be put beside the floor."""
+    """What can be measured."""
 
     score = "score"
+    stream = "stream"
+    waterfall = "waterfall"
+    growth = "growth"
 
 
 def bench(
-    what: Annotated[What, typer.Argument(help="score")] = What.score,
+    what: Annotated[What, typer.Argument(help="Which figures.")] = What.score,
     seconds: Annotated[int, typer.Option(min=2, help="Seconds a round.")] = 10,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds, all three in each.")] = 3,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds, of score alone.")] = 3,
     as_json: JsonOption = False,
 ) -> None:
-    """Put /score beside a route that does nothing and beside the design by the book.
+    """Measure the hot paths.
 
-    Needs the running stack, and wrk.
+    score: /score beside a route that does nothing and beside the design by the book (needs wrk).
+    stream: one feature worker, events a second, and freshness at 1,000 a second.
+    waterfall: where a request's time goes, candidate by candidate, with a picture.
+    growth: latency by feature views, customers and cart items; throughput by replicas (needs wrk).
+
+    All but stream need the running stack.
 
     Examples:
-      whiteboard bench score
       whiteboard bench score --seconds 20 --rounds 5 --json
+      whiteboard bench stream
+      whiteboard bench waterfall --json
     """
+    shown = {
+        What.score: lambda: _score(seconds, rounds),
+        What.stream: lambda: _stream(seconds),
+        What.waterfall: lambda: _waterfall(seconds),
+        What.growth: lambda: _growth(seconds),
+    }
+    try:
+        figures, board = shown[what]()
+    except (OSError, RuntimeError, ValueError) as error:
+        fail(str(error))
+    if as_json:
+        show_json(figures)
+        return
+    for part in board:
+        out.print(part)
+
+
+Shown = tuple[dict[str, Any], list[Table | str]]
+
+
+def _score(seconds: int, rounds: int) -> Shown:
     from loadtest.bench import APPS
     from loadtest.bench import bench as run
 
-    try:
-        with bar("three servers in turn") as step:
-            found = run(settings(), seconds, rounds, step)
-    except (FileNotFoundError, RuntimeError) as error:
-        fail(str(error))
-    if as_json:
-        show_json(found)
-        return
+    with bar("three servers in turn") as step:
+        found = run(settings(), seconds, rounds, step)
     board = table("One process each, wrk", "", "requests/s", "p50, ms", "p95", "p99")
     for name in APPS:
         f = found[name]
         row = (f"{f['rps']:,.0f}", *(f"{f[f'p{q}_ms']:.2f}" for q in (50, 95, 99)))
         board.add_row(name.replace("_", " "), *row)
-    out.print(board)
-    out.print(
+    said = (
         f"/score is {found['score_over_noop']:.2f} of the floor and "
         f"{found['score_over_by_the_book']:.1f} times the book; "
         f"{found['degraded']} of its answers were degraded"
     )
+    return found, [board, said]
+
+
+def _stream(seconds: int) -> Shown:
+    from loadtest.stream import bench as run
+
+    found = run(60_000, 1_000, 2 * seconds, bar)
+    board = table("One feature worker, engines of its own", "", "measured")
+    board.add_row(f"{found.events:,} events, drained", f"{found.events_per_s:,.0f}/s")
+    fresh = f"p50 {found.freshness_p50_ms:.0f}, p99 {found.freshness_p99_ms:.0f} ms"
+    board.add_row(f"readable after, at {found.rate:,.0f}/s", fresh)
+    return found.as_json(), [board]
+
+
+def _waterfall(seconds: int) -> Shown:
+    from loadtest.waterfall import RATE, STAGES, plot
+    from loadtest.waterfall import bench as run
+
+    with bar("asking each candidate in turn") as step:
+        found = run(settings(), round(seconds * RATE), step)
+    path = settings().home / "load" / "waterfall.png"
+    plot(found, path)
+    board = table("Stages, ms: p50 / p95", "", *STAGES, "at the client", "publish, off the path")
+    for one in found:
+        pairs = (*(one.stages[s] for s in STAGES), one.client, one.publish)
+        board.add_row(one.name, *(f"{p50:.2f} / {p95:.2f}" for p50, p95 in pairs))
+    figures = {"candidates": [asdict(one) for one in found], "plot": str(path)}
+    return figures, [board, f"picture {path}"]
+
+
+def _growth(seconds: int) -> Shown:
+    from loadtest.growth import bench as run
+
+    found = run(settings(), seconds, bar)
+    titles = {
+        "views": "Feature views a request reads",
+        "customers": "Customers in the store",
+        "items": "Items in the cart",
+        "replicas": "Scorer processes",
+    }
+    boards: list[Table | str] = []
+    for name, points in found.items():
+        second = "worst p99, ms" if name == "replicas" else "p99"
+        board = table(titles[name], "", points[0].unit.partition(";")[0], second, "")
+        for p in points:
+            board.add_row(f"{p.size:,}", f"{p.p50:,.2f}", f"{p.p99:.2f}", p.note)
+        boards.append(board)
+    return {name: [asdict(p) for p in points] for name, points in found.items()}, boards

@@ -8,6 +8,7 @@ from services.cli import (
     candidates,
     demo,
     describe,
+    drill,
     evaluate,
     fault,
     load,
@@ -50,6 +51,7 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("audit")(audit.audit)
 app.command("report")(monitor.report)
 app.command("scorecard")(monitor.scorecard)
+app.command("drill")(drill.drill)
 app.command("describe")(describe.describe)
 app.command("fault")(fault.fault)
 app.command("load")(load.load)

@@ -7,10 +7,7 @@ would seem to see more.
 """
 
 import asyncio
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -26,7 +23,7 @@ from scipy import stats
 from sklearn.metrics import average_precision_score
 
 from features.spec import DAY, Booleans, Floats
-from infra.local.engines import environment, free_port
+from infra.local.apps import same_engines, serving
 from services.fraud import encoder, places
 from services.fraud.candidates import CANDIDATES
 from services.fraud.graph import Ledger
@@ -55,7 +52,6 @@ VALIDATION_DAYS, TEST_DAYS = 5, 10
 DECLINED = 0.01
 CALLS = 3_000
 REQUESTS, REQUESTS_A_SECOND = 1_000, 100.0
-_READY_S = 60.0
 
 
 @dataclass
@@ -156,11 +152,12 @@ def _placed(material: _Material, seed: int, bar: Bar) -> tuple[Floats, Booleans,
     """(N, len(FEATURES)) vectors with places by an encoder of this seed, cold starts, seconds."""
     begin = perf_counter()
     ledger, time_of = material.ledger, times(material.rows)
-    positive = np.zeros(len(ledger.seq), dtype=bool)
-    positive[material.at] = material.rows["fraud"].to_numpy() & material.fit
-    days = places.midnights(time_of.min(), time_of[material.fit].max())
+    fit = material.fit
+    known = material.rows["seq"].to_numpy()[fit], material.rows["fraud"].to_numpy()[fit]
+    lessons = encoder.Lessons.of(ledger, *known, material.tabular[fit])
+    days = places.midnights(time_of.min(), time_of[fit].max())
     with bar(f"graph encoder, seed {seed}") as step:
-        made = encoder.train(ledger, positive, days, places.parameters(), seed, step)
+        made = encoder.train(ledger, lessons, days, places.parameters(), seed, step)
     nights = places.midnights(time_of.min() - DAY, time_of.max())
     with bar("placing everybody, night by night") as step:
         done = places.place_nights(made, ledger, nights, step)
@@ -282,54 +279,20 @@ async def _ask(
 @contextmanager
 def _scorers(settings: Settings, files: Mapping[str, bytes]) -> Iterator[dict[str, str]]:
     """A scorer a file, on a port of its own, without NATS."""
-    running, urls = [], {}
     with tempfile.TemporaryDirectory() as folder:
-        try:
-            for name, data in files.items():
-                path = Path(folder) / f"{name}.onnx"
-                path.write_bytes(data)
-                port = free_port()
-                urls[name] = f"http://127.0.0.1:{port}"
-                running.append(_scorer(settings, path, port))
-            for url in urls.values():
-                _wait_for(url)
+        apps = {}
+        for name, data in files.items():
+            path = Path(folder) / f"{name}.onnx"
+            path.write_bytes(data)
+            changed = {
+                **same_engines(settings),
+                "WHITEBOARD_MODEL_FILE": str(path),
+                "WHITEBOARD_HOME": str(path.with_suffix("")),
+                "WHITEBOARD_NATS_URL": "nats://127.0.0.1:9",
+            }
+            apps[name] = ("services.fraud.serving:create_app", changed)
+        with serving(apps) as urls:
             yield urls
-        finally:
-            for process in running:
-                process.terminate()
-            for process in running:
-                process.wait(20)
-
-
-def _scorer(settings: Settings, model: Path, port: int) -> "subprocess.Popen[bytes]":
-    changed = {
-        "WHITEBOARD_MODEL_FILE": str(model),
-        "WHITEBOARD_HOME": str(model.with_suffix("")),
-        "WHITEBOARD_NATS_URL": "nats://127.0.0.1:9",
-        "WHITEBOARD_REDIS_URL": settings.redis,
-        "OMP_NUM_THREADS": "1",
-    }
-    command = (
-        sys.executable, "-m", "uvicorn", "services.fraud.serving:create_app", "--factory",
-        "--host", "127.0.0.1", "--port", str(port), "--loop", "uvloop", "--http", "httptools",
-        "--no-access-log", "--log-level", "error",
-    )  # fmt: skip
-    quiet = subprocess.DEVNULL
-    return subprocess.Popen(command, env={**environment(), **changed}, stdout=quiet, stderr=quiet)
-
-
-def _wait_for(url: str) -> None:
-    import urllib.request
-
-    end = time.monotonic() + _READY_S
-    while True:
-        try:
-            with urllib.request.urlopen(f"{url}/readyz", timeout=2):
-                return
-        except OSError:
-            if time.monotonic() > end:
-                raise
-            time.sleep(0.1)
 
 
 def figures(result: list[Compared]) -> dict[str, object]:

@@ -14,6 +14,7 @@ algorithm 1; a convolution a relation after Schlichtkrull et al., ESWC 2018.
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from services.skeleton import quiet  # noqa: F401
@@ -30,6 +31,7 @@ from services.fraud.graph import (
     CUSTOMER,
     NODE_INPUTS,
     PARTIES,
+    SHARES,
     Edges,
     Ledger,
     Snapshot,
@@ -38,10 +40,12 @@ from services.fraud.graph import (
 )
 from services.fraud.ingestion import ENTITIES
 from services.skeleton import neural
+from services.skeleton.model import Floats32
 from services.skeleton.progress import Step
 
 # Some parties go without a place while training, so that a head learns what that means.
 _HIDDEN = 0.05
+_SAMPLE = 20_000
 
 
 class Encoder(nn.Module):
@@ -53,22 +57,27 @@ class Encoder(nn.Module):
         self.enter = nn.ModuleDict({e: nn.Linear(NODE_INPUTS, hidden) for e in ENTITIES})
         self.first = _convolution(hidden, hidden)
         self.second = _convolution(hidden, GRAPH_SIZE)
+        # What a node and its neighbours are stays visible beside what their neighbours are.
+        self.past = nn.ModuleDict({e: nn.Linear(2 * hidden, GRAPH_SIZE) for e in ENTITIES})
 
     def forward(
         self, nodes: Mapping[str, Tensor], edges: Mapping[tuple[str, str, str], Tensor]
     ) -> dict[str, Tensor]:
-        state = {e: torch.relu(self.enter[e](x)) for e, x in nodes.items()}
-        state = {e: torch.relu(x) for e, x in self.first(state, edges).items()}
-        return {e: torch.tanh(x) for e, x in self.second(state, edges).items()}
+        own = {e: torch.relu(self.enter[e](x)) for e, x in nodes.items()}
+        near = {e: torch.relu(x) for e, x in self.first(own, edges).items()}
+        far = self.second(near, edges)
+        past = {e: self.past[e](torch.cat([own[e], near[e]], dim=1)) for e in far}
+        return {e: torch.tanh(far[e] + past[e]) for e in far}
 
 
 def _convolution(hidden: int, size: int) -> HeteroConv:
-    """A layer. A customer sums over a month's parties: one very bad one is not averaged away."""
+    """A layer. Of those who share a phone it matters how many are bad; of the rest, what share.
+
+    A sum over a month's purchases would drown the few who share, and saturate the place.
+    """
     convolutions = {
         (sender, relation, receiver): SAGEConv(
-            (hidden, hidden),
-            size,
-            aggr="sum" if receiver == CUSTOMER and relation == "pays" else "mean",
+            (hidden, hidden), size, aggr="sum" if relation == SHARES else "mean"
         )
         for sender, relation, receiver in relations()
     }
@@ -76,22 +85,51 @@ def _convolution(hidden: int, size: int) -> HeteroConv:
 
 
 class _Pairing(nn.Module):
-    """Scores transactions by the places of their parties alone; used in training only."""
+    """Scores transactions by the places of their parties; used in training only.
 
-    def __init__(self) -> None:
+    It sees the tabular features too: a place need not say what the rows say already.
+    """
+
+    def __init__(self, sample: Tensor) -> None:
         super().__init__()
-        self.together = neural.perceptron((2 * len(ENTITIES) - 1) * GRAPH_SIZE, 64)
+        self.columns = neural.Tabular(sample)
+        width = (2 * len(ENTITIES) - 1) * GRAPH_SIZE + 2 * sample.shape[1]
+        self.together = neural.perceptron(width, 64)
 
-    def forward(self, places: Sequence[Tensor]) -> Tensor:
+    def forward(self, places: Sequence[Tensor], rows: Tensor) -> Tensor:
         customer, *others = places
         products = [customer * other for other in others]
-        logits: Tensor = self.together(torch.cat([customer, *others, *products], dim=1))
+        seen = [customer, *others, *products, self.columns(rows)]
+        logits: Tensor = self.together(torch.cat(seen, dim=1))
         return logits.squeeze(1)
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """What the encoder learns from.
+
+    Attributes:
+        positive: (N,) outcome of the ledger's transactions.
+        tabular: (N, F) their tabular features, NaN where they are not known.
+    """
+
+    positive: Booleans
+    tabular: Floats32
+
+    @classmethod
+    def of(cls, ledger: Ledger, seqs: Integers, positive: Booleans, tabular: Floats) -> "Lessons":
+        """Spread what is known of some transactions, by their sequences, over the ledger."""
+        at = np.searchsorted(ledger.seq, seqs)
+        outcome = np.zeros(len(ledger.seq), dtype=bool)
+        outcome[at] = positive
+        rows = np.full((len(ledger.seq), tabular.shape[1]), np.nan, dtype=np.float32)
+        rows[at] = tabular
+        return cls(outcome, rows)
 
 
 def train(
     ledger: Ledger,
-    positive: Booleans,
+    lessons: Lessons,
     midnights: Sequence[float],
     parameters: Mapping[str, Any],
     seed: int,
@@ -100,13 +138,15 @@ def train(
     """Learn to tell a day's frauds by the graph of the midnight before.
 
     Args:
-        positive: (N,) outcome of the ledger's transactions.
+        lessons: Of the ledger's transactions.
         midnights: Beginnings of the days to learn from, event time in seconds.
     """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    encoder, pairing = Encoder(parameters), _Pairing()
     days = [(_tensors(snapshot(ledger, at)), ledger.within(at, at + DAY)) for at in midnights]
+    known = np.concatenate([rows for _, rows in days])
+    sample = torch.from_numpy(lessons.tabular[known[:: max(len(known) // _SAMPLE, 1)]])
+    encoder, pairing = Encoder(parameters), _Pairing(sample)
     total = int(parameters["epochs"]) * len(days) * 2
     weights = [*encoder.parameters(), *pairing.parameters()]
     optimizer = torch.optim.AdamW(weights, weight_decay=float(parameters["decay"]))
@@ -119,8 +159,9 @@ def train(
             (nodes, edges, seen), rows = days[number]
             for part in np.array_split(rng.permutation(rows), 2):
                 found = encoder(nodes, edges)
-                logits = pairing(_gathered(ledger, found, seen, part))
-                target = torch.from_numpy(positive[part].astype(np.float32))
+                rows_seen = torch.from_numpy(lessons.tabular[part])
+                logits = pairing(_gathered(ledger, found, seen, part), rows_seen)
+                target = torch.from_numpy(lessons.positive[part].astype(np.float32))
                 loss = nn.functional.binary_cross_entropy_with_logits(logits, target)
                 optimizer.zero_grad()
                 loss.backward()

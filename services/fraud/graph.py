@@ -1,8 +1,10 @@
 """Who buys where: the graph of customers, merchants, devices and addresses as of one moment.
 
 An edge joins a customer to whoever they dealt with: `pays` for the last 30 days, `recent` for the
-last 7, `disputes` where the charge was disputed. Only what was known at the moment is in it: a
-purchase of the day itself is not, nor a chargeback that came later.
+last 7, `disputes` where the charge was disputed. `shares` joins two customers who paid with one
+device: a device's neighbours are its owner first of all, and by these edges the owner hears of the
+others alone. Only what was known at the moment is in it: a purchase of the day itself is not, nor a
+chargeback that came later.
 """
 
 from collections.abc import Iterator, Mapping
@@ -21,6 +23,9 @@ MEMORY_DAYS, RECENT_DAYS, BUSY_DAYS = 30, 7, 3
 NODE_INPUTS = 5
 # Shared gateways join everybody to everybody within a month: only a week of addresses is used.
 SKIPPED = ("pays", "ip")
+SHARES, SHARED = "shares", "device_id"
+# A device of more customers than this is a counter's, and says nothing of any of them.
+MOST_SHARING = 20
 
 
 @dataclass(frozen=True)
@@ -113,6 +118,7 @@ def snapshot(ledger: Ledger, at: float) -> Snapshot:
         for relation in RELATIONS:
             if (relation, party) != SKIPPED:
                 edges.update(_both_ways(ledger, relation, party, pairs[relation]))
+    edges[CUSTOMER, SHARES, CUSTOMER] = _sharing(ledger, past)
     nodes = {e: _node_inputs(ledger, e, at, past, pairs["disputes"][e]) for e in ENTITIES}
     # The first input counts transactions, the third disputes.
     seen = {e: (inputs[:, 0] > 0) | (inputs[:, 2] > 0) for e, inputs in nodes.items()}
@@ -126,6 +132,7 @@ def relations() -> Iterator[tuple[str, str, str]]:
             if (relation, party) != SKIPPED:
                 yield CUSTOMER, relation, party
                 yield party, relation, CUSTOMER
+    yield CUSTOMER, SHARES, CUSTOMER
 
 
 def _both_ways(
@@ -140,6 +147,18 @@ def _both_ways(
         (party, relation, CUSTOMER): _edges(ledger, party, other, CUSTOMER, customer),
         (CUSTOMER, relation, party): _edges(ledger, CUSTOMER, customer, party, other),
     }
+
+
+def _sharing(ledger: Ledger, past: Integers) -> Edges:
+    """Customers who paid with the same device, nobody with themselves."""
+    used = pd.DataFrame({c: ledger.codes[c][past] for c in (CUSTOMER, SHARED)})
+    used = used[used[SHARED] >= 0].drop_duplicates()
+    users = used[SHARED].map(used[SHARED].value_counts())
+    used = used[(users > 1) & (users <= MOST_SHARING)]
+    pairs = used.merge(used, on=SHARED, suffixes=("", "_other"))[[CUSTOMER, f"{CUSTOMER}_other"]]
+    pairs = pairs[pairs[CUSTOMER] != pairs[f"{CUSTOMER}_other"]].drop_duplicates()
+    sender, receiver = pairs[f"{CUSTOMER}_other"].to_numpy(), pairs[CUSTOMER].to_numpy()
+    return _edges(ledger, CUSTOMER, sender, CUSTOMER, receiver)
 
 
 def _edges(

@@ -18,7 +18,7 @@ from features.log import row_table
 from features.online import OnlineTable
 from features.spec import DAY, SEQ, TIME, VALUES, Booleans, Floats, Integers, Key
 from services.fraud import encoder as encoders
-from services.fraud.encoder import Encoder
+from services.fraud.encoder import Encoder, Lessons
 from services.fraud.features import GRAPH, GRAPH_SIZE, PLACES
 from services.fraud.graph import Ledger, snapshot
 from services.fraud.history import LABELS_TABLE, STATE_LOG, TRANSACTIONS_TABLE
@@ -102,7 +102,7 @@ def ensure(
     settings: Settings,
     lake: Lake,
     days: tuple[float, float],
-    outcome: tuple[Integers, Booleans],
+    known: tuple[Integers, Booleans, Floats],
     seed: int,
     bar: Bar,
 ) -> None:
@@ -110,16 +110,15 @@ def ensure(
 
     Args:
         days: Event time (seconds) of the days to learn from, [begin, end).
-        outcome: (sequences, whether fraud) of the transactions of these days.
+        known: (sequences, whether fraud, tabular features) of the transactions of these days.
     """
     if lake.exists(ENCODER):
         return
     ledger = read_ledger(lake)
-    seqs, fraud = outcome
-    positive = np.isin(ledger.seq, seqs[fraud])
     begin, end = days
+    lessons = Lessons.of(ledger, *known)
     with bar("training the graph encoder") as step:
-        made = encoders.train(ledger, positive, midnights(begin, end), parameters(), seed, step)
+        made = encoders.train(ledger, lessons, midnights(begin, end), parameters(), seed, step)
     with bar("placing everybody, night by night") as step:
         nights = place_nights(made, ledger, midnights(begin, ledger.time.max() + 1.0), step)
     with bar("writing the places") as step:

@@ -32,7 +32,7 @@ from services.skeleton.retraining import Plan, TooFewLabels
 from services.skeleton.settings import Settings
 
 LEAST_LABELLED, LEAST_FRAUDS = 5_000, 30
-_VALIDATION_SHARE = 0.3
+VALIDATION_SHARE = 0.3
 
 
 def fresh(settings: Settings, lake: Lake, card: ModelCard, bar: Bar) -> Labelled:
@@ -58,7 +58,7 @@ def train_on(
     candidate = training.new_candidate(card.candidate)
     candidate.load(native)
     time_of = times(data.rows)
-    late = time_of > np.quantile(time_of, 1 - _VALIDATION_SHARE)
+    late = time_of > np.quantile(time_of, 1 - VALIDATION_SHARE)
     fit, valid = (data.where(chosen) for chosen in (~late, late))
     new = examples(fit.rows, fit.vectors, kind)
     begin = perf_counter()

@@ -8,21 +8,16 @@ nobody's features: it holds on, and shows in the cost once labels have come.
 from collections.abc import Iterator
 
 import numpy as np
-import pyarrow as pa
 
 from monitoring.reference import Reference
 from monitoring.scorecard import Stream
-from services.fraud.features import TABULAR, vectors
-from services.fraud.history import fold_history, simulate
-from services.fraud.ingestion import Events
 from services.fraud.monitor import LEAST_ROWS, reference, watched_columns
 from services.fraud.problem import DISPUTE_WINDOW_DAYS, Kpi
-from services.fraud.simulator.drift import Drift, Schedule
-from services.fraud.simulator.tables import label_table, transaction_table
-from services.fraud.simulator.traffic import DAY_US, START_US, Traffic
-from services.fraud.training import WARM_UP_DAYS, entity_frame, new_candidate, own_frame
-from services.skeleton.candidates import Candidate, Examples
-from services.skeleton.kpi import Booleans, Floats
+from services.fraud.simulator.drift import Drift
+from services.fraud.training import WARM_UP_DAYS, new_candidate
+from services.fraud.world import World, midnight
+from services.skeleton.candidates import Candidate
+from services.skeleton.kpi import Floats
 from services.skeleton.progress import Step
 
 STRENGTHS = (0.25, 0.5, 1.0)
@@ -34,32 +29,6 @@ _ROUNDS = 120
 _CONCEPT_DAYS = 24
 
 
-class World:
-    """A simulated world as the model sees it: (N, F) vectors, by day."""
-
-    def __init__(self, seed: int, days: int, schedule: Schedule = ()) -> None:
-        history = simulate(Traffic(seed, schedule), days, lambda *_: None)
-        pairs = list(zip(history.days, history.seqs, strict=True))
-        transactions = pa.concat_tables([transaction_table(d, seq) for d, (seq, _) in pairs])
-        labels = pa.concat_tables(
-            [label_table(d, np.nonzero(s)[0], s[np.nonzero(s)[0]]) for d, (_, s) in pairs]
-        )
-        events = Events.from_tables(transactions, labels)
-        folded = fold_history(events)
-        before = {name: done.before[events.sighting] for name, done in folded.items()}
-        frame = entity_frame(transactions)
-        self.vectors = vectors(before, own_frame(frame))[:, : len(TABULAR)]
-        self.time = np.array(frame["request_seconds"])
-        self.day = ((self.time * 1e6 - START_US) // DAY_US).astype(np.int64)
-        self.fraud: Booleans = np.concatenate([day.scenario > 0 for day in history.days])
-        self.amount = np.concatenate([d.amount for d in history.days]).astype(np.float64)
-
-    def examples(self, first: int, last: int) -> Examples:
-        """Days `first` up to, not including, `last`."""
-        of = (self.day >= first) & (self.day < last)
-        return Examples(self.vectors[of], self.fraud[of], self.amount[of])
-
-
 class Watched:
     """A world's model and what is normal for it."""
 
@@ -69,7 +38,7 @@ class Watched:
         self.model.parameters["rounds"] = _ROUNDS
         self.model.fit(fit, valid, seed, lambda *_: None)
         self.threshold = Kpi().best_threshold(self.model.score(valid), valid.positive, valid.amount)
-        known = (world.day >= WARM_UP_DAYS) & (world.day < _KNOWN_DAYS)
+        known = world.between(WARM_UP_DAYS, _KNOWN_DAYS)
         score = self.model.score(world.examples(WARM_UP_DAYS, _KNOWN_DAYS))
         self.reference: Reference = reference(world.vectors[known], score, world.time[known])
         costs = self.costs(world, _FIT_DAYS, _LIVE_FROM)
@@ -114,11 +83,13 @@ def streams(seeds: list[int], step: Step) -> Iterator[Stream]:
 def _drifted(seed: int, watched: Watched, drift: str, strength: float) -> Iterator[Stream]:
     change = Drift(**{drift: strength})
     if drift == "concept":
-        world = World(seed, _LIVE_FROM + _CONCEPT_DAYS, ((_at(_LIVE_FROM), change),))
+        world = World(seed, _LIVE_FROM + _CONCEPT_DAYS, ((midnight(_LIVE_FROM), change),))
         yield _stream(watched, world, drift, strength, _LIVE_FROM, _CONCEPT_DAYS)
         return
     onsets = [_LIVE_FROM + number * (_ON + _OFF) for number in range(_ONSETS)]
-    schedule = [part for day in onsets for part in ((_at(day), change), (_at(day + _ON), Drift()))]
+    schedule = [
+        part for day in onsets for part in ((midnight(day), change), (midnight(day + _ON), Drift()))
+    ]
     world = World(seed, onsets[-1] + _ON, tuple(schedule))
     for day in onsets:
         yield _stream(watched, world, drift, strength, day, _ON)
@@ -131,7 +102,3 @@ def _stream(
         watched.reference, drift, strength, watched.windows(world, first, first + days),
         watched.costs(world, first, first + days), watched.clean_cost, DISPUTE_WINDOW_DAYS,
     )  # fmt: skip
-
-
-def _at(day: int) -> int:
-    return START_US + day * DAY_US

@@ -195,13 +195,14 @@ def split(settings: Settings, lake: Lake, candidate: type[Candidate], seed: int,
     rows = training_rows(lake)
     time = times(rows)
     late = time >= time.max() - VALIDATION_DAYS * DAY
-    graph = "graph" in candidate.groups
-    if graph:
-        days = (float(time.min()), float(time[~late].max()))
-        outcome = rows["seq"].to_numpy(), rows["fraud"].to_numpy() & ~late
-        places.ensure(settings, lake, days, outcome, seed, bar)
     with bar("reading point-in-time features"):
-        vectors = point_in_time(settings, rows, graph)
+        vectors = point_in_time(settings, rows, graph=False)
+    if "graph" in candidate.groups:
+        days = (float(time.min()), float(time[~late].max()))
+        seqs, fraud = rows["seq"].to_numpy()[~late], rows["fraud"].to_numpy()[~late]
+        places.ensure(settings, lake, days, (seqs, fraud, vectors[~late]), seed, bar)
+        with bar("reading the places"):
+            vectors = np.hstack([vectors, placed(settings, rows)])
     return Split(
         train=examples(rows.filter(pa.array(~late)), vectors[~late], candidate),
         validation=examples(rows.filter(pa.array(late)), vectors[late], candidate),

@@ -10,13 +10,16 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from time import perf_counter
 
 import orjson
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
+
+from services.skeleton.telemetry import took
 
 log = logging.getLogger(__name__)
 
@@ -28,11 +31,16 @@ _LINGER_S = 0.01
 
 @dataclass(frozen=True)
 class Outgoing:
-    """An event on its way: where to, what, and the id it is known by."""
+    """An event on its way: where to, what, and the id it is known by.
+
+    Attributes:
+        queued: When it was put here, by `perf_counter`; 0 for one that waited on disk.
+    """
 
     subject: str
     id: str
     data: bytes
+    queued: float = field(default=0.0, compare=False)
 
 
 class Outbox:
@@ -61,7 +69,7 @@ class Outbox:
         """Queue an event."""
         if len(self._queue) >= self._most_events:
             self._to_file([self._queue.popleft()])
-        self._queue.append(Outgoing(subject, identity, data))
+        self._queue.append(Outgoing(subject, identity, data, perf_counter()))
         self._wake.set()
 
     async def close(self) -> None:
@@ -97,6 +105,8 @@ class Outbox:
         except asyncio.CancelledError:
             self._to_file(batch)
             raise
+        if not failed:
+            took(("publish", perf_counter() - event.queued) for event in batch)
         self._to_file(failed)
         return not failed
 

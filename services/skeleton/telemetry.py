@@ -1,6 +1,6 @@
 """Metrics and stage timings: the same names and buckets for every service of every design."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from time import perf_counter
 
@@ -83,8 +83,13 @@ class Stages:
 
     def observe(self) -> None:
         """Add the stages to the histograms."""
-        for name, s in self.times.items():
-            _stage(name).observe(s)
+        took(self.times.items())
+
+
+def took(stages: Iterable[tuple[str, float]]) -> None:
+    """Add stages to the histograms, seconds each."""
+    for name, seconds in stages:
+        _stage(name).observe(seconds)
 
 
 def answered(route: str, status: int, seconds: float) -> None:

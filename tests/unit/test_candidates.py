@@ -35,7 +35,8 @@ def placed(world):
     """The world's vectors, with places by a real encoder, if a hasty one."""
     ledger = Ledger.of(world.transactions, world.labels)
     nights = midnights(ledger.time.min() + 2 * DAY, ledger.time.max())
-    made = encoder.train(ledger, world.fraud, nights[:3], {**parameters(), "epochs": 1}, 0, quiet)
+    hasty = {**parameters(), "epochs": 1}
+    made = encoder.train(ledger, world.lessons(ledger), nights[:3], hasty, 0, quiet)
     found = world.vectors.copy()
     found[:, len(TABULAR) :] = columns(ledger, place_nights(made, ledger, nights, quiet))
     return found

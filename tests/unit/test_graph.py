@@ -6,7 +6,7 @@ import pytest
 from features.spec import DAY
 from services.fraud import encoder
 from services.fraud.features import GRAPH, PLACES
-from services.fraud.graph import CUSTOMER, Ledger, relations, snapshot
+from services.fraud.graph import CUSTOMER, MOST_SHARING, SHARES, Ledger, relations, snapshot
 from services.fraud.places import cold, columns, midnights, parameters, place_nights
 
 
@@ -43,6 +43,19 @@ def test_edges_are_the_pairs_that_dealt_before(ledger, at):
     )
 
 
+def test_customers_share_a_device_with_others_alone(ledger, at):
+    found = pairs(snapshot(ledger, at), (CUSTOMER, SHARES, CUSTOMER))
+    past = ledger.time < at
+    customers, devices = ledger.codes[CUSTOMER][past], ledger.codes["device_id"][past]
+    expected = set()
+    for device in np.unique(devices[devices >= 0]):
+        users = np.unique(customers[devices == device]).tolist()
+        if len(users) <= MOST_SHARING:
+            expected |= {(a, b) for a in users for b in users if a != b}
+    assert expected
+    assert found == expected
+
+
 def test_the_future_changes_nothing(world, ledger, at):
     """The snapshot of a lake that ends at the moment is the snapshot of one that goes on."""
     rows = world.transactions.filter(ledger.time < at)
@@ -62,7 +75,8 @@ def labels_before(labels, at):
 
 
 def test_places_depend_on_company_alone_and_unseen_parties_have_none(world, ledger, at):
-    made = encoder.train(ledger, world.fraud, [at], {**parameters(), "epochs": 1}, 0, quiet)
+    lessons = world.lessons(ledger)
+    made = encoder.train(ledger, lessons, [at], {**parameters(), "epochs": 1}, 0, quiet)
     graph = snapshot(ledger, at)
     placed = encoder.place(made, graph)
     for entity, values in placed.items():

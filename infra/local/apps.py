@@ -1,0 +1,74 @@
+"""Web services that a measurement starts for itself: on free ports, waited for, and ended."""
+
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+
+from infra.local.engines import environment, free_port
+from services.skeleton.settings import Settings
+
+_READY_S = 90.0
+
+
+@contextmanager
+def serving(apps: Mapping[str, tuple[str, Mapping[str, str]]]) -> Iterator[dict[str, str]]:
+    """Run some apps, each one process, all on the same server settings.
+
+    Args:
+        apps: By name, "module:factory" and what its environment changes.
+
+    Yields:
+        By name, the base URL.
+
+    Raises:
+        RuntimeError: one does not answer.
+    """
+    with ExitStack() as stack:
+        urls = {name: stack.enter_context(_one(*app)) for name, app in apps.items()}
+        for name, url in urls.items():
+            _wait(name, url)
+        yield urls
+
+
+def same_engines(config: Settings) -> dict[str, str]:
+    """What points an app at the engines of an installation."""
+    return {
+        "WHITEBOARD_NATS_URL": config.nats,
+        "WHITEBOARD_REDIS_URL": config.redis,
+        "WHITEBOARD_S3_ENDPOINT": config.s3,
+    }
+
+
+@contextmanager
+def _one(app: str, changed: Mapping[str, str]) -> Iterator[str]:
+    port = free_port()
+    command = (
+        sys.executable, "-m", "uvicorn", app, "--factory", "--host", "127.0.0.1",
+        "--port", str(port), "--loop", "uvloop", "--http", "httptools", "--no-access-log",
+        "--log-level", "error",
+    )  # fmt: skip
+    quiet = subprocess.DEVNULL
+    environ = {**environment(), "OMP_NUM_THREADS": "1", **changed}
+    process = subprocess.Popen(command, env=environ, stdout=quiet, stderr=quiet)
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def _wait(name: str, url: str) -> None:
+    end = time.monotonic() + _READY_S
+    while True:
+        try:
+            with urllib.request.urlopen(f"{url}/openapi.json", timeout=5):
+                return
+        except OSError:
+            if time.monotonic() > end:
+                raise RuntimeError(
+                    f"{name} did not start: is the stack up? `whiteboard up`"
+                ) from None
+            time.sleep(0.1)

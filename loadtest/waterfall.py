@@ -1,0 +1,137 @@
+"""The latency waterfall: where a request's time goes, candidate by candidate, off real answers.
+
+A scorer for each registered candidate runs beside the stack, decisions published and all; they are
+asked in turn, and every answer's `Server-Timing` says what its stages took.
+"""
+
+import asyncio
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+
+import aiohttp
+import numpy as np
+from matplotlib.figure import Figure
+
+from infra.local.apps import same_engines, serving
+from loadtest.bodies import bodies
+from services.fraud.candidates import CANDIDATES
+from services.skeleton.champion import version_path
+from services.skeleton.http import SYNTHETIC
+from services.skeleton.lake import Lake
+from services.skeleton.progress import Step
+from services.skeleton.registry import Registry
+from services.skeleton.scrape import buckets, quantile
+from services.skeleton.settings import Settings
+
+STAGES = ("validate", "fetch", "read", "infer", "encode")
+RATE = 50.0
+
+
+@dataclass(frozen=True)
+class Waterfall:
+    """One candidate. stages: (p50, p95) ms by stage; client likewise, as the asker saw it.
+
+    publish: (p50, p95) ms from queueing a decision to the stream's acknowledgement, off the path.
+    """
+
+    name: str
+    stages: dict[str, tuple[float, float]]
+    client: tuple[float, float]
+    publish: tuple[float, float]
+
+
+def bench(config: Settings, requests: int, step: Step) -> list[Waterfall]:
+    """Ask every registered candidate the same.
+
+    Raises:
+        ValueError: none is registered. RuntimeError: a scorer does not start.
+    """
+    lake, registry = Lake(config), Registry(config)
+    with tempfile.TemporaryDirectory() as folder:
+        apps = {}
+        for name in sorted(CANDIDATES.all()):
+            version = registry.newest("fraud", name)
+            if version is None:
+                continue
+            path = Path(folder) / f"{name}.onnx"
+            path.write_bytes(lake.get(version_path("fraud", version)))
+            apps[name] = (
+                "services.fraud.serving:create_app",
+                {
+                    **same_engines(config),
+                    "WHITEBOARD_MODEL_FILE": str(path),
+                    "WHITEBOARD_HOME": str(path.with_suffix("")),
+                },
+            )
+        if not apps:
+            raise ValueError("no candidate is registered: `whiteboard train fraud`")
+        with serving(apps) as urls:
+            found = asyncio.run(_ask(urls, list(bodies(requests)), step))
+            published = {name: _published(url) for name, url in urls.items()}
+    return [
+        Waterfall(
+            name=name,
+            stages={s: _quantiles([one[s] for one in answers]) for s in STAGES},
+            client=_quantiles([one["client"] for one in answers]),
+            publish=published[name],
+        )
+        for name, answers in found.items()
+    ]
+
+
+async def _ask(
+    urls: dict[str, str], asked: list[bytes], step: Step
+) -> dict[str, list[dict[str, float]]]:
+    """By candidate, ms by stage of each answer; a tenth is warm-up and left out."""
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in urls}
+    headers = {"Content-Type": "application/json", **SYNTHETIC}
+    async with aiohttp.ClientSession() as http:
+        begin = perf_counter()
+        for number, body in enumerate(asked):
+            await asyncio.sleep(max(begin + number / RATE - perf_counter(), 0.0))
+            for name, url in urls.items():
+                sent = perf_counter()
+                async with http.post(f"{url}/score", data=body, headers=headers) as answer:
+                    await answer.read()
+                    answer.raise_for_status()
+                took = {"client": (perf_counter() - sent) * 1e3}
+                found[name].append(_stages(answer.headers["Server-Timing"]) | took)
+            step(number + 1, len(asked))
+    await asyncio.sleep(0.5)
+    return {name: answers[len(answers) // 10 :] for name, answers in found.items()}
+
+
+def _stages(header: str) -> dict[str, float]:
+    parts = (part.split(";dur=") for part in header.split(", "))
+    return {name: float(ms) for name, ms in parts}
+
+
+def _published(url: str) -> tuple[float, float]:
+    found = buckets(f"{url}/metrics", "stage_duration_seconds", {"stage": "publish"})
+    return quantile({}, found, 0.5) * 1e3, quantile({}, found, 0.95) * 1e3
+
+
+def _quantiles(values: list[float]) -> tuple[float, float]:
+    p50, p95 = np.quantile(values, [0.5, 0.95])
+    return float(p50), float(p95)
+
+
+def plot(found: list[Waterfall], path: Path) -> None:
+    """Medians of the stages, one bar a candidate."""
+    figure = Figure(figsize=(8, 0.9 + 0.6 * len(found)), layout="constrained")
+    axes = figure.subplots()
+    left = np.zeros(len(found))
+    names = [one.name for one in found]
+    for stage in STAGES:
+        width = np.array([one.stages[stage][0] for one in found])
+        axes.barh(names, width, left=left, label=stage)
+        left += width
+    rest = np.array([one.client[0] for one in found]) - left
+    axes.barh(names, np.maximum(rest, 0), left=left, label="HTTP and network", color="lightgrey")
+    axes.set(xlabel="ms, medians")
+    axes.invert_yaxis()
+    axes.legend(ncols=6, fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)

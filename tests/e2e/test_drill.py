@@ -1,0 +1,16 @@
+"""The drill: fraudsters change, the nights answer, and the gate has the last word."""
+
+import pytest
+
+from services.cli.output import bar
+from services.fraud.drill import DRIFT_DAY, run
+
+pytestmark = pytest.mark.e2e
+
+
+def test_retraining_brings_the_cost_down_again():
+    found = run("xgboost", 1.0, 0, bar)
+    assert found.means["drifted"] > 1.3 * found.means["before"]
+    assert found.means["retrained"] < 0.85 * found.means["unattended"]
+    assert any(n.promoted and n.until > DRIFT_DAY for n in found.nights)
+    assert any(n.until and not n.promoted for n in found.nights)
