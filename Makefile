@@ -39,6 +39,9 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	@promtool=$$(command -v $(BIN)/promtool promtool | head -n 1); \
+	if [ -n "$$promtool" ]; then $$promtool check rules infra/prometheus/alerts.yml; \
+	else echo "no promtool here, alert rules are not checked: infra/tools.sh brings it"; fi
 
 test-e2e: setup  ## The whole stack, killed and mended; minutes
 	$(BIN)/pytest -m e2e tests/e2e/test_demo.py tests/e2e/test_drill.py

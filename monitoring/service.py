@@ -23,6 +23,7 @@ from prometheus_client import Counter, Gauge
 
 from monitoring.alerts import DRIFT, Alert, raise_alert
 from monitoring.monitor import Checked, Monitor, Windows
+from monitoring.quality import COST, DETECTOR, Bills, Ledger, Period
 from monitoring.reference import STATISTICS, Reference
 from services.skeleton.champion import reference_path
 from services.skeleton.lake import Lake
@@ -38,6 +39,7 @@ _BATCH = 1_000
 # A window may stay open for long; only then is it acknowledged.
 _ACK_WAIT_S = 86_400.0
 _RETRY_S = 1.0
+_QUALITY_EVERY_S = 30.0
 
 DRIFT_PSI = Gauge("drift_psi", "PSI of a column in the last window", ["column"])
 DRIFT_KS = Gauge("drift_ks", "KS statistic of a column in the last window", ["column"])
@@ -80,6 +82,7 @@ class Watched:
     Attributes:
         observe: Reads a decision with what a reference names; None to leave it out.
         windows: Makes an empty window.
+        bills: How its decisions are judged once labels are in.
     """
 
     design: str
@@ -87,6 +90,7 @@ class Watched:
     subjects: list[str]
     observe: Callable[[Delivered], Observed | None]
     windows: Callable[[], Windows]
+    bills: Bills
 
 
 @dataclass(frozen=True)
@@ -159,22 +163,52 @@ async def serve(config: Settings, watched: Watched) -> None:
     )
     lake = Lake(config)
     watch = Watch(lake, watched)
-    lag = asyncio.create_task(report_lag({NAME: consumer}))
     try:
-        await consumer.start()
-        async for batch in consumer.batches():
-            await _insist(partial(asyncio.to_thread, watch.take, batch))
-            EVENTS.labels(NAME, "watched").inc(len(batch))
-            while watch.closed:
-                closed = watch.closed.popleft()
-                await _insist(partial(_tell, nc, lake, watched.design, closed))
-                await consumer.ack(closed.last)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(report_lag({NAME: consumer}))
+            group.create_task(_watch_quality(nc, Ledger(lake, watched.bills)))
+            group.create_task(_watch_drift(nc, lake, consumer, watch, watched.design))
     finally:
-        lag.cancel()
         await nc.close()
 
 
-async def _insist(work: Callable[[], Awaitable[None]]) -> None:
+async def _watch_drift(
+    nc: Client, lake: Lake, consumer: OrderedConsumer, watch: Watch, design: str
+) -> None:
+    await consumer.start()
+    async for batch in consumer.batches():
+        await _insist(partial(asyncio.to_thread, watch.take, batch))
+        EVENTS.labels(NAME, "watched").inc(len(batch))
+        while watch.closed:
+            closed = watch.closed.popleft()
+            await _insist(partial(_tell, nc, lake, design, closed))
+            await consumer.ack(closed.last)
+
+
+async def _watch_quality(nc: Client, ledger: Ledger) -> None:
+    while True:
+        await _insist(partial(asyncio.to_thread, ledger.look))
+        while ledger.alarms:
+            await _insist(partial(_tell_cost, nc, ledger.design, ledger.alarms.popleft()))
+        await asyncio.sleep(_QUALITY_EVERY_S)
+
+
+async def _tell_cost(nc: Client, design: str, period: Period) -> None:
+    alert = Alert(
+        at=datetime.now(UTC),
+        window_begin=datetime.fromtimestamp(period.begin, UTC),
+        design=design,
+        kind=COST,
+        model=period.model,
+        said=f"a decision costs {period.mean_cost_eur:.2f} EUR, and did not before",
+        findings={DETECTOR: [COST]},
+    )
+    await raise_alert(nc.jetstream(), alert)
+    ALERTS.labels(COST).inc()
+    log.warning("cost: %s", alert.said)
+
+
+async def _insist(work: Callable[[], Awaitable[object]]) -> None:
     """Do something until it succeeds: an engine that is away stops the monitor, nothing else."""
     while True:
         try:

@@ -54,16 +54,18 @@ def reference(pictures: Pictures, score: Floats, seed: int = 0) -> Reference:
     return Reference.of(COLUMNS, rows, drawn, seed)
 
 
-WATCHED_STREAM = Watched(DESIGN, DECISIONS_STREAM, STREAMS[DECISIONS_STREAM], observe, windows)
-
-
 def main() -> None:
     """Start the monitor."""
+    # Not for training, which asks this file for a reference alone.
+    from services.cv_inspection.judged import BILLS
+
     config = settings()
+    stream = STREAMS[DECISIONS_STREAM]
+    watched = Watched(DESIGN, DECISIONS_STREAM, stream, observe, windows, BILLS)
     run_worker(
         config,
         config.metrics_port + 8,
-        lambda: service.serve(config, WATCHED_STREAM),
+        lambda: service.serve(config, watched),
         background=True,
     )
 

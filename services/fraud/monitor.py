@@ -68,16 +68,18 @@ def reference(vectors: Floats, score: Floats, time: Floats) -> Reference:
     return Reference.of(COLUMNS, rows, [d for d in days if len(d) >= LEAST_ROWS])
 
 
-WATCHED_STREAM = Watched("fraud", DECISIONS_STREAM, STREAMS[DECISIONS_STREAM], observe, windows)
-
-
 def main() -> None:
     """Start the monitor."""
+    # Not for training, which asks this file for a reference alone.
+    from services.fraud.judged import BILLS
+
     config = settings()
+    stream = STREAMS[DECISIONS_STREAM]
+    watched = Watched("fraud", DECISIONS_STREAM, stream, observe, windows, BILLS)
     run_worker(
         config,
         config.metrics_port + 7,
-        lambda: service.serve(config, WATCHED_STREAM),
+        lambda: service.serve(config, watched),
         background=True,
     )
 

@@ -95,12 +95,12 @@ async def take_orders(nc: Client, scheduler: Scheduler, design: str) -> None:
 
 
 async def heed_alerts(nc: Client, scheduler: Scheduler, design: str) -> None:
-    """Pass a design's drift alerts on. A lost one comes again while the drift lasts."""
+    """Pass a design's alerts on, of drift and of cost. A lost one comes again while it lasts."""
 
     async def on_alert(message: Msg) -> None:
         scheduler.alert(design, message.data[:200].decode(errors="replace"))
 
-    await nc.subscribe(f"alerts.{design}.drift", cb=on_alert)
+    await nc.subscribe(f"alerts.{design}.*", cb=on_alert)
 
 
 async def serve(config: Settings, designs: list[str]) -> None:

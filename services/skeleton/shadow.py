@@ -43,7 +43,9 @@ SHADOW = pa.schema(
         pa.field("event_time", pa.timestamp("us", tz="UTC"), nullable=False),
         pa.field("decision_id", pa.string(), nullable=False),
         pa.field("version", pa.int64(), nullable=False),
+        pa.field("model", pa.string(), nullable=False),
         pa.field("score", pa.float64(), nullable=False),
+        pa.field("threshold", pa.float64(), nullable=False),
         pa.field("seconds", pa.float64(), nullable=False),
         pa.field("champion_seconds", pa.float64(), nullable=False),
     ]
@@ -128,7 +130,9 @@ class Shadow(Generic[M]):
                 {
                     **logged.fields,
                     "version": challenger.card.version,
+                    "model": f"{challenger.card.candidate}:{challenger.card.version}",
                     "score": score,
+                    "threshold": challenger.card.threshold,
                     "seconds": seconds,
                     "champion_seconds": champion_seconds,
                 }

@@ -11,11 +11,19 @@ from pathlib import Path
 
 import pytest
 
+from services.cv_inspection.simulator.camera import Camera
 from services.fraud.serving import EXAMPLE
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = "whiteboard-test"
 SCORER = "http://127.0.0.1:18080"
+INSPECTOR = "http://127.0.0.1:18081"
+SCRAPED = (
+    "scorer", "feature-worker", "lake-writer", "shadow", "monitor", "inspector",
+    "inspection-worker", "cv-lake-writer", "cv-shadow", "cv-monitor", "scheduler",
+)  # fmt: skip
+OURS = (*SCRAPED, "simulator", "stations", "mlflow")
+ENGINES = ("nats", "redis", "seaweedfs", "prometheus")
 
 
 def docker_answers() -> bool:
@@ -103,7 +111,7 @@ def test_images_and_containers_are_as_promised(stack):
     assert size < 900e6
     code = "import importlib.util as u, sys; sys.exit(any(map(u.find_spec, ['torch', 'xgboost'])))"
     compose("exec", "-T", "scorer", "python", "-c", code)
-    for service in ("scorer", "feature-worker", "lake-writer", "simulator", "mlflow"):
+    for service in OURS:
         found = container(service)
         assert found["Config"]["User"] == "whiteboard"
         assert found["HostConfig"]["ReadonlyRootfs"] is True
@@ -118,19 +126,29 @@ def test_prometheus_scrapes_every_service(stack):
         url = "http://127.0.0.1:19090/api/v1/query?query=up"
         with urllib.request.urlopen(url, timeout=5) as answer:
             result = json.load(answer)["data"]["result"]
-        return {r["metric"]["job"]: r["value"][1] for r in result} == {
-            "scorer": "1", "feature-worker": "1", "lake-writer": "1", "shadow": "1",
-            "scheduler": "1",
-        }  # fmt: skip
+        return {r["metric"]["job"]: r["value"][1] for r in result} == dict.fromkeys(SCRAPED, "1")
 
     until(targets)
 
 
-@pytest.mark.parametrize(
-    "service",
-    ["nats", "redis", "seaweedfs", "scorer", "feature-worker", "lake-writer", "shadow",
-     "scheduler", "mlflow", "simulator", "prometheus"],
-)  # fmt: skip
+def test_pictures_are_inspected(stack):
+    begin = metric(18081, "decisions_total{")
+    until(lambda: metric(18081, "decisions_total{") > begin + 20)
+    found = json.loads(compose("run", "--rm", "-T", "--no-deps", "bootstrap", "whiteboard",
+                               "reconcile", "cv", "--json"))  # fmt: skip
+    assert found["told"] <= 2
+    picture = Camera(5).shot(1).jpeg()
+    request = urllib.request.Request(f"{INSPECTOR}/inspect", picture)
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        assert json.load(answer)["decision"] in ("pass", "reject", "review")
+
+
+def test_the_load_profile_exits_by_its_checks(stack):
+    said = compose("--profile", "load", "run", "--rm", "-T", "load")
+    assert "failed" in said
+
+
+@pytest.mark.parametrize("service", [*ENGINES, *OURS])
 def test_a_killed_container_comes_back(stack, service):
     # From outside: `docker kill` counts as somebody's wish, and is not followed by a restart.
     before = container(service)

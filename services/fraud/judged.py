@@ -1,0 +1,40 @@
+"""Decisions and what became of them, for the monitor that reckons their quality and cost."""
+
+import pandas as pd
+from pyarrow import compute as pc
+
+from features.spec import DAY
+from monitoring.quality import SHADOWED, Bills, since_filter, with_challenger
+from services.fraud.history import DECISIONS_TABLE, LABELS_TABLE
+from services.fraud.problem import DISPUTE_WINDOW_DAYS, Kpi
+from services.skeleton.champion import CHAMPION
+from services.skeleton.lake import Lake
+from services.skeleton.shadow import shadow_table
+
+
+def judged(lake: Lake, since: float) -> pd.DataFrame | None:
+    """Decisions since an event time (seconds) whose dispute window has closed.
+
+    As `monitoring.quality.Bills` wants them; the challenger's are shadow mode's.
+
+    Raises:
+        OSError: S3 does not answer.
+    """
+    newer = since_filter(since)
+    wanted = ["decision_id", "transaction_id", "event_time", "model", "score", "decision",
+              "amount_minor", "synthetic"]  # fmt: skip
+    decisions = lake.read(DECISIONS_TABLE, wanted, newer)
+    labels = lake.read(LABELS_TABLE, ["transaction_id", "fraud"], newer)
+    if decisions is None or labels is None or not len(decisions):
+        return None
+    made = decisions.filter(pc.invert(decisions["synthetic"])).to_pandas()
+    made = made.drop_duplicates("decision_id")
+    known = made["event_time"] < made["event_time"].max() - pd.Timedelta(days=DISPUTE_WINDOW_DAYS)
+    told = labels.select(["transaction_id", "fraud"]).to_pandas().drop_duplicates("transaction_id")
+    made = made[known].merge(told, on="transaction_id")
+    made = made.rename(columns={"fraud": "positive", "amount_minor": "amount"})
+    made = made.assign(role=CHAMPION, stopped=made["decision"] == "decline")
+    return with_challenger(made, lake.read(shadow_table("fraud"), SHADOWED, newer), "decision_id")
+
+
+BILLS = Bills("fraud", judged, Kpi(), DAY)
