@@ -68,8 +68,8 @@ class _Wire(asyncio.Protocol):
         if not self._out:
             loop.call_soon(self._flush)
         self._out.append(packed)
-        if self._watch is None:
-            self._watch = loop.call_later(patience_s, self._give_up)
+        if self._watch is None or self._watch.when() > asked.end:
+            self._look_at(asked.end)
         return asked.answer
 
     def close(self) -> None:
@@ -89,8 +89,14 @@ class _Wire(asyncio.Protocol):
         late = [asked for asked in waiting if asked.end <= loop.time()]
         for asked in late:
             asked.answer.set_exception(TimeoutError("redis does not answer in time"))
-        ends = [asked.end for asked in waiting if not asked.answer.done()]
-        self._watch = loop.call_at(min(ends), self._give_up) if ends else None
+        self._watch = None
+        if ends := [asked.end for asked in waiting if not asked.answer.done()]:
+            self._look_at(min(ends))
+
+    def _look_at(self, end: float) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+        self._watch = asyncio.get_running_loop().call_at(end, self._give_up)
 
     def _take(self, value: Any) -> None:
         asked = self._asked[0]

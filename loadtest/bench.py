@@ -8,14 +8,19 @@ import json
 import shutil
 import subprocess
 import tempfile
+import time
 import urllib.request
+from collections import defaultdict
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 from infra.local.apps import same_engines, serving
 from infra.local.engines import environment
+from infra.local.supervisor import Supervisor
 from loadtest.bodies import bodies
 from services.skeleton.progress import Step
 from services.skeleton.settings import Settings
@@ -28,6 +33,7 @@ APPS = {
 CONNECTIONS = 8
 _BODIES = 20_000
 _WARM_UP_S = 2
+_SETTLE_S = 3.0
 
 
 def bench(config: Settings, seconds: int, rounds: int, step: Step) -> dict[str, Any]:
@@ -38,6 +44,7 @@ def bench(config: Settings, seconds: int, rounds: int, step: Step) -> dict[str, 
         RuntimeError: a server did not start, or failed requests.
     """
     found: dict[str, list[dict[str, float]]] = {name: [] for name in APPS}
+    beside: dict[str, float] = defaultdict(float)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "bodies.jsonl"
         file.write_bytes(b"\n".join(bodies(_BODIES)))
@@ -49,7 +56,13 @@ def bench(config: Settings, seconds: int, rounds: int, step: Step) -> dict[str, 
             for _ in range(rounds):
                 for name, url in urls.items():
                     wrk(f"{url}/score", file, _WARM_UP_S)
+                    before = processor_seconds(config) if name == "score" else {}
                     found[name].append(wrk(f"{url}/score", file, seconds))
+                    if name == "score":
+                        # What may lag reads on for a moment.
+                        time.sleep(_SETTLE_S)
+                        for other, spent in processor_seconds(config).items():
+                            beside[other] += spent - before.get(other, spent)
                     done += 1
                     step(done, rounds * len(APPS))
             degraded = _degraded(urls["score"])
@@ -58,14 +71,26 @@ def bench(config: Settings, seconds: int, rounds: int, step: Step) -> dict[str, 
         for name, runs in found.items()
     }
     score = median["score"]["rps"]
+    decided = sum(one["rps"] * seconds for one in found["score"])
     return {
         **median,
         "score_over_noop": score / median["noop"]["rps"],
         "score_over_by_the_book": score / median["by_the_book"]["rps"],
         "degraded": degraded,
+        "beside_us_a_decision": {n: s / decided * 1e6 for n, s in sorted(beside.items())},
         "rounds": rounds,
         "connections": CONNECTIONS,
     }
+
+
+def processor_seconds(config: Settings) -> dict[str, float]:
+    """Processor time that each process of the running stack has taken so far."""
+    spent = {}
+    for name, pid in Supervisor(config).pids().items():
+        with suppress(psutil.NoSuchProcess):
+            times = psutil.Process(pid).cpu_times()
+            spent[name] = times.user + times.system
+    return spent
 
 
 def _degraded(url: str) -> int:

@@ -4,13 +4,17 @@ import csv
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 from matplotlib.figure import Figure
 
 from infra.local.engines import environment
+from infra.local.supervisor import Supervisor
 from services.skeleton.progress import Step
+from services.skeleton.settings import Settings
 
 WARM_UP_S = 5
 
@@ -63,6 +67,15 @@ def run(design: str, rate: int, seconds: int, folder: Path, step: Step) -> Load:
         html=html,
         plot=plot,
     )
+
+
+def resident_mb(config: Settings) -> dict[str, float]:
+    """Memory of each process of the running stack, MB; none where containers run it."""
+    found = {}
+    for name, pid in Supervisor(config).pids().items():
+        with suppress(psutil.NoSuchProcess):
+            found[name] = psutil.Process(pid).memory_info().rss / 1e6
+    return found
 
 
 def _watch(process: "subprocess.Popen[str]", seconds: int, step: Step) -> None:

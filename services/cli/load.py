@@ -13,6 +13,8 @@ from services.skeleton.settings import settings
 
 _BUDGET_MS = 50.0
 _KNEE_SECONDS = 15
+# Less is how an allocator breathes.
+_GREW_MB = 20
 
 
 def load(
@@ -33,14 +35,17 @@ def load(
       whiteboard load fraud --knee --json
       whiteboard load cv --rate 20
     """
-    from loadtest.run import run
+    from loadtest.run import resident_mb, run
 
     rate = rate or (500 if design is DesignName.fraud else 20)
     folder = settings().home / "load"
     try:
+        before = resident_mb(settings())
         with bar(f"{rate} requests/s") as step:
             found = run(design.value, rate, duration, folder, step)
+        after = resident_mb(settings())
         figures: dict[str, Any] = asdict(found)
+        figures["memory_mb"] = {name: [before.get(name), mb] for name, mb in after.items()}
         if knee:
             figures["knee"] = _knee(design.value, rate)
     except RuntimeError as error:
@@ -73,6 +78,9 @@ def _show(design: str, f: dict[str, Any]) -> None:
     board.add_row("p50, p95, p99", f"{f['p50_ms']:.0f}, {f['p95_ms']:.0f}, {f['p99_ms']:.0f} ms")
     for one in f.get("knee", []):
         board.add_row(f"{one['asked']}/s asked", f"{one['rate']:.0f}/s, p95 {one['p95_ms']:.0f} ms")
+    for name, (before, after) in f["memory_mb"].items():
+        if before and after > before + _GREW_MB:
+            board.add_row(f"memory of {name}", f"{before:,.0f} to {after:,.0f} MB")
     out.print(board)
     say(f"report {f['html']}, plot {f['plot']}")
 
@@ -84,6 +92,7 @@ class What(StrEnum):
     stream = "stream"
     waterfall = "waterfall"
     growth = "growth"
+    swap = "swap"
 
 
 def bench(
@@ -97,6 +106,7 @@ def bench(
     score: /score beside a route that does nothing and beside the design by the book (needs wrk).
     stream: one feature worker, events a second, and freshness at 1,000 a second.
     waterfall: where a request's time goes, candidate by candidate, with a picture.
+    swap: shadow mode on and off in turn, and champions exchanged, at 300 requests/s.
     growth: latency by feature views, customers and cart items; throughput by replicas (needs wrk).
 
     All but stream need the running stack.
@@ -111,6 +121,7 @@ def bench(
         What.stream: lambda: _stream(seconds),
         What.waterfall: lambda: _waterfall(seconds),
         What.growth: lambda: _growth(seconds),
+        What.swap: lambda: _swap(seconds, rounds),
     }
     try:
         figures, board = shown[what]()
@@ -142,7 +153,11 @@ def _score(seconds: int, rounds: int) -> Shown:
         f"{found['score_over_by_the_book']:.1f} times the book; "
         f"{found['degraded']} of its answers were degraded"
     )
-    return found, [board, said]
+    beside = table("Processor time beside the scorer, a decision", "", "us")
+    for name, us in found["beside_us_a_decision"].items():
+        if us >= 1:
+            beside.add_row(name, f"{us:.0f}")
+    return found, [board, said, beside]
 
 
 def _stream(seconds: int) -> Shown:
@@ -170,6 +185,21 @@ def _waterfall(seconds: int) -> Shown:
         board.add_row(one.name, *(f"{p50:.2f} / {p95:.2f}" for p50, p95 in pairs))
     figures = {"candidates": [asdict(one) for one in found], "plot": str(path)}
     return figures, [board, f"picture {path}"]
+
+
+def _swap(seconds: int, rounds: int) -> Shown:
+    from loadtest.swaps import bench as run
+
+    with bar("shadow on and off, then swaps") as step:
+        found = run(settings(), 300.0, float(seconds), rounds, step)
+    board = table(f"{found.requests:,} requests at {found.rate:.0f}/s", "", "measured")
+    board.add_row("failed", str(found.failures))
+    on, off = found.shadow_on_p95_ms, found.shadow_off_p95_ms
+    ratio = f"{on:.1f} and {off:.1f} ms, {found.shadow_ratio:.2f} times"
+    board.add_row("p95 with shadow mode on and off", ratio)
+    during = f"{found.changing_p95_ms:.1f} ms; worst second {found.worst_second_p95_ms:.1f} ms"
+    board.add_row(f"p95 over {found.changes} changes of champion", during)
+    return asdict(found), [board]
 
 
 def _growth(seconds: int) -> Shown:

@@ -41,6 +41,22 @@ async def test_who_gives_up_waiting_disturbs_nobody(redis):
     link.close()
 
 
+async def test_who_waits_too_long_is_told_and_the_patient_are_answered(redis):
+    link = RedisLink(redis[0].redis)
+    await link.ask([("SET", "a", "1")])
+    slow = asyncio.create_task(link.ask([("DEBUG", "SLEEP", "0.3")], 0.05))
+    await asyncio.sleep(0)
+    hasty = asyncio.create_task(link.ask([("GET", "a")], 0.1))
+    patient = asyncio.create_task(link.ask([("GET", "a")], 5.0))
+    for late in (slow, hasty):
+        with pytest.raises(TimeoutError, match="in time"):
+            await late
+    assert await patient == [b"1"]
+    # The late answers were taken off the wire: the next asker gets its own.
+    assert await link.ask([("PING",)], 0.2) == [b"PONG"]
+    link.close()
+
+
 async def test_a_refused_command_and_a_wrong_password_are_named(redis):
     link = RedisLink(redis[0].redis)
     with pytest.raises(ResponseError, match="unknown command"):
