@@ -15,7 +15,7 @@ algorithm 1; a convolution a relation after Schlichtkrull et al., ESWC 2018.
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from services.skeleton import quiet  # noqa: F401
 
@@ -46,6 +46,7 @@ from services.skeleton.progress import Step
 # Some parties go without a place while training, so that a head learns what that means.
 _HIDDEN = 0.05
 _SAMPLE = 20_000
+_LARGEST = 10.0
 
 
 class Encoder(nn.Module):
@@ -54,6 +55,7 @@ class Encoder(nn.Module):
     def __init__(self, parameters: Mapping[str, Any]) -> None:
         super().__init__()
         hidden = int(parameters["hidden"])
+        self.scaled = nn.ModuleDict({e: _Scaled() for e in ENTITIES})
         self.enter = nn.ModuleDict({e: nn.Linear(NODE_INPUTS, hidden) for e in ENTITIES})
         self.first = _convolution(hidden, hidden)
         self.second = _convolution(hidden, GRAPH_SIZE)
@@ -63,11 +65,36 @@ class Encoder(nn.Module):
     def forward(
         self, nodes: Mapping[str, Tensor], edges: Mapping[tuple[str, str, str], Tensor]
     ) -> dict[str, Tensor]:
-        own = {e: torch.relu(self.enter[e](x)) for e, x in nodes.items()}
+        own = {e: torch.relu(self.enter[e](self.scaled[e](x))) for e, x in nodes.items()}
         near = {e: torch.relu(x) for e, x in self.first(own, edges).items()}
         far = self.second(near, edges)
         past = {e: self.past[e](torch.cat([own[e], near[e]], dim=1)) for e in far}
         return {e: torch.tanh(far[e] + past[e]) for e in far}
+
+
+class _Scaled(nn.Module):
+    """Node inputs by their mean and spread.
+
+    Chargebacks are rare, so their inputs hardly vary: as they are, they would be learnt last of
+    all, and they are what matters.
+    """
+
+    mean: Tensor
+    spread: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(NODE_INPUTS))
+        self.register_buffer("spread", torch.ones(NODE_INPUTS))
+
+    def learn(self, nodes: Tensor) -> None:
+        if len(nodes) < 2:  # data without devices, say
+            return
+        self.mean.copy_(nodes.mean(0))
+        self.spread.copy_(nodes.std(0) + 1e-3)
+
+    def forward(self, nodes: Tensor) -> Tensor:
+        return ((nodes - self.mean) / self.spread).clamp(-_LARGEST, _LARGEST)
 
 
 def _convolution(hidden: int, size: int) -> HeteroConv:
@@ -147,6 +174,9 @@ def train(
     known = np.concatenate([rows for _, rows in days])
     sample = torch.from_numpy(lessons.tabular[known[:: max(len(known) // _SAMPLE, 1)]])
     encoder, pairing = Encoder(parameters), _Pairing(sample)
+    first_nodes, *_ = days[0][0]
+    for entity, scaled in encoder.scaled.items():
+        cast(_Scaled, scaled).learn(first_nodes[entity])
     total = int(parameters["epochs"]) * len(days) * 2
     weights = [*encoder.parameters(), *pairing.parameters()]
     optimizer = torch.optim.AdamW(weights, weight_decay=float(parameters["decay"]))

@@ -12,6 +12,7 @@ how many columns there are. Shadow mode is `shadow.py`.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from time import sleep
 
 import numpy as np
 import pandas as pd
@@ -28,6 +29,8 @@ from services.fraud.monitor import watched_columns
 from services.fraud.places import log_tables
 from services.fraud.training import entity_frame, own_frame
 from services.skeleton.lake import Lake
+
+_LOOKS, _LOOK_AGAIN_S = 4, 2.0
 
 
 def newest(lake: Lake, count: int) -> tuple[int, Floats]:
@@ -85,12 +88,29 @@ def audit(lake: Lake) -> Audit:
         OSError: S3 did not answer.
     """
     decisions = lake.read(DECISIONS_TABLE)
-    transactions = lake.read(TRANSACTIONS_TABLE)
-    if decisions is None or transactions is None:
+    events = _events(lake)
+    if decisions is None or events is None:
         return Audit()
-    columns = ["event_time", *ENTITIES, "fraud"]
-    events = Events.from_tables(transactions, lake.read(LABELS_TABLE, columns))
     return compare(events, decisions, log_tables(lake))
+
+
+def _events(lake: Lake) -> Events | None:
+    """All events. A gap is looked at again: a batch is written table by table."""
+    columns = ["event_time", *ENTITIES, "fraud"]
+    for _ in range(_LOOKS):
+        transactions = lake.read(TRANSACTIONS_TABLE)
+        if transactions is None:
+            return None
+        events = Events.from_tables(transactions, lake.read(LABELS_TABLE, columns))
+        if not _gaps(events):
+            break
+        sleep(_LOOK_AGAIN_S)
+    return events
+
+
+def _gaps(events: Events) -> int:
+    """Sequences up to the last that are missing."""
+    return int(events.seq[-1]) - len(events)
 
 
 def compare(
@@ -119,7 +139,7 @@ def compare(
         vectors=len(decisions),
         mismatches=len(wrong),
         events=len(events),
-        gaps=int(events.seq[-1]) - len(events),
+        gaps=_gaps(events),
         degraded=int(pc.sum(decisions["degraded"]).as_py() or 0),
         examples=[_example(decisions, int(i), differs[i], bool(unfounded[i])) for i in wrong[:10]],
     )
