@@ -5,8 +5,10 @@ import contextlib
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 import typer
 
 from infra.local.engines import environment
@@ -16,6 +18,7 @@ from services.cli.up import SeedOption
 from services.skeleton.settings import settings
 
 if TYPE_CHECKING:
+    from services.skeleton.candidates import Floats
     from services.skeleton.history import Record
     from services.skeleton.retraining import Live, Outcome
 
@@ -34,6 +37,7 @@ def swap(
     design: DesignArgument,
     candidate: Annotated[str, typer.Argument(help="Which candidate.")],
     retrain: Annotated[bool, typer.Option(help="Train it even if it is registered.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Say how shadow mode is going.")] = False,
     traffic: TrafficOption = 0,
     patience: PatienceOption = _PATIENCE_S,
     seed: SeedOption = 7,
@@ -45,12 +49,14 @@ def swap(
 
     Examples:
       whiteboard swap fraud deepsets --traffic 200
-      whiteboard swap fraud gnn_xgboost --retrain --json
+      whiteboard swap fraud gnn_xgboost --retrain --watch
       whiteboard swap cv tiny_vit --traffic 10
     """
     from services.skeleton import retraining
 
     live = _live(design, patience, traffic, seed)
+    if watch:
+        live = replace(live, seen=_watcher())
     _decide(
         design,
         lambda plan: retraining.swap(plan, settings(), candidate, seed, bar, retrain, live),
@@ -206,6 +212,24 @@ def _live(design: DesignName, patience: float, rate: float, seed: int) -> "Live"
     from services.skeleton.retraining import Live
 
     return Live(patience, lambda: _traffic(design, rate, seed)) if rate else Live(patience)
+
+
+def _watcher() -> "Callable[[Floats], None]":
+    """Says what shadow mode has measured, whenever it is more than before."""
+    told = 0
+
+    def seen(seconds: "Floats") -> None:
+        nonlocal told
+        if len(seconds) == told:
+            return
+        told = len(seconds)
+        challenger, champion = (
+            "p50 {:.2f}, p95 {:.2f} ms".format(*np.quantile(column, [0.5, 0.95]) * 1e3)
+            for column in seconds.T
+        )
+        say(f"{told:,} shadowed; a call takes the challenger {challenger}, the champion {champion}")
+
+    return seen
 
 
 @contextlib.contextmanager

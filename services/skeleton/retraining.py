@@ -99,10 +99,13 @@ class Live:
 
     Attributes:
         patience_s: How long to wait for the next. traffic: Entered while they are waited for.
+        seen: Called with what was measured so far, (K, 2) seconds of the challenger's and the
+            champion's calls.
     """
 
     patience_s: float = 60.0
     traffic: Callable[[], AbstractContextManager[None]] = nullcontext
+    seen: Callable[[Floats], None] = lambda _: None
 
 
 @dataclass(frozen=True)
@@ -146,7 +149,7 @@ def contest(plan: Plan[M, D], settings: Settings, version: int, bar: Bar, live: 
     try:
         evidence = plan.evidence(settings, lake, models, bar)
         with live.traffic():
-            shadowed = _shadow(plan, settings, version, bar, live.patience_s)
+            shadowed = _shadow(plan, settings, version, bar, live)
     finally:
         asyncio.run(succession.withdraw())
     verdict = _verdict(plan, evidence, shadowed)
@@ -235,13 +238,11 @@ class _Shadowed:
     failure: str = ""
 
 
-def _shadow(
-    plan: Plan[M, D], settings: Settings, version: int, bar: Bar, patience_s: float
-) -> _Shadowed:
+def _shadow(plan: Plan[M, D], settings: Settings, version: int, bar: Bar, live: Live) -> _Shadowed:
     """Wait until the challenger has scored enough live decisions.
 
     Raises:
-        NoTraffic: no decisions came for `patience_s`.
+        NoTraffic: no decisions came for `live.patience_s`.
     """
     before = _request_buckets(plan, settings)
     first = last = asyncio.run(_decisions(plan, settings))
@@ -251,6 +252,7 @@ def _shadow(
         while True:
             seconds = _shadow_seconds(plan, settings, version)
             step(min(len(seconds), wanted), wanted)
+            live.seen(seconds)
             if len(seconds) >= wanted:
                 break
             now = asyncio.run(_decisions(plan, settings))
@@ -260,9 +262,9 @@ def _shadow(
                 none = np.array([np.nan])
                 why = f"shadow: it scored none of {last - first:,} live decisions; it hangs or dies"
                 return _Shadowed(none, none, np.nan, why)
-            if time.monotonic() - quiet_since > patience_s:
+            if time.monotonic() - quiet_since > live.patience_s:
                 raise NoTraffic(
-                    f"no live decisions for {patience_s:.0f} s, {len(seconds)} of {wanted} "
+                    f"no live decisions for {live.patience_s:.0f} s, {len(seconds)} of {wanted} "
                     f"shadowed: run `whiteboard simulate {plan.design}` beside this"
                 )
             time.sleep(_EVERY_S)

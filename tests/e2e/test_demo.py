@@ -1,5 +1,6 @@
 """The whole stack as a newcomer runs it: from nothing, again, killed, taken away, and down."""
 
+import asyncio
 import json
 import os
 import signal
@@ -12,7 +13,13 @@ import psutil
 import pytest
 
 from infra.local.engines import environment
+from services.skeleton.champion import CHALLENGER, champion_path
+from services.skeleton.lake import Lake
+from services.skeleton.promotion import announce
+from services.skeleton.settings import Settings
+from services.skeleton.stream import connect
 from tests.conftest import DATA, make_settings
+from tests.unit.test_challengers import slowed
 
 pytestmark = pytest.mark.e2e
 KEYS = (
@@ -42,6 +49,10 @@ class Installation:
 
     def figures(self, *arguments: str) -> dict:
         return json.loads(self.run(*arguments, "--json"))
+
+    def settings(self) -> Settings:
+        ours = {k: v for k, v in self.env.items() if k.startswith("WHITEBOARD_")}
+        return Settings(**{k.removeprefix("WHITEBOARD_").lower(): v for k, v in ours.items()})
 
     def begin(self, *arguments: str) -> "subprocess.Popen[str]":
         command = [sys.executable, "-m", "services.cli.main", *arguments]
@@ -143,6 +154,28 @@ def test_swap_and_rollback_under_load_fail_no_request(here):
     assert found["failures"] == 0
     events = [r["event"] for r in here.figures("history", "fraud")["history"]]
     assert events[-1] == "rolled_back"
+
+
+def test_a_challenger_that_hangs_touches_no_response(here):
+    """A call of some minutes: shadow mode is stuck in it, and nobody else notices."""
+    config = here.settings()
+    lake = Lake(config)
+    hung = slowed(lake.get(champion_path("fraud")), turns=3_000)
+    lake.put(champion_path("fraud", CHALLENGER), hung)
+    running = here.begin("simulate", "fraud", "--rate", "100", "--seconds", "30", "--json")
+    time.sleep(3)
+    asyncio.run(told(config, 99))
+    found = json.loads(running.communicate(timeout=120)[0])
+    asyncio.run(told(config, None))
+    assert (found["failures"], found["requests"]) == (0, 3_000)
+    assert found["p95_ms"] < 50
+    assert here.figures("status")["scorer"]["model"].startswith("xgboost")
+
+
+async def told(config, version):
+    nc = await connect(config, "test")
+    await announce(nc, "fraud", version, CHALLENGER)
+    await nc.close()
 
 
 def test_a_night_without_enough_labels_says_so_and_changes_nothing(here):

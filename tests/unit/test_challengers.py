@@ -53,8 +53,8 @@ def leaking(examples: Examples) -> Examples:
     return Examples(vectors, examples.positive, examples.amount)
 
 
-def slowed(model: bytes) -> bytes:
-    """The same scores, after a detour through many large products that add nothing."""
+def slowed(model: bytes, turns: int = 3) -> bytes:
+    """The same scores, after a detour through large products that add nothing."""
     proto = onnx.load_model_from_string(model)
     graph = proto.graph
     graph.node[-1].output[0] = "plain"
@@ -65,9 +65,9 @@ def slowed(model: bytes) -> bytes:
     graph.node.append(helper.make_node("ReduceSum", ["plain"], ["seed"], keepdims=0))
     graph.node.append(helper.make_node("ConstantOfShape", ["shape"], ["block"], value=fill))
     graph.node.append(helper.make_node("Add", ["block", "seed"], ["turn0"]))
-    for i in range(3):
+    for i in range(turns):
         graph.node.append(helper.make_node("MatMul", [f"turn{i}", "block"], [f"turn{i + 1}"]))
-    graph.node.append(helper.make_node("ReduceSum", ["turn3"], ["nothing"], keepdims=0))
+    graph.node.append(helper.make_node("ReduceSum", [f"turn{turns}"], ["nothing"], keepdims=0))
     graph.node.append(helper.make_node("Add", ["plain", "nothing"], [OUTPUT]))
     return proto.SerializeToString()
 
