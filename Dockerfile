@@ -10,7 +10,7 @@ COPY requirements-serve.lock .
 RUN pip install --no-cache-dir -r requirements-serve.lock
 COPY features features
 COPY services services
-COPY infra/docker/serve /usr/local/bin/serve
+COPY infra/docker/serve infra/docker/healthy /usr/local/bin/
 USER whiteboard
 EXPOSE 8080
 CMD ["serve"]
@@ -30,5 +30,7 @@ COPY loadtest loadtest
 COPY monitoring monitoring
 COPY services services
 RUN pip install --no-cache-dir --no-deps --no-build-isolation -e .
+COPY infra/docker/healthy /usr/local/bin/
 USER whiteboard
+ENV MPLCONFIGDIR=/tmp/matplotlib
 CMD ["whiteboard", "--help"]
