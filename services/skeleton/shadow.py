@@ -36,6 +36,7 @@ BATCH_BUDGET_S = 2.0
 _HANGS_S = 20.0
 _LINGER_S = 1.0
 _LOOK_S = 0.25
+_FORGET_TRIES = 3
 
 SHADOW = pa.schema(
     [
@@ -180,12 +181,24 @@ async def _follow(consumer: OrderedConsumer, shadow: Shadow[M], challenger: Chal
         reading = group.create_task(consume(consumer, shadow.handle))
         reporting = group.create_task(report_lag({NAME: consumer}))
         await _changed(challenger, there=False)
-        reading.cancel()
-        reporting.cancel()
+        await _end(reading, reporting)
     LAG.labels(NAME).set(0)
     # Left behind by an outage, the next challenger begins where this one ended: no harm.
-    with suppress(NatsError, OSError, TimeoutError):
-        await consumer.forget()
+    for _ in range(_FORGET_TRIES):
+        with suppress(NatsError, OSError, TimeoutError):
+            await consumer.forget()
+            return
+
+
+async def _end(*tasks: asyncio.Task[None]) -> None:
+    """Cancel tasks until they have ended.
+
+    Before Python 3.12 `asyncio.wait_for` loses a cancellation that meets its answer.
+    """
+    while pending := [task for task in tasks if not task.done()]:
+        for task in pending:
+            task.cancel()
+        await asyncio.wait(pending, timeout=1.0)
 
 
 async def _changed(challenger: Challenger[M], there: bool) -> None:

@@ -205,6 +205,7 @@ class OrderedConsumer:
         """Give up the place in the stream, and listen no more."""
         if self._listening is not None:
             await self._listening.unsubscribe()
+            self._listening = None
         with suppress(NotFoundError):
             await self._js.delete_consumer(self._stream, self._durable)
 
