@@ -9,17 +9,19 @@ tests hold it so. (https://docs.feast.dev/reference/online-stores/redis, entity 
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
+from typing import Any
 
 import mmh3
 import numpy as np
 from google.protobuf.timestamp_pb2 import Timestamp
 from redis import Redis
-from redis.client import Pipeline
 
 from features.link import PATIENCE_S, Command, RedisLink
 from features.spec import SEQ, TIME, Floats, Key, View
 
 PROJECT = "whiteboard"
+Places = dict[str, list[bytes]]
 
 _PROJECT = PROJECT.encode()
 _STRING = struct.pack("<I", 2)  # feast.types.Value.proto: ValueType.STRING
@@ -95,6 +97,18 @@ class Layout:
         """A row as it is stored."""
         return self.header + row.tobytes()
 
+    def reads(self, addresses: Sequence[bytes]) -> list[Command]:
+        """What to ask Redis for the rows at K addresses, each made by `key`."""
+        return [("HGET", address, self.field) for address in addresses]
+
+    def writes(self, addresses: Sequence[bytes], rows: Floats) -> list[Command]:
+        """What to tell Redis to keep K rows; one that holds nothing is left out."""
+        return [
+            ("HSET", address, self.field, self.value(row), self.stamp, _timestamp(row[TIME]))
+            for address, row in zip(addresses, rows, strict=True)
+            if row[SEQ] > 0
+        ]
+
     def decode(self, raws: Sequence[bytes | None]) -> Floats:
         """(K, width) rows out of K raw values; zeros for one never written.
 
@@ -148,8 +162,39 @@ class OnlineReader:
         return rows
 
 
+class OwnedRows:
+    """Rows of several states, for the worker that owns them: read many, fold, write many."""
+
+    def __init__(self, redis: RedisLink, states: Sequence[View]) -> None:
+        self._redis = redis
+        self._layouts = {state.name: Layout.of(state) for state in states}
+
+    def locate(self, keys: Mapping[str, Sequence[Key]]) -> Places:
+        """By state name, where the rows of its K entities are kept."""
+        return {name: list(map(self._layouts[name].key, asked)) for name, asked in keys.items()}
+
+    async def read(self, places: Places) -> dict[str, Floats]:
+        """By state name, (K, width) rows, zeros for the unseen.
+
+        Raises:
+            redis.RedisError, OSError: Redis is away.
+        """
+        commands = [c for name, at in places.items() for c in self._layouts[name].reads(at)]
+        answers = iter(await self._redis.ask(commands))
+        return {
+            name: self._layouts[name].decode(list(islice(answers, len(at))))
+            for name, at in places.items()
+        }
+
+    async def write(self, places: Places, rows: Mapping[str, Floats]) -> None:
+        """Write rows back, those that hold anything. Raises as `read` does."""
+        layouts = self._layouts
+        commands = [c for name, at in places.items() for c in layouts[name].writes(at, rows[name])]
+        await self._redis.ask(commands)
+
+
 class OnlineTable:
-    """One state's rows in Redis, for their owner: read many, fold, write many."""
+    """One state's rows in Redis, in bulk, for whoever is no stream worker."""
 
     def __init__(self, redis: Redis, state: View) -> None:
         self._redis = redis
@@ -157,51 +202,22 @@ class OnlineTable:
 
     def load(self, keys: Sequence[Key]) -> Floats:
         """(K, width) rows of K entities, zeros for the unseen. Raises redis.RedisError."""
-        [rows] = load_many(self._redis, [(self, keys)])
-        return rows
+        return self._layout.decode(self._execute(self._layout.reads(self._locate(keys))))
 
-    def ask(self, pipeline: Pipeline, keys: Sequence[Key]) -> None:
-        """Put the reading of K rows into a pipeline."""
-        for key in keys:
-            pipeline.execute_command("HGET", self._layout.key(key), self._layout.field)
-
-    def decode(self, answers: Sequence[bytes | None]) -> Floats:
-        """(K, width) rows out of what a pipeline answered."""
-        return self._layout.decode(answers)
+    def store(self, keys: Sequence[Key], rows: Floats) -> None:
+        """Write K rows, those that hold anything. Raises redis.RedisError."""
+        self._execute(self._layout.writes(self._locate(keys), rows))
 
     def clear(self) -> None:
         """Delete all rows of the state. Raises redis.RedisError."""
         pattern = _literal(self._layout.prefix) + b"*" + PROJECT.encode()
+        self._execute([("DEL", key) for key in self._redis.scan_iter(pattern, count=10_000)])
+
+    def _locate(self, keys: Sequence[Key]) -> list[bytes]:
+        return list(map(self._layout.key, keys))
+
+    def _execute(self, commands: Sequence[Command]) -> list[Any]:
         pipeline = self._redis.pipeline(transaction=False)
-        for key in self._redis.scan_iter(pattern, count=10_000):
-            pipeline.delete(key)
-        pipeline.execute()
-
-    def store(self, keys: Sequence[Key], rows: Floats) -> None:
-        """Write K rows, those that hold anything. Raises redis.RedisError."""
-        store_many(self._redis, [(self, keys, rows)])
-
-    def write(self, pipeline: Pipeline, keys: Sequence[Key], rows: Floats) -> None:
-        """Put the writing of K rows, those that hold anything, into a pipeline."""
-        layout = self._layout
-        for key, row in zip(keys, rows, strict=True):
-            if row[SEQ] > 0:
-                fields = (layout.field, layout.value(row), layout.stamp, _timestamp(row[TIME]))
-                pipeline.execute_command("HSET", layout.key(key), *fields)
-
-
-def load_many(redis: Redis, asked: Sequence[tuple[OnlineTable, Sequence[Key]]]) -> list[Floats]:
-    """Rows of several tables in one round trip. Raises redis.RedisError."""
-    pipeline = redis.pipeline(transaction=False)
-    for table, keys in asked:
-        table.ask(pipeline, keys)
-    answers = iter(pipeline.execute())
-    return [table.decode([next(answers) for _ in keys]) for table, keys in asked]
-
-
-def store_many(redis: Redis, written: Sequence[tuple[OnlineTable, Sequence[Key], Floats]]) -> None:
-    """Write rows of several tables in one round trip. Raises redis.RedisError."""
-    pipeline = redis.pipeline(transaction=False)
-    for table, keys, rows in written:
-        table.write(pipeline, keys, rows)
-    pipeline.execute()
+        for command in commands:
+            pipeline.execute_command(*command)
+        return pipeline.execute()

@@ -87,7 +87,6 @@ class Watched:
 
     design: str
     stream: str
-    subjects: list[str]
     observe: Callable[[Delivered], Observed | None]
     windows: Callable[[], Windows]
     bills: Bills
@@ -158,9 +157,7 @@ class Watch:
 async def serve(config: Settings, watched: Watched) -> None:
     """Run until cancelled."""
     nc = await connect(config, f"{watched.design}-{NAME}", patience_s=60.0)
-    consumer = OrderedConsumer(
-        nc, watched.stream, NAME, watched.subjects, _BATCH, ack_wait_s=_ACK_WAIT_S
-    )
+    consumer = OrderedConsumer(nc, watched.stream, NAME, batch=_BATCH, ack_wait_s=_ACK_WAIT_S)
     lake = Lake(config)
     watch = Watch(lake, watched)
     try:

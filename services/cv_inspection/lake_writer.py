@@ -10,7 +10,6 @@ from services.cv_inspection.ingestion import (
     DECISIONS_STREAM,
     INSPECTIONS,
     STREAM,
-    STREAMS,
     VERDICT,
     VERDICTS,
     parse_inspection,
@@ -20,7 +19,7 @@ from services.skeleton import lake_writer
 from services.skeleton.lake_writer import Row
 from services.skeleton.process import run_worker
 from services.skeleton.settings import Settings, settings
-from services.skeleton.stream import Delivered
+from services.skeleton.stream import EVERYTHING, Delivered
 
 NAME, VERDICTS_NAME = "cv-lake", "cv-lake-verdicts"
 INSPECTIONS_TABLE, VERDICTS_TABLE = "cv/inspections", "cv/verdicts"
@@ -46,8 +45,8 @@ def to_row(message: Delivered) -> tuple[str, Row]:
 async def serve(config: Settings) -> None:
     """Run until cancelled."""
     streams = {
-        NAME: (DECISIONS_STREAM, STREAMS[DECISIONS_STREAM]),
-        VERDICTS_NAME: (STREAM, [f"{VERDICT}.>"]),
+        NAME: (DECISIONS_STREAM, EVERYTHING),
+        VERDICTS_NAME: (STREAM, f"{VERDICT}.>"),
     }
     await lake_writer.serve(config, streams, SCHEMAS, to_row, DEAD)
 

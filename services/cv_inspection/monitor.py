@@ -10,7 +10,7 @@ from monitoring.monitor import Windows
 from monitoring.reference import Reference
 from monitoring.service import Observed, Watched
 from services.cv_inspection.features import QUALITY
-from services.cv_inspection.ingestion import DECISIONS_STREAM, STREAMS, parse_inspection
+from services.cv_inspection.ingestion import DECISIONS_STREAM, parse_inspection
 from services.cv_inspection.model import DESIGN
 from services.cv_inspection.pictures import Pictures
 from services.skeleton.kpi import Floats
@@ -60,8 +60,7 @@ def main() -> None:
     from services.cv_inspection.judged import BILLS
 
     config = settings()
-    stream = STREAMS[DECISIONS_STREAM]
-    watched = Watched(DESIGN, DECISIONS_STREAM, stream, observe, windows, BILLS)
+    watched = Watched(DESIGN, DECISIONS_STREAM, observe, windows, BILLS)
     run_worker(
         config,
         config.metrics_port + 8,

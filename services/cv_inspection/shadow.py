@@ -4,7 +4,6 @@ import numpy as np
 
 from services.cv_inspection.ingestion import (
     DECISIONS_STREAM,
-    STREAMS,
     InspectionEvent,
     decode,
     parse_inspection,
@@ -60,10 +59,7 @@ def _event(message: Delivered) -> InspectionEvent | None:
 async def serve(config: Settings) -> None:
     """Run until cancelled."""
     pictures = Pictures(Lake(config, config.inbox))
-    subjects = STREAMS[DECISIONS_STREAM]
-    await shadow.serve(
-        config, DESIGN, read_model, pictures.prepare, DECISIONS_STREAM, subjects, BATCH
-    )
+    await shadow.serve(config, DESIGN, read_model, pictures.prepare, DECISIONS_STREAM, BATCH)
 
 
 def main() -> None:

@@ -143,7 +143,7 @@ async def serve(config: Settings) -> None:
     await asyncio.to_thread(champion.load)
     inbox, results = Lake(config, config.inbox), Lake(config, config.results)
     worker = InspectionWorker(nc.jetstream(), inbox, results, champion)
-    consumer = OrderedConsumer(nc, STREAM, NAME, [f"{IMAGE}.>"], BATCH)
+    consumer = OrderedConsumer(nc, STREAM, NAME, f"{IMAGE}.>", BATCH)
     try:
         async with asyncio.TaskGroup() as group:
             group.create_task(champion.watch(nc))

@@ -11,14 +11,14 @@ import time
 from collections.abc import Sequence
 
 from nats.js import JetStreamContext
-from redis import Redis
 
 from features.folding import fold_events, identify
-from features.online import OnlineTable, load_many, store_many
+from features.link import RedisLink
+from features.online import OwnedRows
 from features.spec import State
 from services.fraud.features import STATES, contributions
-from services.fraud.ingestion import DEAD, STREAM, Event, Events, owned_subjects, parse
-from services.skeleton.process import report_lag, run_worker
+from services.fraud.ingestion import DEAD, STREAM, Event, Events, owned_subject, parse
+from services.skeleton.process import report_lag, run_worker, settle
 from services.skeleton.settings import Settings, settings
 from services.skeleton.stream import Delivered, OrderedConsumer, connect, consume, dead_letter
 from services.skeleton.telemetry import EVENTS, FRESHNESS_SECONDS
@@ -32,42 +32,40 @@ class FeatureWorker:
     """Folds batches into the rows of some states."""
 
     def __init__(
-        self, js: JetStreamContext, redis: Redis, states: Sequence[State], name: str = NAME
+        self, js: JetStreamContext, redis: RedisLink, states: Sequence[State], name: str = NAME
     ) -> None:
         self._js = js
         self._states = states
-        self._redis = redis
-        self._tables = {state.name: OnlineTable(redis, state) for state in states}
+        self._rows = OwnedRows(redis, states)
         self._name = name
 
     async def handle(self, batch: list[Delivered]) -> None:
         """Fold one batch; what can't be read goes to the dead letters.
 
         Raises:
-            redis.RedisError, nats.errors.Error: an engine is away; try the same batch again.
+            redis.RedisError, OSError, nats.errors.Error: an engine is away; try the batch again.
         """
         events, seqs = await self._parse(batch)
         if events:
-            self.fold(Events.of(events, seqs))
+            await self.fold(Events.of(events, seqs))
         now = time.time()
         for message in batch:
             FRESHNESS_SECONDS.observe(max(now - message.published_us / 1e6, 0.0))
         EVENTS.labels(self._name, "folded").inc(len(events))
 
-    def warm_up(self) -> None:
+    async def warm_up(self) -> None:
         """Load the compiled kernel now rather than under the first events."""
-        self.fold(Events.of([], []))
+        await self.fold(Events.of([], []))
 
-    def fold(self, events: Events) -> None:
-        """Read the rows that N events touch, fold, write them back. Raises redis.RedisError."""
+    async def fold(self, events: Events) -> None:
+        """Read the rows that N events touch, fold, write them back. Raises as `handle` does."""
         found = {state.name: identify(state, events.keys) for state in self._states}
-        rows = {name: codes for name, (codes, _) in found.items()}
-        loaded = load_many(self._redis, [(self._tables[n], keys) for n, (_, keys) in found.items()])
-        tables = dict(zip(found, loaded, strict=True))
-        fold_events(self._states, events, rows, tables, contributions)
-        store_many(
-            self._redis, [(self._tables[n], keys, tables[n]) for n, (_, keys) in found.items()]
-        )
+        codes = {name: rows for name, (rows, _) in found.items()}
+        keys = {name: distinct for name, (_, distinct) in found.items()}
+        places = self._rows.locate(keys)
+        rows = await self._rows.read(places)
+        fold_events(self._states, events, codes, rows, contributions)
+        await self._rows.write(places, rows)
 
     async def _parse(self, batch: list[Delivered]) -> tuple[list[Event], list[int]]:
         events: list[Event] = []
@@ -87,16 +85,17 @@ async def serve(config: Settings, entity: str | None, shard: int | None) -> None
     nc = await connect(config, "feature-worker", patience_s=60.0)
     name = NAME if entity is None else f"{NAME}-{entity}-{shard}"
     states = [s for s in STATES if entity in (None, s.shard)]
-    subjects = owned_subjects(entity, shard)
-    consumer = OrderedConsumer(nc, STREAM, name, subjects, linger_s=LINGER_S)
-    redis = Redis.from_url(config.redis, socket_timeout=5.0)
+    consumer = OrderedConsumer(nc, STREAM, name, owned_subject(entity, shard), linger_s=LINGER_S)
+    redis = RedisLink(config.redis)
     worker = FeatureWorker(nc.jetstream(), redis, states, name)
     lag = asyncio.create_task(report_lag({name: consumer}))
-    worker.warm_up()
+    await worker.warm_up()
+    settle()
     try:
         await consume(consumer, worker.handle)
     finally:
         lag.cancel()
+        redis.close()
         await nc.close()
 
 

@@ -34,7 +34,7 @@ from pydantic import (
 from features.spec import Columns
 from services.fraud.problem import CURRENCY
 from services.skeleton.messages import explain
-from services.skeleton.stream import Delivered
+from services.skeleton.stream import EVERYTHING, Delivered
 
 STREAM = "FRAUD"
 DECISIONS_STREAM = "FRAUD_DECISIONS"
@@ -169,12 +169,12 @@ def subject(prefix: str, parties: Parties, shards: int) -> str:
     return ".".join((prefix, *tokens))
 
 
-def owned_subjects(entity: str | None = None, number: int | None = None) -> list[str]:
+def owned_subject(entity: str | None = None, number: int | None = None) -> str:
     """What a feature worker subscribes to: all of it, or one shard of one entity."""
     if entity is None:
-        return STREAMS[STREAM]
+        return EVERYTHING
     tokens = [str(number) if e == entity else "*" for e in ENTITIES]
-    return [".".join((prefix, *tokens)) for prefix in (TX, LABEL)]
+    return ".".join(("fraud.*", *tokens))
 
 
 def parse(message: Delivered) -> Event:

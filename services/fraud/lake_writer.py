@@ -12,7 +12,6 @@ from services.fraud.ingestion import (
     DECISIONS_STREAM,
     LABELS,
     STREAM,
-    STREAMS,
     TRANSACTIONS,
     DecisionEvent,
     LabelEvent,
@@ -23,7 +22,7 @@ from services.skeleton.lake_writer import Row
 from services.skeleton.messages import explain
 from services.skeleton.process import run_worker
 from services.skeleton.settings import Settings, settings
-from services.skeleton.stream import Delivered
+from services.skeleton.stream import EVERYTHING, Delivered
 
 NAME = "lake"
 DECISIONS_NAME = "lake-decisions"
@@ -62,10 +61,7 @@ def _decision_row(data: bytes) -> Row:
 
 async def serve(config: Settings) -> None:
     """Run until cancelled."""
-    streams = {
-        name: (stream, STREAMS[stream])
-        for name, stream in ((NAME, STREAM), (DECISIONS_NAME, DECISIONS_STREAM))
-    }
+    streams = {NAME: (STREAM, EVERYTHING), DECISIONS_NAME: (DECISIONS_STREAM, EVERYTHING)}
     await lake_writer.serve(config, streams, SCHEMAS, to_row, DEAD)
 
 

@@ -16,7 +16,7 @@ from monitoring.monitor import Windows
 from monitoring.reference import Reference
 from monitoring.service import Observed, Watched
 from services.fraud.features import FEATURES, TABULAR
-from services.fraud.ingestion import DECISIONS_STREAM, STREAMS
+from services.fraud.ingestion import DECISIONS_STREAM
 from services.skeleton.process import run_worker
 from services.skeleton.settings import settings
 from services.skeleton.stream import Delivered
@@ -74,8 +74,7 @@ def main() -> None:
     from services.fraud.judged import BILLS
 
     config = settings()
-    stream = STREAMS[DECISIONS_STREAM]
-    watched = Watched("fraud", DECISIONS_STREAM, stream, observe, windows, BILLS)
+    watched = Watched("fraud", DECISIONS_STREAM, observe, windows, BILLS)
     run_worker(
         config,
         config.metrics_port + 7,

@@ -7,7 +7,7 @@ from redis import Redis
 from features.online import OnlineTable
 from features.spec import Floats
 from services.fraud.features import FEATURES, GRAPH, TABULAR, cart_items, place_values
-from services.fraud.ingestion import DECISIONS_STREAM, STREAMS, DecisionEvent
+from services.fraud.ingestion import DECISIONS_STREAM, DecisionEvent
 from services.fraud.serving import read_model, wants_places
 from services.skeleton import shadow
 from services.skeleton.model import Model
@@ -76,10 +76,7 @@ def _logged(seq: int, event: DecisionEvent, vector: Floats, with_cart: bool) -> 
 async def serve(config: Settings) -> None:
     """Run until cancelled."""
     decisions = Decisions(Redis.from_url(config.redis, socket_timeout=5.0))
-    subjects = STREAMS[DECISIONS_STREAM]
-    await shadow.serve(
-        config, "fraud", read_model, decisions.prepare, DECISIONS_STREAM, subjects, BATCH
-    )
+    await shadow.serve(config, "fraud", read_model, decisions.prepare, DECISIONS_STREAM, BATCH)
 
 
 def main() -> None:

@@ -73,7 +73,7 @@ class LakeWriter:
 
 async def serve(
     config: Settings,
-    streams: Mapping[str, tuple[str, list[str]]],
+    streams: Mapping[str, tuple[str, str]],
     schemas: Mapping[str, pa.Schema],
     to_row: ToRow,
     dead: str,
@@ -81,13 +81,13 @@ async def serve(
     """Write some streams until cancelled.
 
     Args:
-        streams: By consumer name, the stream and its subjects.
+        streams: By consumer name, the stream and the subject to write.
     """
     nc = await connect(config, "lake-writer", patience_s=60.0)
     lake = Lake(config)
     consumers = {
-        name: OrderedConsumer(nc, stream, name, subjects, BATCH, LINGER_S)
-        for name, (stream, subjects) in streams.items()
+        name: OrderedConsumer(nc, stream, name, subject, BATCH, LINGER_S)
+        for name, (stream, subject) in streams.items()
     }
     lag = asyncio.create_task(report_lag(consumers))
     try:

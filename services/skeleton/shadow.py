@@ -147,7 +147,6 @@ async def serve(
     read: Callable[[bytes], M],
     prepare: Callable[[tuple[M, ...], list[Delivered]], list[Logged]],
     stream: str,
-    subjects: list[str],
     batch: int,
 ) -> None:
     """Follow a design's decisions until cancelled."""
@@ -164,7 +163,7 @@ async def serve(
             while True:
                 await _changed(challenger, there=True)
                 consumer = OrderedConsumer(
-                    nc, stream, NAME, subjects, batch, _LINGER_S, from_now=True
+                    nc, stream, NAME, batch=batch, linger_s=_LINGER_S, from_now=True
                 )
                 await _follow(consumer, shadow, challenger)
     finally:

@@ -33,6 +33,8 @@ _ACK_WAIT_S = 30.0
 _RETRY_S = 0.5
 _LOOK_S = 0.05
 
+EVERYTHING = ">"
+
 
 def open_connection(settings: Settings, name: str) -> tuple[Client, asyncio.Task[None]]:
     """A client and the task that connects it, for as long as it takes.
@@ -126,7 +128,7 @@ class OrderedConsumer:
         nc: Client,
         stream: str,
         durable: str,
-        subjects: list[str],
+        subject: str = EVERYTHING,
         batch: int = 1_000,
         linger_s: float = 0.0,
         ack_wait_s: float = _ACK_WAIT_S,
@@ -135,6 +137,8 @@ class OrderedConsumer:
         """Ask for nothing yet.
 
         Args:
+            subject: One filter, for the server goes through a stream at a tenth of the speed and
+                less with two (docs/performance.md).
             batch: Most messages in a batch. linger_s: See `batches`.
             from_now: One that is not there yet begins with the next message, not the first.
         """
@@ -142,7 +146,7 @@ class OrderedConsumer:
         self._js = nc.jetstream()
         self._stream = stream
         self._durable = durable
-        self._subjects = subjects
+        self._subject = subject
         self._batch = batch
         self._linger_s = linger_s
         self._ack_wait_s = ack_wait_s
@@ -165,7 +169,8 @@ class OrderedConsumer:
         except NotFoundError:
             await self._create(start=None)
             return
-        if info.num_ack_pending or set(self._filters(info)) != set(self._subjects):
+        asked = info.config.filter_subject if info.config else None
+        if info.num_ack_pending or asked != self._subject:
             await self._restart()
         else:
             self._expected = _sequence(info.delivered, "consumer_seq") + 1
@@ -190,6 +195,8 @@ class OrderedConsumer:
     async def _wait(self, seconds: float) -> None:
         """Have messages requested, and wait for some to arrive."""
         await self._pull()
+        if self._buffer:  # came while the last batch was handled
+            return
         self._arrived.clear()
         try:
             await asyncio.wait_for(self._arrived.wait(), max(seconds, 0.001))
@@ -273,16 +280,9 @@ class OrderedConsumer:
             ack_policy=api.AckPolicy.ALL,
             ack_wait=self._ack_wait_s,
             max_ack_pending=-1,
-            filter_subjects=self._subjects,
+            filter_subject=self._subject,
         )
         await self._js.add_consumer(self._stream, config)
-
-    @staticmethod
-    def _filters(info: api.ConsumerInfo) -> list[str]:
-        config = info.config
-        if config is None:
-            return []
-        return config.filter_subjects or [s for s in [config.filter_subject] if s]
 
 
 def _sequence(pair: api.SequenceInfo | None, name: str) -> int:

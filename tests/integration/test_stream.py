@@ -23,7 +23,7 @@ async def take(consumer, count):
 
 async def test_messages_come_in_order_and_resume_behind_the_last_acknowledged(nc):
     await fill(nc, 50)
-    first = OrderedConsumer(nc, STREAM, "d", ["fraud.tx.>"], batch=20)
+    first = OrderedConsumer(nc, STREAM, "d", batch=20)
     await first.start()
     seen = await take(first, 20)
     assert [int(m.data) for m in seen] == list(range(20))
@@ -31,17 +31,19 @@ async def test_messages_come_in_order_and_resume_behind_the_last_acknowledged(nc
     await nc.flush()
     # The owner dies with ten messages in flight. Newer ones must not overtake them.
     await fill(nc, 5, begin=50)
-    second = OrderedConsumer(nc, STREAM, "d", ["fraud.tx.>"], batch=20)
+    second = OrderedConsumer(nc, STREAM, "d", batch=20)
     await second.start()
     assert [int(m.data) for m in await take(second, 45)] == list(range(10, 55))
 
 
 async def test_a_lost_delivery_restarts_the_consumer_in_order(nc):
     await fill(nc, 30)
-    consumer = OrderedConsumer(nc, STREAM, "d", ["fraud.tx.>"], batch=10)
+    consumer = OrderedConsumer(nc, STREAM, "d", batch=10)
     await consumer.start()
     seen = await take(consumer, 10)
     await consumer.ack(seen[-1])
+    while await consumer.lag() > 20:
+        await asyncio.sleep(0.01)
     await consumer._pull()
     while len(consumer._buffer) < 5:
         await asyncio.sleep(0.01)
@@ -59,7 +61,7 @@ async def test_a_batch_is_tried_until_it_succeeds(nc):
         if len(tries) == 1:
             raise OSError("the store is away")
 
-    consumer = OrderedConsumer(nc, STREAM, "d", ["fraud.tx.>"])
+    consumer = OrderedConsumer(nc, STREAM, "d")
     task = asyncio.create_task(consume(consumer, handle))
     while len(tries) < 2 or await consumer.lag():
         await asyncio.sleep(0.05)
@@ -68,7 +70,7 @@ async def test_a_batch_is_tried_until_it_succeeds(nc):
 
 
 async def test_lingering_gathers_what_comes_within_a_moment(nc):
-    consumer = OrderedConsumer(nc, STREAM, "d", ["fraud.tx.>"], batch=100, linger_s=0.5)
+    consumer = OrderedConsumer(nc, STREAM, "d", batch=100, linger_s=0.5)
     await consumer.start()
     taking = asyncio.create_task(anext(consumer.batches()))
     for n in range(10):
@@ -86,7 +88,7 @@ async def test_a_stream_can_begin_behind_a_history(nc):
 
 async def test_a_dead_letter_is_put_aside_once_with_its_reason(nc):
     await fill(nc, 1)
-    consumer = OrderedConsumer(nc, STREAM, "d", ["fraud.tx.>"])
+    consumer = OrderedConsumer(nc, STREAM, "d")
     await consumer.start()
     [message] = await take(consumer, 1)
     js = nc.jetstream()

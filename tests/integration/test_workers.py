@@ -9,6 +9,7 @@ from nats.js.errors import NotFoundError
 from redis import Redis
 
 from features.folding import backfill
+from features.link import RedisLink
 from features.online import OnlineTable
 from services.fraud import feature_worker, lake_writer
 from services.fraud.features import STATES, contributions
@@ -127,26 +128,27 @@ async def test_malformed_messages_are_put_aside_and_the_stream_moves_on(nc, conf
 @pytest.mark.parametrize("entity", ["merchant_id"])
 async def test_shards_together_do_what_one_worker_does(nc, config, entity):
     """A worker a shard, each with its own subjects, in this process."""
-    from services.fraud.ingestion import owned_subjects
+    from services.fraud.ingestion import owned_subject
     from services.skeleton.stream import OrderedConsumer, consume
 
     events = live(400)
     seqs = await publish(nc, events, config.shards)
     states = [s for s in STATES if s.shard == entity]
-    consumers, tasks = [], []
-    with Redis.from_url(config.redis) as redis:
-        for number in range(config.shards):
-            subjects = owned_subjects(entity, number)
-            consumer = OrderedConsumer(nc, STREAM, f"features-{number}", subjects)
-            made = feature_worker.FeatureWorker(nc.jetstream(), redis, states)
-            consumers.append(f"features-{number}")
-            tasks.append(asyncio.create_task(consume(consumer, made.handle)))
-        for name in consumers:
-            await until(lambda name=name: settled(nc, STREAM, name))
-        for task in tasks:
-            task.cancel()
-        expected = backfill(STATES, Events.of(events, seqs), contributions)
+    consumers, tasks, redis = [], [], RedisLink(config.redis)
+    for number in range(config.shards):
+        name = f"features-{number}"
+        consumer = OrderedConsumer(nc, STREAM, name, owned_subject(entity, number))
+        made = feature_worker.FeatureWorker(nc.jetstream(), redis, states)
+        consumers.append(name)
+        tasks.append(asyncio.create_task(consume(consumer, made.handle)))
+    for name in consumers:
+        await until(lambda name=name: settled(nc, STREAM, name))
+    for task in tasks:
+        task.cancel()
+    redis.close()
+    expected = backfill(STATES, Events.of(events, seqs), contributions)
+    with Redis.from_url(config.redis) as online:
         for state in states:
             done = expected[state.name]
-            found = OnlineTable(redis, state).load(done.keys)
+            found = OnlineTable(online, state).load(done.keys)
             assert found.tobytes() == done.table.tobytes()
