@@ -21,11 +21,15 @@ WARM_UP_S = 5
 
 @dataclass(frozen=True)
 class Load:
-    """What a run measured, the warm-up left out. html, plot: Where its report and picture lie."""
+    """What a run measured, the warm-up left out.
+
+    errors: Failures by what Locust says of them. html, plot: Where its report and picture lie.
+    """
 
     rate: float
     requests: int
     failures: int
+    errors: dict[str, int]
     p50_ms: float
     p95_ms: float
     p99_ms: float
@@ -61,6 +65,7 @@ def run(design: str, rate: int, seconds: int, folder: Path, step: Step) -> Load:
         rate=float(total["Requests/s"]),
         requests=int(total["Request Count"]),
         failures=int(total["Failure Count"]),
+        errors=_errors(Path(f"{prefix}_failures.csv")),
         p50_ms=float(total["50%"]),
         p95_ms=float(total["95%"]),
         p99_ms=float(total["99%"]),
@@ -96,6 +101,11 @@ def _total(path: Path) -> dict[str, str]:
     if not rows or not int(rows[0]["Request Count"]):
         raise RuntimeError("locust made no request: is the stack up? `whiteboard up`")
     return rows[0]
+
+
+def _errors(path: Path) -> dict[str, int]:
+    with path.open(newline="") as file:
+        return {row["Error"]: int(row["Occurrences"]) for row in csv.DictReader(file)}
 
 
 def _plot(history: Path, path: Path, design: str, rate: int) -> Path:

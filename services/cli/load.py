@@ -75,6 +75,8 @@ def _knee(design: str, rate: int) -> list[dict[str, float]]:
 def _show(design: str, f: dict[str, Any]) -> None:
     board = table(f"Load on {design}", "", "measured")
     board.add_row("requests", f"{f['requests']:,} at {f['rate']:.0f}/s, {f['failures']} failed")
+    for reason, count in f["errors"].items():
+        board.add_row("failed", f"{count} times: {reason}")
     board.add_row("p50, p95, p99", f"{f['p50_ms']:.0f}, {f['p95_ms']:.0f}, {f['p99_ms']:.0f} ms")
     for one in f.get("knee", []):
         board.add_row(f"{one['asked']}/s asked", f"{one['rate']:.0f}/s, p95 {one['p95_ms']:.0f} ms")
@@ -179,12 +181,17 @@ def _waterfall(seconds: int) -> Shown:
         found = run(settings(), round(seconds * RATE), step)
     path = settings().home / "load" / "waterfall.png"
     plot(found, path)
-    board = table("Stages, ms: p50 / p95", "", *STAGES, "at the client", "publish, off the path")
-    for one in found:
-        pairs = (*(one.stages[s] for s in STAGES), one.client, one.publish)
-        board.add_row(one.name, *(f"{p50:.2f} / {p95:.2f}" for p50, p95 in pairs))
+    board = table("Stages, ms: p50 / p95", "", *(one.name for one in found))
+    for stage in STAGES:
+        board.add_row(stage, *(_pair(one.stages[stage]) for one in found))
+    board.add_row("at the client", *(_pair(one.client) for one in found))
+    board.add_row("publish, off the path", *(_pair(one.publish) for one in found))
     figures = {"candidates": [asdict(one) for one in found], "plot": str(path)}
     return figures, [board, f"picture {path}"]
+
+
+def _pair(ms: tuple[float, float]) -> str:
+    return f"{ms[0]:.2f} / {ms[1]:.2f}"
 
 
 def _swap(seconds: int, rounds: int) -> Shown:

@@ -42,7 +42,7 @@ def docker(*arguments: str, timeout: float = 900) -> str:
     done = subprocess.run(
         ["docker", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=timeout
     )
-    assert done.returncode == 0, done.stderr[-3_000:]
+    assert done.returncode == 0, done.stderr[-3_000:] + done.stdout[-3_000:]
     return done.stdout
 
 
