@@ -7,6 +7,7 @@ order they were asked, and the answers come back in that order, which is what Re
 """
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from redis.exceptions import ResponseError
 
 Command = tuple[bytes | str, ...]
 PATIENCE_S = 5.0
+_READ_FIRST_S = 0.001
 
 
 @dataclass
@@ -39,6 +41,7 @@ class _Wire(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._out: list[bytes] = []
         self._watch: asyncio.TimerHandle | None = None
+        self._watch_at = math.inf
 
     @property
     def up(self) -> bool:
@@ -68,7 +71,7 @@ class _Wire(asyncio.Protocol):
         if not self._out:
             loop.call_soon(self._flush)
         self._out.append(packed)
-        if self._watch is None or self._watch.when() > asked.end:
+        if self._watch_at > asked.end:
             self._look_at(asked.end)
         return asked.answer
 
@@ -82,6 +85,10 @@ class _Wire(asyncio.Protocol):
             self._transport.write(b"".join(self._out))
         self._out.clear()
 
+    def _due(self) -> None:
+        """Somebody's time is up, but a loop that was held up runs timers before it reads."""
+        self._watch = asyncio.get_running_loop().call_later(_READ_FIRST_S, self._give_up)
+
     def _give_up(self) -> None:
         """Tell those who waited long enough; one timer for all of them, not one a request."""
         loop = asyncio.get_running_loop()
@@ -89,14 +96,16 @@ class _Wire(asyncio.Protocol):
         late = [asked for asked in waiting if asked.end <= loop.time()]
         for asked in late:
             asked.answer.set_exception(TimeoutError("redis does not answer in time"))
-        self._watch = None
+        self._watch, self._watch_at = None, math.inf
         if ends := [asked.end for asked in waiting if not asked.answer.done()]:
             self._look_at(min(ends))
 
     def _look_at(self, end: float) -> None:
         if self._watch is not None:
             self._watch.cancel()
-        self._watch = asyncio.get_running_loop().call_at(end, self._give_up)
+        # Kept beside the timer: of one that is due already, uvloop makes a handle without `when`.
+        self._watch_at = end
+        self._watch = asyncio.get_running_loop().call_at(end, self._due)
 
     def _take(self, value: Any) -> None:
         asked = self._asked[0]

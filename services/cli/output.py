@@ -1,6 +1,7 @@
 """How the commands speak: tables and progress for people, JSON for machines."""
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Annotated, Any, NoReturn
@@ -50,8 +51,16 @@ def fail(message: str, code: int = 1) -> NoReturn:
 
 
 def show_json(figures: Mapping[str, Any]) -> None:
-    """Print figures for machines."""
-    print(json.dumps(figures, indent=2, default=str))
+    """Print figures for machines; what is not a number is null, as JSON knows no NaN."""
+    print(json.dumps(_finite(figures), indent=2, default=str, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def table(title: str, *headers: str) -> Table:

@@ -55,7 +55,13 @@ def train(
         return
     board = table(f"{candidate}:{made.card.version}, on what was held out", "", "measured")
     for name, value in made.metrics.items():
-        board.add_row(name, f"{value:,.4f}")
+        board.add_row(name.replace("_", " "), _shown(name, value))
     out.print(board)
     if not promote:
         say(f"registered; `whiteboard swap {design.value} {candidate}` enters it as challenger")
+
+
+def _shown(name: str, value: float) -> str:
+    if name.startswith("cost"):
+        return f"{value / 100:,.0f} EUR"
+    return f"{value:.0f} s" if name.endswith("_s") else f"{value:.4f}"

@@ -4,7 +4,7 @@ The file's metadata holds a `ModelCard`. A file whose card is missing, whose inp
 it, or that does not score like a model is refused when it is loaded, not when it is asked.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -59,6 +59,16 @@ class Scoring(Protocol):
     card: ModelCard
 
     def score(self, vectors: npt.NDArray[Any], sets: Mapping[str, Floats32]) -> Floats32: ...
+
+
+def stacked(sets: Sequence[Floats32]) -> Floats32:
+    """N sets (1, m, K) as one (N, M, K), filled up with items whose first figure is -1."""
+    most = max(one.shape[1] for one in sets)
+    out = np.zeros((len(sets), most, sets[0].shape[2]), dtype=np.float32)
+    out[:, :, 0] = -1.0
+    for row, one in zip(out, sets, strict=True):
+        row[: one.shape[1]] = one[0]
+    return out
 
 
 def stamp(model: bytes, card: ModelCard) -> bytes:

@@ -19,8 +19,6 @@ from services.skeleton.lake import Lake
 from services.skeleton.model import ModelCard, stamp
 from services.skeleton.settings import Settings
 
-warnings.filterwarnings("ignore", category=DeprecationWarning, module="mlflow")
-warnings.filterwarnings("ignore", message="The ``noload`` loader strategy")
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
@@ -55,6 +53,9 @@ class Registry:
     """The registry of one installation."""
 
     def __init__(self, settings: Settings) -> None:
+        # Of MLflow's own code, and only now: libraries imported since set filters that come first.
+        warnings.filterwarnings("ignore", category=DeprecationWarning, module="mlflow")
+        warnings.filterwarnings("ignore", message="The ``noload`` loader strategy")
         if not settings.mlflow_uri:
             (settings.home / "mlflow").mkdir(parents=True, exist_ok=True)
         self._client = MlflowClient(settings.mlflow)

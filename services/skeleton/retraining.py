@@ -252,7 +252,8 @@ def _shadow(plan: Plan[M, D], settings: Settings, version: int, bar: Bar, live: 
         while True:
             seconds = _shadow_seconds(plan, settings, version)
             step(min(len(seconds), wanted), wanted)
-            live.seen(seconds)
+            timed = seconds[~np.isnan(seconds).any(axis=1)]
+            live.seen(timed)
             if len(seconds) >= wanted:
                 break
             now = asyncio.run(_decisions(plan, settings))
@@ -269,7 +270,7 @@ def _shadow(plan: Plan[M, D], settings: Settings, version: int, bar: Bar, live: 
                 )
             time.sleep(_EVERY_S)
     after = _request_buckets(plan, settings)
-    return _Shadowed(seconds[:, 1], seconds[:, 0], _server_p95(before, after))
+    return _Shadowed(timed[:, 1], timed[:, 0], _server_p95(before, after))
 
 
 def _server_p95(before: Buckets, after: Buckets) -> float:
@@ -297,7 +298,7 @@ async def _decisions(plan: Plan[M, D], settings: Settings) -> int:
 
 
 def _shadow_seconds(plan: Plan[M, D], settings: Settings, version: int) -> Floats:
-    """(K, 2) seconds of the challenger's and the champion's calls."""
+    """(K, 2) seconds of the challenger's and the champion's calls, NaN where not timed."""
     columns = ["version", "seconds", "champion_seconds"]
     table = shadow_table(plan.design)
     rows = Lake(settings).read(table, columns, ds.field("version") == version)

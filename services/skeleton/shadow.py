@@ -1,9 +1,10 @@
 """Shadow mode: the challenger scores what the champion decided, off the hot path.
 
 A process of its own follows the stream of decisions and scores the logged vectors with the
-challenger, and with the champion again for a fair comparison of time. Nothing it does can reach a
-response: a challenger that is slow is sampled, one that hangs or crashes takes this process down,
-and Supervisor or Docker starts it again. Whoever waits for its scores gives up by its own clock.
+challenger; some of them one by one, and with the champion again, for a fair comparison of time.
+Nothing it does can reach a response: a challenger that is slow is sampled, one that hangs or
+crashes takes this process down, and Supervisor or Docker starts it again. Whoever waits for its
+scores gives up by its own clock.
 """
 
 import asyncio
@@ -15,13 +16,14 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, Generic
 
+import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 from nats.errors import Error as NatsError
 
 from services.skeleton.champion import Challenger, Champion, M
 from services.skeleton.lake import Lake
-from services.skeleton.model import Floats32, Scoring
+from services.skeleton.model import Floats32, Scoring, stacked
 from services.skeleton.process import report_lag
 from services.skeleton.settings import Settings
 from services.skeleton.stream import Delivered, OrderedConsumer, connect, consume
@@ -35,6 +37,8 @@ NAME = "shadow"
 BATCH_BUDGET_S = 2.0
 _HANGS_S = 20.0
 _LINGER_S = 1.0
+# Of a batch: how many calls are timed, and how many decisions the others take at once.
+_TIMED, _TOGETHER = 32, 64
 _LOOK_S = 0.25
 _FORGET_TRIES = 3
 
@@ -47,8 +51,8 @@ SHADOW = pa.schema(
         pa.field("model", pa.string(), nullable=False),
         pa.field("score", pa.float64(), nullable=False),
         pa.field("threshold", pa.float64(), nullable=False),
-        pa.field("seconds", pa.float64(), nullable=False),
-        pa.field("champion_seconds", pa.float64(), nullable=False),
+        pa.field("seconds", pa.float64()),
+        pa.field("champion_seconds", pa.float64()),
     ]
 )
 
@@ -119,25 +123,28 @@ class Shadow(Generic[M]):
         EVENTS.labels(NAME, "skipped").inc(len(batch) - len(rows))
 
     def _score(self, champion: M, challenger: M, batch: list[Delivered]) -> list[dict[str, Any]]:
+        """Rows of `SHADOW`. Some are timed, one by one; the others are scored together."""
         asked = self._prepare((champion, challenger), batch)
         end = perf_counter() + BATCH_BUDGET_S
-        rows = []
-        for logged in asked:
+        every = max(len(asked) // _TIMED, 1)
+        rows: list[dict[str, Any]] = []
+        took = 0.0
+        for logged in asked[::every]:
             if perf_counter() > end:
+                return rows
+            score, took = _timed(challenger, logged)
+            _, champion_took = _timed(champion, logged)
+            seconds = {"seconds": took, "champion_seconds": champion_took}
+            rows.append(_row(challenger, logged, score) | seconds)
+        rest = [logged for number, logged in enumerate(asked) if number % every]
+        while rest:
+            # As many as would fit even if together were no faster than one by one.
+            fit = min(int((end - perf_counter()) / max(took, 1e-9)), _TOGETHER)
+            if fit < 1:
                 break
-            score, seconds = _timed(challenger, logged)
-            _, champion_seconds = _timed(champion, logged)
-            rows.append(
-                {
-                    **logged.fields,
-                    "version": challenger.card.version,
-                    "model": f"{challenger.card.candidate}:{challenger.card.version}",
-                    "score": score,
-                    "threshold": challenger.card.threshold,
-                    "seconds": seconds,
-                    "champion_seconds": champion_seconds,
-                }
-            )
+            some, rest = rest[:fit], rest[fit:]
+            scores = _together(challenger, some)
+            rows += [_row(challenger, *one) for one in zip(some, scores, strict=True)]
         return rows
 
 
@@ -206,8 +213,28 @@ async def _changed(challenger: Challenger[M], there: bool) -> None:
         await asyncio.sleep(_LOOK_S)
 
 
+def _row(challenger: Scoring, logged: Logged, score: float) -> dict[str, Any]:
+    card = challenger.card
+    return {
+        **logged.fields,
+        "version": card.version,
+        "model": f"{card.candidate}:{card.version}",
+        "score": score,
+        "threshold": card.threshold,
+    }
+
+
 def _timed(model: Scoring, logged: Logged) -> tuple[float, float]:
-    """(score, seconds) of one call for one row."""
+    """(score, seconds) of one call for one row, as serving makes it."""
     begin = perf_counter()
     [score] = model.score(logged.vector, logged.sets)
     return float(score), perf_counter() - begin
+
+
+def _together(model: Scoring, asked: list[Logged]) -> list[float]:
+    """The scores of rows in one call, or in a call each where the rows are of several shapes."""
+    if len({logged.vector.shape for logged in asked}) > 1:
+        return [_timed(model, logged)[0] for logged in asked]
+    vectors = np.concatenate([logged.vector for logged in asked])
+    sets = {name: stacked([logged.sets[name] for logged in asked]) for name in asked[0].sets}
+    return [float(score) for score in model.score(vectors, sets)]

@@ -1,8 +1,10 @@
 """The shared connection to Redis: answers find their askers, and it comes back after an outage."""
 
 import asyncio
+import time
 
 import pytest
+import uvloop
 from redis.exceptions import ResponseError
 
 from features.link import RedisLink
@@ -54,6 +56,32 @@ async def test_who_waits_too_long_is_told_and_the_patient_are_answered(redis):
     assert await patient == [b"1"]
     # The late answers were taken off the wire: the next asker gets its own.
     assert await link.ask([("PING",)], 0.2) == [b"PONG"]
+    link.close()
+
+
+def test_on_uvloop_too_time_that_is_up_is_up(redis):
+    """Its timers are other objects where they are due at once."""
+
+    async def ask():
+        link = RedisLink(redis[0].redis)
+        await link.ask([("SET", "a", "1")])
+        asked = [link.ask([("DEBUG", "SLEEP", "0.1")], 0.0) for _ in range(3)]
+        found = await asyncio.gather(*asked, return_exceptions=True)
+        assert [type(one) for one in found] == [TimeoutError] * 3
+        assert await link.ask([("GET", "a")]) == [b"1"]
+        link.close()
+
+    uvloop.run(ask())
+
+
+async def test_an_answer_that_came_while_the_loop_was_held_up_is_taken(redis):
+    link = RedisLink(redis[0].redis)
+    await link.ask([("SET", "a", "1")])
+    asked = asyncio.create_task(link.ask([("GET", "a")], 0.05))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    time.sleep(0.2)
+    assert await asked == [b"1"]
     link.close()
 
 
