@@ -142,18 +142,18 @@ class CostWatch:
         self._test: Sequential | None = None
 
     def update(self, period: Period) -> bool:
-        """Take the next period; true where the cost has certainly changed."""
+        """Take the next period; true where the cost has certainly risen."""
         if period.role != CHAMPION:
             return False
-        # The logarithm: one large fraud is no trend.
-        value = float(np.log1p(period.mean_cost_eur))
+        # The logarithm, of cents as the scorecard takes it: one large fraud is no trend.
+        value = float(np.log1p(100 * period.mean_cost_eur))
         if period.model != self._model:
             self._model, self._first, self._test = period.model, [], None
         if self._test is None:
             self._first.append(value)
             if len(self._first) == LEARNT:
                 spread = float(np.std(self._first, ddof=1))
-                self._test = Sequential(float(np.mean(self._first)), spread)
+                self._test = Sequential(float(np.mean(self._first)), spread, "up")
             return False
         return self._test.update(value)
 

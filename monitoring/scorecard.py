@@ -96,7 +96,7 @@ def alarmed(stream: Stream) -> dict[str, list[int]]:
     for number, window in enumerate(stream.windows):
         for name in dict.fromkeys(f.detector for f in monitor.check(window).findings):
             found[name].append(number)
-    on_cost = Sequential(*stream.clean_cost)
+    on_cost = Sequential(*stream.clean_cost, "up")
     for number, cost in enumerate(stream.costs):
         if on_cost.update(float(cost)):
             found[COST].append(number + stream.label_delay)

@@ -13,18 +13,27 @@ from river.drift import PageHinkley
 TOLERATED, ALARM = 0.75, 12.0
 
 
-def _page_hinkley() -> Any:
-    return PageHinkley(min_instances=1, delta=TOLERATED, threshold=ALARM, alpha=1.0, mode="both")
+def _page_hinkley(mode: str) -> Any:
+    return PageHinkley(min_instances=1, delta=TOLERATED, threshold=ALARM, alpha=1.0, mode=mode)
 
 
 @dataclass
 class Sequential:
-    """Watches one figure. mean, deviation: Of that figure over clean windows."""
+    """Watches one figure.
+
+    Attributes:
+        mean, deviation: Of that figure over clean windows.
+        mode: "both", or "up" where less is no cause for alarm.
+    """
 
     mean: float
     deviation: float
-    _test: Any = field(default_factory=_page_hinkley)
+    mode: str = "both"
+    _test: Any = field(init=False)
     _begun: bool = False
+
+    def __post_init__(self) -> None:
+        self._test = _page_hinkley(self.mode)
 
     def update(self, value: float) -> bool:
         """Take a window's figure; true where the change is certain. It then starts anew."""
@@ -36,5 +45,5 @@ class Sequential:
         self._test.update((value - self.mean) / max(self.deviation, 1e-12))
         alarm = bool(self._test.drift_detected)
         if alarm:
-            self._test, self._begun = _page_hinkley(), False
+            self._test, self._begun = _page_hinkley(self.mode), False
         return alarm
