@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -144,8 +145,13 @@ def test_pictures_are_inspected(stack):
 
 
 def test_the_load_profile_exits_by_its_checks(stack):
-    said = compose("--profile", "load", "run", "--rm", "-T", "load")
-    assert "failed" in said
+    command = ["docker", "compose", "-p", PROJECT, "--profile", "load", "run", "--rm", "-T", "load"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    p95 = re.search(r"p95, p99[^0-9]+[0-9]+, ([0-9]+),", done.stdout)
+    assert ", 0 failed" in done.stdout, done.stdout + done.stderr[-3_000:]
+    # How fast this machine is, is a benchmark's business; that the exit says so is a test's.
+    assert p95 is not None
+    assert (done.returncode == 0) is (int(p95[1]) < 50)
 
 
 @pytest.mark.parametrize("service", [*ENGINES, *OURS])
