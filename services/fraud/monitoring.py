@@ -95,13 +95,18 @@ def audit(lake: Lake) -> Audit:
 
 
 def _events(lake: Lake) -> Events | None:
-    """All events. A gap is looked at again: a batch is written table by table."""
+    """All events up to the last transaction.
+
+    Labels that are written while transactions are read would look like a gap before them; one that
+    is there all the same is looked at again, for a batch is written table by table.
+    """
     columns = ["event_time", *ENTITIES, "fraud"]
     for _ in range(_LOOKS):
         transactions = lake.read(TRANSACTIONS_TABLE)
         if transactions is None:
             return None
-        events = Events.from_tables(transactions, lake.read(LABELS_TABLE, columns))
+        so_far = pc.field("seq") <= int(transactions["seq"][-1].as_py())
+        events = Events.from_tables(transactions, lake.read(LABELS_TABLE, columns, so_far))
         if not _gaps(events):
             break
         sleep(_LOOK_AGAIN_S)
