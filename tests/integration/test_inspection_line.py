@@ -7,6 +7,7 @@ import httpx
 import numpy as np
 import orjson
 import pytest
+from nats.js.errors import NotFoundError
 
 from services.cv_inspection import batch, edge, reconciliation
 from services.cv_inspection.ingestion import (
@@ -242,13 +243,22 @@ async def test_verdicts_and_pictures_come_back_as_lessons(config, nc, model, wor
     assert np.array_equal(lessons.positive, np.array(wanted) > 0)
 
 
+async def reads(nc, stream, durable):
+    """Whether somebody reads a stream by this name yet: shadow mode looks at what comes after."""
+    try:
+        await nc.jetstream().consumer_info(stream, durable)
+    except NotFoundError:
+        return False
+    return True
+
+
 async def test_a_challenger_looks_at_the_same_pictures(config, nc, model, vision_file, worker):
     worker("services.cv_inspection.worker")
     Lake(config).put(champion_path(DESIGN, "challenger"), stamp(vision_file, cv_card(version=9)))
     await announce(nc, DESIGN, 9, "challenger")
     await announce(nc, DESIGN, 1)
     worker("services.cv_inspection.shadow")
-    await asyncio.sleep(4)
+    await until(lambda: reads(nc, DECISIONS_STREAM, "shadow"))
     shot = CAMERA.shot(600)
     put(config, shot)
     await publish_image(nc, shot.key, shot.line, "one")
