@@ -138,7 +138,7 @@ class OrderedConsumer:
 
         Args:
             subject: One filter, for the server goes through a stream at a tenth of the speed and
-                less with two (docs/performance.md).
+                less with two (docs/adr/0004).
             batch: Most messages in a batch. linger_s: See `batches`.
             from_now: One that is not there yet begins with the next message, not the first.
         """

@@ -161,6 +161,7 @@ def test_a_killed_container_comes_back(stack, service):
     os.kill(before["State"]["Pid"], signal.SIGKILL)
     until(lambda: container(service)["RestartCount"] > before["RestartCount"] and healthy(service))
     until(lambda: score()["degraded"] is False)
+    assert container(service)["State"]["Pid"] != before["State"]["Pid"]
 
 
 def test_nothing_was_lost_and_down_and_up_keeps_it(stack):

@@ -219,14 +219,16 @@ def test_down_and_up_again_keeps_everything(here):
 
 
 def test_the_scorer_killed_comes_back(here):
-    [pid] = [p["pid"] for p in here.figures("status")["processes"] if p["name"] == "scorer"]
-    os.kill(pid, signal.SIGKILL)
+    def scorer():
+        [pid] = [p["pid"] for p in here.figures("status")["processes"] if p["name"] == "scorer"]
+        return pid, here.figures("status")["scorer"].get("ready")
+
+    killed, _ = scorer()
+    os.kill(killed, signal.SIGKILL)
     end = time.monotonic() + 30
-    while time.monotonic() < end:
-        if here.figures("status")["scorer"].get("ready"):
-            return
+    while scorer()[0] == killed or not scorer()[1]:
+        assert time.monotonic() < end, "the scorer did not come back"
         time.sleep(0.5)
-    raise AssertionError("the scorer did not come back")
 
 
 def settled_audit(here) -> dict:

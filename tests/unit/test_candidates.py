@@ -12,7 +12,7 @@ from services.fraud.graph import Ledger
 from services.fraud.places import columns, midnights, parameters, place_nights
 from services.fraud.training import examples, new_candidate
 from services.skeleton.candidates import Candidate, Candidates, Examples
-from services.skeleton.model import INPUT, OUTPUT, Model, stamp
+from services.skeleton.model import INPUT, OUTPUT, Model, stacked, stamp
 from tests.conftest import card
 
 KINDS = dict(sorted(CANDIDATES.all().items()))
@@ -120,6 +120,19 @@ def test_the_order_of_a_cart_changes_nothing(trained):
     assert not np.array_equal(shuffled, items)
     moved = Examples(some.vectors, some.positive, some.amount, {"items": shuffled})
     assert np.abs(made.score(moved) - made.score(some)).max() < 1e-5
+
+
+@pytest.mark.parametrize("trained", WITH_CARTS, indirect=True)
+def test_carts_of_several_sizes_score_together_as_alone(trained, placed):
+    made, _, data = trained
+    changed = card(candidate=made.name, features=made.features, sets=dict(SETS))
+    model = Model(stamp(made.export(), changed), "fraud", FEATURES, SETS)
+    count = np.maximum((data.sets["items"][:100, :, 0] >= 0).sum(axis=1), 1)
+    carts = [data.sets["items"][row : row + 1, :size] for row, size in enumerate(count)]
+    assert len(set(count)) > 3
+    alone = [model.score(placed[n : n + 1], {"items": cart})[0] for n, cart in enumerate(carts)]
+    together = model.score(placed[:100], {"items": stacked(carts)})
+    assert np.abs(together - alone).max() < 1e-6
 
 
 @pytest.mark.parametrize("trained", WITH_PLACES, indirect=True)
