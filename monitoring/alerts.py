@@ -18,6 +18,7 @@ class Alert(BaseModel):
         at: When it was raised, UTC. window_begin: Event time the window began at.
         kind: The last part of its subject. model: "candidate:version" that was watched.
         said: What a person is told. findings: By detector, the columns that showed it.
+        sources: By column, whose figures moved most, where somebody's did.
     """
 
     at: datetime
@@ -27,6 +28,7 @@ class Alert(BaseModel):
     model: str
     said: str
     findings: dict[str, list[str]] = {}
+    sources: dict[str, str] = {}
 
 
 async def raise_alert(js: JetStreamContext, alert: Alert) -> None:

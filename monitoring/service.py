@@ -7,8 +7,9 @@ held to its own reference.
 
 import asyncio
 import logging
+from collections import Counter as Counted
 from collections import defaultdict, deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -25,6 +26,7 @@ from monitoring.alerts import DRIFT, Alert, raise_alert
 from monitoring.monitor import Checked, Monitor, Windows
 from monitoring.quality import COST, DETECTOR, Bills, Ledger, Period
 from monitoring.reference import STATISTICS, Reference
+from monitoring.sources import Sources
 from services.skeleton.champion import reference_path
 from services.skeleton.lake import Lake
 from services.skeleton.process import report_lag
@@ -67,12 +69,18 @@ def drift_table(design: str) -> str:
 
 @dataclass(frozen=True)
 class Observed:
-    """One decision as the monitor sees it. at: Event time, seconds. values: (F,), score last."""
+    """One decision as the monitor sees it.
+
+    Attributes:
+        at: Event time, seconds. values: (F,), the score last.
+        source: Whose it is, to name where a drift comes from; empty where that is no question.
+    """
 
     at: float
     version: int
     model: str
     values: npt.NDArray[np.float64]
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -94,13 +102,19 @@ class Watched:
 
 @dataclass(frozen=True)
 class Closed:
-    """A window that was judged. begin: Event time, seconds. last: Its last message."""
+    """A window that was judged.
+
+    Attributes:
+        begin: Event time, seconds. last: Its last message.
+        blamed: By column that drifted, the source that moved most, where one did.
+    """
 
     begin: float
     last: Delivered
     model: str
     columns: tuple[str, ...]
     checked: Checked
+    blamed: Mapping[str, str]
 
 
 class Watch:
@@ -110,7 +124,9 @@ class Watch:
         self._lake = lake
         self._watched = watched
         self._windows = watched.windows()
+        self._whose: list[str] = []
         self._monitor: Monitor | None = None
+        self._sources = Sources(0)
         self._version = -1
         self._model = ""
         self._last: Delivered | None = None
@@ -135,15 +151,27 @@ class Watch:
         if observed.version != self._version:
             self._monitor = self._monitor_of(observed.version)
             self._version, self._model = observed.version, observed.model
-            self._windows = self._watched.windows()
+            self._windows, self._whose = self._watched.windows(), []
+            self._sources = Sources(len(observed.values))
         if self._monitor is None:
             return
         begin = self._windows.begin
         rows = self._windows.add(observed.at, observed.values)
         if rows is not None and self._last is not None:
-            checked = self._monitor.check(rows)
-            columns = self._monitor.reference.names
-            self.closed.append(Closed(begin, self._last, self._model, columns, checked))
+            self.closed.append(self._judge(self._monitor, rows, begin, self._last))
+            self._whose = []
+        self._whose.append(observed.source)
+
+    def _judge(
+        self, monitor: Monitor, rows: npt.NDArray[np.float64], begin: float, last: Delivered
+    ) -> Closed:
+        checked, columns = monitor.check(rows), monitor.reference.names
+        drifted = dict.fromkeys(f.column for f in checked.findings)
+        by_column = {c: self._sources.blame(rows, self._whose, columns.index(c)) for c in drifted}
+        if not drifted:
+            self._sources.learn(rows, self._whose)
+        blamed = {column: source for column, source in by_column.items() if source}
+        return Closed(begin, last, self._model, columns, checked, blamed)
 
     def _monitor_of(self, version: int) -> Monitor | None:
         try:
@@ -234,20 +262,23 @@ async def _tell(nc: Client, lake: Lake, design: str, closed: Closed) -> None:
         design=design,
         kind=DRIFT,
         model=closed.model,
-        said=_said(checked),
+        said=_said(checked, closed.blamed),
         findings=by_detector,
+        sources=dict(closed.blamed),
     )
     await raise_alert(nc.jetstream(), alert)
     ALERTS.labels(DRIFT).inc()
     log.warning("drift: %s", alert.said)
 
 
-def _said(checked: Checked) -> str:
-    """The plainest columns first."""
+def _said(checked: Checked, blamed: Mapping[str, str]) -> str:
+    """The plainest columns first, and the source that moved in most of those shown."""
     columns = dict.fromkeys(f.column for f in sorted(checked.findings, key=lambda f: f.p))
     shown = list(columns)[:4]
     more = f" and {len(columns) - len(shown)} more" if len(columns) > len(shown) else ""
-    return f"{', '.join(shown)}{more} drifted over {checked.rows:,} decisions"
+    sources = Counted(blamed[column] for column in shown if column in blamed)
+    where = f", most at {sources.most_common(1)[0][0]}" if sources else ""
+    return f"{', '.join(shown)}{more} drifted over {checked.rows:,} decisions{where}"
 
 
 def _keep(lake: Lake, design: str, closed: Closed) -> None:

@@ -6,11 +6,14 @@ import time
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from infra.local.engines import environment, free_port
 from services.skeleton.settings import Settings
 
 _READY_S = 90.0
+_NOWHERE = "nats://127.0.0.1:9"
 
 
 @contextmanager
@@ -40,6 +43,34 @@ def same_engines(config: Settings) -> dict[str, str]:
         "WHITEBOARD_REDIS_URL": config.redis,
         "WHITEBOARD_S3_ENDPOINT": config.s3,
     }
+
+
+@contextmanager
+def serving_files(
+    factory: str, config: Settings, files: Mapping[str, bytes]
+) -> Iterator[dict[str, str]]:
+    """Run one app a model file, in an installation's engines but for NATS: what they say is lost.
+
+    Args:
+        factory: "module:factory". files: By name, an ONNX file.
+
+    Yields:
+        By name, the base URL. See `serving`.
+    """
+    with TemporaryDirectory() as folder:
+        apps = {}
+        for name, data in files.items():
+            path = Path(folder) / f"{name}.onnx"
+            path.write_bytes(data)
+            changed = {
+                **same_engines(config),
+                "WHITEBOARD_MODEL_FILE": str(path),
+                "WHITEBOARD_HOME": str(path.with_suffix("")),
+                "WHITEBOARD_NATS_URL": _NOWHERE,
+            }
+            apps[name] = (factory, changed)
+        with serving(apps) as urls:
+            yield urls
 
 
 @contextmanager

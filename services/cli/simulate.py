@@ -15,7 +15,8 @@ DriftOption = Annotated[
     str,
     typer.Option(
         help="How the world is from now on, each with a strength up to 1, or none. fraud: "
-        "covariate, concept, holiday, null_device; cv: blur, exposure, new_defect."
+        "covariate, concept, holiday, null_device; cv: blur, exposure, new_defect, at one station "
+        "with @line/station."
     ),
 ]
 
@@ -39,6 +40,7 @@ def simulate(
       whiteboard simulate fraud --rate 300 --seconds 30
       whiteboard simulate fraud --drift covariate=0.5,concept=1
       whiteboard simulate cv --rate 5 --post-rate 20 --drift blur=1
+      whiteboard simulate cv --rate 20 --drift blur=1@line-b/station-2
     """
     try:
         if design is DesignName.cv:

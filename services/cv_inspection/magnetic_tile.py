@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy import stats
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score, roc_curve
 from sklearn.model_selection import StratifiedGroupKFold
 
 from services.cv_inspection.datasets import read
 from services.cv_inspection.pictures import Pictures
 from services.cv_inspection.training import all_cores, hyperparameters, mask_iou, new_candidate
+from services.skeleton.comparison import interval
 from services.skeleton.progress import Bar
 
 FOLDS = 5
@@ -38,11 +38,7 @@ class Interval:
     @classmethod
     def of(cls, values: list[float]) -> "Interval":
         """The interval of some values; of one value there is none."""
-        mean = float(np.nanmean(values))
-        if len(values) < 2:
-            return cls(mean, mean, mean)
-        half = float(stats.sem(values, nan_policy="omit") * stats.t.ppf(0.975, len(values) - 1))
-        return cls(mean, mean - half, mean + half)
+        return cls(float(np.nanmean(values)), *interval(values))
 
 
 def evaluate(

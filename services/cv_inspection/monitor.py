@@ -1,6 +1,7 @@
 """The drift monitor of this design: the pictures' own figures, and the model's answer.
 
-A window is a count of pictures: a line that stands still shows nothing new.
+A window is a count of pictures: a line that stands still shows nothing new. Each station is also
+held to its own past, so that an alarm names the one whose lens to clean.
 """
 
 import numpy as np
@@ -37,7 +38,8 @@ def observe(message: Delivered) -> Observed | None:
     figures = [getattr(event.quality, name) for name in QUALITY]
     values = np.array([*figures, event.defect])
     version = int(event.model.rpartition(":")[2])
-    return Observed(event.at.timestamp(), version, event.model, values)
+    station = f"{event.place.line}/{event.place.station}"
+    return Observed(event.at.timestamp(), version, event.model, values, station)
 
 
 def reference(pictures: Pictures, score: Floats, seed: int = 0) -> Reference:

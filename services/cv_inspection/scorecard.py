@@ -39,7 +39,7 @@ def streams(model: ImageModel, seeds: list[int], step: Step) -> Iterator[Stream]
         for number, (drift, strength) in enumerate((d, s) for d in DRIFTS for s in STRENGTHS):
             for onset in range(_ONSETS):
                 first = _FROM + 100_000 * (number + 1) + 10_000 * onset
-                change = Drift(**{drift: strength})
+                change = Drift.parse(f"{drift}={strength}")
                 windows = _windows(model, seed, first, _WINDOWS, change)
                 yield Stream(normal, drift, strength, windows)
             done += 1

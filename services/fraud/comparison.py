@@ -7,23 +7,17 @@ would seem to see more.
 """
 
 import asyncio
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass
 from time import perf_counter
-from typing import Any
 
-import aiohttp
 import numpy as np
 import pyarrow as pa
 from pyarrow import compute as pc
-from scipy import stats
 from sklearn.metrics import average_precision_score
 
 from features.spec import DAY, Booleans, Floats
-from infra.local.apps import same_engines, serving
+from infra.local.apps import serving_files
 from services.fraud import encoder, places
 from services.fraud.candidates import CANDIDATES
 from services.fraud.graph import Ledger
@@ -43,9 +37,10 @@ from services.fraud.training import (
     times,
 )
 from services.skeleton.candidates import Candidate, Examples
+from services.skeleton.comparison import Compared, Shown, averaged, post_in_turn
 from services.skeleton.lake import Lake
 from services.skeleton.model import stamp
-from services.skeleton.progress import Bar, Step
+from services.skeleton.progress import Bar
 from services.skeleton.settings import Settings
 
 VALIDATION_DAYS, TEST_DAYS = 5, 10
@@ -53,31 +48,27 @@ DECLINED = 0.01
 CALLS = 3_000
 REQUESTS, REQUESTS_A_SECOND = 1_000, 100.0
 
+_APP = "services.fraud.serving:create_app"
+SHOWN = Shown(
+    stopped=DECLINED,
+    subject="transactions",
+    cost="cost a day",
+    extra=("cold_start_recall", "cold"),
+    request=("score_p95_ms", "/score p95, ms"),
+)
+
 
 @dataclass
-class Compared:
-    """One candidate, means over seeds.
+class FraudCompared(Compared):
+    """One candidate: cost a day, recall by scenario.
 
     Attributes:
-        ap: Average precision. cost: Minor units a day at its own threshold.
-        recall: By scenario, where `DECLINED` of all transactions are declined.
-        cold_start_recall: The same for frauds with a party that had no place yet.
+        cold_start_recall: Recall of frauds with a party that had no place yet.
         train_s: For graph candidates, with the encoder's training and the nights.
-        intervals: 95 % Student intervals over seeds of ap, cost and the recalls.
     """
 
-    name: str
-    role: str
-    ap: float = 0.0
-    cost: float = 0.0
-    recall: dict[str, float] = field(default_factory=dict)
     cold_start_recall: float = 0.0
-    onnx_p50_ms: float = 0.0
-    onnx_p99_ms: float = 0.0
     score_p95_ms: float = 0.0
-    size_mb: float = 0.0
-    train_s: float = 0.0
-    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -94,7 +85,7 @@ class _Material:
     at: np.ndarray  # index of each row in the ledger
 
 
-def compare(settings: Settings, seeds: list[int], bar: Bar) -> list[Compared]:
+def compare(settings: Settings, seeds: list[int], bar: Bar) -> list[FraudCompared]:
     """Train, judge and time every candidate.
 
     Raises:
@@ -191,34 +182,13 @@ def _judged(
     }
 
 
-def _summary(name: str, runs: list[dict[str, float]], file: bytes) -> Compared:
-    kind = CANDIDATES.get(name)
-    mean = {key: float(np.mean([run[key] for run in runs])) for key in runs[0]}
-    recall = {k.removeprefix("recall_"): v for k, v in mean.items() if k.startswith("recall_")}
-    return Compared(
-        name=name,
-        role=kind.role,
-        ap=mean["ap"],
-        cost=mean["cost"],
-        recall=recall,
-        cold_start_recall=mean["cold_start_recall"],
-        size_mb=len(file) / 1e6,
-        train_s=mean["train_s"],
-        intervals={key: _interval([run[key] for run in runs]) for key in runs[0]},
-    )
-
-
-def _interval(values: list[float]) -> tuple[float, float]:
-    """95 % Student interval of a mean; a single value is its own."""
-    mean = float(np.mean(values))
-    if len(values) < 2:
-        return mean, mean
-    half = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
-    return mean - half, mean + half
+def _summary(name: str, runs: list[dict[str, float]], file: bytes) -> FraudCompared:
+    role = CANDIDATES.get(name).role
+    return FraudCompared(name, role, size_mb=len(file) / 1e6, **averaged(runs))
 
 
 def _time_calls(
-    material: _Material, placed: Floats, files: Mapping[str, bytes], result: list[Compared]
+    material: _Material, placed: Floats, files: Mapping[str, bytes], result: list[FraudCompared]
 ) -> None:
     """ONNX calls of one row, the candidates taking turns row by row."""
     models = {name: read_model(data) for name, data in files.items()}
@@ -241,7 +211,7 @@ def _time_requests(
     settings: Settings,
     material: _Material,
     files: Mapping[str, bytes],
-    result: list[Compared],
+    result: list[FraudCompared],
     bar: Bar,
 ) -> None:
     """`POST /score` on a scorer a candidate, the scorers taking turns; decisions go nowhere."""
@@ -252,49 +222,9 @@ def _time_requests(
          "cart": row["cart"]}
         for row in rows
     ]  # fmt: skip
-    with _scorers(settings, files) as urls, bar("asking each scorer in turn") as step:
-        seconds = asyncio.run(_ask(urls, bodies, step))
+    with serving_files(_APP, settings, files) as urls, bar("asking each scorer in turn") as step:
+        routes = {name: f"{url}/score" for name, url in urls.items()}
+        posts = [{"json": body} for body in bodies]
+        seconds = asyncio.run(post_in_turn(routes, posts, REQUESTS_A_SECOND, step))
     for one in result:
         one.score_p95_ms = float(np.percentile(np.array(seconds[one.name]) * 1e3, 95))
-
-
-async def _ask(
-    urls: Mapping[str, str], bodies: list[dict[str, Any]], step: Step
-) -> dict[str, list[float]]:
-    seconds: dict[str, list[float]] = {name: [] for name in urls}
-    async with aiohttp.ClientSession() as http:
-        begin = perf_counter()
-        for number, body in enumerate(bodies):
-            await asyncio.sleep(max(begin + number / REQUESTS_A_SECOND - perf_counter(), 0.0))
-            for name, url in urls.items():
-                sent = perf_counter()
-                async with http.post(f"{url}/score", json=body) as answer:
-                    await answer.read()
-                    answer.raise_for_status()
-                seconds[name].append(perf_counter() - sent)
-            step(number + 1, len(bodies))
-    return {name: found[len(found) // 10 :] for name, found in seconds.items()}
-
-
-@contextmanager
-def _scorers(settings: Settings, files: Mapping[str, bytes]) -> Iterator[dict[str, str]]:
-    """A scorer a file, on a port of its own, without NATS."""
-    with tempfile.TemporaryDirectory() as folder:
-        apps = {}
-        for name, data in files.items():
-            path = Path(folder) / f"{name}.onnx"
-            path.write_bytes(data)
-            changed = {
-                **same_engines(settings),
-                "WHITEBOARD_MODEL_FILE": str(path),
-                "WHITEBOARD_HOME": str(path.with_suffix("")),
-                "WHITEBOARD_NATS_URL": "nats://127.0.0.1:9",
-            }
-            apps[name] = ("services.fraud.serving:create_app", changed)
-        with serving(apps) as urls:
-            yield urls
-
-
-def figures(result: list[Compared]) -> dict[str, object]:
-    """As JSON shows it."""
-    return {"candidates": [asdict(one) for one in result], "declined": DECLINED}

@@ -59,6 +59,15 @@ def test_blur_takes_detail_away_and_exposure_light():
     assert np.mean(dark) < 0.6 * np.mean(plain)
 
 
+def test_a_drift_can_be_at_one_station_alone():
+    plain, drifted = Camera(6), Camera(6, drift=Drift.parse("blur=1@line-b/station-2"))
+    pairs = [(plain.shot(n), drifted.shot(n)) for n in range(12)]
+    changed = {f"{a.line}/{a.station}" for a, b in pairs if not np.array_equal(a.pixels, b.pixels)}
+    assert changed == {"line-b/station-2"}
+    with pytest.raises(ValueError, match="line-z/station-1"):
+        Camera(6, drift=Drift.parse("blur=1@line-z/station-1"))
+
+
 def test_a_new_defect_is_one_nobody_was_trained_on():
     labels = {Camera(6, defects=1.0, drift=Drift(new_defect=1.0)).shot(n).label for n in range(9)}
     assert labels == {"dent"}

@@ -68,11 +68,15 @@ class Camera:
         size: int = SIZE,
         lines: tuple[str, ...] = tuple(LINES),
     ) -> None:
+        """See the module; ValueError if the drift is at a station that there is not."""
         self._seed = seed
         self._defects = defects
         self._drift = drift or Drift()
         self._size = size
         self._lines = lines
+        stations = [f"{line}/station-{s + 1}" for line in lines for s in range(STATIONS)]
+        if self._drift.at not in ("", *stations):
+            raise ValueError(f"no station {self._drift.at!r}: choose from {', '.join(stations)}")
 
     def shots(self, first: int = 0) -> Iterator[Shot]:
         """Pictures number `first` and on, for ever."""
@@ -86,36 +90,42 @@ class Camera:
         rng = np.random.default_rng([self._seed, number])
         line = self._lines[number % len(self._lines)]
         station = (number // len(self._lines)) % STATIONS
+        drift = self._drift_at(f"{line}/station-{station + 1}")
         count = number // (len(self._lines) * STATIONS)
         surface = LINES[line]
         scene = window(surface, self._seed, self._size, rng)
         label, mask = GOOD, np.zeros((self._size, self._size), dtype=np.float32)
         if rng.random() < self._defects:
-            label = self._which(surface, rng)
+            label = _which(surface, drift, rng)
             mask, change = KINDS[label](rng, self._size, rng.random())
             scene = scene + change * mask
-        pixels = self._sensor(self._light(scene, station, rng), rng)
+        pixels = _sensor(self._light(scene, station, drift, rng), drift, rng)
         return Shot(
             line, f"station-{station + 1}", f"lot-{count // LOT:05d}", f"{number:08d}",
             pixels, mask >= 0.5, label,
         )  # fmt: skip
 
-    def _which(self, surface: str, rng: np.random.Generator) -> str:
-        if rng.random() < self._drift.new_defect:
-            return "dent"
-        return str(rng.choice(DEFECTS[surface]))
+    def _drift_at(self, place: str) -> Drift:
+        return self._drift if self._drift.at in ("", place) else Drift()
 
-    def _light(self, scene: Image, station: int, rng: np.random.Generator) -> Image:
+    def _light(self, scene: Image, station: int, drift: Drift, rng: np.random.Generator) -> Image:
         """Lamps: a slope of light over the picture, and how bright it is."""
         slope = np.linspace(-1, 1, self._size, dtype=np.float32)
         tilt_x, tilt_y = rng.normal(0, 0.06, 2)
         lamp = 1.0 + tilt_x * slope[None, :] + tilt_y * slope[:, None]
-        gain = (1.0 + 0.08 * station) * rng.normal(1.0, 0.05) * (1.0 - 0.55 * self._drift.exposure)
+        gain = (1.0 + 0.08 * station) * rng.normal(1.0, 0.05) * (1.0 - 0.55 * drift.exposure)
         return (scene * lamp * gain).astype(np.float32)
 
-    def _sensor(self, scene: Image, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-        """Lens and sensor: a little blur always, noise, 8 bits."""
-        blur = abs(rng.normal(0.35, 0.15)) + 2.5 * self._drift.blur
-        seen = ndimage.gaussian_filter(scene, blur, truncate=3.0)
-        seen += rng.standard_normal(seen.shape, dtype=np.float32) * 0.012
-        return np.asarray(np.clip(seen * 255.0 + 0.5, 0, 255), dtype=np.uint8)
+
+def _which(surface: str, drift: Drift, rng: np.random.Generator) -> str:
+    if rng.random() < drift.new_defect:
+        return "dent"
+    return str(rng.choice(DEFECTS[surface]))
+
+
+def _sensor(scene: Image, drift: Drift, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+    """Lens and sensor: a little blur always, noise, 8 bits."""
+    blur = abs(rng.normal(0.35, 0.15)) + 2.5 * drift.blur
+    seen = ndimage.gaussian_filter(scene, blur, truncate=3.0)
+    seen += rng.standard_normal(seen.shape, dtype=np.float32) * 0.012
+    return np.asarray(np.clip(seen * 255.0 + 0.5, 0, 255), dtype=np.uint8)

@@ -10,20 +10,27 @@ class Drift:
     Attributes:
         blur: The lens goes out of focus. exposure: The light fails.
         new_defect: Share of defects that are dents, of which there were none before.
+        at: The one station it happens at, "<line>/<station>"; empty for all of them.
     """
 
     blur: float = 0.0
     exposure: float = 0.0
     new_defect: float = 0.0
+    at: str = ""
 
     @classmethod
     def parse(cls, text: str) -> "Drift":
-        """Read `blur=0.5,exposure=1`; `none` is none. ValueError names what is wrong."""
+        """Read `blur=0.5,exposure=1`, or `blur=1@line-b/station-2`; `none` is none.
+
+        Raises:
+            ValueError: it says what is wrong.
+        """
         if text == "none":
             return cls()
-        known = [field.name for field in fields(cls)]
+        known = [field.name for field in fields(cls) if field.type is float]
         found: dict[str, float] = {}
-        for part in text.split(","):
+        strengths, _, at = text.partition("@")
+        for part in strengths.split(","):
             name, _, value = part.partition("=")
             if name not in known:
                 raise ValueError(f"no drift {name!r}: choose from {', '.join(known)}")
@@ -33,4 +40,4 @@ class Drift:
                 raise ValueError(f"{name}: {value!r} is no number") from None
             if not 0.0 <= found[name] <= 1.0:
                 raise ValueError(f"{name}: {value} does not lie in 0..1")
-        return cls(**found)
+        return cls(**found, at=at)

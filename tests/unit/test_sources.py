@@ -1,0 +1,64 @@
+"""Where a drift comes from: whoever left its own past, not whoever is unlike the others."""
+
+import numpy as np
+
+from monitoring.sources import LEAST_ROWS, Sources
+
+STATIONS = ("line-a/1", "line-a/2", "line-b/1")
+# One station is far darker than the others, always.
+OFFSET = {"line-a/1": 0.0, "line-a/2": -5.0, "line-b/1": 0.5}
+
+
+def window(rng, rows=120, moved="", by=0.0):
+    whose = [STATIONS[i % 3] for i in range(rows)]
+    values = rng.normal(size=(rows, 2))
+    values[:, 0] += [OFFSET[name] + by * (name == moved) for name in whose]
+    return values, whose
+
+
+def learnt(rng, windows=10):
+    sources = Sources(2)
+    for _ in range(windows):
+        sources.learn(*window(rng))
+    return sources
+
+
+def test_it_is_the_one_that_moved():
+    rng = np.random.default_rng(0)
+    sources = learnt(rng)
+    for name in STATIONS:
+        assert sources.blame(*window(rng, moved=name, by=2.0), 0) == name
+        assert sources.blame(*window(rng, moved=name, by=2.0), 1) == ""
+
+
+def test_nobody_is_blamed_for_being_different():
+    rng = np.random.default_rng(1)
+    sources = learnt(rng)
+    assert [sources.blame(*window(rng), 0) for _ in range(50)] == [""] * 50
+
+
+def test_one_that_is_hardly_known_is_not_judged():
+    rng = np.random.default_rng(2)
+    sources = Sources(2)
+    assert sources.blame(*window(rng, moved="line-a/1", by=9.0), 0) == ""
+    sources = learnt(rng)
+    few = 3 * (LEAST_ROWS - 1)
+    assert sources.blame(*window(rng, rows=few, moved="line-a/1", by=9.0), 0) == ""
+
+
+def test_what_is_missing_or_nobodys_is_left_out():
+    rng = np.random.default_rng(3)
+    sources = learnt(rng)
+    values, whose = window(rng, moved="line-b/1", by=3.0)
+    values[::2, 1] = np.nan
+    assert sources.blame(values, whose, 0) == "line-b/1"
+    assert sources.blame(values, [""] * len(whose), 0) == ""
+
+
+def test_a_past_long_gone_is_forgotten():
+    rng = np.random.default_rng(4)
+    sources = learnt(rng)
+    for _ in range(200):
+        sources.learn(*window(rng, moved="line-a/1", by=3.0))
+    assert sources.blame(*window(rng, moved="line-a/1", by=3.0), 0) == ""
+    assert sources.blame(*window(rng), 0) == "line-a/1"
