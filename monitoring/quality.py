@@ -152,8 +152,7 @@ class CostWatch:
         if self._test is None:
             self._first.append(value)
             if len(self._first) == LEARNT:
-                spread = float(np.std(self._first, ddof=1))
-                self._test = Sequential(float(np.mean(self._first)), spread, "up")
+                self._test = Sequential.of_cost(self._first)
             return False
         return self._test.update(value)
 

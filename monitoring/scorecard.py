@@ -29,6 +29,7 @@ class Stream:
     Attributes:
         drift: What changed, empty for nothing. strength: How much, 0..1.
         windows: (N, F) each, the score last. costs: (W,) cost by window, empty where unknown.
+        first_costs: Of the windows before, what the costs are held to.
         label_delay: Windows after which a window's cost is known.
     """
 
@@ -37,7 +38,7 @@ class Stream:
     strength: float
     windows: Sequence[Floats]
     costs: Floats = field(default_factory=lambda: np.zeros(0))
-    clean_cost: tuple[float, float] = (0.0, 1.0)
+    first_costs: Floats = field(default_factory=lambda: np.zeros(0))
     label_delay: int = 0
 
 
@@ -96,10 +97,10 @@ def alarmed(stream: Stream) -> dict[str, list[int]]:
     for number, window in enumerate(stream.windows):
         for name in dict.fromkeys(f.detector for f in monitor.check(window).findings):
             found[name].append(number)
-    on_cost = Sequential(*stream.clean_cost, "up")
-    for number, cost in enumerate(stream.costs):
-        if on_cost.update(float(cost)):
-            found[COST].append(number + stream.label_delay)
+    if len(stream.costs):
+        on_cost = Sequential.of_cost(list(stream.first_costs))
+        risen = [number for number, cost in enumerate(stream.costs) if on_cost.update(float(cost))]
+        found[COST] = [number + stream.label_delay for number in risen]
     found[ANY] = sorted({number for where in found.values() for number in where})
     return found
 

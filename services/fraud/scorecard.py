@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from monitoring.quality import LEARNT
 from monitoring.reference import Reference
 from monitoring.scorecard import Stream
 from services.fraud.monitor import LEAST_ROWS, reference, watched_columns
@@ -41,8 +42,7 @@ class Watched:
         known = world.between(WARM_UP_DAYS, _KNOWN_DAYS)
         score = self.model.score(world.examples(WARM_UP_DAYS, _KNOWN_DAYS))
         self.reference: Reference = reference(world.vectors[known], score, world.time[known])
-        costs = self.costs(world, _FIT_DAYS, _LIVE_FROM)
-        self.clean_cost = float(costs.mean()), float(costs.std(ddof=1))
+        self.first_costs = self.costs(world, _LIVE_FROM - LEARNT, _LIVE_FROM)
 
     def windows(self, world: World, first: int, last: int) -> list[Floats]:
         """Days as the monitor sees them."""
@@ -69,7 +69,7 @@ def streams(seeds: list[int], step: Step) -> Iterator[Stream]:
         days = range(_LIVE_FROM, _LIVE_FROM + _CLEAN_DAYS)
         yield Stream(
             watched.reference, "", 0.0, watched.windows(clean, days[0], days[-1] + 1),
-            watched.costs(clean, days[0], days[-1] + 1), watched.clean_cost, DISPUTE_WINDOW_DAYS,
+            watched.costs(clean, days[0], days[-1] + 1), watched.first_costs, DISPUTE_WINDOW_DAYS,
         )  # fmt: skip
         done += 1
         step(done, of)
@@ -100,5 +100,5 @@ def _stream(
 ) -> Stream:
     return Stream(
         watched.reference, drift, strength, watched.windows(world, first, first + days),
-        watched.costs(world, first, first + days), watched.clean_cost, DISPUTE_WINDOW_DAYS,
+        watched.costs(world, first, first + days), watched.first_costs, DISPUTE_WINDOW_DAYS,
     )  # fmt: skip

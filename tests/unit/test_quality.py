@@ -79,7 +79,7 @@ def test_a_cost_that_doubles_is_told_at_a_fixed_period_and_a_steady_one_never():
     rising = CostWatch()
     costs = [*rng.lognormal(0, 0.2, LEARNT + 20), *(2.5 * rng.lognormal(0, 0.2, 20))]
     seen = [n for n, cost in enumerate(costs) if rising.update(period(n, cost))]
-    assert seen[0] == LEARNT + 24
+    assert seen[0] == LEARNT + 33
 
 
 def test_a_new_champion_is_learnt_anew_and_a_challenger_not_at_all():
