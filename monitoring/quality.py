@@ -13,7 +13,6 @@ from datetime import UTC, datetime
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 from prometheus_client import Gauge
 from sklearn.metrics import average_precision_score
 
@@ -243,10 +242,3 @@ def with_challenger(judged: pd.DataFrame, shadow: pa.Table | None, by: str) -> p
     theirs = plain.merge(scores, left_on=by, right_on="decision_id", suffixes=("", "_shadow"))
     theirs = theirs.assign(role=CHALLENGER, stopped=theirs["score"] >= theirs["threshold"])
     return pd.concat([judged, theirs[judged.columns]], ignore_index=True)
-
-
-def since_filter(since: float) -> pc.Expression:
-    """What a lake is asked for rows from an event time (seconds) on."""
-    return pc.field("event_time") >= pa.scalar(
-        datetime.fromtimestamp(since, UTC), pa.timestamp("us", tz="UTC")
-    )

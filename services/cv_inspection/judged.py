@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from monitoring.quality import SHADOWED, Bills, since_filter, with_challenger
+from monitoring.quality import SHADOWED, Bills, with_challenger
 from services.cv_inspection.lake_writer import INSPECTIONS_TABLE, VERDICTS_TABLE
 from services.cv_inspection.model import DESIGN
 from services.cv_inspection.problem import ESCAPE_COST_MINOR, GOOD, Kpi
@@ -23,10 +23,9 @@ def judged(lake: Lake, since: float) -> pd.DataFrame | None:
     Raises:
         OSError: S3 does not answer.
     """
-    newer = since_filter(since)
     wanted = ["inspection_id", "event_time", "model", "defect", "decision"]
-    inspections = lake.read(INSPECTIONS_TABLE, wanted, newer)
-    verdicts = lake.read(VERDICTS_TABLE, ["inspection_id", "label"], newer)
+    inspections = lake.read(INSPECTIONS_TABLE, wanted, since=since)
+    verdicts = lake.read(VERDICTS_TABLE, ["inspection_id", "label"], since=since)
     if inspections is None or verdicts is None or not len(inspections):
         return None
     made = inspections.to_pandas().drop_duplicates("inspection_id").drop(columns="seq")
@@ -38,7 +37,8 @@ def judged(lake: Lake, since: float) -> pd.DataFrame | None:
         positive=made["label"] != GOOD,
         amount=float(ESCAPE_COST_MINOR),
     )
-    return with_challenger(made, lake.read(shadow_table(DESIGN), SHADOWED, newer), "inspection_id")
+    shadow = lake.read(shadow_table(DESIGN), SHADOWED, since=since)
+    return with_challenger(made, shadow, "inspection_id")
 
 
 BILLS = Bills(DESIGN, judged, Kpi(), _SPAN_S)

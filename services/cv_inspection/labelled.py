@@ -40,8 +40,8 @@ def labelled(lake: Lake, since: float) -> Labelled:
         OSError: S3 does not answer.
     """
     wanted = ["inspection_id", "event_time", "key", "line", "station", "lot", "decision"]
-    inspections = lake.read(INSPECTIONS_TABLE, wanted)
-    verdicts = lake.read(VERDICTS_TABLE, ["inspection_id", "label"])
+    inspections = lake.read(INSPECTIONS_TABLE, wanted, since=since)
+    verdicts = lake.read(VERDICTS_TABLE, ["inspection_id", "label"], since=since)
     if inspections is None or verdicts is None:
         return Labelled(pd.DataFrame({name: [] for name in (*wanted, "verdict")}))
     # Told twice is one inspection; the newest verdict counts.

@@ -6,7 +6,7 @@ import pandas as pd
 from pyarrow import compute as pc
 
 from features.spec import DAY
-from monitoring.quality import SHADOWED, Bills, since_filter, with_challenger
+from monitoring.quality import SHADOWED, Bills, with_challenger
 from services.fraud.history import DECISIONS_TABLE, LABELS_TABLE
 from services.fraud.problem import DISPUTE_WINDOW_DAYS, Kpi
 from services.skeleton.champion import CHAMPION
@@ -22,19 +22,19 @@ def judged(lake: Lake, since: float) -> pd.DataFrame | None:
     Raises:
         OSError: S3 does not answer.
     """
-    newer = since_filter(since)
-    asked = newer & ~pc.field("synthetic")
+    asked = ~pc.field("synthetic")
     # Asked twice a minute, mostly for nothing: the times alone tell whether anything has settled.
-    times = lake.read(DECISIONS_TABLE, ["event_time"], asked)
+    times = lake.read(DECISIONS_TABLE, ["event_time"], asked, since)
     if times is None or not len(times):
         return None
     settled = pc.max(times["event_time"]).as_py() - timedelta(days=DISPUTE_WINDOW_DAYS)
     wanted = ["decision_id", "transaction_id", "event_time", "model", "score", "decision",
               "amount_minor"]  # fmt: skip
-    decisions = lake.read(DECISIONS_TABLE, wanted, asked & (pc.field("event_time") < settled))
+    closed = asked & (pc.field("event_time") < settled)
+    decisions = lake.read(DECISIONS_TABLE, wanted, closed, since)
     if decisions is None or not len(decisions):
         return None
-    labels = lake.read(LABELS_TABLE, ["transaction_id", "fraud"], newer)
+    labels = lake.read(LABELS_TABLE, ["transaction_id", "fraud"], since=since)
     if labels is None:
         return None
     made = decisions.to_pandas().drop_duplicates("decision_id")
@@ -42,7 +42,8 @@ def judged(lake: Lake, since: float) -> pd.DataFrame | None:
     made = made.merge(told, on="transaction_id")
     made = made.rename(columns={"fraud": "positive", "amount_minor": "amount"})
     made = made.assign(role=CHAMPION, stopped=made["decision"] == "decline")
-    return with_challenger(made, lake.read(shadow_table("fraud"), SHADOWED, newer), "decision_id")
+    shadow = lake.read(shadow_table("fraud"), SHADOWED, since=since)
+    return with_challenger(made, shadow, "decision_id")
 
 
 BILLS = Bills("fraud", judged, Kpi(), DAY)

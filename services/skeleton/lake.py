@@ -6,9 +6,10 @@ writing a batch twice does no harm.
 """
 
 import io
+import re
 import urllib.parse
 from collections.abc import Iterable
-from typing import Any
+from datetime import UTC, datetime
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +19,8 @@ import pyarrow.parquet as pq
 from pyarrow.fs import FileSelector, FileType, S3FileSystem
 
 from services.skeleton.settings import Settings
+
+_DATE = re.compile(r"/date=(\d{4}-\d{2}-\d{2})/")
 
 
 class Lake:
@@ -54,20 +57,30 @@ class Lake:
             self._put(f"{table}/date={date}/{name}.parquet", part)
 
     def read(
-        self, table: str, columns: list[str] | None = None, where: Any = None
+        self,
+        table: str,
+        columns: list[str] | None = None,
+        where: pc.Expression | None = None,
+        since: float = 0.0,
     ) -> pa.Table | None:
         """All rows of a table in order of `seq`, each once; None if it holds nothing yet.
 
         Args:
             columns: Which columns, all if None. `seq` is always among them.
-            where: A pyarrow.dataset filter expression.
+            where: What rows have to be.
+            since: Event time, seconds, of the first rows asked for; folders of days before it are
+                not opened.
 
         Raises:
             OSError: S3 did not answer.
         """
-        files = self.files(table)
+        from_on = datetime.fromtimestamp(since, UTC)
+        files = [f for f in self.files(table) if _day(f) >= f"{from_on:%Y-%m-%d}"]
         if not files:
             return None
+        if since:
+            newer = pc.field("event_time") >= pa.scalar(from_on, pa.timestamp("us", tz="UTC"))
+            where = newer if where is None else newer & where
         source = ds.dataset(files, filesystem=self.filesystem, format="parquet")
         wanted = None if columns is None else list(dict.fromkeys(["seq", *columns]))
         return _once(source.to_table(columns=wanted, filter=where))
@@ -103,6 +116,12 @@ class Lake:
         sink = io.BytesIO()
         pq.write_table(rows, sink, compression="zstd", compression_level=1)
         self.put(path, sink.getvalue())
+
+
+def _day(path: str) -> str:
+    """The date of a file's folder; of one that has none, later than any."""
+    found = _DATE.search(path)
+    return found[1] if found else "9999-12-31"
 
 
 def _once(rows: pa.Table) -> pa.Table:
