@@ -5,7 +5,6 @@ asked in turn, and every answer's `Server-Timing` says what its stages took.
 """
 
 import asyncio
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -14,7 +13,7 @@ import aiohttp
 import numpy as np
 from matplotlib.figure import Figure
 
-from infra.local.apps import same_engines, serving
+from infra.local.apps import serving_files
 from loadtest.bodies import bodies
 from services.fraud.candidates import CANDIDATES
 from services.skeleton.champion import version_path
@@ -49,27 +48,13 @@ def bench(config: Settings, requests: int, step: Step) -> list[Waterfall]:
         ValueError: none is registered. RuntimeError: a scorer does not start.
     """
     lake, registry = Lake(config), Registry(config)
-    with tempfile.TemporaryDirectory() as folder:
-        apps = {}
-        for name in sorted(CANDIDATES.all()):
-            version = registry.newest("fraud", name)
-            if version is None:
-                continue
-            path = Path(folder) / f"{name}.onnx"
-            path.write_bytes(lake.get(version_path("fraud", version)))
-            apps[name] = (
-                "services.fraud.serving:create_app",
-                {
-                    **same_engines(config),
-                    "WHITEBOARD_MODEL_FILE": str(path),
-                    "WHITEBOARD_HOME": str(path.with_suffix("")),
-                },
-            )
-        if not apps:
-            raise ValueError("no candidate is registered: `whiteboard train fraud`")
-        with serving(apps) as urls:
-            found = asyncio.run(_ask(urls, list(bodies(requests)), step))
-            published = {name: _published(url) for name, url in urls.items()}
+    versions = {name: registry.newest("fraud", name) for name in sorted(CANDIDATES.all())}
+    files = {n: lake.get(version_path("fraud", v)) for n, v in versions.items() if v is not None}
+    if not files:
+        raise ValueError("no candidate is registered: `whiteboard train fraud`")
+    with serving_files("services.fraud.serving:create_app", config, files, heard=True) as urls:
+        found = asyncio.run(_ask(urls, list(bodies(requests)), step))
+        published = {name: _published(url) for name, url in urls.items()}
     return [
         Waterfall(
             name=name,

@@ -47,12 +47,13 @@ def same_engines(config: Settings) -> dict[str, str]:
 
 @contextmanager
 def serving_files(
-    factory: str, config: Settings, files: Mapping[str, bytes]
+    factory: str, config: Settings, files: Mapping[str, bytes], heard: bool
 ) -> Iterator[dict[str, str]]:
-    """Run one app a model file, in an installation's engines but for NATS: what they say is lost.
+    """Run one app a model file, beside an installation and on its engines.
 
     Args:
         factory: "module:factory". files: By name, an ONNX file.
+        heard: Whether what they decide is told on NATS, or lost.
 
     Yields:
         By name, the base URL. See `serving`.
@@ -63,12 +64,11 @@ def serving_files(
             path = Path(folder) / f"{name}.onnx"
             path.write_bytes(data)
             changed = {
-                **same_engines(config),
                 "WHITEBOARD_MODEL_FILE": str(path),
                 "WHITEBOARD_HOME": str(path.with_suffix("")),
-                "WHITEBOARD_NATS_URL": _NOWHERE,
             }
-            apps[name] = (factory, changed)
+            silent = {} if heard else {"WHITEBOARD_NATS_URL": _NOWHERE}
+            apps[name] = (factory, {**same_engines(config), **changed, **silent})
         with serving(apps) as urls:
             yield urls
 

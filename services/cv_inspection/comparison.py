@@ -154,7 +154,10 @@ def _time_requests(
     """`POST /inspect` on an inspector a candidate, in turn; inspections go nowhere."""
     camera = Camera(seed)
     posts = [{"data": camera.shot(_POSTED_FROM + number).jpeg()} for number in range(PICTURES)]
-    with serving_files(_APP, settings, files) as urls, bar("asking each inspector in turn") as step:
+    with (
+        serving_files(_APP, settings, files, heard=False) as urls,
+        bar("asking each inspector in turn") as step,
+    ):
         routes = {name: f"{url}/inspect" for name, url in urls.items()}
         seconds = asyncio.run(post_in_turn(routes, posts, PICTURES_A_SECOND, step))
     for one in result:

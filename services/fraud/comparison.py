@@ -222,7 +222,10 @@ def _time_requests(
          "cart": row["cart"]}
         for row in rows
     ]  # fmt: skip
-    with serving_files(_APP, settings, files) as urls, bar("asking each scorer in turn") as step:
+    with (
+        serving_files(_APP, settings, files, heard=False) as urls,
+        bar("asking each scorer in turn") as step,
+    ):
         routes = {name: f"{url}/score" for name, url in urls.items()}
         posts = [{"json": body} for body in bodies]
         seconds = asyncio.run(post_in_turn(routes, posts, REQUESTS_A_SECOND, step))
