@@ -1,6 +1,6 @@
 """Decisions and what became of them, for the monitor that reckons their quality and cost."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pandas as pd
 from pyarrow import compute as pc
@@ -13,6 +13,9 @@ from services.skeleton.champion import CHAMPION
 from services.skeleton.lake import Lake
 from services.skeleton.shadow import shadow_table
 
+# Load tests say what they are, and nobody disputes them.
+_REAL = ~pc.field("synthetic")
+
 
 def judged(lake: Lake, since: float) -> pd.DataFrame | None:
     """Decisions since an event time (seconds) whose dispute window has closed.
@@ -22,15 +25,12 @@ def judged(lake: Lake, since: float) -> pd.DataFrame | None:
     Raises:
         OSError: S3 does not answer.
     """
-    asked = ~pc.field("synthetic")
-    # Asked twice a minute, mostly for nothing: the times alone tell whether anything has settled.
-    times = lake.read(DECISIONS_TABLE, ["event_time"], asked, since)
-    if times is None or not len(times):
+    settled = _settled(lake)
+    if settled is None:
         return None
-    settled = pc.max(times["event_time"]).as_py() - timedelta(days=DISPUTE_WINDOW_DAYS)
     wanted = ["decision_id", "transaction_id", "event_time", "model", "score", "decision",
               "amount_minor"]  # fmt: skip
-    closed = asked & (pc.field("event_time") < settled)
+    closed = _REAL & (pc.field("event_time") < settled)
     decisions = lake.read(DECISIONS_TABLE, wanted, closed, since)
     if decisions is None or not len(decisions):
         return None
@@ -44,6 +44,21 @@ def judged(lake: Lake, since: float) -> pd.DataFrame | None:
     made = made.assign(role=CHAMPION, stopped=made["decision"] == "decline")
     shadow = lake.read(shadow_table("fraud"), SHADOWED, since=since)
     return with_challenger(made, shadow, "decision_id")
+
+
+def _settled(lake: Lake) -> datetime | None:
+    """Until when disputes have closed; None while none has.
+
+    Asked twice a minute, mostly for nothing: the folders and the newest day alone tell.
+    """
+    days = lake.days(DECISIONS_TABLE)
+    for day in reversed(days):
+        newest = lake.read(DECISIONS_TABLE, ["event_time"], _REAL, since=day.timestamp())
+        if newest is not None and len(newest):
+            until: datetime = pc.max(newest["event_time"]).as_py()
+            until -= timedelta(days=DISPUTE_WINDOW_DAYS)
+            return until if until > days[0] else None
+    return None
 
 
 BILLS = Bills("fraud", judged, Kpi(), DAY)

@@ -91,6 +91,11 @@ class Lake:
         found = self.filesystem.get_file_info(selector)
         return sorted(f.path for f in found if f.type == FileType.File)
 
+    def days(self, table: str) -> list[datetime]:
+        """The dates a table has rows of, sorted, by its folders alone."""
+        found = {match[1] for file in self.files(table) if (match := _DATE.search(file))}
+        return [datetime.fromisoformat(day).replace(tzinfo=UTC) for day in sorted(found)]
+
     def put(self, path: str, data: bytes) -> None:
         """Write an object below the bucket. OSError if S3 did not take it."""
         with self.filesystem.open_output_stream(f"{self.bucket}/{path}") as out:

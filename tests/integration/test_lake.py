@@ -39,3 +39,4 @@ def test_days_before_those_asked_for_are_not_even_opened(lake):
     since = NOON.replace(hour=6).timestamp()
     assert lake.read("test/lake", since=since)["seq"].to_pylist() == [2, 3]
     assert lake.read("test/lake", ["seq"], since=since).column_names == ["seq"]
+    assert [f"{day:%m-%d}" for day in lake.days("test/lake")] == ["03-01", "03-02"]
