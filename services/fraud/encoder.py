@@ -178,6 +178,8 @@ def train(
     for entity, scaled in encoder.scaled.items():
         cast(_Scaled, scaled).learn(first_nodes[entity])
     total = int(parameters["epochs"]) * len(days) * 2
+    # Frauds are one in a hundred: unweighted, what is rarest among them is hardly learnt.
+    rarity = torch.tensor(float(parameters["weight"]))
     weights = [*encoder.parameters(), *pairing.parameters()]
     optimizer = torch.optim.AdamW(weights, weight_decay=float(parameters["decay"]))
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -192,7 +194,9 @@ def train(
                 rows_seen = torch.from_numpy(lessons.tabular[part])
                 logits = pairing(_gathered(ledger, found, seen, part), rows_seen)
                 target = torch.from_numpy(lessons.positive[part].astype(np.float32))
-                loss = nn.functional.binary_cross_entropy_with_logits(logits, target)
+                loss = nn.functional.binary_cross_entropy_with_logits(
+                    logits, target, pos_weight=rarity
+                )
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
