@@ -22,8 +22,9 @@ Floats = npt.NDArray[np.float64]
 STATISTICS = ("psi", "ks", "missing")
 BINS = 10
 SAMPLE = 2_000
-# Logarithms of distances of 0 would be infinite; nobody acts on one this small.
-_SMALLEST = 1e-5
+# Logarithms of distances of 0 would be infinite, and one odd row of a window is no change: distances
+# are judged from so many rows of a window on.
+_ODD_ROWS = 2.0
 # A clean spread narrower than this, in logarithms, is luck.
 _LEAST_SPREAD = 0.15
 
@@ -38,6 +39,7 @@ class Reference:
         sample: (K, F) training rows. clean_mean, clean_spread: (S, F) of the logarithms of the
             distances of clean windows, by statistic. clean: How many those were.
         score_mean, score_spread: Of the mean score over clean windows.
+        smallest: Distance that nobody acts on.
     """
 
     names: tuple[str, ...]
@@ -49,6 +51,7 @@ class Reference:
     clean: int
     score_mean: float
     score_spread: float
+    smallest: float = 1e-5
 
     @classmethod
     def of(
@@ -75,8 +78,9 @@ class Reference:
             clean=len(windows),
             score_mean=float(means.mean()),
             score_spread=float(means.std(ddof=1)),
+            smallest=_ODD_ROWS / float(np.median([len(window) for window in windows])),
         )
-        distances = np.log(np.array([bare.distances(w) for w in windows]) + _SMALLEST)
+        distances = np.log(np.array([bare.distances(w) for w in windows]) + bare.smallest)
         spread = np.maximum(distances.std(axis=0, ddof=1), _LEAST_SPREAD)
         return _replaced(bare, clean_mean=distances.mean(axis=0), clean_spread=spread)
 
@@ -95,7 +99,7 @@ class Reference:
     def p_values(self, distances: Floats) -> Floats:
         """(S, F) chances that a clean window lies as far off or farther."""
         widened = self.clean_spread * np.sqrt(1 + 1 / self.clean)
-        t = (np.log(distances + _SMALLEST) - self.clean_mean) / widened
+        t = (np.log(distances + self.smallest) - self.clean_mean) / widened
         p: Floats = stats.t.sf(t, self.clean - 1)
         return p
 

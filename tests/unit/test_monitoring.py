@@ -144,3 +144,15 @@ def test_too_few_clean_windows_are_refused():
     rng = np.random.default_rng(0)
     with pytest.raises(ValueError, match="too few"):
         Reference.of(NAMES, rows(rng), [rows(rng)] * 3)
+
+
+def test_one_odd_row_is_no_drift_where_nothing_ever_varies():
+    """A column that is always 0 has clean distances of 0: any other would be infinitely far."""
+    rng = np.random.default_rng(11)
+    flat = [np.column_stack([np.zeros(200), rng.random(200)]) for _ in range(31)]
+    reference = Reference.of(("clipped", "score"), np.concatenate(flat[1:]), flat[1:])
+    odd = flat[0].copy()
+    odd[0, 0] = 0.5
+    assert Monitor(reference).check(odd).findings == []
+    odd[:20, 0] = 0.5
+    assert {f.column for f in Monitor(reference).check(odd).findings} == {"clipped"}
