@@ -22,8 +22,8 @@ Floats = npt.NDArray[np.float64]
 STATISTICS = ("psi", "ks", "missing")
 BINS = 10
 SAMPLE = 2_000
-# Logarithms of distances of 0 would be infinite, and one odd row of a window is no change: distances
-# are judged from so many rows of a window on.
+# Logarithms of distances of 0 would be infinite, and one odd row of a window is no change:
+# distances count from so many rows of a window on.
 _ODD_ROWS = 2.0
 # A clean spread narrower than this, in logarithms, is luck.
 _LEAST_SPREAD = 0.15

@@ -7,13 +7,19 @@ import orjson
 import pytest
 
 from monitoring.alerts import STREAM, newest
-from monitoring.service import drift_table
+from monitoring.service import Watch, Watched, drift_table
+from services.cv_inspection import monitor as cv
+from services.cv_inspection.features import QUALITY
+from services.cv_inspection.ingestion import DECISIONS_STREAM, InspectionEvent, Place
+from services.cv_inspection.judged import BILLS
+from services.cv_inspection.pictures import Pictures
 from services.fraud.features import FEATURES
 from services.fraud.ingestion import DECISION
 from services.fraud.monitor import COLUMNS, WATCHED, reference
 from services.fraud.serving import EXAMPLE
 from services.skeleton.champion import reference_path
 from services.skeleton.lake import Lake
+from services.skeleton.stream import Delivered
 from tests.integration.conftest import until
 
 DAY = 86_400.0
@@ -105,3 +111,43 @@ async def test_a_model_without_a_reference_is_let_be(config, nc, normal, worker)
     assert windows(config)[0]["model"] == "xgboost:1"
     await asyncio.sleep(0)
     assert process.poll() is None
+
+
+def looks(rng, sharp_at_b2=0.1):
+    """One window of inspections, three stations in turn, of which one may see blurred."""
+    for number in range(cv.WINDOW):
+        station = ("line-a/station-1", "line-b/station-1", "line-b/station-2")[number % 3]
+        sharpness = sharp_at_b2 if station == "line-b/station-2" else 0.1
+        quality = dict.fromkeys(QUALITY, 0.5)
+        quality |= {"clipped": 0.0, "sharpness": sharpness + rng.normal(0, 0.01)}
+        yield station, quality, rng.uniform(0, 0.1)
+
+
+def seen(station, quality, defect):
+    line, name = station.split("/")
+    return InspectionEvent(
+        inspection_id="0" * 32, key=None, place=Place(line=line, station=name, lot="l", frame="f"),
+        at="2026-03-01T00:00:00Z", label="good", defect=defect, probabilities={"good": 1 - defect},
+        decision="pass", reason="", threshold=0.5, model="efficientnet:1", defect_share=0.0,
+        quality=quality, mask_key=None,
+    )  # fmt: skip
+
+
+def test_an_alarm_names_the_station_whose_lens_slipped(config):
+    rng = np.random.default_rng(4)
+    known = [look for _ in range(5) for look in looks(rng)]
+    figures = np.array([[quality[name] for name in QUALITY] for _, quality, _ in known])
+    pixels = np.zeros((len(known), 1, 1, 3), np.uint8)
+    none, zero = np.zeros((len(known), 1, 1), bool), np.zeros(len(known), np.int64)
+    pictures = Pictures.of(pixels, zero, none, zero, figures, 1.0)
+    made = cv.reference(pictures, np.array([defect for *_, defect in known]))
+    Lake(config).put(reference_path("cv", 1), made.to_bytes())
+    watch = Watch(Lake(config), Watched("cv", DECISIONS_STREAM, cv.observe, cv.windows, BILLS))
+    shown = [look for sharp in (0.1, 0.1, 0.1, 0.05, 0.1) for look in looks(rng, sharp)]
+    watch.take([
+        Delivered("", seen(*look).model_dump_json().encode(), number + 1, 0, "")
+        for number, look in enumerate(shown)
+    ])  # fmt: skip
+    *clean, drifted = watch.closed
+    assert [closed.blamed for closed in clean] == [{}, {}, {}]
+    assert drifted.blamed == {"sharpness": "line-b/station-2"}
