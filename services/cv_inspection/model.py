@@ -5,10 +5,19 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnxruntime as ort
 from PIL import Image
 
 from services.cv_inspection.features import scaled
-from services.skeleton.model import Floats32, ModelCard, ModelRefused, open_session, read_card
+from services.skeleton.model import (
+    CHECK_S,
+    Floats32,
+    ModelCard,
+    ModelRefused,
+    open_session,
+    patience,
+    read_card,
+)
 
 IMAGE, PROBABILITIES, MASK = "image", "probabilities", "mask"
 DESIGN = "cv"
@@ -34,7 +43,12 @@ class ImageModel:
 
     def inspect(self, pixels: npt.NDArray[np.uint8]) -> tuple[Floats32, Floats32]:
         """((N, C) probabilities, (N, 1, S, S) mask logits) of N pictures (N, S, S, 3)."""
-        found: Any = self._session.run([PROBABILITIES, MASK], {IMAGE: pixels})
+        return self._answers(pixels, None)
+
+    def _answers(
+        self, pixels: npt.NDArray[np.uint8], options: ort.RunOptions | None
+    ) -> tuple[Floats32, Floats32]:
+        found: Any = self._session.run([PROBABILITIES, MASK], {IMAGE: pixels}, options)
         return found[0], found[1]
 
     def score(
@@ -63,8 +77,11 @@ class ImageModel:
         shape = (self.size, self.size, 3)
         probe = np.stack([np.full(shape, value, dtype=np.uint8) for value in (0, 255, 128)])
         try:
-            self.inspect(probe[:1])
-            kinds, masks = self.inspect(probe)
+            with patience(CHECK_S) as options:
+                self._answers(probe[:1], options)
+                kinds, masks = self._answers(probe, options)
+        except ModelRefused:
+            raise
         except Exception as error:  # onnxruntime raises a class of its own for each kind
             raise ModelRefused(f"cannot look: {error}") from error
         if kinds.shape != (3, len(self.card.classes)):

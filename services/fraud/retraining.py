@@ -16,13 +16,16 @@ import numpy as np
 import pandas as pd
 
 from features.spec import DAY
+from monitoring.reference import Reference
 from services.fraud import places, training
 from services.fraud.candidates import CANDIDATES
 from services.fraud.ingestion import DECISIONS_STREAM
 from services.fraud.labelled import Labelled, labelled
+from services.fraud.monitor import reference
 from services.fraud.problem import LATENCY_BUDGET_MS, Kpi
 from services.fraud.serving import read_model, wants_places
 from services.fraud.training import GATE_DAYS, Split, cart_sets, examples, times
+from services.skeleton.candidates import Candidate
 from services.skeleton.gate import Evidence, Side
 from services.skeleton.lake import Lake
 from services.skeleton.model import Model, ModelCard
@@ -33,6 +36,7 @@ from services.skeleton.settings import Settings
 
 LEAST_LABELLED, LEAST_FRAUDS = 5_000, 30
 VALIDATION_SHARE = 0.3
+NORMAL_DAYS = 30
 
 
 def fresh(settings: Settings, lake: Lake, card: ModelCard, bar: Bar) -> Labelled:
@@ -71,8 +75,29 @@ def train_on(
         until=float(time_of.max()),
         time=np.concatenate([times(fit.rows), times(valid.rows)]),
     )
+    normal = _normal(settings, candidate, held.until, bar)
     shown = {"seed": seed, "trained_on_from": card.version}
-    return training.register(settings, candidate, held, perf_counter() - begin, shown)
+    return training.register(settings, candidate, held, normal, perf_counter() - begin, shown)
+
+
+def _normal(settings: Settings, candidate: Candidate, until: float, bar: Bar) -> Reference:
+    """What is normal for a model that was trained on: by the month before, not a night's few days.
+
+    Raises:
+        TooFewLabels: that month has too few days to say.
+    """
+    kind = type(candidate)
+    since = until - NORMAL_DAYS * DAY
+    with bar("reading what is normal"):
+        month = labelled(settings, Lake(settings), since, "graph" in kind.groups)
+    if month is None:
+        raise TooFewLabels("no labelled days to say what is normal by")
+    month = month.where(times(month.rows) <= until)
+    score = candidate.score(examples(month.rows, month.vectors, kind))
+    try:
+        return reference(month.vectors, score, times(month.rows))
+    except ValueError as error:
+        raise TooFewLabels(f"the last {NORMAL_DAYS} labelled days: {error}") from None
 
 
 def evidence(settings: Settings, lake: Lake, models: list[Model], bar: Bar) -> Evidence:

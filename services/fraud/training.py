@@ -22,6 +22,7 @@ from pyarrow import compute as pc
 from features.log import stack
 from features.spec import DAY, TIME_COLUMN, Floats
 from features.store import graph_service, open_store
+from monitoring.reference import Reference
 from services.fraud import places
 from services.fraud.candidates import CANDIDATES
 from services.fraud.features import (
@@ -250,7 +251,8 @@ def train(settings: Settings, name: str, seed: int, bar: Bar) -> Trained:
     data = split(settings, Lake(settings), type(candidate), seed, bar)
     with bar(f"training {name}") as step:
         candidate.fit(data.train, data.validation, seed, step)
-    return register(settings, candidate, data, perf_counter() - begin, {"seed": seed})
+    normal = _reference(candidate, data)
+    return register(settings, candidate, data, normal, perf_counter() - begin, {"seed": seed})
 
 
 def card_of(candidate: Candidate, threshold: float, fingerprint: str, until: float) -> ModelCard:
@@ -268,22 +270,27 @@ def card_of(candidate: Candidate, threshold: float, fingerprint: str, until: flo
     )
 
 
-def _reference(candidate: Candidate, data: Split) -> bytes:
+def _reference(candidate: Candidate, data: Split) -> Reference:
     """What is normal for a model, by the days it was trained and chosen on."""
     parts = (data.train, data.validation)
     vectors = np.concatenate([part.vectors for part in parts])
     score = np.concatenate([candidate.score(part) for part in parts])
-    return reference(vectors, score, data.time).to_bytes()
+    return reference(vectors, score, data.time)
 
 
 def register(
     settings: Settings,
     candidate: Candidate,
     data: Split,
+    normal: Reference,
     train_s: float,
     parameters: Mapping[str, object],
 ) -> Trained:
-    """Choose a trained candidate's threshold, judge it on the validation days, register it."""
+    """Choose a trained candidate's threshold, judge it on the validation days, register it.
+
+    Args:
+        normal: What the monitor will hold its decisions to.
+    """
     valid = data.validation
     threshold = threshold_of(candidate, valid)
     judged = (candidate.score(valid), valid.positive, valid.amount, threshold, Kpi())
@@ -298,5 +305,5 @@ def register(
         run = Training(card, onnx, shown, found, figures(*judged), native)
         card = Registry(settings).log(run)
     store_model(settings, card, onnx)
-    store_reference(settings, card, _reference(candidate, data))
+    store_reference(settings, card, normal.to_bytes())
     return Trained(card, found)

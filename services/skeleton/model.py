@@ -4,7 +4,9 @@ The file's metadata holds a `ModelCard`. A file whose card is missing, whose inp
 it, or that does not score like a model is refused when it is loaded, not when it is asked.
 """
 
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -15,6 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 CARD_KEY = "whiteboard"
 INPUT, OUTPUT = "features", "score"
+# A file has so long to answer a probe when it is loaded.
+CHECK_S = 5.0
 
 Floats32 = npt.NDArray[np.float32]
 
@@ -126,10 +130,18 @@ class Model:
         self, vectors: npt.NDArray[np.float64], sets: Mapping[str, Floats32] | None = None
     ) -> Floats32:
         """Scores (N,) in 0..1 of N feature vectors (N, len(known)) and the sets it needs."""
+        return self._scores(vectors, sets or {}, None)
+
+    def _scores(
+        self,
+        vectors: npt.NDArray[np.float64],
+        sets: Mapping[str, Floats32],
+        options: ort.RunOptions | None,
+    ) -> Floats32:
         inputs = {INPUT: vectors[:, self._chosen].astype(np.float32)}
         for name in self.card.sets:
-            inputs[name] = (sets or {})[name]
-        found: Any = self._session.run([OUTPUT], inputs)
+            inputs[name] = sets[name]
+        found: Any = self._session.run([OUTPUT], inputs, options)
         return np.asarray(found[0], dtype=np.float32).reshape(-1)
 
     def _check_scores(self) -> None:
@@ -140,11 +152,44 @@ class Model:
             for probe in (probes, probes[:1]):
                 rows = len(probe)
                 sets = {n: np.ones((rows, rows, len(k)), "f4") for n, k in self.card.sets.items()}
-                scores = self.score(probe, sets)
+                with patience(CHECK_S) as options:
+                    scores = self._scores(probe, sets, options)
+        except ModelRefused:
+            raise
         except Exception as error:  # onnxruntime raises a class of its own for each kind
             raise ModelRefused(f"cannot score: {error}") from error
         if not np.all(np.isfinite(scores)) or scores.min() < 0.0 or scores.max() > 1.0:
             raise ModelRefused("scores lie outside 0..1")
+
+
+@contextmanager
+def patience(seconds: float) -> Iterator[ort.RunOptions]:
+    """Options for calls of ONNX Runtime that end by themselves.
+
+    A model that takes minutes for a probe would keep a core busy all the while, and no thread of
+    Python's can be stopped from outside.
+
+    Raises:
+        ModelRefused: they were ended.
+    """
+    options = ort.RunOptions()
+    ended = threading.Event()
+
+    def end() -> None:
+        ended.set()
+        options.terminate = True
+
+    alarm = threading.Timer(seconds, end)
+    alarm.daemon = True
+    alarm.start()
+    try:
+        yield options
+    except Exception as error:  # onnxruntime raises a class of its own for each kind
+        if not ended.is_set():
+            raise
+        raise ModelRefused(f"hangs: no answer within {seconds:.0f} s") from error
+    finally:
+        alarm.cancel()
 
 
 def open_session(data: bytes, threads: int = 1) -> ort.InferenceSession:

@@ -7,13 +7,14 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import psutil
 import pytest
 
 from infra.local.engines import environment
-from services.skeleton.champion import CHALLENGER, champion_path
+from services.skeleton.champion import CHALLENGER, champion_path, reference_path
 from services.skeleton.lake import Lake
 from services.skeleton.promotion import announce
 from services.skeleton.settings import Settings
@@ -26,6 +27,12 @@ KEYS = (
     "p50_ms", "p95_ms", "p99_ms", "requests", "failures", "lost", "cost", "cost_approve_all",
     "freshness_p99_ms", "vectors", "mismatches", "ram_mb", "seconds",
 )  # fmt: skip
+
+
+def metric(url: str, name: str) -> float:
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        lines = answer.read().decode().splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith(f"{name}{{"))
 
 
 class Installation:
@@ -57,6 +64,16 @@ class Installation:
     def begin(self, *arguments: str) -> "subprocess.Popen[str]":
         command = [sys.executable, "-m", "services.cli.main", *arguments]
         return subprocess.Popen(command, env=self.env, stdout=subprocess.PIPE, text=True)
+
+    def flowing(self, *arguments: str) -> "subprocess.Popen[str]":
+        """Begin live transactions, and wait until they are decided: a busy machine takes longer."""
+        url = f"{self.settings().scorer}/metrics"
+        before, end = metric(url, "decisions_total"), time.monotonic() + 60
+        running = self.begin(*arguments)
+        while metric(url, "decisions_total") < before + 50:
+            assert time.monotonic() < end, "no transaction was decided"
+            time.sleep(0.2)
+        return running
 
 
 @pytest.fixture(scope="module")
@@ -104,10 +121,17 @@ def test_status_and_describe_show_it(here):
     assert "p95" in here.figures("describe", "cv")["steps"][4]["figure"]
 
 
+def test_a_night_without_enough_labels_says_so_and_changes_nothing(here):
+    before = here.figures("history", "fraud")
+    found = json.loads(here.run("night", "fraud", "--json"))
+    assert found["record"] is None
+    assert "are needed to train on" in found["said"]
+    assert here.figures("history", "fraud") == before
+
+
 @pytest.mark.parametrize("process", ["feature-worker", "lake-writer", "nats", "redis", "seaweedfs"])
 def test_a_killed_process_comes_back_and_nothing_is_lost(here, process):
-    running = here.begin("simulate", "fraud", "--rate", "150", "--seconds", "14", "--json")
-    time.sleep(5)
+    running = here.flowing("simulate", "fraud", "--rate", "150", "--seconds", "14", "--json")
     here.run("fault", process, "--kind", "kill")
     found = json.loads(running.communicate(timeout=120)[0])
     assert running.returncode == 0
@@ -118,8 +142,7 @@ def test_a_killed_process_comes_back_and_nothing_is_lost(here, process):
 
 @pytest.mark.parametrize(("process", "degraded"), [("redis", True), ("nats", False)])
 def test_an_engine_away_and_back(here, process, degraded):
-    running = here.begin("simulate", "fraud", "--rate", "150", "--seconds", "14", "--json")
-    time.sleep(4)
+    running = here.flowing("simulate", "fraud", "--rate", "150", "--seconds", "14", "--json")
     here.run("fault", process, "--seconds", "4")
     found = json.loads(running.communicate(timeout=120)[0])
     assert found["failures"] == 0
@@ -128,8 +151,7 @@ def test_an_engine_away_and_back(here, process, degraded):
 
 
 def test_a_champion_trained_under_load_fails_no_request(here):
-    running = here.begin("simulate", "fraud", "--rate", "50", "--seconds", "60", "--json")
-    time.sleep(2)
+    running = here.flowing("simulate", "fraud", "--rate", "50", "--seconds", "60", "--json")
     here.run("train", "fraud", "--seed", "8", "--promote")
     found = json.loads(running.communicate(timeout=200)[0])
     assert found["failures"] == 0
@@ -138,8 +160,7 @@ def test_a_champion_trained_under_load_fails_no_request(here):
 
 def test_swap_and_rollback_under_load_fail_no_request(here):
     here.run("train", "fraud", "--candidate", "deepsets")
-    running = here.begin("simulate", "fraud", "--rate", "100", "--seconds", "180", "--json")
-    time.sleep(2)
+    running = here.flowing("simulate", "fraud", "--rate", "100", "--seconds", "180", "--json")
     decided = json.loads(here.run("swap", "fraud", "deepsets", "--json", code=None))["record"]
     assert decided["event"] in ("promoted", "refused")
     assert decided["figures"]["decisions"] > 30_000
@@ -157,13 +178,12 @@ def test_swap_and_rollback_under_load_fail_no_request(here):
 
 
 def test_a_challenger_that_hangs_touches_no_response(here):
-    """A call of some minutes: shadow mode is stuck in it, and nobody else notices."""
+    """A call of some minutes: shadow mode refuses the model, and nobody else notices."""
     config = here.settings()
     lake = Lake(config)
     hung = slowed(lake.get(champion_path("fraud")), turns=3_000)
     lake.put(champion_path("fraud", CHALLENGER), hung)
-    running = here.begin("simulate", "fraud", "--rate", "100", "--seconds", "30", "--json")
-    time.sleep(3)
+    running = here.flowing("simulate", "fraud", "--rate", "100", "--seconds", "30", "--json")
     asyncio.run(told(config, 99))
     found = json.loads(running.communicate(timeout=120)[0])
     asyncio.run(told(config, None))
@@ -178,12 +198,14 @@ async def told(config, version):
     await nc.close()
 
 
-def test_a_night_without_enough_labels_says_so_and_changes_nothing(here):
-    before = here.figures("history", "fraud")
-    found = json.loads(here.run("night", "fraud", "--json"))
-    assert found["record"] is None
-    assert "are needed to train on" in found["said"]
-    assert here.figures("history", "fraud") == before
+def test_a_night_trains_the_champion_on_and_the_gate_decides(here):
+    found = json.loads(here.run("night", "fraud", "--traffic", "100", "--json", code=None))
+    assert "parties placed" in found["said"]
+    assert found["record"]["event"] in ("promoted", "refused")
+    version = found["record"]["version"]
+    assert Lake(here.settings()).exists(reference_path("fraud", version))
+    again = json.loads(here.run("night", "fraud", "--json", code=None))
+    assert found["record"]["event"] == "promoted" or "trained on already" in again["said"]
 
 
 def until_served(here, candidate):

@@ -63,22 +63,28 @@ def trained(request, whole):
     return made, steps, data
 
 
-def test_the_export_scores_as_the_native_model(trained):
+@pytest.fixture(scope="module")
+def exported(trained):
+    """Its file, made once: torch takes seconds over it."""
+    return trained[0].export()
+
+
+def test_the_export_scores_as_the_native_model(trained, exported):
     made, _, data = trained
     some = part(data, slice(0, None, 7))
     some.vectors[::3, ::2] = np.nan
-    session = ort.InferenceSession(made.export(), providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(exported, providers=["CPUExecutionProvider"])
     inputs = {INPUT: some.vectors.astype(np.float32), **some.sets}
     [found] = session.run([OUTPUT], inputs)
     assert found.shape == (len(some),)
     assert np.abs(found - made.score(some)).max() < 1e-5
 
 
-def test_the_file_is_one_serving_accepts(trained, placed):
+def test_the_file_is_one_serving_accepts(trained, exported, placed):
     made, _, data = trained
     sets = {name: SETS[name] for name in made.sets}
     changed = card(candidate=made.name, features=made.features, sets=sets)
-    model = Model(stamp(made.export(), changed), "fraud", FEATURES, SETS)
+    model = Model(stamp(exported, changed), "fraud", FEATURES, SETS)
     some = part(data, slice(0, 100))
     scores = model.score(placed[:100], some.sets)
     assert ((scores >= 0) & (scores <= 1)).all()
@@ -123,10 +129,10 @@ def test_the_order_of_a_cart_changes_nothing(trained):
 
 
 @pytest.mark.parametrize("trained", WITH_CARTS, indirect=True)
-def test_carts_of_several_sizes_score_together_as_alone(trained, placed):
+def test_carts_of_several_sizes_score_together_as_alone(trained, exported, placed):
     made, _, data = trained
     changed = card(candidate=made.name, features=made.features, sets=dict(SETS))
-    model = Model(stamp(made.export(), changed), "fraud", FEATURES, SETS)
+    model = Model(stamp(exported, changed), "fraud", FEATURES, SETS)
     count = np.maximum((data.sets["items"][:100, :, 0] >= 0).sum(axis=1), 1)
     carts = [data.sets["items"][row : row + 1, :size] for row, size in enumerate(count)]
     assert len(set(count)) > 3

@@ -1,5 +1,7 @@
 """Model files: what is refused, and why."""
 
+import time
+
 import numpy as np
 import onnx
 import pytest
@@ -8,6 +10,7 @@ from onnx import TensorProto, helper
 from services.fraud.features import FEATURES, TABULAR
 from services.skeleton.model import CARD_KEY, Model, ModelRefused, stamp
 from tests.conftest import card
+from tests.unit.test_challengers import slowed
 
 WIDTH = len(TABULAR)
 
@@ -86,3 +89,16 @@ def test_an_unusable_file_is_refused_with_a_reason(data, reason):
 def test_stamping_again_replaces_the_card():
     twice = stamp(stamp(constant(0.5), card(version=1)), card(version=2))
     assert load(twice).card.version == 2
+
+
+def test_a_file_that_hangs_is_refused_in_seconds(onnx, monkeypatch):
+    """Hours of products for one probe: it neither loads nor keeps a core."""
+    monkeypatch.setattr("services.skeleton.model.CHECK_S", 0.5)
+    hung = slowed(onnx, turns=3_000)
+    begin = time.process_time()
+    with pytest.raises(ModelRefused, match="hangs: no answer within"):
+        Model(hung, "fraud", TABULAR)
+    used = time.process_time()
+    assert used - begin < 30
+    time.sleep(0.5)
+    assert time.process_time() - used < 0.4
