@@ -88,22 +88,24 @@ def report(
     from monitoring.reference import Reference
     from services.skeleton.champion import reference_path
     from services.skeleton.lake import Lake
+    from services.skeleton.reports import report_path
 
     config, lake = settings(), Lake(settings())
     try:
         with bar("reading decisions"):
             version, window = module(design, "monitoring").newest(lake, last)
             known = Reference.from_bytes(lake.get(reference_path(design.value, version)))
-        name = f"{datetime.now(UTC):%Y%m%dT%H%M%S}.html"
-        path = path or config.home / "reports" / design.value / name
+        name = f"{datetime.now(UTC):%Y%m%dT%H%M%S}"
+        path = path or config.home / "reports" / design.value / f"{name}.html"
         with bar("writing the report"):
             made.write(known, window, f"{design.value}, version {version}", path)
-            lake.put(f"reports/{design.value}/{name}", path.read_bytes())
+            lake.put(report_path(design.value, name), path.read_bytes())
     except FileNotFoundError as error:
         fail(f"{error}: no reference is kept for this model; train one anew")
     except (OSError, ValueError) as error:
         fail(f"{error}: is the stack up, and has it decided anything?")
+    url = f"{config.scorer if design is DesignName.fraud else config.inspector}/reports/{name}"
     if as_json:
-        show_json({"path": str(path), "decisions": len(window), "version": version})
+        show_json({"path": str(path), "url": url, "decisions": len(window), "version": version})
     else:
-        say(f"{len(window):,} decisions of version {version}: {path.resolve()}")
+        say(f"{len(window):,} decisions of version {version}: {url}, {path.resolve()}")

@@ -86,10 +86,16 @@ def _alerts(config: Settings) -> list[dict[str, Any]]:
 
 
 def _reports(config: Settings) -> dict[str, str]:
-    """By design, the newest report."""
-    folders = sorted((config.home / "reports").glob("*"))
-    newest = {f.name: max(f.glob("*.html"), default=None) for f in folders}
-    return {name: str(path.resolve()) for name, path in newest.items() if path}
+    """By design, where the newest report is; none where S3 is away."""
+    from services.skeleton.lake import Lake
+    from services.skeleton.reports import newest_report
+
+    try:
+        names = {design: newest_report(Lake(config), design) for design in ("fraud", "cv")}
+    except OSError:
+        return {}
+    base = {"fraud": config.scorer, "cv": config.inspector}
+    return {design: f"{base[design]}/reports/{name}" for design, name in names.items() if name}
 
 
 def _processes(supervisor: Supervisor) -> list[dict[str, Any]]:

@@ -48,8 +48,10 @@ from services.cv_inspection.model import DESIGN, ImageModel, read_model
 from services.skeleton.admin import add_admin
 from services.skeleton.champion import Champion
 from services.skeleton.http import BodyTooLarge, JsonResponse, LimitBody, add_operations, problem
+from services.skeleton.lake import Lake
 from services.skeleton.messages import explain
 from services.skeleton.outbox import Outbox
+from services.skeleton.reports import add_reports
 from services.skeleton.settings import Settings, settings
 from services.skeleton.stream import open_connection
 from services.skeleton.telemetry import (
@@ -220,6 +222,7 @@ def create_app(config: Settings | None = None) -> FastAPI:
     )
     app.add_middleware(LimitBody, most=MOST_BYTES)
     add_operations(app, ready)
+    add_reports(app, DESIGN, Lake(config))
     add_admin(app, DESIGN, config.admin_token.get_secret_value(), lambda: held[0].nats)
     _add_inspecting(app, held)
     _add_events(app, config, held)

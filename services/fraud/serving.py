@@ -60,10 +60,12 @@ from services.skeleton.http import (
     is_synthetic,
     problem,
 )
+from services.skeleton.lake import Lake
 from services.skeleton.messages import explain
 from services.skeleton.model import Model
 from services.skeleton.outbox import Outbox
 from services.skeleton.process import settle
+from services.skeleton.reports import add_reports
 from services.skeleton.settings import Settings, settings
 from services.skeleton.stream import open_connection
 from services.skeleton.telemetry import (
@@ -330,6 +332,7 @@ def create_app(config: Settings | None = None) -> FastAPI:
     )
     app.add_middleware(LimitBody, most=MOST_BYTES)
     add_operations(app, ready)
+    add_reports(app, "fraud", Lake(config))
     add_admin(app, "fraud", config.admin_token.get_secret_value(), lambda: held[0].nats)
     _add_scoring(app, held)
     return app
