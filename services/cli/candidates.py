@@ -40,30 +40,34 @@ def candidates(
 
 
 def _quality(found: "Sequence[Compared]", shown: "Shown") -> None:
-    kinds = list(found[0].recall)
-    title = f"What they see; recall where {shown.stopped:.0%} of all {shown.subject} are stopped"
     extra, heading = shown.extra
-    board = table(title, "", "AP", shown.cost, *(k.replace("_", " ") for k in kinds), heading)
-    best = {k: max(one.recall[k] for one in found) for k in kinds}
-    for one in found:
-        low, high = one.intervals["ap"]
-        recalls = (
-            f"[green]{one.recall[k]:.2f}[/]" if one.recall[k] == best[k] else f"{one.recall[k]:.2f}"
-            for k in kinds
-        )
-        board.add_row(
-            one.name, f"{one.ap:.3f} [dim]±{(high - low) / 2:.3f}[/]", f"{one.cost / 100:,.0f}",
-            *recalls, f"{getattr(one, extra):.2f}",
-        )  # fmt: skip
+    board = table(
+        f"What they see; recall where {shown.stopped:.0%} of all {shown.subject} are stopped",
+        "", *(one.name for one in found),
+    )  # fmt: skip
+    board.add_row("average precision", *(_with_interval(one) for one in found))
+    board.add_row(f"{shown.cost}, EUR", *(f"{one.cost / 100:,.0f}" for one in found))
+    for kind in found[0].recall:
+        best = max(one.recall[kind] for one in found)
+        recalls = (one.recall[kind] for one in found)
+        cells = (f"[green]{r:.2f}[/]" if r == best else f"{r:.2f}" for r in recalls)
+        board.add_row(kind.replace("_", " "), *cells)
+    board.add_row(heading, *(f"{getattr(one, extra):.2f}" for one in found))
     out.print(board)
+
+
+def _with_interval(one: "Compared") -> str:
+    low, high = one.intervals["ap"]
+    return f"{one.ap:.3f} [dim]±{(high - low) / 2:.3f}[/]"
 
 
 def _speed(found: "Sequence[Compared]", shown: "Shown") -> None:
     request, heading = shown.request
-    board = table("What they cost", "", "role", "ONNX p50, ms", "p99", heading, "MB", "train, s")
-    for one in found:
-        board.add_row(
-            one.name, one.role, f"{one.onnx_p50_ms:.3f}", f"{one.onnx_p99_ms:.3f}",
-            f"{getattr(one, request):.1f}", f"{one.size_mb:.2f}", f"{one.train_s:.0f}",
-        )  # fmt: skip
+    board = table("What they cost", "", *(one.name for one in found))
+    board.add_row("role", *(one.role for one in found))
+    calls = (f"{one.onnx_p50_ms:.3f}, {one.onnx_p99_ms:.3f}" for one in found)
+    board.add_row("ONNX p50, p99, ms", *calls)
+    board.add_row(heading, *(f"{getattr(one, request):.1f}" for one in found))
+    board.add_row("file, MB", *(f"{one.size_mb:.2f}" for one in found))
+    board.add_row("training, s", *(f"{one.train_s:.0f}" for one in found))
     out.print(board)

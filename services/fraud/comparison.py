@@ -53,7 +53,7 @@ SHOWN = Shown(
     stopped=DECLINED,
     subject="transactions",
     cost="cost a day",
-    extra=("cold_start_recall", "cold"),
+    extra=("cold_start_recall", "cold starts"),
     request=("score_p95_ms", "/score p95, ms"),
 )
 
