@@ -56,18 +56,13 @@ def consecutive_ports(count: int) -> int:
 
 
 def make_settings(home: Path) -> Settings:
-    """Settings of an installation of its own."""
-    return Settings(
-        home=home,
-        nats_port=consecutive_ports(1),
-        nats_http_port=consecutive_ports(1),
-        redis_port=consecutive_ports(1),
-        s3_port=consecutive_ports(1),
-        s3_internal_port=consecutive_ports(4),
-        scorer_port=consecutive_ports(1),
-        inspector_port=consecutive_ports(1),
-        metrics_port=consecutive_ports(9),
-    )
+    """Settings of an installation of its own, its ports drawn together: none is drawn twice."""
+    first = consecutive_ports(19)
+    names = ("nats_port", "nats_http_port", "redis_port", "s3_port", "scorer_port",
+             "inspector_port", "s3_internal_port")  # fmt: skip
+    ports = {name: first + number for number, name in enumerate(names)}
+    # SeaweedFS's inner ones are four in a row, the workers' metrics nine.
+    return Settings(home=home, metrics_port=ports["s3_internal_port"] + 4, **ports)
 
 
 def start(process: Process, logs: Path) -> "subprocess.Popen[bytes]":
