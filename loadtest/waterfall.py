@@ -7,9 +7,7 @@ asked in turn, and every answer's `Server-Timing` says what its stages took.
 import asyncio
 from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter
 
-import aiohttp
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -17,6 +15,7 @@ from infra.local.apps import serving_files
 from loadtest.bodies import bodies
 from services.fraud.candidates import CANDIDATES
 from services.skeleton.champion import version_path
+from services.skeleton.comparison import post_in_turn
 from services.skeleton.http import SYNTHETIC
 from services.skeleton.lake import Lake
 from services.skeleton.progress import Step
@@ -69,23 +68,17 @@ def bench(config: Settings, requests: int, step: Step) -> list[Waterfall]:
 async def _ask(
     urls: dict[str, str], asked: list[bytes], step: Step
 ) -> dict[str, list[dict[str, float]]]:
-    """By candidate, ms by stage of each answer; a tenth is warm-up and left out."""
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in urls}
+    """By candidate, ms by stage of each answer."""
     headers = {"Content-Type": "application/json", **SYNTHETIC}
-    async with aiohttp.ClientSession() as http:
-        begin = perf_counter()
-        for number, body in enumerate(asked):
-            await asyncio.sleep(max(begin + number / RATE - perf_counter(), 0.0))
-            for name, url in urls.items():
-                sent = perf_counter()
-                async with http.post(f"{url}/score", data=body, headers=headers) as answer:
-                    await answer.read()
-                    answer.raise_for_status()
-                took = {"client": (perf_counter() - sent) * 1e3}
-                found[name].append(_stages(answer.headers["Server-Timing"]) | took)
-            step(number + 1, len(asked))
+    posts = [{"data": body, "headers": headers} for body in asked]
+    routes = {name: f"{url}/score" for name, url in urls.items()}
+    found = await post_in_turn(routes, posts, RATE, step)
+    # The last decisions are still on their way to the stream.
     await asyncio.sleep(0.5)
-    return {name: answers[len(answers) // 10 :] for name, answers in found.items()}
+    return {
+        name: [_stages(a.headers["Server-Timing"]) | {"client": a.seconds * 1e3} for a in answers]
+        for name, answers in found.items()
+    }
 
 
 def _stages(header: str) -> dict[str, float]:

@@ -30,7 +30,7 @@ from services.cv_inspection.training import (
     simulated_split,
 )
 from services.cv_inspection.vision import ImageCandidate
-from services.skeleton.comparison import Compared, Shown, averaged, post_in_turn
+from services.skeleton.comparison import Compared, Shown, averaged, p95_ms, post_in_turn
 from services.skeleton.model import stamp
 from services.skeleton.progress import Bar
 from services.skeleton.settings import Settings
@@ -140,8 +140,7 @@ def _time_calls(files: Mapping[str, bytes], seed: int, result: list[ImageCompare
             model.inspect(picture)
             seconds[name].append(perf_counter() - begin)
     for one in result:
-        p50, p99 = np.percentile(np.array(seconds[one.name]) * 1e3, [50, 99])
-        one.onnx_p50_ms, one.onnx_p99_ms = float(p50), float(p99)
+        one.called(seconds[one.name])
 
 
 def _time_requests(
@@ -159,6 +158,6 @@ def _time_requests(
         bar("asking each inspector in turn") as step,
     ):
         routes = {name: f"{url}/inspect" for name, url in urls.items()}
-        seconds = asyncio.run(post_in_turn(routes, posts, PICTURES_A_SECOND, step))
+        answers = asyncio.run(post_in_turn(routes, posts, PICTURES_A_SECOND, step))
     for one in result:
-        one.inspect_p95_ms = float(np.percentile(np.array(seconds[one.name]) * 1e3, 95))
+        one.inspect_p95_ms = p95_ms(answers[one.name])

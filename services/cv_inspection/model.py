@@ -10,12 +10,11 @@ from PIL import Image
 
 from services.cv_inspection.features import scaled
 from services.skeleton.model import (
-    CHECK_S,
     Floats32,
     ModelCard,
     ModelRefused,
     open_session,
-    patience,
+    probing,
     read_card,
 )
 
@@ -41,13 +40,10 @@ class ImageModel:
         self.size = self._checked_size()
         self._check_answers()
 
-    def inspect(self, pixels: npt.NDArray[np.uint8]) -> tuple[Floats32, Floats32]:
-        """((N, C) probabilities, (N, 1, S, S) mask logits) of N pictures (N, S, S, 3)."""
-        return self._answers(pixels, None)
-
-    def _answers(
-        self, pixels: npt.NDArray[np.uint8], options: ort.RunOptions | None
+    def inspect(
+        self, pixels: npt.NDArray[np.uint8], options: ort.RunOptions | None = None
     ) -> tuple[Floats32, Floats32]:
+        """((N, C) probabilities, (N, 1, S, S) mask logits) of N pictures (N, S, S, 3)."""
         found: Any = self._session.run([PROBABILITIES, MASK], {IMAGE: pixels}, options)
         return found[0], found[1]
 
@@ -76,14 +72,9 @@ class ImageModel:
         """Look at a black, a white and a grey picture: a check, and the warm-up."""
         shape = (self.size, self.size, 3)
         probe = np.stack([np.full(shape, value, dtype=np.uint8) for value in (0, 255, 128)])
-        try:
-            with patience(CHECK_S) as options:
-                self._answers(probe[:1], options)
-                kinds, masks = self._answers(probe, options)
-        except ModelRefused:
-            raise
-        except Exception as error:  # onnxruntime raises a class of its own for each kind
-            raise ModelRefused(f"cannot look: {error}") from error
+        with probing() as options:
+            self.inspect(probe[:1], options)
+            kinds, masks = self.inspect(probe, options)
         if kinds.shape != (3, len(self.card.classes)):
             raise ModelRefused(
                 f"its card names {len(self.card.classes)} classes, it answers {kinds.shape}"

@@ -37,7 +37,7 @@ from services.fraud.training import (
     times,
 )
 from services.skeleton.candidates import Candidate, Examples
-from services.skeleton.comparison import Compared, Shown, averaged, post_in_turn
+from services.skeleton.comparison import Compared, Shown, averaged, p95_ms, post_in_turn
 from services.skeleton.lake import Lake
 from services.skeleton.model import stamp
 from services.skeleton.progress import Bar
@@ -203,8 +203,7 @@ def _time_calls(
             model.score(placed[row : row + 1], sets)
             seconds[name].append(perf_counter() - begin)
     for one in result:
-        p50, p99 = np.percentile(np.array(seconds[one.name]) * 1e3, [50, 99])
-        one.onnx_p50_ms, one.onnx_p99_ms = float(p50), float(p99)
+        one.called(seconds[one.name])
 
 
 def _time_requests(
@@ -228,6 +227,6 @@ def _time_requests(
     ):
         routes = {name: f"{url}/score" for name, url in urls.items()}
         posts = [{"json": body} for body in bodies]
-        seconds = asyncio.run(post_in_turn(routes, posts, REQUESTS_A_SECOND, step))
+        answers = asyncio.run(post_in_turn(routes, posts, REQUESTS_A_SECOND, step))
     for one in result:
-        one.score_p95_ms = float(np.percentile(np.array(seconds[one.name]) * 1e3, 95))
+        one.score_p95_ms = p95_ms(answers[one.name])

@@ -13,7 +13,7 @@ algorithm 1; a convolution a relation after Schlichtkrull et al., ESWC 2018.
 """
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -46,6 +46,8 @@ from services.skeleton.progress import Step
 # Some parties go without a place while training, so that a head learns what that means.
 _HIDDEN = 0.05
 _SAMPLE = 20_000
+# Steps a day and epoch.
+_PARTS = 2
 _LARGEST = 10.0
 
 
@@ -177,34 +179,37 @@ def train(
     first_nodes, *_ = days[0][0]
     for entity, scaled in encoder.scaled.items():
         cast(_Scaled, scaled).learn(first_nodes[entity])
-    total = int(parameters["epochs"]) * len(days) * 2
+    epochs = int(parameters["epochs"])
+    total = epochs * len(days) * _PARTS
     # Frauds are one in a hundred: unweighted, what is rarest among them is hardly learnt.
-    rarity = torch.tensor(float(parameters["weight"]))
+    loss_of = nn.BCEWithLogitsLoss(pos_weight=torch.tensor(float(parameters["weight"])))
     weights = [*encoder.parameters(), *pairing.parameters()]
     optimizer = torch.optim.AdamW(weights, weight_decay=float(parameters["decay"]))
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, float(parameters["rate"]), total_steps=total
     )
-    done = 0
-    for _ in range(int(parameters["epochs"])):
-        for number in rng.permutation(len(days)):
-            (nodes, edges, seen), rows = days[number]
-            for part in np.array_split(rng.permutation(rows), 2):
-                found = encoder(nodes, edges)
-                rows_seen = torch.from_numpy(lessons.tabular[part])
-                logits = pairing(_gathered(ledger, found, seen, part), rows_seen)
-                target = torch.from_numpy(lessons.positive[part].astype(np.float32))
-                loss = nn.functional.binary_cross_entropy_with_logits(
-                    logits, target, pos_weight=rarity
-                )
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                schedule.step()
-                done += 1
-                step(done, total)
+    for done, ((nodes, edges, seen), part) in enumerate(_passes(days, epochs, rng), start=1):
+        places = _gathered(ledger, encoder(nodes, edges), seen, part)
+        logits = pairing(places, torch.from_numpy(lessons.tabular[part]))
+        loss = loss_of(logits, torch.from_numpy(lessons.positive[part].astype(np.float32)))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        step(done, total)
     encoder.eval()
     return encoder
+
+
+def _passes(
+    days: Sequence[tuple["_Tensors", Integers]], epochs: int, rng: np.random.Generator
+) -> Iterator[tuple["_Tensors", Integers]]:
+    """A midnight's graph and a part of its day's rows, the days shuffled each time."""
+    for _ in range(epochs):
+        for number in rng.permutation(len(days)):
+            graph, rows = days[number]
+            for part in np.array_split(rng.permutation(rows), _PARTS):
+                yield graph, part
 
 
 def place(encoder: Encoder, graph: Snapshot) -> dict[str, Floats]:

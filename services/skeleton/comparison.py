@@ -37,6 +37,11 @@ class Compared:
     train_s: float = 0.0
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
 
+    def called(self, seconds: Sequence[float]) -> None:
+        """Take what its ONNX calls took."""
+        p50, p99 = np.percentile(seconds, [50, 99]) * 1e3
+        self.onnx_p50_ms, self.onnx_p99_ms = float(p50), float(p99)
+
 
 @dataclass(frozen=True)
 class Shown:
@@ -76,21 +81,29 @@ def averaged(runs: Sequence[Mapping[str, float]]) -> dict[str, Any]:
     return {**plain, "recall": recall, "intervals": intervals}
 
 
+@dataclass(frozen=True)
+class Answer:
+    """Of one post: seconds until it was read, and its headers."""
+
+    seconds: float
+    headers: Mapping[str, str]
+
+
 async def post_in_turn(
     urls: Mapping[str, str], posts: Sequence[Mapping[str, Any]], rate: float, step: Step
-) -> dict[str, list[float]]:
+) -> dict[str, list[Answer]]:
     """Post the same bodies to several services, in turn, so many bodies a second.
 
     Args:
         urls: By name, where to. posts: What each post is, as aiohttp's `post` takes it.
 
     Returns:
-        By name, seconds until the answer was read; the first tenth is left out.
+        By name, the answers; the first tenth is left out.
 
     Raises:
         aiohttp.ClientError: one did not answer with success.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in urls}
+    answers: dict[str, list[Answer]] = {name: [] for name in urls}
     async with aiohttp.ClientSession() as http:
         begin = perf_counter()
         for number, post in enumerate(posts):
@@ -100,10 +113,15 @@ async def post_in_turn(
                 async with http.post(url, **post) as answer:
                     await answer.read()
                     answer.raise_for_status()
-                seconds[name].append(perf_counter() - sent)
+                answers[name].append(Answer(perf_counter() - sent, answer.headers))
             step(number + 1, len(posts))
     warm = round(len(posts) * _WARM_UP_SHARE)
-    return {name: found[warm:] for name, found in seconds.items()}
+    return {name: found[warm:] for name, found in answers.items()}
+
+
+def p95_ms(answers: Sequence[Answer]) -> float:
+    """95th percentile of their times."""
+    return float(np.percentile([answer.seconds for answer in answers], 95) * 1e3)
 
 
 def figures(result: Sequence[Compared], shown: Shown) -> dict[str, object]:

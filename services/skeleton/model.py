@@ -127,20 +127,15 @@ class Model:
         self._check_scores()
 
     def score(
-        self, vectors: npt.NDArray[np.float64], sets: Mapping[str, Floats32] | None = None
-    ) -> Floats32:
-        """Scores (N,) in 0..1 of N feature vectors (N, len(known)) and the sets it needs."""
-        return self._scores(vectors, sets or {}, None)
-
-    def _scores(
         self,
         vectors: npt.NDArray[np.float64],
-        sets: Mapping[str, Floats32],
-        options: ort.RunOptions | None,
+        sets: Mapping[str, Floats32] | None = None,
+        options: ort.RunOptions | None = None,
     ) -> Floats32:
+        """Scores (N,) in 0..1 of N feature vectors (N, len(known)) and the sets it needs."""
         inputs = {INPUT: vectors[:, self._chosen].astype(np.float32)}
         for name in self.card.sets:
-            inputs[name] = sets[name]
+            inputs[name] = (sets or {})[name]
         found: Any = self._session.run([OUTPUT], inputs, options)
         return np.asarray(found[0], dtype=np.float32).reshape(-1)
 
@@ -148,46 +143,39 @@ class Model:
         """Score some vectors, missing values among them: a check, and the warm-up."""
         parts = (np.zeros((2, self.width)), np.full((2, self.width), np.nan))
         probes = np.vstack([*parts, np.ones((4, self.width))])
-        try:
-            for probe in (probes, probes[:1]):
-                rows = len(probe)
-                sets = {n: np.ones((rows, rows, len(k)), "f4") for n, k in self.card.sets.items()}
-                with patience(CHECK_S) as options:
-                    scores = self._scores(probe, sets, options)
-        except ModelRefused:
-            raise
-        except Exception as error:  # onnxruntime raises a class of its own for each kind
-            raise ModelRefused(f"cannot score: {error}") from error
+        for probe in (probes, probes[:1]):
+            rows = len(probe)
+            sets = {n: np.ones((rows, rows, len(k)), "f4") for n, k in self.card.sets.items()}
+            with probing() as options:
+                scores = self.score(probe, sets, options)
         if not np.all(np.isfinite(scores)) or scores.min() < 0.0 or scores.max() > 1.0:
             raise ModelRefused("scores lie outside 0..1")
 
 
 @contextmanager
-def patience(seconds: float) -> Iterator[ort.RunOptions]:
-    """Options for calls of ONNX Runtime that end by themselves.
+def probing() -> Iterator[ort.RunOptions]:
+    """Options for a first call of ONNX Runtime, which has to succeed within `CHECK_S`.
 
     A model that takes minutes for a probe would keep a core busy all the while, and no thread of
-    Python's can be stopped from outside.
+    Python's can be stopped from outside: the runtime ends the call itself.
 
     Raises:
-        ModelRefused: they were ended.
+        ModelRefused: it failed, or was ended.
     """
-    options = ort.RunOptions()
-    ended = threading.Event()
+    options, ended = ort.RunOptions(), threading.Event()
 
     def end() -> None:
         ended.set()
         options.terminate = True
 
-    alarm = threading.Timer(seconds, end)
+    alarm = threading.Timer(CHECK_S, end)
     alarm.daemon = True
     alarm.start()
     try:
         yield options
     except Exception as error:  # onnxruntime raises a class of its own for each kind
-        if not ended.is_set():
-            raise
-        raise ModelRefused(f"hangs: no answer within {seconds:.0f} s") from error
+        why = f"hangs: no answer within {CHECK_S:.0f} s" if ended.is_set() else f"fails: {error}"
+        raise ModelRefused(why) from error
     finally:
         alarm.cancel()
 

@@ -204,8 +204,6 @@ def test_a_night_trains_the_champion_on_and_the_gate_decides(here):
     assert found["record"]["event"] in ("promoted", "refused")
     version = found["record"]["version"]
     assert Lake(here.settings()).exists(reference_path("fraud", version))
-    again = json.loads(here.run("night", "fraud", "--json", code=None))
-    assert found["record"]["event"] == "promoted" or "trained on already" in again["said"]
 
 
 def until_served(here, candidate):

@@ -26,7 +26,6 @@ from services.skeleton.http import SYNTHETIC
 from services.skeleton.lake import Lake
 from services.skeleton.model import stamp
 from services.skeleton.promotion import announce
-from services.skeleton.reports import report_path
 from services.skeleton.stream import Delivered, connect
 from tests.conftest import card, make_settings, start
 from tests.integration.conftest import until
@@ -390,19 +389,3 @@ def test_serving_imports_no_training():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-
-
-async def test_reports_open_from_a_url_and_the_newest_by_its_name(client, own):
-    lake = Lake(own.config)
-    assert (await client.get("/reports/newest")).status_code == 404
-    for name in ("20260301T120000", "20260302T120000"):
-        lake.put(report_path("fraud", name), f"<html>{name}</html>".encode())
-    try:
-        newest = await client.get("/reports/newest", follow_redirects=True)
-        assert newest.text == "<html>20260302T120000</html>"
-        assert newest.headers["content-type"].startswith("text/html")
-        assert (await client.get("/reports/20260301T120000")).status_code == 200
-        assert (await client.get("/reports/20260309T120000")).status_code == 404
-        assert (await client.get("/reports/..%2Fmodels")).status_code in (404, 422)
-    finally:
-        lake.remove(["reports"])

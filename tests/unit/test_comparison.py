@@ -1,11 +1,10 @@
 import asyncio
 
 import aiohttp
-import numpy as np
 import pytest
 from aiohttp import web
 
-from services.skeleton.comparison import averaged, interval, post_in_turn
+from services.skeleton.comparison import averaged, interval, p95_ms, post_in_turn
 
 
 def test_the_interval_is_students():
@@ -54,10 +53,12 @@ async def test_services_are_asked_in_turn_and_the_slow_one_shows():
         routes = {name: f"{url}/{name}" for name in ("fast", "slow")}
         return await post_in_turn(routes, [{"json": {}}] * 20, 1_000.0, lambda *_: None)
 
-    seconds = await _served(answer, ask)
+    answers = await _served(answer, ask)
     assert asked == ["fast", "slow"] * 20
-    assert [len(found) for found in seconds.values()] == [18, 18]
-    assert np.min(seconds["slow"]) >= 0.02
+    assert [len(found) for found in answers.values()] == [18, 18]
+    assert min(one.seconds for one in answers["slow"]) >= 0.02
+    assert p95_ms(answers["slow"]) >= 20
+    assert "Date" in answers["fast"][0].headers
 
 
 async def test_an_answer_that_fails_is_no_time():
