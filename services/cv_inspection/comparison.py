@@ -81,8 +81,8 @@ def compare(settings: Settings, seeds: list[int], bar: Bar) -> list[ImageCompare
             files[name], origin[name] = stamp(candidate.export(), card), candidate.origin
     result = [
         ImageCompared(
-            name, CANDIDATES.get(name).role, size_mb=len(files[name]) / 1e6,
-            weights_from=origin[name], **averaged(runs),
+            name, f"{CANDIDATES.get(name).role}; weights: {origin[name]}",
+            size_mb=len(files[name]) / 1e6, weights_from=origin[name], **averaged(runs),
         )
         for name, runs in found.items()
     ]  # fmt: skip

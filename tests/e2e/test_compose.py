@@ -5,8 +5,10 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -120,6 +122,24 @@ def test_images_and_containers_are_as_promised(stack):
     for service in ("nats", "redis", "seaweedfs", "prometheus", "scorer", "mlflow"):
         for bindings in container(service)["HostConfig"]["PortBindings"].values():
             assert [b["HostIp"] for b in bindings] == ["127.0.0.1"]
+
+
+def asked_plainly(port: int, text: bytes) -> bytes:
+    """What a server says to somebody without a password."""
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as line:
+        line.sendall(text)
+        said = b""
+        while b"-" not in said and (more := line.recv(4_096)):
+            said += more
+        return said
+
+
+def test_no_engine_opens_without_a_password(stack):
+    assert asked_plainly(16379, b"PING\r\n").startswith(b"-NOAUTH")
+    nats = asked_plainly(14222, b'CONNECT {"verbose":false}\r\nPING\r\n')
+    assert b'"auth_required":true' in nats
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        urllib.request.urlopen("http://127.0.0.1:18333/lake/", timeout=5)
 
 
 def test_prometheus_scrapes_every_service(stack):
