@@ -8,8 +8,10 @@ the simulated world's own: at 200 transactions a second a day of it passes in a 
 import asyncio
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
+from itertools import chain, islice
 from typing import Any
 
 import aiohttp
@@ -105,6 +107,8 @@ class Gateway:
         Args:
             step: Told (sent, most). mark: Told the event time (microseconds) of what was sent.
         """
+        world = iter(happenings)
+        ready = list(islice(world, 1))  # The world is made before the clock runs.
         begin = started = time.perf_counter()
         present = Present()
         sent = 0
@@ -112,7 +116,7 @@ class Gateway:
         timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
         async with aiohttp.ClientSession(connector=connector, timeout=timeout) as http:
             try:
-                for happening in happenings:
+                for happening in chain(ready, world):
                     event = happening.event
                     if isinstance(event, LabelEvent):
                         self._start(self._label(event))
@@ -204,17 +208,23 @@ async def _until(due: float) -> None:
 
 
 def happenings(traffic: Traffic, after_us: int) -> Iterator[Happening]:
-    """The simulated world after a moment, in order of event time, for ever."""
+    """The simulated world after a moment, in order of event time, for ever.
+
+    A day is made while the one before is played: at its midnight no request is to wait for it.
+    """
     number = max((after_us - START_US) // DAY_US, 0)
-    while True:
-        for time_us, day, index, is_label in merged(traffic, number):
-            if time_us <= after_us:
-                continue
-            if is_label:
-                yield Happening(label(day, index))
-            else:
-                yield Happening(transaction(day, index), bool(day.scenario[index] > 0))
-        number += 1
+    with ThreadPoolExecutor(1) as maker:
+        coming = maker.submit(merged, traffic, number)
+        while True:
+            number += 1
+            today, coming = coming.result(), maker.submit(merged, traffic, number)
+            for time_us, day, index, is_label in today:
+                if time_us <= after_us:
+                    continue
+                if is_label:
+                    yield Happening(label(day, index))
+                else:
+                    yield Happening(transaction(day, index), bool(day.scenario[index] > 0))
 
 
 class WorldState:
