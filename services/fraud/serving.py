@@ -53,9 +53,8 @@ from services.skeleton.admin import add_admin
 from services.skeleton.champion import Champion
 from services.skeleton.http import (
     BodyTooLarge,
+    DirectApp,
     JsonResponse,
-    LimitBody,
-    add_direct,
     add_operations,
     is_synthetic,
     problem,
@@ -325,12 +324,12 @@ def create_app(config: Settings | None = None) -> FastAPI:
             "outbox_events": state.outbox.depth,
         }
 
-    app = FastAPI(
+    app = DirectApp(
+        MOST_BYTES,
         title="Whiteboard: fraud scorer",
         summary="Decides card transactions before they are authorised.",
         lifespan=lifespan,
     )
-    app.add_middleware(LimitBody, most=MOST_BYTES)
     add_operations(app, ready)
     add_reports(app, "fraud", Lake(config))
     add_admin(app, "fraud", config.admin_token.get_secret_value(), lambda: held[0].nats)
@@ -338,7 +337,7 @@ def create_app(config: Settings | None = None) -> FastAPI:
     return app
 
 
-def _add_scoring(app: FastAPI, held: list[Running]) -> None:
+def _add_scoring(app: DirectApp, held: list[Running]) -> None:
     body = {
         "requestBody": {
             "required": True,
@@ -361,8 +360,8 @@ def _add_scoring(app: FastAPI, held: list[Running]) -> None:
         return await _answer(held[0].scorer, request)
 
     documented: dict[str, Any] = {"openapi_extra": body, "responses": answers}
-    add_direct(app, "/invocations", score, tags=["SageMaker"], summary="The same", **documented)
-    add_direct(app, "/score", score, tags=["scoring"], summary="Score a transaction", **documented)
+    app.add_direct("/score", score, tags=["scoring"], summary="Score a transaction", **documented)
+    app.add_direct("/invocations", score, tags=["SageMaker"], summary="The same", **documented)
 
 
 async def _answer(scorer: Scorer, request: Request) -> Response:
