@@ -63,3 +63,10 @@ class Pictures(Examples):
             label=self.label[chosen], mask=self.mask[chosen], outlined=self.outlined[chosen],
             unit=self.unit[chosen], quality=self.quality[chosen],
         )  # fmt: skip
+
+    def even(self, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+        """Rows in random order: all defects, and no more good parts than them, drawn at random."""
+        good, bad = (np.flatnonzero(self.positive == kind) for kind in (False, True))
+        if 0 < len(bad) < len(good):
+            good = rng.choice(good, len(bad), replace=False)
+        return rng.permutation(np.concatenate([good, bad]))

@@ -242,7 +242,8 @@ class ImageCandidate(Candidate[Pictures]):
         return made.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def _expect(self, train: Pictures, validation: Pictures) -> None:
-        shown, come = (1.0 - float(p.positive.mean()) for p in (train, validation))
+        count = _shown(train, len(self.classes))
+        shown, come = float(count[0] / count.sum()), 1.0 - float(validation.positive.mean())
         if 0.0 < shown < 1.0 and 0.0 < come < 1.0:
             self._net.expect(shown, come)
 
@@ -256,7 +257,7 @@ class ImageCandidate(Candidate[Pictures]):
         """
         net, rng = self._net, np.random.default_rng(seed)
         batch = int(self.parameters["batch"])
-        batches = max(len(pictures) // batch, 1)
+        batches = max(len(pictures.even(rng)) // batch, 1)
         total = int(str(epochs)) * batches
         encoder, heads = (haste * float(self.parameters[n]) for n in ("rate", "head_rate"))
         optimizer = torch.optim.AdamW(_groups(net, encoder, heads), weight_decay=0.01)
@@ -264,13 +265,13 @@ class ImageCandidate(Candidate[Pictures]):
             optimizer, [g["lr"] for g in optimizer.param_groups], total, pct_start=_WARM_UP
         )
         losses = Losses(pictures, len(self.classes), float(self.parameters["focus"]))
-        _wake(net, frozen=encoder == 0.0)
+        _wake(net, frozen=encoder == 0.0, still=bool(self.parameters["keep_statistics"]))
         for number in range(total):
             if number % batches == 0:
-                order = rng.permutation(len(pictures))
+                order = pictures.even(rng)
             rows = order[(number % batches) * batch :][:batch]
             some = pictures.where(rows)
-            pixels, mask = _varied(some, rng)
+            pixels, mask = _varied(some, float(self.parameters["light"]), rng)
             kind, found = net(pixels)
             loss = losses(kind - net.shift, found[:, 0], some, mask)
             optimizer.zero_grad()
@@ -289,20 +290,28 @@ def _groups(net: Inspector, rate: float, head_rate: float) -> list[dict[str, Any
     return [{"params": encoder, "lr": rate}, {"params": heads, "lr": head_rate}]
 
 
-def _wake(net: Inspector, frozen: bool) -> None:
-    """Begin training; a frozen encoder keeps its statistics too."""
+def _wake(net: Inspector, frozen: bool, still: bool) -> None:
+    """Begin training; an encoder that is frozen, or is to stand still, keeps its statistics."""
     net.train()
     for weight in net.net.encoder.parameters():
         weight.requires_grad_(not frozen)
-    if frozen:
+    if frozen or still:
         net.net.encoder.eval()
+
+
+def _shown(pictures: Pictures, classes: int) -> npt.NDArray[np.int64]:
+    """(C,) how many pictures of each class an epoch shows."""
+    count = np.bincount(pictures.label, minlength=classes)
+    if bad := int(count[1:].sum()):
+        count[0] = min(count[0], bad)
+    return count
 
 
 class Losses:
     """Focal loss of the class, weighted by how rare it is, and BCE + Dice of the mask."""
 
     def __init__(self, pictures: Pictures, classes: int, focus: float) -> None:
-        count = np.bincount(pictures.label, minlength=classes)
+        count = _shown(pictures, classes)
         weight = np.sqrt(count.max() / np.maximum(count, 1))
         self._weight = torch.from_numpy(weight / weight.mean()).float()
         self._focus = focus
@@ -332,16 +341,23 @@ def _outline(found: Tensor, mask: Tensor) -> Tensor:
     return loss
 
 
-def _varied(pictures: Pictures, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Flipped, moved and re-lit: (N, S, S, 3) uint8 and (N, S, S) float32."""
+def _varied(pictures: Pictures, light: float, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Flipped, moved and re-lit: (N, S, S, 3) uint8 and (N, S, S) float32.
+
+    Args:
+        light: Standard deviation of the logarithm of the gain; of gamma, three quarters of it.
+    """
     pixels = torch.from_numpy(pictures.vectors).permute(0, 3, 1, 2).float()
     both = torch.cat([pixels, torch.from_numpy(pictures.mask)[:, None].float()], dim=1)
     grid = functional.affine_grid(_moves(len(pictures), rng), list(both.shape), align_corners=False)
     moved = functional.grid_sample(both, grid, padding_mode="reflection", align_corners=False)
-    gain = torch.from_numpy(rng.normal(1.0, 0.15, (len(pixels), 1, 1, 1))).float()
-    offset = torch.from_numpy(rng.normal(0.0, 10.0, (len(pixels), 1, 1, 1))).float()
-    lit = (moved[:, :3] * gain + offset).clamp(0, 255).to(torch.uint8)
-    return lit.permute(0, 2, 3, 1), (moved[:, 3] > 0.5).float()
+    gain, gamma = (
+        torch.from_numpy(rng.lognormal(0.0, spread, (len(pixels), 1, 1, 1))).float()
+        for spread in (light, 0.75 * light)
+    )
+    lit = 255 * gain * (moved[:, :3] / 255).clamp(0, 1) ** gamma
+    pixels = lit.clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+    return pixels, (moved[:, 3] > 0.5).float()
 
 
 def _moves(count: int, rng: np.random.Generator) -> Tensor:

