@@ -54,9 +54,9 @@ def _champion() -> Any:
 def _show(found: Any) -> None:
     drifts = list(dict.fromkeys((r.drift, r.strength) for r in found.rows))
     detectors = list(dict.fromkeys(r.detector for r in found.rows))
-    board = table(
-        "Windows until a drift is seen (share missed; - for never)", "drift", "strength", *detectors
-    )
+    title = "Windows until a drift is seen (share missed; - for never)"
+    # Spaces, for a terminal of eighty columns to break names at.
+    board = table(title, "drift", "strength", *(d.replace("_", " ") for d in detectors))
     cells = {(r.detector, r.drift, r.strength): r for r in found.rows}
     for drift, strength in drifts:
         row = [cells[(d, drift, strength)] for d in detectors]
