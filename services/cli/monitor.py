@@ -75,6 +75,9 @@ def _cell(delay: float, missed: float) -> str:
 def report(
     design: DesignArgument,
     last: Annotated[int, typer.Option(min=50, help="Decisions in the window, the newest.")] = 5_000,
+    before: Annotated[
+        datetime | None, typer.Option(help="The newest before this event time, UTC.")
+    ] = None,
     path: Annotated[Path | None, typer.Option(help="Where to; reports/ of the home.")] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -82,18 +85,20 @@ def report(
 
     Examples:
       whiteboard report fraud
+      whiteboard report fraud --before 2022-05-03 --last 12000
       whiteboard report cv --last 400
     """
     from monitoring import report as made
     from monitoring.reference import Reference
     from services.skeleton.champion import reference_path
-    from services.skeleton.lake import Lake
+    from services.skeleton.lake import Lake, until
     from services.skeleton.reports import report_path
 
     config, lake = settings(), Lake(settings())
     try:
         with bar("reading decisions"):
-            version, window = module(design, "monitoring").newest(lake, last)
+            where = until(before.replace(tzinfo=UTC)) if before else None
+            version, window = module(design, "monitoring").newest(lake, last, where)
             known = Reference.from_bytes(lake.get(reference_path(design.value, version)))
         name = f"{datetime.now(UTC):%Y%m%dT%H%M%S}"
         path = path or config.home / "reports" / design.value / f"{name}.html"

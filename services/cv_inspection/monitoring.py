@@ -11,6 +11,7 @@ The process is `monitor.py`; shadow mode is `shadow.py`.
 """
 
 import numpy as np
+import pyarrow.compute as pc
 
 from services.cv_inspection.lake_writer import INSPECTIONS_TABLE
 from services.cv_inspection.monitor import COLUMNS
@@ -18,13 +19,16 @@ from services.skeleton.kpi import Floats
 from services.skeleton.lake import Lake
 
 
-def newest(lake: Lake, count: int) -> tuple[int, Floats]:
+def newest(lake: Lake, count: int, where: pc.Expression | None = None) -> tuple[int, Floats]:
     """The champion's version and what the monitor watches of its newest inspections, (N, F).
+
+    Args:
+        where: Which inspections count, all if None; the champion is whoever did the last of them.
 
     Raises:
         ValueError: nothing was inspected yet. OSError: S3 did not answer.
     """
-    rows = lake.read(INSPECTIONS_TABLE, ["inspection_id", "model", *COLUMNS])
+    rows = lake.read(INSPECTIONS_TABLE, ["inspection_id", "model", *COLUMNS], where)
     if rows is None or not len(rows):
         raise ValueError("nothing was inspected yet")
     model = str(rows["model"][-1].as_py())

@@ -33,13 +33,17 @@ from services.skeleton.lake import Lake
 _LOOKS, _LOOK_AGAIN_S = 4, 2.0
 
 
-def newest(lake: Lake, count: int) -> tuple[int, Floats]:
+def newest(lake: Lake, count: int, where: pc.Expression | None = None) -> tuple[int, Floats]:
     """The champion's version and what the monitor watches of its newest decisions, (N, F).
+
+    Args:
+        where: Which decisions count, all if None; the champion is whoever took the last of them.
 
     Raises:
         ValueError: nothing was decided yet. OSError: S3 did not answer.
     """
-    rows = lake.read(DECISIONS_TABLE, ["model", "score", "features", "degraded", "synthetic"])
+    columns = ["model", "score", "features", "degraded", "synthetic"]
+    rows = lake.read(DECISIONS_TABLE, columns, where)
     if rows is None or not len(rows):
         raise ValueError("nothing was decided yet")
     model = rows["model"][-1].as_py()

@@ -23,6 +23,11 @@ from services.skeleton.settings import Settings
 _DATE = re.compile(r"/date=(\d{4}-\d{2}-\d{2})/")
 
 
+def until(moment: datetime) -> pc.Expression:
+    """Rows whose event time lies before a moment."""
+    return pc.field("event_time") < pa.scalar(moment, pa.timestamp("us", tz="UTC"))
+
+
 class Lake:
     """The lake of one installation. Opening it connects to nothing yet."""
 

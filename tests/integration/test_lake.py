@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pyarrow as pa
 import pytest
 
-from services.skeleton.lake import Lake
+from services.skeleton.lake import Lake, until
 
 SCHEMA = pa.schema([("seq", pa.int64()), ("event_time", pa.timestamp("us", tz="UTC"))])
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
@@ -40,3 +40,9 @@ def test_days_before_those_asked_for_are_not_even_opened(lake):
     assert lake.read("test/lake", since=since)["seq"].to_pylist() == [2, 3]
     assert lake.read("test/lake", ["seq"], since=since).column_names == ["seq"]
     assert [f"{day:%m-%d}" for day in lake.days("test/lake")] == ["03-01", "03-02"]
+
+
+def test_a_window_of_the_past_ends_where_it_is_told_to(lake):
+    lake.write("test/lake", rows((1, NOON.replace(hour=1)), (2, NOON), (3, NOON)), "a")
+    assert lake.read("test/lake", where=until(NOON))["seq"].to_pylist() == [1]
+    assert len(lake.read("test/lake", ["seq"], until(NOON.replace(day=1)))) == 0
