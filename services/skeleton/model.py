@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 CARD_KEY = "whiteboard"
 INPUT, OUTPUT = "features", "score"
 # A file has so long to answer a probe when it is loaded.
-CHECK_S = 2.0
+CHECK_S = 5.0
 
 Floats32 = npt.NDArray[np.float32]
 
