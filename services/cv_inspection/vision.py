@@ -257,7 +257,7 @@ class ImageCandidate(Candidate[Pictures]):
         """
         net, rng = self._net, np.random.default_rng(seed)
         batch = int(self.parameters["batch"])
-        batches = max(len(pictures.even(rng)) // batch, 1)
+        batches = max(int(_shown(pictures, len(self.classes)).sum()) // batch, 1)
         total = int(str(epochs)) * batches
         encoder, heads = (haste * float(self.parameters[n]) for n in ("rate", "head_rate"))
         optimizer = torch.optim.AdamW(_groups(net, encoder, heads), weight_decay=0.01)
