@@ -50,6 +50,7 @@ def run(design: str, rate: int, seconds: int, folder: Path, step: Step) -> Load:
         sys.executable, "-m", "locust", "-f", str(scenario), "--headless", "--only-summary",
         "--users", str(rate), "--spawn-rate", str(max(rate / WARM_UP_S, 1)), "--reset-stats",
         "--run-time", f"{seconds + WARM_UP_S}s", "--stop-timeout", "10", "--csv", str(prefix),
+        "--csv-full-history",  # else its percentiles by time are of all time up to then
         "--html", str(html), "--exit-code-on-error", "0", "--loglevel", "WARNING",
     ]  # fmt: skip
     process = subprocess.Popen(
@@ -108,10 +109,19 @@ def _errors(path: Path) -> dict[str, int]:
         return {row["Error"]: int(row["Occurrences"]) for row in csv.DictReader(file)}
 
 
-def _plot(history: Path, path: Path, design: str, rate: int) -> Path:
-    """Latency by time: Locust's percentiles of the last ten seconds."""
+def _by_time(history: Path) -> list[dict[str, str]]:
+    """Rows of all requests together, those that have percentiles: of the last ten seconds."""
     with history.open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["95%"] not in ("", "N/A")]
+        return [
+            row
+            for row in csv.DictReader(file)
+            if row["Name"] == "Aggregated" and row["95%"] not in ("", "N/A")
+        ]
+
+
+def _plot(history: Path, path: Path, design: str, rate: int) -> Path:
+    """Latency by time."""
+    rows = _by_time(history)
     figure = Figure(figsize=(7, 3.2), layout="constrained")
     axes = figure.subplots()
     if rows:

@@ -7,7 +7,7 @@ import pytest
 
 from loadtest import schedule
 from loadtest.bodies import bodies
-from loadtest.run import _plot, _total
+from loadtest.run import _by_time, _plot, _total
 from services.fraud.ingestion import Transaction
 
 STATS = "Type,Name,Request Count,Failure Count,50%,95%,99%,Requests/s\n"
@@ -49,9 +49,11 @@ def test_locusts_figures_are_read_and_no_request_is_an_error(tmp_path):
         _total(path)
 
 
-def test_the_plot_is_drawn_even_of_nothing(tmp_path):
-    history = tmp_path / "history.csv"
-    history.write_text("Timestamp,50%,95%,99%\n1,N/A,N/A,N/A\n")
+def test_the_plot_is_of_all_requests_together_and_drawn_even_of_nothing(tmp_path):
+    history, head = tmp_path / "history.csv", "Timestamp,Name,50%,95%,99%\n"
+    history.write_text(f"{head}1,Aggregated,N/A,N/A,N/A\n")
+    assert _by_time(history) == []
     assert _plot(history, tmp_path / "plot.png", "fraud", 10).stat().st_size > 1_000
-    history.write_text("Timestamp,50%,95%,99%\n1,N/A,N/A,N/A\n2,3,8,9\n3,3,9,12\n")
+    history.write_text(f"{head}2,/score,9,9,9\n2,Aggregated,3,8,9\n3,Aggregated,3,9,12\n")
+    assert [row["95%"] for row in _by_time(history)] == ["8", "9"]
     assert _plot(history, tmp_path / "plot.png", "fraud", 10).stat().st_size > 1_000
