@@ -51,7 +51,7 @@ def test_locusts_figures_are_read_and_no_request_is_an_error(tmp_path):
 
 def test_the_plot_is_of_all_requests_together_and_drawn_even_of_nothing(tmp_path):
     history, head = tmp_path / "history.csv", "Timestamp,Name,50%,95%,99%\n"
-    history.write_text(f"{head}1,Aggregated,N/A,N/A,N/A\n")
+    history.write_text(f"{head}1,Aggregated,N/A,N/A,N/A\n1,Aggregated,0,0,0\n")
     assert _by_time(history) == []
     assert _plot(history, tmp_path / "plot.png", "fraud", 10).stat().st_size > 1_000
     history.write_text(f"{head}2,/score,9,9,9\n2,Aggregated,3,8,9\n3,Aggregated,3,9,12\n")
