@@ -35,9 +35,11 @@ class ImageModel:
         Raises:
             ModelRefused: it is corrupt, of another design, or does not answer like a model.
         """
-        self._session = open_session(data, threads)
+        self._session = open_session(data, threads, prepared=False)
         self.card: ModelCard = read_card(self._session, DESIGN)
         self.size = self._checked_size()
+        self._check_answers()
+        self._session = open_session(data, threads)
         self._check_answers()
 
     def inspect(

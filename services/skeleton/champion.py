@@ -70,23 +70,29 @@ class Champion(Generic[M]):
         """Load the file that is champion now, from the model folder or from S3.
 
         The file is checked and warmed before it takes over; a refused one changes nothing.
-        Returns false where S3 did not answer and it is worth asking again.
+        Returns false where it is worth asking again: S3 did not answer, or has no such file yet.
         """
         try:
             model = self._read(self._file())
+        except FileNotFoundError:
+            self._refuse(f"there is no {self.role} yet: train one first")
+            return False
         except OSError as error:
             log.warning("%s not loaded, S3 does not answer: %s", self.role, error)
             return False
         except ModelRefused as error:
-            if str(error) != self.refused:
-                MODEL_REFUSED.inc()
-                log.error("%s refused, keeping %s: %s", self.role, self._serving(), error)
-            self.refused = str(error)
+            self._refuse(str(error))
             return True
         self.refused = ""
         self._take(model)
         log.info("%s: %s", self.role, self._serving())
         return True
+
+    def _refuse(self, why: str) -> None:
+        if why != self.refused:
+            MODEL_REFUSED.inc()
+            log.error("%s refused, keeping %s: %s", self.role, self._serving(), why)
+        self.refused = why
 
     def _take(self, model: M | None) -> None:
         if self.model is not None:
@@ -107,8 +113,8 @@ class Champion(Generic[M]):
                 bucket = await nc.jetstream().key_value(BUCKET)
                 note = await bucket.get(note_key(self._design, self.role))
                 revision = note.revision or 0
-                # Without any model the file may still come, announced or not.
-                if (self.model is None or revision != seen) and (
+                # A refused file stays refused until another is announced: trying it costs a core.
+                if revision != seen and (
                     not self._differs(note.value) or await asyncio.to_thread(self.load)
                 ):
                     seen = revision
@@ -124,10 +130,7 @@ class Champion(Generic[M]):
     def _file(self) -> bytes:
         if self.role == CHAMPION and self._settings.model_file.exists():
             return self._settings.model_file.read_bytes()
-        try:
-            return Lake(self._settings).get(champion_path(self._design, self.role))
-        except FileNotFoundError:
-            raise ModelRefused(f"there is no {self.role} yet: train one first") from None
+        return Lake(self._settings).get(champion_path(self._design, self.role))
 
     def _serving(self) -> str:
         card = self.model.card if self.model else None

@@ -109,7 +109,7 @@ class Model:
         Raises:
             ModelRefused: it is corrupt, of another design, or needs what is not there.
         """
-        self._session = open_session(data)
+        self._session = open_session(data, prepared=False)
         self.card = read_card(self._session, design)
         missing = [name for name in self.card.features if name not in known]
         if missing:
@@ -124,6 +124,8 @@ class Model:
         first, last = int(self.columns[0]), int(self.columns[-1]) + 1
         in_a_row = np.array_equal(self.columns, np.arange(first, last))
         self._chosen: Any = slice(first, last) if in_a_row else self.columns
+        self._check_scores()
+        self._session = open_session(data)
         self._check_scores()
 
     def score(
@@ -180,12 +182,21 @@ def probing() -> Iterator[ort.RunOptions]:
         alarm.cancel()
 
 
-def open_session(data: bytes, threads: int = 1) -> ort.InferenceSession:
+def open_session(data: bytes, threads: int = 1, prepared: bool = True) -> ort.InferenceSession:
     """An ONNX Runtime session. ModelRefused if the file is none.
 
     One thread by default: for one row a thread pool costs more than it shares out.
+
+    Args:
+        prepared: Fold constants, fuse and pack weights ahead of the first call. That can't be
+            ended from outside and takes a made-up file minutes; unprepared, a file opens at once
+            and does the same work within its calls, which can be. So a file that nobody knows is
+            probed unprepared first.
     """
     options = ort.SessionOptions()
+    if not prepared:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.add_session_config_entry("session.disable_prepacking", "1")
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4

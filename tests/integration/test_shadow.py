@@ -15,7 +15,7 @@ from services.fraud.features import FEATURES, GRAPH, SETS, TABULAR
 from services.fraud.ingestion import DECISION, DECISIONS_STREAM
 from services.fraud.serving import EXAMPLE
 from services.fraud.training import new_candidate
-from services.skeleton.champion import CHALLENGER, CHAMPION, champion_path
+from services.skeleton.champion import CHALLENGER, CHAMPION, Challenger, champion_path
 from services.skeleton.lake import Lake
 from services.skeleton.model import Model, stamp
 from services.skeleton.promotion import announce
@@ -146,6 +146,26 @@ async def test_a_slow_challenger_is_sampled_and_the_stream_goes_on(
     await until(lambda: caught_up(nc))
     assert time.monotonic() - begin < 30
     assert 0 < len(scores(config)) < 270
+
+
+async def test_a_refused_file_is_tried_once_until_another_is_announced(config, nc, onnx):
+    """Each try of a file that hangs costs a core its seconds."""
+    tried = []
+
+    def read(data):
+        tried.append(data)
+        return Model(data, "fraud", FEATURES)
+
+    challenger = Challenger(config, "fraud", read)
+    watching = asyncio.create_task(challenger.watch(nc))
+    await enter(config, nc, b"not a model", 4)
+    await until(lambda: len(tried) > 0)
+    await asyncio.sleep(2.5)
+    assert tried == [b"not a model"]
+    await enter(config, nc, onnx, 1)
+    await until(lambda: challenger.model is not None)
+    assert len(tried) == 2
+    watching.cancel()
 
 
 async def test_a_challenger_that_is_no_model_leaves_shadow_mode_alive(config, nc, shadow, world):
