@@ -57,19 +57,23 @@ def table_of(design: str) -> str:
     return f"{design}/quality"
 
 
+Judged = Callable[[float], pd.DataFrame | None]
+
+
 @dataclass(frozen=True)
 class Bills:
     """What a design brings.
 
     Attributes:
-        judged: Decisions since an event time (seconds) whose outcome is known for good: columns
+        judged: Makes of a lake who is asked, again and again, for the decisions since an event
+            time (seconds, each time the same or later) whose outcome is known for good: columns
             `event_time`, `model` ("candidate:version"), `role`, `score`, `stopped`, `positive`,
-            `amount` (minor units). None where there are none yet.
+            `amount` (minor units). None where there are none yet. OSError: S3 does not answer.
         kpi: What they cost. span_s: Length of a period, seconds of event time.
     """
 
     design: str
-    judged: Callable[[Lake, float], pd.DataFrame | None]
+    judged: Callable[[Lake], Judged]
     kpi: Kpi
     span_s: float
 
@@ -162,6 +166,7 @@ class Ledger:
     def __init__(self, lake: Lake, bills: Bills) -> None:
         self._lake = lake
         self._bills = bills
+        self._judged = bills.judged(lake)
         self._known: dict[int, Period] = {}
         self._watch = CostWatch()
         self._loaded = False
@@ -193,7 +198,7 @@ class Ledger:
     def _closed(self) -> Iterator[Period]:
         # A challenger's labels may still come for the period that the champion's closed.
         since = max((p.begin for p in self._known.values()), default=0.0)
-        judged = self._bills.judged(self._lake, since)
+        judged = self._judged(since)
         if judged is not None and len(judged):
             yield from periods(judged.reset_index(drop=True), self._bills.kpi, self._bills.span_s)
 

@@ -6,6 +6,7 @@ import time
 from typing import Annotated, Any
 
 import typer
+import uvloop
 from rich.panel import Panel
 
 from infra.local.supervisor import Supervisor
@@ -86,7 +87,7 @@ def _live(
 
     before = scoreboard.freshness_buckets(config)
     with bar(f"live traffic, {rate:.0f}/s") as step:
-        report = asyncio.run(play(config, seed, rate, seconds, step))
+        report = uvloop.run(play(config, seed, rate, seconds, step))
     ram_mb = supervisor.resident_mb()
     with err.status("waiting for the workers, auditing every vector"):
         settled = asyncio.run(scoreboard.settled(config))
@@ -103,7 +104,7 @@ def _pictures(config: Settings, seconds: float, seed: int) -> dict[str, Any]:
     from services.cv_inspection.simulator.station import play
 
     with bar(f"live pictures, {PICTURES + POSTED:.0f}/s") as step:
-        report = asyncio.run(play(config, seed, PICTURES, POSTED, seconds, step))
+        report = uvloop.run(play(config, seed, PICTURES, POSTED, seconds, step))
     sheet = config.home / "contact-sheet.png"
     with err.status("drawing a contact sheet"):
         scoreboard.contact_sheet(config, list(report.told), sheet)

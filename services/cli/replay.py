@@ -1,10 +1,10 @@
 """`whiteboard replay`: a file of real transactions through the running stack."""
 
-import asyncio
 from pathlib import Path
 from typing import Annotated
 
 import typer
+import uvloop
 
 from services.cli.demo import RateOption
 from services.cli.designs import DesignArgument, fraud_alone
@@ -39,7 +39,7 @@ def replay(
         rejected: list[str] = []
         world = happenings(file, Mapping.load(mapping), since or None, rejected)
         with bar(f"replaying {file.name}") as step:
-            report = asyncio.run(run(settings(), world, rate, most, step))
+            report = uvloop.run(run(settings(), world, rate, most, step))
     except (ConnectionError, ValueError, OSError) as error:
         fail(str(error))
     figures = {

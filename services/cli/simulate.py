@@ -1,9 +1,9 @@
 """`whiteboard simulate`: live traffic, or live pictures, into the running stack."""
 
-import asyncio
 from typing import Annotated, Any
 
 import typer
+import uvloop
 
 from services.cli.demo import PICTURES
 from services.cli.designs import DesignArgument, DesignName
@@ -58,7 +58,7 @@ def _transactions(rate: float, seconds: float, seed: int, drift: str) -> dict[st
 
     change = Drift.parse(drift) if drift else None
     with bar(f"live traffic, {rate:.0f}/s") as step:
-        report = asyncio.run(play(settings(), seed, rate, seconds, step, change))
+        report = uvloop.run(play(settings(), seed, rate, seconds, step, change))
     return {
         **scoreboard.latency(report),
         **scoreboard.quality(report),
@@ -78,7 +78,7 @@ def _pictures(
 
     change = Drift.parse(drift) if drift else None
     with bar(f"live pictures, {rate + post_rate:.0f}/s") as step:
-        report = asyncio.run(play(settings(), seed, rate, post_rate, seconds, step, change))
+        report = uvloop.run(play(settings(), seed, rate, post_rate, seconds, step, change))
     return scoreboard.figures(report, post_rate)
 
 

@@ -25,7 +25,7 @@ from services.skeleton.telemetry import EVENTS, FRESHNESS_SECONDS
 
 NAME = "features"
 # A batch of one costs nearly what a batch of ten does; this is what freshness pays for it.
-LINGER_S = 0.005
+LINGER_S = 0.02
 
 
 class FeatureWorker:

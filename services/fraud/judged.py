@@ -1,7 +1,5 @@
 """Decisions and what became of them, for the monitor that reckons their quality and cost."""
 
-from datetime import datetime, timedelta
-
 import pandas as pd
 from pyarrow import compute as pc
 
@@ -10,55 +8,43 @@ from monitoring.quality import SHADOWED, Bills, with_challenger
 from services.fraud.history import DECISIONS_TABLE, LABELS_TABLE
 from services.fraud.problem import DISPUTE_WINDOW_DAYS, Kpi
 from services.skeleton.champion import CHAMPION
-from services.skeleton.lake import Lake
+from services.skeleton.lake import Lake, Tail
 from services.skeleton.shadow import shadow_table
 
+_WANTED = ["decision_id", "transaction_id", "model", "score", "decision", "amount_minor"]
 # Load tests say what they are, and nobody disputes them.
 _REAL = ~pc.field("synthetic")
 
 
-def judged(lake: Lake, since: float) -> pd.DataFrame | None:
-    """Decisions since an event time (seconds) whose dispute window has closed.
+class Judged:
+    """Decisions whose dispute window has closed; the challenger's are shadow mode's."""
 
-    As `monitoring.quality.Bills` wants them; the challenger's are shadow mode's.
+    def __init__(self, lake: Lake) -> None:
+        self._decisions = Tail(lake, DECISIONS_TABLE, _WANTED, _REAL)
+        self._labels = Tail(lake, LABELS_TABLE, ["transaction_id", "fraud"])
+        self._shadow = Tail(lake, shadow_table("fraud"), SHADOWED)
 
-    Raises:
-        OSError: S3 does not answer.
-    """
-    settled = _settled(lake)
-    if settled is None:
-        return None
-    wanted = ["decision_id", "transaction_id", "event_time", "model", "score", "decision",
-              "amount_minor"]  # fmt: skip
-    closed = _REAL & (pc.field("event_time") < settled)
-    decisions = lake.read(DECISIONS_TABLE, wanted, closed, since)
-    if decisions is None or not len(decisions):
-        return None
-    labels = lake.read(LABELS_TABLE, ["transaction_id", "fraud"], since=since)
-    if labels is None:
-        return None
-    made = decisions.to_pandas().drop_duplicates("decision_id")
-    told = labels.select(["transaction_id", "fraud"]).to_pandas().drop_duplicates("transaction_id")
-    made = made.merge(told, on="transaction_id")
-    made = made.rename(columns={"fraud": "positive", "amount_minor": "amount"})
-    made = made.assign(role=CHAMPION, stopped=made["decision"] == "decline")
-    shadow = lake.read(shadow_table("fraud"), SHADOWED, since=since)
-    return with_challenger(made, shadow, "decision_id")
-
-
-def _settled(lake: Lake) -> datetime | None:
-    """Until when disputes have closed; None while none has.
-
-    Asked twice a minute, mostly for nothing: the folders and the newest day alone tell.
-    """
-    days = lake.days(DECISIONS_TABLE)
-    for day in reversed(days):
-        newest = lake.read(DECISIONS_TABLE, ["event_time"], _REAL, since=day.timestamp())
-        if newest is not None and len(newest):
-            until: datetime = pc.max(newest["event_time"]).as_py()
-            until -= timedelta(days=DISPUTE_WINDOW_DAYS)
-            return until if until > days[0] else None
-    return None
+    def __call__(self, since: float) -> pd.DataFrame | None:
+        """Those since an event time (seconds), as `monitoring.quality.Bills` wants them."""
+        decisions = self._decisions.rows(since)
+        if decisions is None or not len(decisions):
+            return None
+        settled = pc.max(decisions["event_time"]).as_py()
+        settled -= pd.Timedelta(days=DISPUTE_WINDOW_DAYS)
+        made = decisions.filter(pc.less(decisions["event_time"], settled)).to_pandas()
+        if made.empty:
+            return None
+        # A label comes after its decision; those of the history before the first are not ours.
+        first = pc.min(decisions["event_time"]).as_py().timestamp()
+        labels = self._labels.rows(max(since, first))
+        if labels is None:
+            return None
+        told = labels.select(["transaction_id", "fraud"]).to_pandas()
+        made = made.drop_duplicates("decision_id").drop(columns="seq")
+        made = made.merge(told.drop_duplicates("transaction_id"), on="transaction_id")
+        made = made.rename(columns={"fraud": "positive", "amount_minor": "amount"})
+        made = made.assign(role=CHAMPION, stopped=made["decision"] == "decline")
+        return with_challenger(made, self._shadow.rows(since), "decision_id")
 
 
-BILLS = Bills("fraud", judged, Kpi(), DAY)
+BILLS = Bills("fraud", Judged, Kpi(), DAY)

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from nats.js.errors import NotFoundError
@@ -10,13 +10,15 @@ from nats.js.errors import NotFoundError
 from services.fraud import feature_worker, lake_writer
 from services.fraud.history import DECISIONS_TABLE
 from services.fraud.ingestion import DECISIONS_STREAM, STREAM
-from services.fraud.monitoring import Audit, audit
 from services.fraud.problem import Kpi
 from services.fraud.simulator.gateway import Report
 from services.skeleton.lake import Lake
 from services.skeleton.scrape import Buckets, buckets, quantile
 from services.skeleton.settings import Settings
 from services.skeleton.stream import connect
+
+if TYPE_CHECKING:
+    from services.fraud.monitoring import Audit
 
 _SETTLE_S = 60.0
 
@@ -86,8 +88,11 @@ def freshness_buckets(config: Settings) -> Buckets:
 
 def figures(
     config: Settings, report: Report, freshness: tuple[Buckets, Buckets]
-) -> tuple[dict[str, Any], Audit]:
+) -> tuple[dict[str, Any], "Audit"]:
     """Everything a run measured, and the audit in full."""
+    # Feast and the graph library take many seconds to import, and live traffic needs neither.
+    from services.fraud.monitoring import audit
+
     lake = Lake(config)
     checked = audit(lake)
     before, after = freshness

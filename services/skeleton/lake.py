@@ -79,27 +79,30 @@ class Lake:
         Raises:
             OSError: S3 did not answer.
         """
-        from_on = datetime.fromtimestamp(since, UTC)
-        files = [f for f in self.files(table) if _day(f) >= f"{from_on:%Y-%m-%d}"]
+        return self.read_files(self.files(table, since), columns, where, since)
+
+    def read_files(
+        self,
+        files: list[str],
+        columns: list[str] | None = None,
+        where: pc.Expression | None = None,
+        since: float = 0.0,
+    ) -> pa.Table | None:
+        """The same of some of a table's files; None of none."""
         if not files:
             return None
         if since:
-            newer = pc.field("event_time") >= pa.scalar(from_on, pa.timestamp("us", tz="UTC"))
-            where = newer if where is None else newer & where
+            where = _from(since) if where is None else _from(since) & where
         source = ds.dataset(files, filesystem=self.filesystem, format="parquet")
         wanted = None if columns is None else list(dict.fromkeys(["seq", *columns]))
         return _once(source.to_table(columns=wanted, filter=where))
 
-    def files(self, table: str) -> list[str]:
-        """Paths of a table's files, with the bucket, sorted."""
+    def files(self, table: str, since: float = 0.0) -> list[str]:
+        """Paths of a table's files, with the bucket, sorted; of days from `since` (seconds) on."""
         selector = FileSelector(f"{self.bucket}/{table}", recursive=True, allow_not_found=True)
         found = self.filesystem.get_file_info(selector)
-        return sorted(f.path for f in found if f.type == FileType.File)
-
-    def days(self, table: str) -> list[datetime]:
-        """The dates a table has rows of, sorted, by its folders alone."""
-        found = {match[1] for file in self.files(table) if (match := _DATE.search(file))}
-        return [datetime.fromisoformat(day).replace(tzinfo=UTC) for day in sorted(found)]
+        paths = sorted(f.path for f in found if f.type == FileType.File)
+        return [path for path in paths if _day(path) >= f"{_moment(since):%Y-%m-%d}"]
 
     def put(self, path: str, data: bytes) -> None:
         """Write an object below the bucket. OSError if S3 did not take it."""
@@ -126,6 +129,53 @@ class Lake:
         sink = io.BytesIO()
         pq.write_table(rows, sink, compression="zstd", compression_level=1)
         self.put(path, sink.getvalue())
+
+
+class Tail:
+    """A table's newest rows, in memory: who looks again opens only the files that have come since.
+
+    Batches of some seconds make many small files, and opening them is what costs.
+    """
+
+    def __init__(
+        self, lake: Lake, table: str, columns: list[str], where: pc.Expression | None = None
+    ) -> None:
+        """Read nothing yet.
+
+        Args:
+            columns: Which columns, besides `seq` and `event_time`. where: What rows have to be.
+        """
+        self._lake = lake
+        self._table = table
+        self._columns = ["event_time", *columns]
+        self._where = where
+        self._opened: set[str] = set()
+        self._rows: pa.Table | None = None
+
+    def rows(self, since: float) -> pa.Table | None:
+        """Rows of event times from `since` (seconds) on, each once, in order of `seq`; or None.
+
+        What is older is forgotten: a later call may ask for less, not for more.
+
+        Raises:
+            OSError: S3 did not answer; ask again.
+        """
+        there = self._lake.files(self._table, since)
+        fresh = [file for file in there if file not in self._opened]
+        found = self._lake.read_files(fresh, self._columns, self._where, since)
+        parts = [part for part in (self._rows, found) if part is not None]
+        if parts:
+            self._rows = _once(pa.concat_tables(parts).filter(_from(since)))
+        self._opened = set(there)
+        return self._rows
+
+
+def _moment(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def _from(since: float) -> pc.Expression:
+    return pc.field("event_time") >= pa.scalar(_moment(since), pa.timestamp("us", tz="UTC"))
 
 
 def _day(path: str) -> str:

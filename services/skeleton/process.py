@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import Awaitable, Callable
 
+import uvloop
 from nats.errors import Error as NatsError
 from prometheus_client import start_http_server
 
@@ -33,7 +34,7 @@ def run_worker(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     start_http_server(port, addr=config.host)
-    asyncio.run(_until_told(main))
+    uvloop.run(_until_told(main))
 
 
 async def _until_told(main: Callable[[], Awaitable[None]]) -> None:
