@@ -2,7 +2,7 @@
 
 It acknowledges a window, not a message, once it was judged: killed in between, it reads the window
 again from its beginning. What waits in memory is one window. A new champion begins a new window,
-held to its own reference.
+held to its own reference. What each source was like is kept in the lake, and outlives both.
 """
 
 import asyncio
@@ -10,6 +10,7 @@ import logging
 from collections import Counter as Counted
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -26,7 +27,7 @@ from monitoring.alerts import DRIFT, Alert, raise_alert
 from monitoring.monitor import Checked, Monitor, Windows
 from monitoring.quality import COST, DETECTOR, Bills, Ledger, Period
 from monitoring.reference import STATISTICS, Reference
-from monitoring.sources import Sources
+from monitoring.sources import Sources, past_path
 from services.skeleton.champion import reference_path
 from services.skeleton.lake import Lake
 from services.skeleton.process import report_lag
@@ -107,6 +108,7 @@ class Closed:
     Attributes:
         begin: Event time, seconds. last: Its last message.
         blamed: By column that drifted, the source that moved most, where one did.
+        past: What the sources were like by then, to be kept; None where nothing was learnt.
     """
 
     begin: float
@@ -115,6 +117,7 @@ class Closed:
     columns: tuple[str, ...]
     checked: Checked
     blamed: Mapping[str, str]
+    past: bytes | None
 
 
 class Watch:
@@ -126,7 +129,7 @@ class Watch:
         self._windows = watched.windows()
         self._whose: list[str] = []
         self._monitor: Monitor | None = None
-        self._sources = Sources(0)
+        self._sources: Sources | None = None
         self._version = -1
         self._model = ""
         self._last: Delivered | None = None
@@ -150,28 +153,48 @@ class Watch:
             return
         if observed.version != self._version:
             self._monitor = self._monitor_of(observed.version)
+            self._sources = self._sources_of(observed)
             self._version, self._model = observed.version, observed.model
             self._windows, self._whose = self._watched.windows(), []
-            self._sources = Sources(len(observed.values))
-        if self._monitor is None:
+        if self._monitor is None or self._sources is None:
             return
         begin = self._windows.begin
         rows = self._windows.add(observed.at, observed.values)
         if rows is not None and self._last is not None:
-            self.closed.append(self._judge(self._monitor, rows, begin, self._last))
+            self.closed.append(self._judge(self._monitor, self._sources, rows, begin, self._last))
             self._whose = []
         self._whose.append(observed.source)
 
     def _judge(
-        self, monitor: Monitor, rows: npt.NDArray[np.float64], begin: float, last: Delivered
+        self,
+        monitor: Monitor,
+        sources: Sources,
+        rows: npt.NDArray[np.float64],
+        begin: float,
+        last: Delivered,
     ) -> Closed:
         checked, columns = monitor.check(rows), monitor.reference.names
         drifted = dict.fromkeys(f.column for f in checked.findings)
-        by_column = {c: self._sources.blame(rows, self._whose, columns.index(c)) for c in drifted}
-        if not drifted:
-            self._sources.learn(rows, self._whose)
+        by_column = {c: sources.blame(rows, self._whose, columns.index(c)) for c in drifted}
+        past = None
+        if not drifted and any(self._whose):
+            sources.learn(rows, self._whose, last.seq)
+            past = sources.to_bytes()
         blamed = {column: source for column, source in by_column.items() if source}
-        return Closed(begin, last, self._model, columns, checked, blamed)
+        return Closed(begin, last, self._model, columns, checked, blamed, past)
+
+    def _sources_of(self, observed: Observed) -> Sources:
+        """What the sources are like; of another model's answers, the last column, nothing yet."""
+        sources = self._sources or self._kept() or Sources(len(observed.values))
+        if sources.version != observed.version:
+            sources.forget(-1)
+            sources.version = observed.version
+        return sources
+
+    def _kept(self) -> Sources | None:
+        with suppress(FileNotFoundError):
+            return Sources.from_bytes(self._lake.get(past_path(self._watched.design)))
+        return None
 
     def _monitor_of(self, version: int) -> Monitor | None:
         try:
@@ -251,6 +274,8 @@ async def _tell(nc: Client, lake: Lake, design: str, closed: Closed) -> None:
         for column, value in zip(columns, values, strict=True):
             gauge.labels(column).set(value)
     await asyncio.to_thread(_keep, lake, design, closed)
+    if closed.past is not None:
+        await asyncio.to_thread(lake.put, past_path(design), closed.past)
     if not checked.findings:
         return
     by_detector: dict[str, list[str]] = defaultdict(list)

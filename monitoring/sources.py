@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import orjson
 
 Floats = npt.NDArray[np.float64]
 
@@ -45,19 +46,43 @@ class _Past:
         self.squares = kept * self.squares + np.nansum(rows**2, axis=0)
 
 
+def past_path(design: str) -> str:
+    """Where in the lake's bucket the past of a design's sources is kept."""
+    return f"monitor/{design}.sources.json"
+
+
 class Sources:
-    """What each source is like. It learns from windows where nothing drifted."""
+    """What each source is like. It learns from windows where nothing drifted.
+
+    Attributes:
+        until: Sequence of the last message it has learnt from.
+        version: Of the model whose answers are among the columns, 0 for none yet.
+    """
 
     def __init__(self, columns: int) -> None:
         self._columns = columns
         self._past: dict[str, _Past] = {}
+        self.until = self.version = 0
 
-    def learn(self, rows: Floats, sources: Sequence[str]) -> None:
-        """Take a clean window (N, F) and whose each row is, empty for nobody's."""
+    def learn(self, rows: Floats, sources: Sequence[str], until: int) -> None:
+        """Take a clean window (N, F) and whose each row is, empty for nobody's.
+
+        Args:
+            until: The window's last message. One that comes again, after a crash, is known.
+        """
+        if until <= self.until:
+            return
         for name, own in _by_source(rows, sources):
             if name not in self._past:
                 self._past[name] = _Past(*np.zeros((3, self._columns)))
             self._past[name].learn(own)
+        self.until = until
+
+    def forget(self, column: int) -> None:
+        """Learn one column anew."""
+        for past in self._past.values():
+            for figures in (past.count, past.total, past.squares):
+                figures[column] = 0.0
 
     def blame(self, rows: Floats, sources: Sequence[str], column: int) -> str:
         """Whose figures in a column moved most from its own past; empty if nobody's certainly."""
@@ -68,6 +93,22 @@ class Sources:
         }
         certain = {name: by for name, by in moved.items() if by >= BLAMED}
         return max(certain, key=lambda name: certain[name], default="")
+
+    def to_bytes(self) -> bytes:
+        """As a file."""
+        past = {name: [p.count, p.total, p.squares] for name, p in self._past.items()}
+        kept = {"columns": self._columns, "until": self.until,
+                "version": self.version, "past": past}  # fmt: skip
+        return orjson.dumps(kept, option=orjson.OPT_SERIALIZE_NUMPY)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "Sources":
+        """Read a file of `to_bytes`."""
+        kept = orjson.loads(data)
+        made = cls(kept["columns"])
+        made.until, made.version = kept["until"], kept["version"]
+        made._past = {name: _Past(*map(np.array, past)) for name, past in kept["past"].items()}
+        return made
 
 
 def _by_source(rows: Floats, sources: Sequence[str]) -> Iterable[tuple[str, Floats]]:

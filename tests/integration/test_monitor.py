@@ -8,6 +8,7 @@ import pytest
 
 from monitoring.alerts import STREAM, newest
 from monitoring.service import Watch, Watched, drift_table
+from monitoring.sources import past_path
 from services.cv_inspection import monitor as cv
 from services.cv_inspection.features import QUALITY
 from services.cv_inspection.ingestion import DECISIONS_STREAM, InspectionEvent, Place
@@ -142,12 +143,21 @@ def test_an_alarm_names_the_station_whose_lens_slipped(config):
     pictures = Pictures.of(pixels, zero, none, zero, figures, 1.0)
     made = cv.reference(pictures, np.array([defect for *_, defect in known]))
     Lake(config).put(reference_path("cv", 1), made.to_bytes())
-    watch = Watch(Lake(config), Watched("cv", DECISIONS_STREAM, cv.observe, cv.windows, BILLS))
     shown = [look for sharp in (0.1, 0.1, 0.1, 0.05, 0.1) for look in looks(rng, sharp)]
-    watch.take([
+    messages = [
         Delivered("", seen(*look).model_dump_json().encode(), number + 1, 0, "")
         for number, look in enumerate(shown)
-    ])  # fmt: skip
+    ]
+    watched = Watched("cv", DECISIONS_STREAM, cv.observe, cv.windows, BILLS)
+    watch = Watch(Lake(config), watched)
+    watch.take(messages)
     *clean, drifted = watch.closed
     assert [closed.blamed for closed in clean] == [{}, {}, {}]
     assert drifted.blamed == {"sharpness": "line-b/station-2"}
+    assert drifted.past is None
+    # Another process goes on where this one stopped.
+    Lake(config).put(past_path("cv"), clean[-1].past)
+    begin = next(n for n, message in enumerate(messages) if message.seq > clean[-1].last.seq)
+    again = Watch(Lake(config), watched)
+    again.take(messages[begin:])
+    assert [closed.blamed for closed in again.closed] == [drifted.blamed]

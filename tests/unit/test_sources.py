@@ -18,8 +18,8 @@ def window(rng, rows=120, moved="", by=0.0):
 
 def learnt(rng, windows=10):
     sources = Sources(2)
-    for _ in range(windows):
-        sources.learn(*window(rng))
+    for number in range(windows):
+        sources.learn(*window(rng), number + 1)
     return sources
 
 
@@ -58,7 +58,26 @@ def test_what_is_missing_or_nobodys_is_left_out():
 def test_a_past_long_gone_is_forgotten():
     rng = np.random.default_rng(4)
     sources = learnt(rng)
-    for _ in range(200):
-        sources.learn(*window(rng, moved="line-a/1", by=3.0))
+    for number in range(200):
+        sources.learn(*window(rng, moved="line-a/1", by=3.0), 100 + number)
     assert sources.blame(*window(rng, moved="line-a/1", by=3.0), 0) == ""
     assert sources.blame(*window(rng), 0) == "line-a/1"
+
+
+def test_what_was_learnt_outlives_its_process():
+    rng = np.random.default_rng(5)
+    sources = learnt(rng)
+    again = Sources.from_bytes(sources.to_bytes())
+    moved = window(rng, moved="line-b/1", by=2.0)
+    assert again.blame(*moved, 0) == sources.blame(*moved, 0) == "line-b/1"
+    assert again.until == 10
+    again.forget(0)
+    assert again.blame(*moved, 0) == ""
+
+
+def test_a_window_that_comes_again_is_learnt_once():
+    rng = np.random.default_rng(6)
+    sources = learnt(rng)
+    before = sources.to_bytes()
+    sources.learn(*window(rng, moved="line-a/1", by=9.0), 10)
+    assert sources.to_bytes() == before
