@@ -73,14 +73,13 @@ async def _measure(config: Settings, events: int, rate: int, seconds: int, bar: 
             paced = _take(source, rate * seconds, lambda *_: None)
         with bar("publishing them") as step:
             await _publish(nc, drained, step)
-        url = f"http://127.0.0.1:{config.metrics_port}/metrics"
-        with _worker(config):
+        with _worker(config) as worker:
             with bar("one worker folds them") as step:
-                per_s = await _drain(url, events, step)
-            before = buckets(url, _FRESHNESS)
+                per_s = await _drain(config, events, worker, step)
+            before = buckets(_metrics(config), _FRESHNESS)
             with bar(f"{rate} events/s") as step:
                 took = await _pace(nc, paced, rate, step)
-            after = buckets(url, _FRESHNESS)
+            after = buckets(_metrics(config), _FRESHNESS)
     finally:
         await nc.close()
     return Streamed(
@@ -124,11 +123,15 @@ async def _publish(nc: Client, messages: list[Message], step: Any) -> None:
         step(begin + len(acks), len(messages))
 
 
-async def _drain(url: str, events: int, step: Any) -> float:
-    """Events/s from the first batch seen done to the last."""
+async def _drain(
+    config: Settings, events: int, worker: "subprocess.Popen[bytes]", step: Any
+) -> float:
+    """Events/s from the first batch seen done to the last. RuntimeError if the worker ends."""
     first_at, first = 0.0, 0
     while True:
-        done, now = _folded(url), time.perf_counter()
+        if worker.poll() is not None:
+            raise RuntimeError(f"the worker ended: {_log_of(config).read_text()[-500:]}")
+        done, now = _folded(_metrics(config)), time.perf_counter()
         step(done, events)
         if done and not first:
             first_at, first = now, done
@@ -152,6 +155,14 @@ async def _pace(nc: Client, messages: list[Message], rate: int, step: Any) -> fl
     took = time.perf_counter() - begin
     await asyncio.sleep(0.5)
     return took
+
+
+def _metrics(config: Settings) -> str:
+    return f"http://127.0.0.1:{config.metrics_port}/metrics"
+
+
+def _log_of(config: Settings) -> Path:
+    return config.home / "worker.log"
 
 
 def _folded(url: str) -> int:
@@ -191,7 +202,7 @@ def own_engines(home: Path) -> Iterator[Settings]:
 
 
 @contextmanager
-def _worker(config: Settings) -> Iterator[None]:
+def _worker(config: Settings) -> Iterator["subprocess.Popen[bytes]"]:
     changed = {
         "WHITEBOARD_HOME": str(config.home),
         "WHITEBOARD_NATS_URL": config.nats,
@@ -199,9 +210,10 @@ def _worker(config: Settings) -> Iterator[None]:
         "WHITEBOARD_METRICS_PORT": str(config.metrics_port),
     }
     command = (sys.executable, "-m", "services.fraud.feature_worker")
-    process = subprocess.Popen(command, env={**environment(), **changed})
+    with _log_of(config).open("wb") as log:
+        process = subprocess.Popen(command, stderr=log, env={**environment(), **changed})
     try:
-        yield
+        yield process
     finally:
         process.terminate()
         process.wait(20)

@@ -4,6 +4,7 @@ Its statistics are Evidently's own (KS and PSI, https://docs.evidentlyai.com); t
 see `monitor.py`.
 """
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +27,11 @@ def write(reference: Reference, window: Floats, title: str, path: Path) -> None:
     """
     if not len(window):
         raise ValueError("an empty window shows nothing")
-    # It takes seconds to import, and nothing else here needs it.
-    from evidently import Report
-    from evidently.metrics import ValueDrift
+    # It takes seconds to import, and nothing else here needs it; what it imports warns of itself.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        from evidently import Report
+        from evidently.metrics import ValueDrift
 
     names = list(reference.names)
     known = pd.DataFrame(reference.sample, columns=names)
