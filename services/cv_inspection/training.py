@@ -6,7 +6,6 @@ Lots are never split between the two.
 """
 
 import hashlib
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,6 +32,7 @@ from services.cv_inspection.simulator.drift import Drift
 from services.cv_inspection.vision import ImageCandidate
 from services.skeleton.evaluation import figures, metrics
 from services.skeleton.model import ModelCard
+from services.skeleton.process import training_threads
 from services.skeleton.progress import Bar, Step
 from services.skeleton.registry import (
     Registry,
@@ -170,9 +170,9 @@ def train(
 
 @contextmanager
 def all_cores() -> Iterator[None]:
-    """Let torch use all cores for a while: elsewhere one thread a process is the rule."""
+    """Let torch use all cores that may be: elsewhere one thread a process is the rule."""
     before = torch.get_num_threads()
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(training_threads())
     try:
         yield
     finally:

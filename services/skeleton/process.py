@@ -16,7 +16,7 @@ from services.skeleton.settings import Settings
 from services.skeleton.stream import OrderedConsumer
 from services.skeleton.telemetry import LAG
 
-# Of the processors' time where both want it, a tenth of what an answering service gets.
+# Where the system knows no idle class: a tenth of what an answering service gets.
 _GIVE_WAY = 10
 
 
@@ -29,12 +29,35 @@ def run_worker(
         background: It may lag, so on a busy machine it gives way to what answers requests.
     """
     if background:
-        os.nice(_GIVE_WAY)
+        give_way()
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     start_http_server(port, addr=config.host)
     uvloop.run(_until_told(main))
+
+
+def give_way() -> None:
+    """Run, this process and those it starts, when nobody else wants the processor.
+
+    A nice process that has a core keeps it for some milliseconds while a request waits; one of the
+    idle class is put aside at once.
+    """
+    if hasattr(os, "SCHED_IDLE"):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    else:
+        os.nice(_GIVE_WAY)
+
+
+def training_threads() -> int:
+    """Threads a training may use: all cores; half of them where it gives way.
+
+    With every core busy, threads that wait for each other (OpenMP's) wait for those put aside, and
+    learn no faster for it.
+    """
+    cores = os.cpu_count() or 1
+    idle = hasattr(os, "SCHED_IDLE") and os.sched_getscheduler(0) == os.SCHED_IDLE
+    return max(cores // 2, 1) if idle or os.nice(0) >= _GIVE_WAY else cores
 
 
 async def _until_told(main: Callable[[], Awaitable[None]]) -> None:
