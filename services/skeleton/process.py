@@ -16,7 +16,7 @@ from services.skeleton.settings import Settings
 from services.skeleton.stream import OrderedConsumer
 from services.skeleton.telemetry import LAG
 
-# Where the system knows no idle class: a tenth of what an answering service gets.
+# Of the processors' time where both want it, a tenth of what an answering service gets.
 _GIVE_WAY = 10
 
 
@@ -29,7 +29,7 @@ def run_worker(
         background: It may lag, so on a busy machine it gives way to what answers requests.
     """
     if background:
-        give_way()
+        os.nice(_GIVE_WAY)
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
@@ -37,27 +37,25 @@ def run_worker(
     uvloop.run(_until_told(main))
 
 
-def give_way() -> None:
-    """Run, this process and those it starts, when nobody else wants the processor.
+def stand_aside(pid: int) -> None:
+    """Let a process, and those it starts, run when nobody else wants the processor.
 
     A nice process that has a core keeps it for some milliseconds while a request waits; one of the
-    idle class is put aside at once.
+    idle class, where the system has one, is put aside at once.
     """
     if hasattr(os, "SCHED_IDLE"):
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    else:
-        os.nice(_GIVE_WAY)
+        with contextlib.suppress(ProcessLookupError):
+            os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))
 
 
 def training_threads() -> int:
-    """Threads a training may use: all cores; half of them where it gives way.
+    """Threads a training may use: all cores; half of them in the background.
 
     With every core busy, threads that wait for each other (OpenMP's) wait for those put aside, and
     learn no faster for it.
     """
     cores = os.cpu_count() or 1
-    idle = hasattr(os, "SCHED_IDLE") and os.sched_getscheduler(0) == os.SCHED_IDLE
-    return max(cores // 2, 1) if idle or os.nice(0) >= _GIVE_WAY else cores
+    return max(cores // 2, 1) if os.nice(0) >= _GIVE_WAY else cores
 
 
 async def _until_told(main: Callable[[], Awaitable[None]]) -> None:

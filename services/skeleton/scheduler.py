@@ -19,7 +19,7 @@ from nats.errors import TimeoutError as NatsTimeout
 from pydantic import ValidationError
 
 from services.skeleton.admin import CONTROL, Order, control_subject
-from services.skeleton.process import run_worker
+from services.skeleton.process import run_worker, stand_aside
 from services.skeleton.settings import Settings, settings
 from services.skeleton.stream import connect, ensure_stream
 from services.skeleton.telemetry import EVENTS
@@ -45,6 +45,8 @@ class Scheduler:
             log.info("starting %s", " ".join(job))
             command = (sys.executable, "-m", "services.cli.main", *job, "--json")
             process = await asyncio.create_subprocess_exec(*command)
+            if job[0] != "rollback":
+                stand_aside(process.pid)
             try:
                 code = await process.wait()
             except asyncio.CancelledError:

@@ -4,18 +4,23 @@ import os
 import subprocess
 import sys
 
-ASK = "from services.skeleton.process import give_way, training_threads as threads;"
-CHILD = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]], check=True)"
+THREADS = "from services.skeleton.process import training_threads; print(training_threads())"
 
 
-def told(code, *arguments):
-    command = [sys.executable, "-c", code, *arguments]
+def told(code, nice):
+    command = ["nice", "-n", str(nice), sys.executable, "-c", code]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
-def test_what_gives_way_trains_on_half_the_cores_and_so_do_its_children():
-    ask = f"{ASK} print(threads())"
-    assert told(ask) == str(os.cpu_count())
-    half = str(max(os.cpu_count() // 2, 1))
-    assert told(f"{ASK} give_way(); print(threads())") == half
-    assert told(f"{ASK} give_way(); {CHILD}", ask) == half
+def test_a_training_in_the_background_leaves_cores_to_others():
+    assert told(THREADS, 0) == str(os.cpu_count())
+    assert told(THREADS, 10) == str(max(os.cpu_count() // 2, 1))
+
+
+def test_a_process_that_stands_aside_is_of_the_idle_class_with_its_children():
+    child = "import os; print(os.sched_getscheduler(0) == os.SCHED_IDLE)"
+    code = f"""import os, subprocess, sys
+from services.skeleton.process import stand_aside
+stand_aside(os.getpid())
+subprocess.run([sys.executable, "-c", {child!r}], check=True)"""
+    assert told(code, 0) == "True"
