@@ -86,7 +86,7 @@ def here(tmp_path_factory):
 def test_the_first_demo(here):
     found = here.figures("demo", "--seconds", "20", "--pictures-seconds", "10")
     assert set(KEYS) <= set(found)
-    assert found["requests"] == found["vectors"] == 4_000
+    assert found["requests"] == found["vectors"] == 2_000
     assert found["failures"] == found["lost"] == found["mismatches"] == 0
     assert found["cost"] < 0.5 * found["cost_approve_all"]
     cv = found["cv"]
@@ -224,7 +224,7 @@ def test_replaying_a_file_without_devices_or_carts(here):
 def test_the_second_demo_and_every_decision_since_the_first(here):
     before = settled_audit(here)["vectors"]
     found = here.figures("demo", "--seconds", "10")
-    assert found["vectors"] == before + 2_000
+    assert found["vectors"] == before + 1_000
     assert found["mismatches"] == 0
 
 
