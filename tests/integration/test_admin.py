@@ -67,17 +67,21 @@ async def test_the_history_is_read(nc):
 
 
 async def test_the_scheduler_queues_orders_and_answers_drift_once_an_hour(monkeypatch):
-    started = []
+    started, aside = [], []
 
     class Done:
+        def __init__(self, pid):
+            self.pid = pid
+
         async def wait(self):
             return 0
 
     async def start(*command):
         started.append(command[3:-1])
-        return Done()
+        return Done(len(started))
 
     monkeypatch.setattr(asyncio, "create_subprocess_exec", start)
+    monkeypatch.setattr("services.skeleton.scheduler.stand_aside", aside.append)
     scheduler = Scheduler()
     scheduler.order("fraud", Order(verb="swap", candidate="gnn").model_dump_json().encode())
     scheduler.order("cv", Order(verb="rollback", reason="why not").model_dump_json().encode())
@@ -92,3 +96,4 @@ async def test_the_scheduler_queues_orders_and_answers_drift_once_an_hour(monkey
         ("swap", "fraud", "gnn"), ("rollback", "cv", "--reason", "why not"),
         ("night", "fraud"), ("night", "cv"),
     ]  # fmt: skip
+    assert aside == [1, 3, 4]  # all but the rollback, which somebody waits for
