@@ -41,10 +41,11 @@ def stand_aside(pid: int) -> None:
     """Let a process, and those it starts, run when nobody else wants the processor.
 
     A nice process that has a core keeps it for some milliseconds while a request waits; one of the
-    idle class, where the system has one, is put aside at once.
+    idle class, where the system has one, is put aside at once. Where that is not allowed, or the
+    process has ended, nothing happens.
     """
     if hasattr(os, "SCHED_IDLE"):
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(OSError):
             os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))
 
 
