@@ -7,6 +7,7 @@ raised again while it lasts.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,8 @@ from monitoring.reference import STATISTICS, Reference
 from monitoring.sequential import Sequential
 
 Floats = npt.NDArray[np.float64]
+Booleans = npt.NDArray[np.bool_]
+T = TypeVar("T")
 
 # Of clean windows, so many raise a false alarm at each statistic.
 FALSE_DISCOVERIES = 0.0003
@@ -50,14 +53,23 @@ class Monitor:
         self._rate = rate
         self._sequential = Sequential(reference.score_mean, reference.score_spread)
 
-    def check(self, window: Floats) -> Checked:
-        """Look at one window (N, F), the score last. ValueError if it is empty."""
+    def check(self, window: Floats, unread: Booleans | None = None) -> Checked:
+        """Look at one window (N, F), the score last.
+
+        Args:
+            unread: (N, F) what could not be read when it was decided: an engine's outage, not a
+                drift. It is left out.
+
+        Raises:
+            ValueError: it is empty.
+        """
         if not len(window):
             raise ValueError("an empty window shows nothing")
-        distances = self.reference.distances(window)
+        distances = self.reference.distances(window, unread)
         p = self.reference.p_values(distances)
         findings = [*self._compared(distances, p)]
-        mean = float(np.nanmean(window[:, -1]))
+        scores = window[:, -1] if unread is None else window[~unread[:, -1], -1]
+        mean = float(np.nanmean(scores)) if len(scores) else self.reference.score_mean
         if self._sequential.update(mean):
             findings.append(Finding(SEQUENTIAL, self.reference.names[-1], mean, float("nan")))
         return Checked(len(window), distances, p, findings)
@@ -70,31 +82,30 @@ class Monitor:
 
 
 @dataclass
-class Windows:
-    """Cuts a stream of rows into windows of a span of time, or of a count.
+class Windows(Generic[T]):
+    """Cuts a stream of observations into windows of a span of time, or of a count.
 
     Attributes:
         span: Seconds of event time a window lasts; 0 cuts by count alone.
-        least, most: Rows a window has to have, and may have: what waits is bounded by it.
+        least, most: How many a window has to have, and may have: what waits is bounded by it.
     """
 
     span: float
     least: int
     most: int
-    _rows: list[Floats] = field(default_factory=list)
-    begin: float = float("nan")
+    _open: list[T] = field(default_factory=list)
+    _begin: float = float("nan")
 
-    def add(self, at: float, row: Floats) -> Floats | None:
-        """Take a row that happened at a time. Returns a window that it closes."""
+    def add(self, at: float, observed: T) -> list[T] | None:
+        """Take what was observed at a time. Returns a window that it closes."""
         closed = None
-        over = self.span and self._rows and at - self.begin >= self.span
-        if (over and len(self._rows) >= self.least) or len(self._rows) >= self.most:
-            closed = np.array(self._rows)
-            self._rows = []
-        if not self._rows:
-            self.begin = at
-        self._rows.append(row)
+        over = self.span and self._open and at - self._begin >= self.span
+        if (over and len(self._open) >= self.least) or len(self._open) >= self.most:
+            closed, self._open = self._open, []
+        if not self._open:
+            self._begin = at
+        self._open.append(observed)
         return closed
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._open)

@@ -18,6 +18,7 @@ from monitoring.ks import ks
 from monitoring.psi import psi
 
 Floats = npt.NDArray[np.float64]
+Booleans = npt.NDArray[np.bool_]
 
 STATISTICS = ("psi", "ks", "missing")
 BINS = 10
@@ -27,6 +28,8 @@ SAMPLE = 2_000
 _ODD_ROWS = 2.0
 # A clean spread narrower than this, in logarithms, is luck.
 _LEAST_SPREAD = 0.15
+# A column of which less than this share of a window was read is not judged.
+_LEAST_READ = 0.5
 
 
 @dataclass(frozen=True)
@@ -84,10 +87,19 @@ class Reference:
         spread = np.maximum(distances.std(axis=0, ddof=1), _LEAST_SPREAD)
         return _replaced(bare, clean_mean=distances.mean(axis=0), clean_spread=spread)
 
-    def distances(self, window: Floats) -> Floats:
-        """(S, F) distances of a window (N, F): by statistic and column."""
+    def distances(self, window: Floats, unread: Booleans | None = None) -> Floats:
+        """(S, F) distances of a window (N, F): by statistic and column.
+
+        Args:
+            unread: (N, F) what is left out, as if it had not come. A column of which most is left
+                out has no distance.
+        """
         out = np.zeros((len(STATISTICS), len(self.names)))
         for i, column in enumerate(window.T):
+            if unread is not None:
+                column = column[~unread[:, i]]
+            if len(column) < _LEAST_READ * len(window):
+                continue
             counts = _counts(column, self.edges[i])
             reference = self.counts[i]
             known, there = _present(self.sample[:, i]), _present(column)

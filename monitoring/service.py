@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections import Counter as Counted
 from collections import defaultdict, deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,12 +19,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 from nats.aio.client import Client
-from nats.errors import Error as NatsError
-from nats.js.errors import APIError
 from prometheus_client import Counter, Gauge
 
 from monitoring.alerts import DRIFT, Alert, raise_alert
-from monitoring.monitor import Checked, Monitor, Windows
+from monitoring.monitor import Booleans, Checked, Monitor, Windows
 from monitoring.quality import COST, DETECTOR, Bills, Ledger, Period
 from monitoring.reference import STATISTICS, Reference
 from monitoring.sources import Sources, past_path
@@ -32,7 +30,7 @@ from services.skeleton.champion import reference_path
 from services.skeleton.lake import Lake
 from services.skeleton.process import report_lag
 from services.skeleton.settings import Settings
-from services.skeleton.stream import Delivered, OrderedConsumer, connect
+from services.skeleton.stream import Delivered, OrderedConsumer, connect, insist
 from services.skeleton.telemetry import EVENTS
 
 log = logging.getLogger(__name__)
@@ -41,7 +39,6 @@ NAME = "monitor"
 _BATCH = 1_000
 # A window may stay open for long; only then is it acknowledged.
 _ACK_WAIT_S = 86_400.0
-_RETRY_S = 1.0
 _QUALITY_EVERY_S = 30.0
 
 DRIFT_PSI = Gauge("drift_psi", "PSI of a column in the last window", ["column"])
@@ -75,6 +72,7 @@ class Observed:
     Attributes:
         at: Event time, seconds. values: (F,), the score last.
         source: Whose it is, to name where a drift comes from; empty where that is no question.
+        unread: (F,) which values could not be read when it was decided, None where all were.
     """
 
     at: float
@@ -82,6 +80,7 @@ class Observed:
     model: str
     values: npt.NDArray[np.float64]
     source: str = ""
+    unread: Booleans | None = None
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ class Watched:
     design: str
     stream: str
     observe: Callable[[Delivered], Observed | None]
-    windows: Callable[[], Windows]
+    windows: Callable[[], Windows[Observed]]
     bills: Bills
 
 
@@ -127,7 +126,6 @@ class Watch:
         self._lake = lake
         self._watched = watched
         self._windows = watched.windows()
-        self._whose: list[str] = []
         self._monitor: Monitor | None = None
         self._sources: Sources | None = None
         self._version = -1
@@ -155,33 +153,30 @@ class Watch:
             self._monitor = self._monitor_of(observed.version)
             self._sources = self._sources_of(observed)
             self._version, self._model = observed.version, observed.model
-            self._windows, self._whose = self._watched.windows(), []
+            self._windows = self._watched.windows()
         if self._monitor is None or self._sources is None:
             return
-        begin = self._windows.begin
-        rows = self._windows.add(observed.at, observed.values)
-        if rows is not None and self._last is not None:
-            self.closed.append(self._judge(self._monitor, self._sources, rows, begin, self._last))
-            self._whose = []
-        self._whose.append(observed.source)
+        window = self._windows.add(observed.at, observed)
+        if window is not None and self._last is not None:
+            self.closed.append(self._judge(self._monitor, self._sources, window, self._last))
 
     def _judge(
         self,
         monitor: Monitor,
         sources: Sources,
-        rows: npt.NDArray[np.float64],
-        begin: float,
+        window: list[Observed],
         last: Delivered,
     ) -> Closed:
-        checked, columns = monitor.check(rows), monitor.reference.names
+        rows, whose = np.array([one.values for one in window]), [one.source for one in window]
+        checked, columns = monitor.check(rows, _unread(window)), monitor.reference.names
         drifted = dict.fromkeys(f.column for f in checked.findings)
-        by_column = {c: sources.blame(rows, self._whose, columns.index(c)) for c in drifted}
+        by_column = {c: sources.blame(rows, whose, columns.index(c)) for c in drifted}
         past = None
-        if not drifted and any(self._whose):
-            sources.learn(rows, self._whose, last.seq)
+        if not drifted and any(whose):
+            sources.learn(rows, whose, last.seq)
             past = sources.to_bytes()
         blamed = {column: source for column, source in by_column.items() if source}
-        return Closed(begin, last, self._model, columns, checked, blamed, past)
+        return Closed(window[0].at, last, self._model, columns, checked, blamed, past)
 
     def _sources_of(self, observed: Observed) -> Sources:
         """What the sources are like; of another model's answers, the last column, nothing yet."""
@@ -205,6 +200,12 @@ class Watch:
         return Monitor(Reference.from_bytes(data))
 
 
+def _unread(window: list[Observed]) -> Booleans:
+    """(N, F) what could not be read."""
+    none = np.zeros(len(window[0].values), dtype=bool)
+    return np.array([none if one.unread is None else one.unread for one in window])
+
+
 async def serve(config: Settings, watched: Watched) -> None:
     """Run until cancelled."""
     nc = await connect(config, f"{watched.design}-{NAME}", patience_s=60.0)
@@ -225,19 +226,19 @@ async def _watch_drift(
 ) -> None:
     await consumer.start()
     async for batch in consumer.batches():
-        await _insist(partial(asyncio.to_thread, watch.take, batch))
+        await insist(partial(asyncio.to_thread, watch.take, batch), "watching")
         EVENTS.labels(NAME, "watched").inc(len(batch))
         while watch.closed:
             closed = watch.closed.popleft()
-            await _insist(partial(_tell, nc, lake, design, closed))
+            await insist(partial(_tell, nc, lake, design, closed), "telling")
             await consumer.ack(closed.last)
 
 
 async def _watch_quality(nc: Client, ledger: Ledger) -> None:
     while True:
-        await _insist(partial(asyncio.to_thread, ledger.look))
+        await insist(partial(asyncio.to_thread, ledger.look), "the bill")
         while ledger.alarms:
-            await _insist(partial(_tell_cost, nc, ledger.design, ledger.alarms.popleft()))
+            await insist(partial(_tell_cost, nc, ledger.design, ledger.alarms.popleft()), "telling")
         await asyncio.sleep(_QUALITY_EVERY_S)
 
 
@@ -254,17 +255,6 @@ async def _tell_cost(nc: Client, design: str, period: Period) -> None:
     await raise_alert(nc.jetstream(), alert)
     ALERTS.labels(COST).inc()
     log.warning("cost: %s", alert.said)
-
-
-async def _insist(work: Callable[[], Awaitable[object]]) -> None:
-    """Do something until it succeeds: an engine that is away stops the monitor, nothing else."""
-    while True:
-        try:
-            await work()
-            return
-        except (OSError, TimeoutError, NatsError, APIError) as error:
-            log.warning("%s; trying again", error or type(error).__name__)
-            await asyncio.sleep(_RETRY_S)
 
 
 async def _tell(nc: Client, lake: Lake, design: str, closed: Closed) -> None:

@@ -24,7 +24,7 @@ WINDOW = 200
 _CLEAN_WINDOWS = 100
 
 
-def windows() -> Windows:
+def windows() -> Windows[Observed]:
     """An empty window."""
     return Windows(0.0, WINDOW, WINDOW)
 

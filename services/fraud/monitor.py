@@ -15,7 +15,7 @@ from monitoring import service
 from monitoring.monitor import Windows
 from monitoring.reference import Reference
 from monitoring.service import Observed, Watched
-from services.fraud.features import FEATURES, TABULAR
+from services.fraud.features import FEATURES, GROUPS, TABULAR
 from services.fraud.ingestion import DECISIONS_STREAM
 from services.skeleton.process import run_worker
 from services.skeleton.settings import settings
@@ -32,25 +32,33 @@ WATCHED = (
 )  # fmt: skip
 COLUMNS = (*WATCHED, "score")
 _WHERE = np.array([TABULAR.index(name) for name in WATCHED])
+# What a decision knows without the online store: the transaction, and not the score, which is of a
+# model that saw nothing else.
+_UNREAD = np.array([name not in GROUPS["transaction"] for name in COLUMNS])
 LEAST_ROWS, MOST_ROWS = 2_000, 40_000
 
 
-def windows() -> Windows:
+def windows() -> Windows[Observed]:
     """An empty window of a day."""
     return Windows(DAY, LEAST_ROWS, MOST_ROWS)
 
 
 def observe(message: Delivered) -> Observed | None:
-    """One logged decision; None for one that was taken without features or for a load test."""
+    """One logged decision; None for a load test's.
+
+    Of one that was taken without the online store the transaction counts all the same: an outage
+    is minutes of a day, and without them the day would seem to have other hours.
+    """
     try:
         event = orjson.loads(message.data)
-        if event["degraded"] or event.get("synthetic") or len(event["features"]) != len(FEATURES):
+        if event.get("synthetic") or len(event["features"]) != len(FEATURES):
             return None
         vector = np.array(event["features"], dtype=np.float64)[_WHERE]
         at = datetime.fromisoformat(event["transaction"]["event_time"]).timestamp()
         model = str(event["model"])
         values = np.append(vector, float(event["score"]))
-        return Observed(at, int(model.rpartition(":")[2]), model, values)
+        unread = _UNREAD if event["degraded"] else None
+        return Observed(at, int(model.rpartition(":")[2]), model, values, unread=unread)
     except (KeyError, TypeError, ValueError):
         return None  # the lake writer puts it aside, with its reason
 

@@ -13,7 +13,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from time import monotonic
+from typing import TypeVar
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -34,6 +36,8 @@ _RETRY_S = 0.5
 _LOOK_S = 0.05
 
 EVERYTHING = ">"
+
+T = TypeVar("T")
 
 
 def open_connection(settings: Settings, name: str) -> tuple[Client, asyncio.Task[None]]:
@@ -300,14 +304,18 @@ async def consume(
     """
     await consumer.start()
     async for batch in consumer.batches():
-        while True:
-            try:
-                await handle(batch)
-                break
-            except (OSError, TimeoutError, NatsError, APIError, RedisError) as error:
-                log.warning("batch at seq %d: %s; trying again", batch[0].seq, error)
-                await asyncio.sleep(_RETRY_S)
+        await insist(partial(handle, batch), f"batch at seq {batch[0].seq}")
         await consumer.ack(batch[-1])
+
+
+async def insist(work: Callable[[], Awaitable[T]], name: str) -> T:
+    """Do something until it succeeds: an engine that is away delays it, and nothing is lost."""
+    while True:
+        try:
+            return await work()
+        except (OSError, NatsError, APIError, RedisError) as error:
+            log.info("%s: %s; trying again", name, error or type(error).__name__)
+            await asyncio.sleep(_RETRY_S)
 
 
 async def dead_letter(

@@ -14,7 +14,7 @@ from services.cv_inspection.features import QUALITY
 from services.cv_inspection.ingestion import DECISIONS_STREAM, InspectionEvent, Place
 from services.cv_inspection.judged import BILLS
 from services.cv_inspection.pictures import Pictures
-from services.fraud.features import FEATURES
+from services.fraud.features import FEATURES, GROUPS
 from services.fraud.ingestion import DECISION
 from services.fraud.monitor import COLUMNS, WATCHED, reference
 from services.fraud.serving import EXAMPLE
@@ -35,15 +35,20 @@ def day_of(rng, number, shift):
     return vectors, rng.random(PER_DAY), BEGIN + DAY * number + np.linspace(0, DAY - 1, PER_DAY)
 
 
-async def decide(nc, rng, number, shift=0.0, version=1):
+async def decide(nc, rng, number, shift=0.0, version=1, away=range(0)):
+    """Decisions of a day; those of `away` were taken without the online store."""
     js = nc.jetstream(publish_async_max_pending=4_000)
     vectors, score, time = day_of(rng, number, shift)
+    known = [FEATURES.index(name) for name in GROUPS["transaction"]]
+    for i in away:
+        vectors[i, np.setdiff1d(np.arange(len(FEATURES)), known)] = np.nan
+        score[i] = 0.01
     stamps = np.array(time * 1e6, dtype="datetime64[us]").astype(str)
     for i in range(PER_DAY):
         event = {
             "model": f"xgboost:{version}",
             "score": score[i],
-            "degraded": False,
+            "degraded": i in away,
             "features": vectors[i],
             "transaction": {**EXAMPLE, "event_time": f"{stamps[i]}+00:00"},
         }
@@ -75,7 +80,7 @@ async def test_drift_raises_one_alert_a_window_and_restarts_lose_none(config, nc
         await nc.jetstream().delete_stream(STREAM)
     rng = np.random.default_rng(1)
     first = worker("services.fraud.monitor")
-    await decide(nc, rng, 20)
+    await decide(nc, rng, 20, away=range(900, 1_100))
     await decide(nc, rng, 21, shift=2.0)
     await until(lambda: len(windows(config)) == 1)
     # Killed in the middle of a window: it is read again from its beginning.

@@ -94,6 +94,23 @@ def test_a_column_that_is_gone_altogether_is_an_alarm_not_a_crash(reference):
     assert {f.detector for f in findings if f.column == "c"} == set(STATISTICS)
 
 
+def test_what_an_outage_left_unread_is_no_drift(reference):
+    """A tenth of the window, one stretch of it: column a is known all the same, the rest is not."""
+    window = rows(np.random.default_rng(4))
+    unread = np.zeros(window.shape, dtype=bool)
+    unread[500:700, 1:] = True
+    window[unread] = np.nan
+    assert {f.column for f in Monitor(reference).check(window).findings} > {"b", "c"}
+    assert Monitor(reference).check(window, unread).findings == []
+
+
+def test_a_window_of_which_nothing_was_read_is_judged_by_what_is_known(reference):
+    window = rows(np.random.default_rng(4), shift=0.3)
+    unread = np.zeros(window.shape, dtype=bool)
+    unread[:, 1:] = True
+    assert {f.column for f in Monitor(reference).check(window, unread).findings} == {"a"}
+
+
 def test_a_small_lasting_change_is_for_the_sequential_test():
     """Fixed seed, fixed index: half a deviation above what is tolerated, and not before it."""
     rng = np.random.default_rng(7)
@@ -106,13 +123,13 @@ def test_a_small_lasting_change_is_for_the_sequential_test():
 
 def test_windows_are_cut_by_time_and_bounded_by_count():
     by_time = Windows(span=10.0, least=3, most=100)
-    closed = [by_time.add(float(t), np.array([t])) for t in range(25)]
+    closed = [by_time.add(float(t), t) for t in range(25)]
     assert [len(c) for c in closed if c is not None] == [10, 10]
-    assert closed[10][:, 0].tolist() == list(range(10))
+    assert closed[10] == list(range(10))
     sparse = Windows(span=10.0, least=3, most=100)
-    assert all(sparse.add(20.0 * t, np.array([t])) is None for t in range(3))
+    assert all(sparse.add(20.0 * t, t) is None for t in range(3))
     by_count = Windows(span=0.0, least=4, most=4)
-    assert sum(by_count.add(0.0, np.array([t])) is not None for t in range(9)) == 2
+    assert sum(by_count.add(0.0, t) is not None for t in range(9)) == 2
     assert len(by_count) == 1
 
 
