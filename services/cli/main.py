@@ -1,5 +1,7 @@
 """`whiteboard`: two ML system-design answers, drawn so that they run."""
 
+import sys
+
 import typer
 
 from services.cli import (
@@ -21,6 +23,7 @@ from services.cli import (
     train,
     up,
 )
+from services.cli.output import err
 
 app = typer.Typer(
     name="whiteboard",
@@ -63,7 +66,14 @@ app.command("edge")(pictures.edge)
 
 def main() -> None:
     """Entry point of the command."""
-    app()
+    try:
+        app()
+    except Exception as error:
+        # What NATS' client raises while JetStream starts is no OSError.
+        if not type(error).__module__.startswith("nats."):
+            raise
+        err.print(f"[bold red]error:[/] {error}: NATS is away or starting; `whiteboard status`")
+        sys.exit(1)
 
 
 if __name__ == "__main__":

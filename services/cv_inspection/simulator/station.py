@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
+from functools import partial
 from operator import itemgetter
 from typing import Any
 
@@ -24,7 +25,7 @@ from services.cv_inspection.simulator.drift import Drift
 from services.skeleton.lake import Lake
 from services.skeleton.progress import Step
 from services.skeleton.settings import Settings
-from services.skeleton.stream import connect
+from services.skeleton.stream import connect, insist
 
 BUCKET = "simulator"
 _CURSOR = "cv.cursor"
@@ -187,7 +188,8 @@ async def play(
             station = Station(config, nc, http)
             camera = Camera(seed, drift=drift)
             last = await station.run(camera, first, rate, post_rate, seconds, step)
-        await (await nc.jetstream().key_value(BUCKET)).put(_CURSOR, str(last).encode())
+        bucket = await insist(partial(nc.jetstream().key_value, BUCKET), "the cursor")
+        await insist(partial(bucket.put, _CURSOR, str(last).encode()), "the cursor")
         return station.report
     finally:
         await nc.close()

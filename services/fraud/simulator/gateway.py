@@ -11,15 +11,15 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
+from functools import partial
 from itertools import chain, islice
 from typing import Any
 
 import aiohttp
 import orjson
 from nats.aio.client import Client
-from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
-from nats.js.errors import APIError, NotFoundError
+from nats.js.errors import NotFoundError
 from nats.js.kv import KeyValue
 
 from services.fraud.ingestion import (
@@ -37,10 +37,10 @@ from services.fraud.simulator.drift import Drift, Schedule
 from services.fraud.simulator.tables import label, merged, transaction
 from services.fraud.simulator.traffic import DAY_US, START_US, Traffic
 from services.skeleton.progress import Step
+from services.skeleton.stream import insist
 
 BUCKET = "simulator"
 _TIMEOUT_S = 10.0
-_RETRY_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -180,12 +180,8 @@ class Gateway:
         """Publish until the stream has it: what happened is not to be forgotten."""
         where = subject(prefix, event, self._shards)
         headers = {"Nats-Msg-Id": f"{prefix}-{event.transaction_id}"}
-        while True:
-            try:
-                await self._js.publish(where, event.model_dump_json().encode(), headers=headers)
-                return
-            except (NatsError, APIError, OSError, TimeoutError):
-                await asyncio.sleep(_RETRY_S)
+        data = event.model_dump_json().encode()
+        await insist(partial(self._js.publish, where, data, headers=headers), "publishing")
 
 
 class Present:
@@ -275,7 +271,7 @@ class WorldState:
         await self._put(self.at_us)
 
     async def _put(self, at_us: int) -> None:
-        await self._bucket.put("cursor", orjson.dumps(at_us))
+        await insist(partial(self._bucket.put, "cursor", orjson.dumps(at_us)), "the cursor")
 
 
 async def _get(bucket: KeyValue, key: str, default: Any) -> Any:
