@@ -118,8 +118,7 @@ def edge(
 
 
 def _build(store: Path, seed: int, as_json: bool) -> None:
-    from services.cv_inspection import edge as step8
-    from services.cv_inspection import training
+    from services.cv_inspection import quantisation, training
     from services.cv_inspection.model import DESIGN, read_model
     from services.skeleton.champion import champion_path
     from services.skeleton.lake import Lake
@@ -133,9 +132,9 @@ def _build(store: Path, seed: int, as_json: bool) -> None:
     with bar("taking pictures to judge by") as step:
         held_out = training.simulated_held_out(seed, size, step)
     with bar("quantising, judging, timing") as step:
-        small, made = step8.build(data, split.train, split.validation, held_out, step)
+        small, made = quantisation.build(data, split.train, split.validation, held_out, step)
     if not made.refused:
-        path = step8.save(store, small, made)
+        path = quantisation.save(store, small, made)
     if as_json:
         show_json(asdict(made))
     else:
@@ -162,27 +161,36 @@ def _run(store: Path, images: Path | None, as_json: bool) -> None:
 
     if images is None:
         fail("which pictures? --images FOLDER")
-    path = store / "cv-int8.onnx"
+    path = step8.model_path(store)
     if not path.exists():
         fail(f"no model at {path}: `whiteboard edge build cv`")
-    with bar("inspecting, no network") as step:
-        done = step8.run(read_model(path.read_bytes()), images, store, step)
+    try:
+        with bar("inspecting, no network") as step:
+            done = step8.run(read_model(path.read_bytes()), images, store, step)
+    except OSError as error:
+        fail(str(error))
     if as_json:
         show_json(asdict(done))
         return
-    say(f"{done.inspected} inspected, {done.stopped} stopped, {len(done.bad)} no pictures")
+    say(
+        f"{done.inspected} inspected, {done.stopped} stopped, {len(done.bad)} no pictures, "
+        f"{done.known} seen before"
+    )
     for name, why in list(done.bad.items())[:5]:
         say(f"  [yellow]{name}[/]: {why}")
     say(f"{done.waiting} wait in {store}: `whiteboard edge forward cv` when the stack is back")
 
 
 def _forward(store: Path, as_json: bool) -> None:
+    from nats.errors import Error as NatsError
+
     from services.cv_inspection import edge as step8
 
     try:
-        count = asyncio.run(step8.forward(settings(), store))
-    except OSError as error:
-        fail(f"{error}; nothing is lost")
+        with bar("forwarding") as step:
+            count = asyncio.run(step8.forward(settings(), store, step))
+    except (OSError, NatsError) as error:
+        fail(f"{error or type(error).__name__}; nothing is lost: forward again when it is back")
     if as_json:
         show_json({"forwarded": count})
     else:

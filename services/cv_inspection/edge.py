@@ -1,218 +1,109 @@
-"""Step 8, edge: INT8 beside the camera, where it costs hardly more; the line needs no network.
+"""Step 8, edge: a small model beside the camera; the line needs no network.
 
-Static quantisation with the line's pictures to calibrate on: weights a channel, activations a
-tensor. The scores of the small model lie elsewhere, so it has a threshold of its own. It is not
-judged by accuracy alone: an INT8 model that lets one more scratch escape has cost more than
-the milliseconds were worth, so the build is refused where the cost on held-out pictures rises by
-more than a bound. Why not dynamic quantisation? It leaves convolutions in float. Why not train with
-quantisation in mind? It is the next step where this one is refused.
-
-At the edge the same look decides (`inspection.inspect`); what it saw is stored, and forwarded when
-the stack is back, each inspection under its identity.
-
-Source: Jacob et al., "Quantization and Training of Neural Networks for Efficient
-Integer-Arithmetic-Only Inference", 2018.
+The champion becomes INT8 (`quantisation.py`), and is refused where it costs more than it saves. At
+the edge the same look decides as in the stack (`inspection.inspect`). What was seen is kept in
+SQLite, and forwarded when the stack is back, each inspection under its identity: a power cut, a
+line that runs while it forwards, an answer that got lost cost nothing. Why not a stream at the
+edge? One more server on every device, for a queue with one writer and one reader.
 """
 
-import json
+import sqlite3
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from time import perf_counter
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from services.cv_inspection.ingestion import (
     INSPECTION,
     BadImage,
     InspectionEvent,
     Place,
+    inspection_id,
+    parse_inspection,
 )
 from services.cv_inspection.inspection import inspect
-from services.cv_inspection.model import DESIGN, IMAGE, ImageModel, read_model
-from services.cv_inspection.pictures import Pictures
-from services.cv_inspection.problem import Kpi
-from services.skeleton.model import ModelCard, stamp
+from services.cv_inspection.model import DESIGN, ImageModel
 from services.skeleton.progress import Step
 from services.skeleton.settings import Settings
 from services.skeleton.stream import connect
 
-# The cost on held-out pictures may rise by this share.
-MOST_DEARER = 0.10
-_CALIBRATED_ON = 64
-_TIMED = 200
-_WARM_UP = 20
 _SUFFIXES = (".jpg", ".jpeg", ".png")
-_PENDING, _FORWARDED = "pending.jsonl", "forwarded.jsonl"
+# Another process of the device may be writing.
+_PATIENCE_S = 30.0
 
 
-@dataclass(frozen=True)
-class Figures:
-    """One model on the same pictures: one thread, one picture a call; cost in minor units."""
+class Store:
+    """A device's inspections, each once, until and after they are forwarded."""
 
-    auc: float
-    iou: float
-    recall: float
-    cost: float
-    p50_ms: float
-    p95_ms: float
-    size_mb: float
-
-
-@dataclass(frozen=True)
-class Build:
-    """Both models, and why the INT8 one was refused, empty if it was not."""
-
-    fp32: Figures
-    int8: Figures
-    refused: str
-
-
-def build(
-    data: bytes,
-    calibration: Pictures,
-    choosing: Pictures,
-    held_out: Pictures,
-    step: Step,
-    bound: float = MOST_DEARER,
-) -> tuple[bytes, Build]:
-    """Quantise a model and hold it to the one it came from.
-
-    Args:
-        data: The FP32 file. calibration, choosing, held_out: Pictures at the model's size, to
-            calibrate on, to choose the small model's threshold on, and to judge both on.
-        bound: Share by which the cost may rise.
-
-    Returns:
-        The INT8 file, and both models' figures.
-    """
-    whole = read_model(data)
-    step(0, 4)
-    small = _quantised(data, calibration.vectors[:_CALIBRATED_ON])
-    small = stamp(small, _with_own_threshold(stamp(small, whole.card), choosing))
-    step(1, 4)
-    models = {"fp32": whole, "int8": read_model(small)}
-    times = _timed(models, held_out.vectors)
-    step(2, 4)
-    files = {"fp32": data, "int8": small}
-    found = {}
-    for number, (name, model) in enumerate(models.items()):
-        found[name] = _judged(model, held_out, times[name], len(files[name]) / 1e6)
-        step(3 + number, 4)
-    rise = found["int8"].cost / max(found["fp32"].cost, 1.0) - 1
-    refused = ""
-    if rise > bound:
-        refused = (
-            f"cost: {found['int8'].cost / 100:,.0f} against {found['fp32'].cost / 100:,.0f}, "
-            f"{rise:+.0%}; {bound:+.0%} is the most"
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+        self._db.execute(
+            "CREATE TABLE IF NOT EXISTS inspections "
+            "(id TEXT PRIMARY KEY, event BLOB NOT NULL, forwarded INTEGER NOT NULL DEFAULT 0)"
         )
-    return small, Build(found["fp32"], found["int8"], refused)
+
+    def __contains__(self, identity: str) -> bool:
+        found = self._db.execute("SELECT 1 FROM inspections WHERE id = ?", [identity])
+        return found.fetchone() is not None
+
+    def add(self, event: InspectionEvent) -> None:
+        """Keep an inspection; one that is known changes nothing."""
+        with self._db:
+            self._db.execute(
+                "INSERT OR IGNORE INTO inspections (id, event) VALUES (?, ?)",
+                [event.inspection_id, event.model_dump_json().encode()],
+            )
+
+    def waiting(self) -> list[InspectionEvent]:
+        """What is to be forwarded, in the order it was seen."""
+        found = self._db.execute("SELECT event FROM inspections WHERE NOT forwarded ORDER BY rowid")
+        return [parse_inspection(event) for (event,) in found]
+
+    def forwarded(self, event: InspectionEvent) -> None:
+        """The stack has it."""
+        with self._db:
+            self._db.execute(
+                "UPDATE inspections SET forwarded = 1 WHERE id = ?", [event.inspection_id]
+            )
 
 
-def _with_own_threshold(data: bytes, pictures: Pictures) -> ModelCard:
-    model = read_model(data)
-    score = 1.0 - _answers(model, pictures.vectors)[0][:, 0].astype(np.float64)
-    threshold = Kpi().best_threshold(score, pictures.positive, pictures.amount)
-    return model.card.model_copy(update={"threshold": threshold})
+@contextmanager
+def open_store(folder: Path) -> Iterator[Store]:
+    """A device's store in a folder, made if it is not there. OSError if it can't be."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with closing(sqlite3.connect(folder / "inspections.sqlite", _PATIENCE_S)) as db:
+            yield Store(db)
+    except sqlite3.Error as error:
+        raise OSError(f"store in {folder}: {error}") from error
 
 
-def _quantised(data: bytes, pictures: npt.NDArray[np.uint8]) -> bytes:
-    # The onnx package and its tools are training's, not the edge's.
-    from onnxruntime.quantization import (
-        CalibrationDataReader,
-        CalibrationMethod,
-        QuantFormat,
-        QuantType,
-        quantize_static,
-    )
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    class Reader(CalibrationDataReader):
-        def __init__(self) -> None:
-            self._left: Iterator[dict[str, Any]] = ({IMAGE: p[None]} for p in pictures)
-
-        def get_next(self) -> dict[str, Any] | None:
-            return next(self._left, None)
-
-    with TemporaryDirectory() as folder:
-        before, ready, after = (Path(folder) / f"{n}.onnx" for n in ("fp32", "ready", "int8"))
-        before.write_bytes(data)
-        quant_pre_process(before, ready, skip_symbolic_shape=True)
-        quantize_static(
-            ready,
-            after,
-            Reader(),
-            quant_format=QuantFormat.QDQ,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            per_channel=True,
-            calibrate_method=CalibrationMethod.Percentile,
-            # What convolutions pass on to each other; the heads decide, and stay in float.
-            op_types_to_quantize=["Conv", "Add", "Clip"],
-        )
-        return after.read_bytes()
-
-
-def _timed(
-    models: dict[str, ImageModel], pictures: npt.NDArray[np.uint8]
-) -> dict[str, list[float]]:
-    """Seconds of calls for one picture, the models in turn: a busy moment strikes both."""
-    times: dict[str, list[float]] = {name: [] for name in models}
-    for number in range(_TIMED + _WARM_UP):
-        picture = pictures[number % len(pictures)][None]
-        for name, model in models.items():
-            begin = perf_counter()
-            model.inspect(picture)
-            if number >= _WARM_UP:
-                times[name].append(perf_counter() - begin)
-    return times
-
-
-def _judged(model: ImageModel, pictures: Pictures, times: list[float], size_mb: float) -> Figures:
-    from sklearn.metrics import roc_auc_score
-
-    from services.cv_inspection.training import mask_iou
-
-    kinds, masks = _answers(model, pictures.vectors)
-    score = 1.0 - kinds[:, 0].astype(np.float64)
-    stopped = score >= model.card.threshold
-    positive = pictures.positive
-    p50, p95 = np.percentile(times, [50, 95]) * 1e3
-    return Figures(
-        auc=float(roc_auc_score(positive, score)),
-        iou=mask_iou(masks[:, 0], pictures),
-        recall=float((stopped & positive).sum() / max(positive.sum(), 1)),
-        cost=Kpi().total(stopped, positive, pictures.amount),
-        p50_ms=float(p50),
-        p95_ms=float(p95),
-        size_mb=size_mb,
-    )
-
-
-def _answers(model: ImageModel, pixels: npt.NDArray[np.uint8]) -> tuple[Any, Any]:
-    parts = [model.inspect(pixels[i : i + 32]) for i in range(0, len(pixels), 32)]
-    kinds, masks = zip(*parts, strict=True)
-    return np.concatenate(kinds), np.concatenate(masks)
+def model_path(folder: Path) -> Path:
+    """Where a device's model is."""
+    return folder / f"{DESIGN}-int8.onnx"
 
 
 @dataclass(frozen=True)
 class Run:
-    """What an edge run did. waiting: Inspections that are still to be forwarded."""
+    """What an edge run did.
+
+    Attributes:
+        known: Pictures that an earlier run had seen. bad: Why, by file that is no picture.
+        waiting: Inspections that are still to be forwarded.
+    """
 
     inspected: int
     stopped: int
+    known: int
     bad: dict[str, str]
     waiting: int
 
 
 def run(model: ImageModel, folder: Path, store: Path, step: Step) -> Run:
-    """Inspect a folder of pictures with no network, and store what was seen.
+    """Inspect a folder of pictures with no network, and keep what was seen.
 
-    What is stored already is not looked at again.
+    What is kept already is not looked at again.
 
     Args:
         store: A folder; inspections wait in it until `forward`.
@@ -220,60 +111,53 @@ def run(model: ImageModel, folder: Path, store: Path, step: Step) -> Run:
     Raises:
         OSError: the folder can't be read, or the store not be written.
     """
-    store.mkdir(parents=True, exist_ok=True)
-    known = {e.inspection_id for name in (_PENDING, _FORWARDED) for e in _stored(store / name)}
     files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _SUFFIXES)
     bad: dict[str, str] = {}
-    inspected = stopped = 0
-    with (store / _PENDING).open("a") as pending:
+    inspected = stopped = known = 0
+    with open_store(store) as kept:
         for number, path in enumerate(files, start=1):
+            step(number, len(files))
+            data, place = path.read_bytes(), _place(path, folder)
+            if inspection_id(place, data) in kept:
+                known += 1
+                continue
             try:
-                seen = inspect(model, path.read_bytes(), _place(path, folder), datetime.now(UTC))
+                event = inspect(model, data, place, datetime.now(UTC)).event
             except BadImage as error:
                 bad[str(path)] = str(error)
-            else:
-                if seen.event.inspection_id not in known:
-                    pending.write(seen.event.model_dump_json() + "\n")
-                    pending.flush()
-                    inspected += 1
-                    stopped += seen.event.stopped
-            step(number, len(files))
-    return Run(inspected, stopped, bad, len(list(_stored(store / _PENDING))))
+                continue
+            kept.add(event)
+            inspected += 1
+            stopped += event.stopped
+        return Run(inspected, stopped, known, bad, len(kept.waiting()))
 
 
-async def forward(settings: Settings, store: Path) -> int:
+async def forward(settings: Settings, store: Path, step: Step) -> int:
     """Publish what waits. Returns how many; what the stream did not take goes on waiting.
 
     Raises:
         ConnectionError, nats.errors.Error: the stack is away; nothing is lost.
+        OSError: the store can't be read.
     """
-    waiting = list(_stored(store / _PENDING))
-    if not waiting:
-        return 0
-    nc = await connect(settings, "edge")
-    try:
-        js = nc.jetstream()
-        for event in waiting:
-            headers = {"Nats-Msg-Id": event.inspection_id}
-            data = event.model_dump_json().encode()
-            await js.publish(f"{INSPECTION}.{event.place.line}", data, headers=headers)
-    finally:
-        await nc.close()
-    with (store / _FORWARDED).open("a") as done:
-        done.writelines(event.model_dump_json() + "\n" for event in waiting)
-    # Only now: dying before this line forwards them twice, and their identity bears it.
-    (store / _PENDING).write_text("")
-    return len(waiting)
-
-
-def _stored(path: Path) -> Iterator[InspectionEvent]:
-    if not path.exists():
-        return
-    for line in path.read_text().splitlines():
+    with open_store(store) as kept:
+        waiting = kept.waiting()
+        if not waiting:
+            return 0
+        nc = await connect(settings, "edge")
         try:
-            yield InspectionEvent.model_validate_json(line)
-        except ValueError:
-            continue  # cut short by a crash; its picture is looked at again
+            js = nc.jetstream()
+            for number, event in enumerate(waiting, start=1):
+                await js.publish(
+                    f"{INSPECTION}.{event.place.line}",
+                    event.model_dump_json().encode(),
+                    headers={"Nats-Msg-Id": event.inspection_id},
+                )
+                # Only now: dying before this line sends it twice, and its identity bears it.
+                kept.forwarded(event)
+                step(number, len(waiting))
+        finally:
+            await nc.close()
+        return len(waiting)
 
 
 def _place(path: Path, folder: Path) -> Place:
@@ -286,12 +170,3 @@ def _place(path: Path, folder: Path) -> Place:
             c if c.isalnum() or c in "_-" else "-" for c in str(relative.with_suffix(""))
         )
         return Place(line="edge", station="edge", lot="edge", frame=frame[-80:])
-
-
-def save(folder: Path, data: bytes, made: Build) -> Path:
-    """Keep a built model and its figures. Returns the model's path."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "edge.json").write_text(json.dumps(asdict(made), indent=2))
-    path = folder / f"{DESIGN}-int8.onnx"
-    path.write_bytes(data)
-    return path

@@ -31,7 +31,7 @@ from services.skeleton.model import stamp
 from services.skeleton.promotion import announce
 from services.skeleton.shadow import shadow_table
 from tests.integration.conftest import lag, until
-from tests.unit.vision_fixtures import cv_card
+from tests.unit.vision_fixtures import cv_card, quiet
 
 CAMERA = Camera(5, defects=0.5)
 
@@ -299,15 +299,27 @@ def test_a_manifest_that_is_none_names_its_line(config, tmp_path, text):
 
 async def test_what_the_edge_saw_is_forwarded_once(config, nc, vision_model, tmp_path):
     folder = tmp_path / "pictures"
-    for shot in (CAMERA.shot(n) for n in range(3)):
+    put_shots(folder, range(3))
+    edge.run(vision_model, folder, tmp_path, quiet)
+    away = config.model_copy(update={"nats_url": "nats://127.0.0.1:1"})
+    with pytest.raises(ConnectionError):
+        await edge.forward(away, tmp_path, quiet)
+
+    def run_on(done: int, _: int) -> None:
+        if done == 2:
+            put_shots(folder, [3])
+            edge.run(vision_model, folder, tmp_path, quiet)
+
+    # The line does not stop while it forwards, and what it sees then is not lost.
+    assert await edge.forward(config, tmp_path, run_on) == 3
+    assert await edge.forward(config, tmp_path, quiet) == 1
+    assert await edge.forward(config, tmp_path, quiet) == 0
+    assert edge.run(vision_model, folder, tmp_path, quiet).inspected == 0
+    assert await count(nc, DECISIONS_STREAM) == 4
+
+
+def put_shots(folder, numbers):
+    for shot in (CAMERA.shot(n) for n in numbers):
         path = folder / shot.key
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(shot.jpeg())
-    edge.run(vision_model, folder, tmp_path, lambda *_: None)
-    away = config.model_copy(update={"nats_url": "nats://127.0.0.1:1"})
-    with pytest.raises(ConnectionError):
-        await edge.forward(away, tmp_path)
-    assert await edge.forward(config, tmp_path) == 3
-    assert await edge.forward(config, tmp_path) == 0
-    assert edge.run(vision_model, folder, tmp_path, lambda *_: None).inspected == 0
-    assert await count(nc, DECISIONS_STREAM) == 3
