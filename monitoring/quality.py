@@ -189,6 +189,8 @@ class Ledger:
             if self._take(period):
                 self.alarms.append(period)
         self._show()
+        # Reading a file takes many times what is kept of it; the pool would hold on to that.
+        pa.default_memory_pool().release_unused()
         return fresh
 
     def _take(self, period: Period) -> bool:

@@ -31,16 +31,18 @@ class Judged:
             return None
         settled = pc.max(decisions["event_time"]).as_py()
         settled -= pd.Timedelta(days=DISPUTE_WINDOW_DAYS)
-        made = decisions.filter(pc.less(decisions["event_time"], settled)).to_pandas()
-        if made.empty:
+        closed = decisions.filter(pc.less(decisions["event_time"], settled))
+        if not len(closed):
             return None
         # A label comes after its decision; those of the history before the first are not ours.
         first = pc.min(decisions["event_time"]).as_py().timestamp()
         labels = self._labels.rows(max(since, first))
         if labels is None:
             return None
-        told = labels.select(["transaction_id", "fraud"]).to_pandas()
-        made = made.drop_duplicates("decision_id").drop(columns="seq")
+        # Most labels are of decisions whose window is open, and pandas' strings are dear.
+        wanted = pc.is_in(labels["transaction_id"], closed["transaction_id"].combine_chunks())
+        told = labels.filter(wanted).select(["transaction_id", "fraud"]).to_pandas()
+        made = closed.to_pandas().drop_duplicates("decision_id").drop(columns="seq")
         made = made.merge(told.drop_duplicates("transaction_id"), on="transaction_id")
         made = made.rename(columns={"fraud": "positive", "amount_minor": "amount"})
         made = made.assign(role=CHAMPION, stopped=made["decision"] == "decline")

@@ -1,14 +1,17 @@
 """How good a scorer is: the figures and the three plots that every candidate is judged by."""
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
 from services.skeleton.kpi import Booleans, Floats, Kpi
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 def calibration_error(score: Floats, positive: Booleans, bins: int = 15) -> float:
@@ -44,7 +47,7 @@ def metrics(
 
 def figures(
     score: Floats, positive: Booleans, amount: Floats, threshold: float, cost: Kpi
-) -> Mapping[str, Figure]:
+) -> Mapping[str, "Figure"]:
     """Precision by recall, cost by threshold, calibration."""
     return {
         "precision_recall.png": _precision_recall(score, positive),
@@ -53,7 +56,10 @@ def figures(
     }
 
 
-def _axes(title: str, x: str, y: str) -> tuple[Figure, Axes]:
+def _axes(title: str, x: str, y: str) -> "tuple[Figure, Axes]":
+    # The monitor asks for figures and draws none.
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(5, 4), layout="constrained")
     axes = figure.subplots()
     axes.set(title=title, xlabel=x, ylabel=y)
@@ -61,7 +67,7 @@ def _axes(title: str, x: str, y: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _precision_recall(score: Floats, positive: Booleans) -> Figure:
+def _precision_recall(score: Floats, positive: Booleans) -> "Figure":
     figure, axes = _axes("Precision and recall", "recall", "precision")
     precision, recall, _ = precision_recall_curve(positive, score)
     axes.plot(recall, precision)
@@ -72,7 +78,7 @@ def _precision_recall(score: Floats, positive: Booleans) -> Figure:
 
 def _cost_by_threshold(
     score: Floats, positive: Booleans, amount: Floats, threshold: float, cost: Kpi
-) -> Figure:
+) -> "Figure":
     figure, axes = _axes("Cost by threshold", "threshold", "cost, major units")
     thresholds, costs = cost.by_threshold(score, positive, amount)
     axes.plot(thresholds[1:], costs[1:] / 100)
@@ -83,7 +89,7 @@ def _cost_by_threshold(
     return figure
 
 
-def _calibration(score: Floats, positive: Booleans) -> Figure:
+def _calibration(score: Floats, positive: Booleans) -> "Figure":
     figure, axes = _axes("Calibration", "mean score", "share of positives")
     share, mean = calibration_curve(positive, score, n_bins=15)
     axes.plot(mean, share, marker="o")
