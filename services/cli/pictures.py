@@ -146,12 +146,13 @@ def _build(store: Path, seed: int, as_json: bool) -> None:
 
 
 def _show_build(made: dict[str, Any]) -> None:
-    board = table("Edge build, one thread, one picture a call", "", "FP32", "INT8")
-    for name, form in (
-        ("auc", ".3f"), ("iou", ".3f"), ("recall", ".3f"), ("cost", ",.0f"),
-        ("p50_ms", ".2f"), ("p95_ms", ".2f"), ("size_mb", ".1f"),
+    board = table("Edge build, one thread, one picture a call", "on 2,000 pictures", "FP32", "INT8")
+    for shown, name, form, unit in (
+        ("AUC", "auc", ".3f", 1), ("IoU", "iou", ".3f", 1), ("recall", "recall", ".3f", 1),
+        ("cost, EUR", "cost", ",.0f", 100), ("p50, ms", "p50_ms", ".2f", 1),
+        ("p95, ms", "p95_ms", ".2f", 1), ("size, MB", "size_mb", ".1f", 1),
     ):  # fmt: skip
-        board.add_row(name, *(format(made[m][name], form) for m in ("fp32", "int8")))
+        board.add_row(shown, *(format(made[m][name] / unit, form) for m in ("fp32", "int8")))
     out.print(board)
 
 

@@ -18,7 +18,9 @@ Integer-Arithmetic-Only Inference", 2018.
 
 import json
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
+from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
@@ -130,7 +132,8 @@ def _quantised(data: bytes, pictures: npt.NDArray[np.uint8]) -> bytes:
         def get_next(self) -> dict[str, Any] | None:
             return next(self._left, None)
 
-    with TemporaryDirectory() as folder:
+    # The tools print what they do, where figures for machines are to stand.
+    with TemporaryDirectory() as folder, redirect_stdout(StringIO()):
         before, ready, after = (Path(folder) / f"{n}.onnx" for n in ("fp32", "ready", "int8"))
         before.write_bytes(data)
         quant_pre_process(before, ready, skip_symbolic_shape=True)
