@@ -28,7 +28,7 @@ from services.skeleton.retraining import Plan, TooFewLabels
 from services.skeleton.settings import Settings
 
 LEAST_LABELLED, LEAST_DEFECTS = 200, 15
-LEAST_SHADOWED = 50
+LEAST_SHADOWED = 200
 GATE_SHARE = 0.2
 _REHEARSED = 400
 _MOST_TRAINED = 2_000

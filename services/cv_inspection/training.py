@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from time import perf_counter
+from time import perf_counter, time
 
 import numpy as np
 import torch
@@ -165,7 +165,9 @@ def train(
     with bar(f"training {name}") as step, all_cores():
         candidate.fit(data.train, data.validation, seed, step)
     shown = {"seed": seed, "weights_from": candidate.origin}
-    return register(settings, candidate, data, perf_counter() - begin, shown, bar)
+    # A folder's pictures may be the line's own; the simulator's history is none of them.
+    until = None if folder is None else time()
+    return register(settings, candidate, data, perf_counter() - begin, shown, bar, until)
 
 
 @contextmanager
@@ -185,7 +187,8 @@ def card_of(
     """The card of a trained candidate, without a version yet.
 
     Args:
-        until: Time of the newest picture it was trained on, seconds; now, if it is not known.
+        until: Time of the newest of the line's pictures that it was trained on, seconds; None if
+            it has seen none of them.
     """
     now = datetime.now(UTC)
     return ModelCard(
@@ -197,7 +200,7 @@ def card_of(
         kpi={"reinspection_minor": Kpi().review, "escape_minor": ESCAPE_COST_MINOR},
         trained_on=fingerprint,
         trained_at=now,
-        trained_until=now if until is None else datetime.fromtimestamp(until, UTC),
+        trained_until=None if until is None else datetime.fromtimestamp(until, UTC),
     )
 
 

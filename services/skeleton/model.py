@@ -39,7 +39,7 @@ class ModelCard(BaseModel):
         kpi: The costs the threshold was chosen for.
         trained_on: Fingerprint of the training data. trained_at: When, UTC.
         trained_until: Event time of the newest example it was fitted or its threshold chosen on.
-            What came later is what it can be judged by.
+            What came later is what it can be judged by; None: all that is decided live.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

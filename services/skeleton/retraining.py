@@ -147,11 +147,12 @@ def contest(plan: Plan[M, D], settings: Settings, version: int, bar: Bar, live: 
     models = [plan.model(lake, v) for v in (champion, version)]
     asyncio.run(succession.challenge(version))
     try:
-        evidence = plan.evidence(settings, lake, models, bar)
         with live.traffic():
             shadowed = _shadow(plan, settings, version, bar, live)
     finally:
         asyncio.run(succession.withdraw())
+    # After the traffic, which may have brought labels of its own.
+    evidence = plan.evidence(settings, lake, models, bar)
     verdict = _verdict(plan, evidence, shadowed)
     card = models[1].card
     named = f"{card.candidate}:{version}"
