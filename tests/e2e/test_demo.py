@@ -181,6 +181,16 @@ def test_swap_and_rollback_under_load_fail_no_request(here):
     assert events[-1] == "rolled_back"
 
 
+def test_an_inspector_is_trained_shadowed_and_judged(here):
+    """The traffic that shadows it brings the labels it is judged by."""
+    told = here.run(
+        "swap", "cv", "efficientnet", "--retrain", "--traffic", "10", "--json", code=None
+    )
+    decided = json.loads(told)["record"]
+    assert decided["event"] in ("promoted", "refused")
+    assert decided["figures"]["decisions"] >= 200
+
+
 def test_a_challenger_that_hangs_touches_no_response(here):
     """A call of some minutes: shadow mode refuses the model, and nobody else notices."""
     config = here.settings()

@@ -72,6 +72,11 @@ def test_a_slow_one_is_refused_for_its_latency():
     assert verdict.figures["projected_p95_ms"] == pytest.approx(64.9)
 
 
+def test_where_no_request_came_the_calls_alone_say_how_slow_it_is():
+    verdict = judged(better, ms=30.0, scorer_ms=0.0)
+    assert verdict.figures["projected_p95_ms"] == pytest.approx(30.0)
+
+
 def test_one_that_cries_wolf_in_its_scores_is_refused_for_its_calibration():
     """The same decisions, every score of a genuine transaction raised below the threshold."""
     verdict = judged(lambda rng, positive: np.maximum(better(rng, positive), 0.2))
