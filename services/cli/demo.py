@@ -13,7 +13,6 @@ from infra.local.supervisor import Supervisor
 from services.cli.output import JsonOption, bar, err, fail, out, say, show_json, table
 from services.cli.up import DaysOption, SeedOption, bring_up
 from services.fraud.problem import LATENCY_BUDGET_MS
-from services.skeleton.process import settle
 from services.skeleton.settings import Settings, settings
 
 RateOption = Annotated[float, typer.Option(min=1, help="Transactions a second, open loop.")]
@@ -107,7 +106,6 @@ def _pictures(config: Settings, seconds: float, seed: int) -> dict[str, Any]:
     from services.cv_inspection import scoreboard
     from services.cv_inspection.simulator.station import play
 
-    settle()  # the audit's objects: a full collection among them would count as latency
     with bar(f"live pictures, {PICTURES + POSTED:.0f}/s") as step:
         report = uvloop.run(play(config, seed, PICTURES, POSTED, seconds, step))
     sheet = config.home / "contact-sheet.png"

@@ -146,7 +146,7 @@ def _build(store: Path, seed: int, as_json: bool) -> None:
 
 
 def _show_build(made: dict[str, Any]) -> None:
-    board = table("Edge build, one thread, one picture a call", "on 2,000 pictures", "FP32", "INT8")
+    board = table("Edge build, a call on one thread", "on 2,000 pictures", "FP32", "INT8")
     for shown, name, form, unit in (
         ("AUC", "auc", ".3f", 1), ("IoU", "iou", ".3f", 1), ("recall", "recall", ".3f", 1),
         ("cost, EUR", "cost", ",.0f", 100), ("p50, ms", "p50_ms", ".2f", 1),
