@@ -20,6 +20,10 @@ Floats = npt.NDArray[np.float64]
 COST = "page_hinkley_cost"
 ANY = "any"
 DETECTORS = (*STATISTICS, SEQUENTIAL, COST, ANY)
+# How much of a drift, 1 being the most that the simulators know.
+STRENGTHS = (0.25, 0.5, 1.0)
+# A drift's name and its strength.
+Injected = tuple[str, float]
 
 
 @dataclass(frozen=True)

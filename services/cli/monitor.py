@@ -14,6 +14,10 @@ from services.skeleton.settings import settings
 def scorecard(
     design: DesignArgument = DesignName.fraud,
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds; minutes each.")] = 1,
+    drift: Annotated[list[str] | None, typer.Option(help="This drift alone; repeatable.")] = None,
+    strength: Annotated[
+        list[float] | None, typer.Option(min=0.01, max=1, help="This strength alone; repeatable.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Inject every drift the simulator knows, and none, and count what each monitor makes of it.
@@ -22,17 +26,23 @@ def scorecard(
 
     Examples:
       whiteboard scorecard fraud --seeds 3
+      whiteboard scorecard fraud --drift covariate --strength 0.5 --seeds 15
       whiteboard scorecard cv --json
     """
-    from monitoring.scorecard import score
+    from monitoring.scorecard import STRENGTHS, score
 
     made = module(design, "scorecard")
+    unknown = set(drift or ()) - set(made.DRIFTS)
+    if unknown:
+        known = ", ".join(made.DRIFTS)
+        raise typer.BadParameter(f"no drift {unknown.pop()!r}: choose from {known}")
+    injected = [(d, s) for d in drift or made.DRIFTS for s in strength or STRENGTHS]
     with bar("drifting on purpose") as step:
         wanted = list(range(seeds))
         if design is DesignName.cv:
-            streams = made.streams(_champion(), wanted, step)
+            streams = made.streams(_champion(), wanted, injected, step)
         else:
-            streams = made.streams(wanted, step)
+            streams = made.streams(wanted, injected, step)
         found = score(streams)
     if as_json:
         show_json(found.as_json())

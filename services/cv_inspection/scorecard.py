@@ -4,14 +4,14 @@ A lens or a lamp that fails shows in the pictures at once. A new defect shows no
 escapes: it holds on, and is seen in the cost once verdicts have come.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from monitoring.quality import LEARNT
 from monitoring.reference import Reference
-from monitoring.scorecard import Stream
+from monitoring.scorecard import Injected, Stream
 from services.cv_inspection.model import ImageModel
 from services.cv_inspection.monitor import WINDOW, reference
 from services.cv_inspection.pictures import Pictures
@@ -22,7 +22,6 @@ from services.cv_inspection.training import VALIDATION_PICTURES, simulated
 from services.skeleton.kpi import Floats
 from services.skeleton.progress import Step
 
-STRENGTHS = (0.25, 0.5, 1.0)
 # By drift, how many streams of how many windows.
 DRIFTS = {"blur": (4, 3), "exposure": (4, 3), "new_defect": (1, 24)}
 _CLEAN = 50
@@ -48,16 +47,18 @@ class _Line:
         )
 
 
-def streams(model: ImageModel, seeds: list[int], step: Step) -> Iterator[Stream]:
-    """Every drift at every strength, and clean pictures, for each seed."""
-    of = len(seeds) * (1 + len(DRIFTS) * len(STRENGTHS))
+def streams(
+    model: ImageModel, seeds: list[int], injected: Sequence[Injected], step: Step
+) -> Iterator[Stream]:
+    """Clean pictures, and what is to be injected, for each seed."""
+    of = len(seeds) * (1 + len(injected))
     done = 0
     for seed in seeds:
         line = _line(model, seed)
         yield line.stream(_FROM, _CLEAN)
         done += 1
         step(done, of)
-        for number, (drift, strength) in enumerate((d, s) for d in DRIFTS for s in STRENGTHS):
+        for number, (drift, strength) in enumerate(injected):
             times, count = DRIFTS[drift]
             for onset in range(times):
                 first = _FROM + 100_000 * (number + 1) + 10_000 * onset

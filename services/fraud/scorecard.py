@@ -5,13 +5,13 @@ rests for a week, again and again, since what is watched forgets within days. Co
 nobody's features: it holds on, and shows in the cost once labels have come.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from monitoring.quality import LEARNT
 from monitoring.reference import Reference
-from monitoring.scorecard import Stream
+from monitoring.scorecard import Injected, Stream
 from services.fraud.monitor import LEAST_ROWS, reference, watched_columns
 from services.fraud.problem import DISPUTE_WINDOW_DAYS, Kpi
 from services.fraud.simulator.drift import Drift
@@ -21,7 +21,6 @@ from services.skeleton.candidates import Candidate
 from services.skeleton.kpi import Floats
 from services.skeleton.progress import Step
 
-STRENGTHS = (0.25, 0.5, 1.0)
 DRIFTS = ("covariate", "holiday", "null_device", "concept")
 _FIT_DAYS, _KNOWN_DAYS = 37, 44
 _LIVE_FROM, _ON, _OFF, _ONSETS = 58, 3, 7, 4
@@ -59,9 +58,9 @@ class Watched:
         return np.array(out)
 
 
-def streams(seeds: list[int], step: Step) -> Iterator[Stream]:
-    """Every drift at every strength, and clean days, for each seed."""
-    of = len(seeds) * (1 + len(DRIFTS) * len(STRENGTHS))
+def streams(seeds: list[int], injected: Sequence[Injected], step: Step) -> Iterator[Stream]:
+    """Clean days, and what is to be injected, for each seed."""
+    of = len(seeds) * (1 + len(injected))
     done = 0
     for seed in seeds:
         clean = World(seed, _LIVE_FROM + _CLEAN_DAYS)
@@ -73,11 +72,10 @@ def streams(seeds: list[int], step: Step) -> Iterator[Stream]:
         )  # fmt: skip
         done += 1
         step(done, of)
-        for drift in DRIFTS:
-            for strength in STRENGTHS:
-                yield from _drifted(seed, watched, drift, strength)
-                done += 1
-                step(done, of)
+        for drift, strength in injected:
+            yield from _drifted(seed, watched, drift, strength)
+            done += 1
+            step(done, of)
 
 
 def _drifted(seed: int, watched: Watched, drift: str, strength: float) -> Iterator[Stream]:

@@ -13,10 +13,7 @@ from services.cli.main import app
 from services.fraud.design import DESIGN
 from services.skeleton.settings import Settings
 
-COMMANDS = [
-    "up", "down", "bootstrap", "status", "demo", "simulate", "replay", "train", "evaluate",
-    "audit", "describe", "fault", "batch", "reconcile", "edge",
-]  # fmt: skip
+COMMANDS = [command.name for command in app.registered_commands]
 runner = CliRunner()
 
 
@@ -35,6 +32,13 @@ def test_describe_tells_all_eight_steps(design, last):
     assert [s["built"] for s in steps] == [True] * 7 + [last]
     assert all(s["file"] and s["decision"] and s["why"] for s in steps if s["built"])
     assert all(s["decision"] == "not built yet" for s in steps if not s["built"])
+
+
+def test_a_drift_that_there_is_not_is_named_with_those_that_there_are():
+    done = runner.invoke(app, ["scorecard", "cv", "--drift", "rust"])
+    assert done.exit_code == 2
+    assert "'rust'" in done.output
+    assert "new_defect" in done.output
 
 
 def test_describe_quotes_what_was_measured():
