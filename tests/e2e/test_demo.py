@@ -84,7 +84,7 @@ def here(tmp_path_factory):
 
 
 def test_the_first_demo(here):
-    found = here.figures("demo", "--seconds", "20", "--pictures-seconds", "10")
+    found = here.figures("demo", "--seconds", "20")
     assert set(KEYS) <= set(found)
     assert found["requests"] == found["vectors"] == 2_000
     assert found["failures"] == found["lost"] == found["mismatches"] == 0
