@@ -63,19 +63,21 @@ def streams(seeds: list[int], injected: Sequence[Injected], step: Step) -> Itera
     of = len(seeds) * (1 + len(injected))
     done = 0
     for seed in seeds:
-        clean = World(seed, _LIVE_FROM + _CLEAN_DAYS)
-        watched = Watched(seed, clean)
-        days = range(_LIVE_FROM, _LIVE_FROM + _CLEAN_DAYS)
-        yield Stream(
-            watched.reference, "", 0.0, watched.windows(clean, days[0], days[-1] + 1),
-            watched.costs(clean, days[0], days[-1] + 1), watched.first_costs, DISPUTE_WINDOW_DAYS,
-        )  # fmt: skip
+        watched, clean = _clean(seed)
+        yield clean
         done += 1
         step(done, of)
         for drift, strength in injected:
             yield from _drifted(seed, watched, drift, strength)
             done += 1
             step(done, of)
+
+
+def _clean(seed: int) -> tuple[Watched, Stream]:
+    """What is normal for a world, and many days of it; the world itself is large, and let go."""
+    world = World(seed, _LIVE_FROM + _CLEAN_DAYS)
+    watched = Watched(seed, world)
+    return watched, _stream(watched, world, "", 0.0, _LIVE_FROM, _CLEAN_DAYS)
 
 
 def _drifted(seed: int, watched: Watched, drift: str, strength: float) -> Iterator[Stream]:

@@ -5,12 +5,16 @@ those that a scorer would have logged. For what needs many days of known truth: 
 scorecard, and the drill.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from services.fraud.features import TABULAR, vectors
-from services.fraud.history import fold_history, simulate
+from features.folding import backfill
+from features.spec import Floats
+from services.fraud.features import STATES, TABULAR, contributions, vectors
+from services.fraud.history import simulate
 from services.fraud.ingestion import Events
 from services.fraud.simulator.drift import Schedule
 from services.fraud.simulator.tables import label_table, transaction_table
@@ -19,6 +23,9 @@ from services.fraud.training import entity_frame, own_frame
 from services.skeleton.candidates import Examples
 from services.skeleton.kpi import Booleans
 from services.skeleton.progress import Step
+
+# Rows at a time: whole vectors of a year would be several times what is kept of them.
+_CHUNK = 100_000
 
 
 def midnight(day: int) -> int:
@@ -45,10 +52,10 @@ class World:
             [label_table(d, np.nonzero(s)[0], s[np.nonzero(s)[0]]) for d, (_, s) in pairs]
         )
         events = Events.from_tables(transactions, labels)
-        folded = fold_history(events)
-        before = {name: done.before[events.sighting] for name, done in folded.items()}
+        slots = np.where(events.sighting, np.cumsum(events.sighting) - 1, -1)
+        folded = backfill(STATES, events, contributions, slots)
         frame = entity_frame(transactions)
-        self.vectors = vectors(before, own_frame(frame))[:, : len(TABULAR)]
+        self.vectors = _tabular({n: done.before for n, done in folded.items()}, own_frame(frame))
         self.time = np.array(frame["request_seconds"])
         self.day = ((self.time * 1e6 - START_US) // DAY_US).astype(np.int64)
         self.fraud: Booleans = np.concatenate([day.scenario > 0 for day in history.days])
@@ -63,3 +70,13 @@ class World:
         """Days `first` up to, not including, `last`."""
         of = self.between(first, last)
         return Examples(self.vectors[of], self.fraud[of], self.amount[of])
+
+
+def _tabular(rows: Mapping[str, Floats], own: Floats) -> Floats:
+    """(N, len(TABULAR)) the tabular part of N vectors."""
+    out = np.empty((len(own), len(TABULAR)))
+    for begin in range(0, len(own), _CHUNK):
+        part = slice(begin, begin + _CHUNK)
+        made = vectors({name: of[part] for name, of in rows.items()}, own[part])
+        out[part] = made[:, : len(TABULAR)]
+    return out
