@@ -109,7 +109,10 @@ save ""
 
 def _seaweedfs(settings: Settings) -> Process:
     data = (settings.home / "s3").resolve()
-    data.mkdir(parents=True, exist_ok=True)
+    # Its log files would go to the temporary folder and stay there.
+    logs = (settings.home / "logs" / "seaweedfs").resolve()
+    for folder in (data, logs):
+        folder.mkdir(parents=True, exist_ok=True)
     identity = {
         "name": settings.user,
         "credentials": [
@@ -122,7 +125,7 @@ def _seaweedfs(settings: Settings) -> Process:
     return Process(
         "seaweedfs",
         (
-            binary("weed"), "mini", f"-dir={data}", f"-ip={settings.host}",
+            binary("weed"), f"-logdir={logs}", "mini", f"-dir={data}", f"-ip={settings.host}",
             f"-ip.bind={settings.host}", f"-s3.config={conf}",
             f"-bucket={settings.bucket},{settings.inbox},{settings.results}",
             f"-s3.port={settings.s3_port}", f"-master.port={master}", f"-filer.port={filer}",
