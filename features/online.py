@@ -103,10 +103,12 @@ class Layout:
 
     def writes(self, addresses: Sequence[bytes], rows: Floats) -> list[Command]:
         """What to tell Redis to keep K rows; one that holds nothing is left out."""
+        # As lists: a number out of an array costs ten times as much as one out of a list.
+        seqs, times = rows[:, SEQ].tolist(), rows[:, TIME].tolist()
         return [
-            ("HSET", address, self.field, self.value(row), self.stamp, _timestamp(row[TIME]))
-            for address, row in zip(addresses, rows, strict=True)
-            if row[SEQ] > 0
+            ("HSET", address, self.field, self.value(row), self.stamp, _timestamp(time))
+            for address, row, seq, time in zip(addresses, rows, seqs, times, strict=True)
+            if seq > 0
         ]
 
     def decode(self, raws: Sequence[bytes | None]) -> Floats:

@@ -14,7 +14,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from time import monotonic
 from typing import TypeVar
 
 from nats.aio.client import Client
@@ -30,10 +29,14 @@ from services.skeleton.settings import Settings
 log = logging.getLogger(__name__)
 
 DUPLICATE_WINDOW = timedelta(minutes=2)
-_PULL_EXPIRES_S = 2.0
+_PULL_EXPIRES_S, _GRACE_S = 2.0, 1.0
 _ACK_WAIT_S = 30.0
 _RETRY_S = 0.5
-_LOOK_S = 0.05
+# Status of a request that found too few messages in its time.
+_EXPIRED = "408"
+_LEFT = "Nats-Pending-Messages"
+# $JS.ACK.<stream>.<consumer>.<deliveries>.<seq>.<delivery>.<time>.<pending>
+_OLD_FORM = 9
 
 EVERYTHING = ">"
 
@@ -99,6 +102,7 @@ async def ensure_stream(
             storage=api.StorageType.FILE,
             duplicate_window=DUPLICATE_WINDOW.total_seconds(),
             max_bytes=4 << 30,
+            allow_atomic=True,
         )
         await js.add_stream(config)
 
@@ -157,7 +161,7 @@ class OrderedConsumer:
         self._from_now = from_now
         self._listening: Subscription | None = None
         self._buffer: list[Msg] = []
-        self._arrived = asyncio.Event()
+        self._arrived, self._full = asyncio.Event(), asyncio.Event()
         self._outstanding = 0
         self._expected = 1
         self._inbox = ""
@@ -185,27 +189,26 @@ class OrderedConsumer:
         With `linger_s`, wait that long after the first message for more, up to a full batch.
         """
         while True:
-            await self._wait(_PULL_EXPIRES_S)
+            await self._wait()
             if self._buffer and self._linger_s:
-                end = monotonic() + self._linger_s
-                while len(self._buffer) < self._batch and (left := end - monotonic()) > 0:
-                    await self._pull()
-                    await asyncio.sleep(min(left, _LOOK_S))
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._full.wait(), self._linger_s)
             messages, self._buffer = self._buffer, []
+            self._full.clear()
             delivered = await self._in_order(messages)
             if delivered:
                 yield delivered
 
-    async def _wait(self, seconds: float) -> None:
+    async def _wait(self) -> None:
         """Have messages requested, and wait for some to arrive."""
         await self._pull()
         if self._buffer:  # came while the last batch was handled
             return
         self._arrived.clear()
         try:
-            await asyncio.wait_for(self._arrived.wait(), max(seconds, 0.001))
+            await asyncio.wait_for(self._arrived.wait(), _PULL_EXPIRES_S + _GRACE_S)
         except TimeoutError:
-            # Idle, or the request was lost with a connection: ask again.
+            # Not even that the request is over: it was lost with a connection. Ask again.
             self._outstanding = 0
 
     async def ack(self, last: Delivered) -> None:
@@ -226,16 +229,24 @@ class OrderedConsumer:
         return (info.num_pending or 0) + (info.num_ack_pending or 0)
 
     async def _receive(self, message: Msg) -> None:
-        status = (message.headers or {}).get("Status")
+        headers = message.headers or {}
+        status = headers.get("Status")
         if status:
-            self._outstanding = 0
+            # A request ended; if it does not say how much of it is left, all have.
+            left = int(headers.get(_LEFT, self._outstanding))
+            self._outstanding = max(self._outstanding - left, 0)
         else:
             self._outstanding -= 1
             self._buffer.append(message)
+        if len(self._buffer) >= self._batch:
+            self._full.set()
+        elif status in (None, _EXPIRED):
+            # Not only when a batch is done: the server would stand still while one is handled.
+            await self._pull()
         self._arrived.set()
 
     async def _pull(self) -> None:
-        """Keep between half and one batch requested: the bound of what waits in memory."""
+        """Keep between half and one batch requested: two batches are the most that wait here."""
         if self._outstanding > self._batch // 2:
             return
         wanted = self._batch - max(self._outstanding, 0)
@@ -248,17 +259,15 @@ class OrderedConsumer:
         """The messages, or none and a restart where a delivery is missing among them."""
         delivered = []
         for message in messages:
-            meta = message.metadata
-            if meta.sequence.consumer != self._expected:
+            seq, delivery, nanoseconds = _place(message.reply)
+            if delivery != self._expected:
                 log.warning("%s: a delivery is missing, starting again", self._durable)
                 await self._restart()
                 return []
             self._expected += 1
-            published = int(meta.timestamp.timestamp() * 1_000_000)
+            published_us = nanoseconds // 1_000
             delivered.append(
-                Delivered(
-                    message.subject, message.data, meta.sequence.stream, published, message.reply
-                )
+                Delivered(message.subject, message.data, seq, published_us, message.reply)
             )
         return delivered
 
@@ -273,6 +282,7 @@ class OrderedConsumer:
         # A consumer of the same name forgets nothing that we need: handlers bear repetition, so
         # dying between deletion and creation costs a pass over the stream, not an event.
         self._buffer.clear()
+        self._full.clear()
         self._outstanding = 0
         self._expected = 1
         anew = api.DeliverPolicy.NEW if self._from_now else api.DeliverPolicy.ALL
@@ -287,6 +297,19 @@ class OrderedConsumer:
             filter_subject=self._subject,
         )
         await self._js.add_consumer(self._stream, config)
+
+
+def _place(reply: str) -> tuple[int, int, int]:
+    """Sequences in the stream and among a consumer's deliveries, and when the stream took it, ns.
+
+    Read off the subject that acknowledges a message, in its old form or in its new one, which has
+    a domain and an account before the stream's name. The client's `metadata` says the same in five
+    times the time. Source: NATS' architecture decision 15.
+    """
+    tokens = reply.split(".")
+    first = 5 if len(tokens) == _OLD_FORM else 7
+    seq, delivery, nanoseconds = tokens[first : first + 3]
+    return int(seq), int(delivery), int(nanoseconds)
 
 
 def _sequence(pair: api.SequenceInfo | None, name: str) -> int:

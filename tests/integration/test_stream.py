@@ -2,8 +2,11 @@
 
 import asyncio
 
+import pytest
+from nats.aio.msg import Msg
+
 from services.fraud.ingestion import DEAD, DEAD_STREAM, STREAM
-from services.skeleton.stream import OrderedConsumer, consume, dead_letter, ensure_stream
+from services.skeleton.stream import OrderedConsumer, _place, consume, dead_letter, ensure_stream
 
 
 async def fill(nc, count, begin=0):
@@ -53,6 +56,19 @@ async def test_a_lost_delivery_restarts_the_consumer_in_order(nc):
     assert [int(m.data) for m in rest] == list(range(10, 30))
 
 
+async def test_requests_do_not_pile_up(nc, monkeypatch):
+    monkeypatch.setattr("services.skeleton.stream._PULL_EXPIRES_S", 0.2)
+    consumer = OrderedConsumer(nc, STREAM, "d", batch=10, linger_s=0.05)
+    await consumer.start()
+    reading = asyncio.create_task(take(consumer, 1_000))
+    for begin in range(0, 60, 12):
+        await fill(nc, 12, begin)
+        await asyncio.sleep(0.5)
+    waiting = (await nc.jetstream().consumer_info(STREAM, "d")).num_waiting
+    reading.cancel()
+    assert 1 <= waiting <= 2
+
+
 async def test_a_batch_is_tried_until_it_succeeds(nc):
     await fill(nc, 3)
     tries = []
@@ -100,3 +116,16 @@ async def test_a_dead_letter_is_put_aside_once_with_its_reason(nc):
     kept = await js.get_msg(DEAD_STREAM, seq=info.state.last_seq)
     assert kept.subject == f"{DEAD}.d"
     assert kept.headers["Reason"] == "amount_minor: must be positive"
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "$JS.ACK.FRAUD.features.2.17.9.1764135000123456789.40",
+        "$JS.ACK.hub.ACCOUNT.FRAUD.features.2.17.9.1764135000123456789.40.token",
+    ],
+)
+def test_a_deliverys_place_is_what_the_client_reads(reply):
+    theirs = Msg(_client=None, reply=reply).metadata
+    assert _place(reply)[:2] == (theirs.sequence.stream, theirs.sequence.consumer)
+    assert _place(reply)[2] // 1_000_000_000 == int(theirs.timestamp.timestamp())
