@@ -90,7 +90,7 @@ def test_the_first_demo(here):
     assert found["failures"] == found["lost"] == found["mismatches"] == 0
     assert found["cost"] < 0.5 * found["cost_approve_all"]
     cv = found["cv"]
-    assert (cv["landed"], cv["posted"]) == (40, 200)
+    assert (cv["landed"], cv["posted"]) == (80, 400)
     assert cv["lost"] == cv["duplicates"] == cv["failures"] == 0
     assert Path(cv["contact_sheet"]).read_bytes().startswith(b"\x89PNG")
     assert json.loads((here.home / "demo.json").read_text()) == found
