@@ -30,9 +30,9 @@ log = logging.getLogger(__name__)
 _BATCH = 500
 _ACK_TIMEOUT_S = 5.0
 _RETRY_S = 0.5
-_LINGER_S = 0.0101
+_LINGER_S = 0.05
 # A batch costs the server as much as some dozen events one by one, whatever is in it.
-_LEAST_AT_ONCE = 1000000
+_LEAST_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
