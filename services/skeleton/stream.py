@@ -147,7 +147,8 @@ class OrderedConsumer:
         Args:
             subject: One filter, for the server goes through a stream at a tenth of the speed and
                 less with two (docs/adr/0004).
-            batch: Most messages in a batch. linger_s: See `batches`.
+            batch: Messages to ask for at once; a batch has twice as many at most.
+            linger_s: See `batches`.
             from_now: One that is not there yet begins with the next message, not the first.
         """
         self._nc = nc
@@ -300,7 +301,7 @@ class OrderedConsumer:
 
 
 def _place(reply: str) -> tuple[int, int, int]:
-    """Sequences in the stream and among a consumer's deliveries, and when the stream took it, ns.
+    """Sequences of a message in the stream and among its consumer's deliveries, and its time, ns.
 
     Read off the subject that acknowledges a message, in its old form or in its new one, which has
     a domain and an account before the stream's name. The client's `metadata` says the same in five
