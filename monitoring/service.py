@@ -1,8 +1,10 @@
 """The monitor as a process: follows a design's decisions, a window at a time.
 
-It acknowledges a window, not a message, once it was judged: killed in between, it reads the window
-again from its beginning. What waits in memory is one window. A new champion begins a new window,
-held to its own reference. What each source was like is kept in the lake, and outlives both.
+It keeps its own place, behind the last window that was judged: killed in between, it reads the
+window again from its beginning. It acknowledges what it has read all the same, for the server
+writes its list of what is not acknowledged to disk ten times a second, and a window is a day. What
+waits in memory is one window. A new champion begins a new window, held to its own reference. What
+each source was like is kept in the lake, and outlives both.
 """
 
 import asyncio
@@ -19,6 +21,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 from nats.aio.client import Client
+from nats.js import JetStreamContext
+from nats.js.errors import NotFoundError
+from nats.js.kv import KeyValue
 from prometheus_client import Counter, Gauge
 
 from monitoring.alerts import DRIFT, Alert, raise_alert
@@ -30,15 +35,14 @@ from services.skeleton.champion import reference_path
 from services.skeleton.lake import Lake
 from services.skeleton.process import report_lag
 from services.skeleton.settings import Settings
-from services.skeleton.stream import Delivered, OrderedConsumer, connect, insist
+from services.skeleton.stream import Delivered, OrderedConsumer, connect, ensure_bucket, insist
 from services.skeleton.telemetry import EVENTS
 
 log = logging.getLogger(__name__)
 
 NAME = "monitor"
+BUCKET = "places"
 _BATCH = 1_000
-# A window may stay open for long; only then is it acknowledged.
-_ACK_WAIT_S = 86_400.0
 _QUALITY_EVERY_S = 30.0
 
 DRIFT_PSI = Gauge("drift_psi", "PSI of a column in the last window", ["column"])
@@ -209,7 +213,7 @@ def _unread(window: list[Observed]) -> Booleans:
 async def serve(config: Settings, watched: Watched) -> None:
     """Run until cancelled."""
     nc = await connect(config, f"{watched.design}-{NAME}", patience_s=60.0)
-    consumer = OrderedConsumer(nc, watched.stream, NAME, batch=_BATCH, ack_wait_s=_ACK_WAIT_S)
+    consumer = OrderedConsumer(nc, watched.stream, NAME, batch=_BATCH)
     lake = Lake(config)
     watch = Watch(lake, watched)
     try:
@@ -224,14 +228,44 @@ async def serve(config: Settings, watched: Watched) -> None:
 async def _watch_drift(
     nc: Client, lake: Lake, consumer: OrderedConsumer, watch: Watch, design: str
 ) -> None:
-    await consumer.start()
+    place = await Place.open(nc.jetstream(), design)
+    after = await place.read()
+    if after is None:
+        after = await consumer.floor()
+        await place.keep(after)
+    await consumer.start(after)
     async for batch in consumer.batches():
         await insist(partial(asyncio.to_thread, watch.take, batch), "watching")
         EVENTS.labels(NAME, "watched").inc(len(batch))
         while watch.closed:
             closed = watch.closed.popleft()
             await insist(partial(_tell, nc, lake, design, closed), "telling")
-            await consumer.ack(closed.last)
+            await insist(partial(place.keep, closed.last.seq), "the place")
+        await consumer.ack(batch[-1])
+
+
+class Place:
+    """Behind which decision the window that is open begins, kept beside the stream."""
+
+    def __init__(self, bucket: KeyValue, design: str) -> None:
+        self._bucket = bucket
+        self._design = design
+
+    @classmethod
+    async def open(cls, js: JetStreamContext, design: str) -> "Place":
+        """That of a design's monitor."""
+        return cls(await ensure_bucket(js, BUCKET), design)
+
+    async def read(self) -> int | None:
+        """A sequence; None where nobody kept one yet."""
+        try:
+            return int((await self._bucket.get(self._design)).value or 0)
+        except NotFoundError:
+            return None
+
+    async def keep(self, seq: int) -> None:
+        """All windows up to a sequence were judged."""
+        await self._bucket.put(self._design, b"%d" % seq)
 
 
 async def _watch_quality(nc: Client, ledger: Ledger) -> None:

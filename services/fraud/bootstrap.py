@@ -35,7 +35,7 @@ def bootstrap(config: Settings, seed: int, days: int, bar: Bar) -> bool:
         ConnectionError, OSError, redis.RedisError: an engine does not answer.
         TooLittleHistory: `days` are too few to train on.
     """
-    fresh = not asyncio.run(_has_stream(config))
+    fresh = not asyncio.run(_have_streams(config))
     if fresh:
         _make_history(config, Traffic(seed), days, bar)
     untrained = not Lake(config).exists(champion_path("fraud"))
@@ -68,10 +68,13 @@ def _make_history(config: Settings, traffic: Traffic, days: int, bar: Bar) -> No
     asyncio.run(_make_streams(config, made.last_seq, START_US + days * DAY_US))
 
 
-async def _has_stream(config: Settings) -> bool:
+async def _have_streams(config: Settings) -> bool:
+    """Whether there are streams; those that are there are brought up to date."""
     nc = await connect(config, "bootstrap")
+    js = nc.jetstream()
     try:
-        await nc.jetstream().stream_info(STREAM)
+        await js.stream_info(STREAM)
+        await make_streams(js, last_seq=0)
     except NotFoundError:
         return False
     finally:
@@ -91,7 +94,7 @@ async def _make_streams(config: Settings, last_seq: int, end_us: int) -> None:
 
 
 async def make_streams(js: JetStreamContext, last_seq: int) -> None:
-    """Create the streams. The one of events comes last: it says that history is complete."""
+    """Create the streams that are missing. That of events comes last: history is complete then."""
     for name, subjects in reversed(STREAMS.items()):
         first = last_seq + 1 if name == STREAM else 1
         await ensure_stream(js, name, subjects, first)

@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 
 import orjson
 from nats.aio.client import Client
-from nats.js.errors import NotFoundError
 
 from services.skeleton.champion import (
     BUCKET,
@@ -24,7 +23,7 @@ from services.skeleton.history import Event, Record, append, read
 from services.skeleton.lake import Lake
 from services.skeleton.registry import Registry
 from services.skeleton.settings import Settings
-from services.skeleton.stream import connect
+from services.skeleton.stream import connect, ensure_bucket
 
 
 class NothingBefore(ValueError):
@@ -154,9 +153,5 @@ def _line(records: list[Record]) -> list[Record]:
 
 async def announce(nc: Client, design: str, version: int | None, role: str = CHAMPION) -> None:
     """Tell whoever holds a design's champion or challenger that its file has changed."""
-    js = nc.jetstream()
-    try:
-        bucket = await js.key_value(BUCKET)
-    except NotFoundError:
-        bucket = await js.create_key_value(bucket=BUCKET)
+    bucket = await ensure_bucket(nc.jetstream(), BUCKET)
     await bucket.put(note_key(design, role), orjson.dumps({"version": version}))

@@ -11,7 +11,7 @@ import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from typing import TypeVar
@@ -22,6 +22,7 @@ from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext, api
 from nats.js.errors import APIError, NotFoundError
+from nats.js.kv import KeyValue
 from redis.exceptions import RedisError
 
 from services.skeleton.settings import Settings
@@ -91,9 +92,12 @@ async def connect(settings: Settings, name: str, patience_s: float = 5.0) -> Cli
 async def ensure_stream(
     js: JetStreamContext, name: str, subjects: list[str], first_seq: int = 1
 ) -> None:
-    """Create a stream unless it exists. Its first message gets sequence `first_seq`."""
+    """Create a stream unless it exists. Its first message gets sequence `first_seq`.
+
+    One that was made before batches were atomic learns to take them.
+    """
     try:
-        await js.stream_info(name)
+        config = (await js.stream_info(name)).config
     except NotFoundError:
         config = api.StreamConfig(
             name=name,
@@ -105,6 +109,17 @@ async def ensure_stream(
             allow_atomic=True,
         )
         await js.add_stream(config)
+    else:
+        if not config.allow_atomic:
+            await js.update_stream(replace(config, allow_atomic=True))
+
+
+async def ensure_bucket(js: JetStreamContext, name: str) -> KeyValue:
+    """A bucket of keys and values, created unless it exists."""
+    try:
+        return await js.key_value(name)
+    except NotFoundError:
+        return await js.create_key_value(bucket=name)
 
 
 @dataclass(frozen=True)
@@ -139,7 +154,6 @@ class OrderedConsumer:
         subject: str = EVERYTHING,
         batch: int = 1_000,
         linger_s: float = 0.0,
-        ack_wait_s: float = _ACK_WAIT_S,
         from_now: bool = False,
     ) -> None:
         """Ask for nothing yet.
@@ -158,7 +172,6 @@ class OrderedConsumer:
         self._subject = subject
         self._batch = batch
         self._linger_s = linger_s
-        self._ack_wait_s = ack_wait_s
         self._from_now = from_now
         self._listening: Subscription | None = None
         self._buffer: list[Msg] = []
@@ -167,12 +180,21 @@ class OrderedConsumer:
         self._expected = 1
         self._inbox = ""
 
-    async def start(self) -> None:
-        """Find the place where the last owner stopped, and listen from there."""
+    async def start(self, after: int | None = None) -> None:
+        """Listen from where the last owner stopped.
+
+        Args:
+            after: Or from behind this sequence: of an owner that keeps its place itself. A stream
+                that has not come to it is another one by now, and read from its beginning.
+        """
         self._inbox = self._nc.new_inbox()
         self._listening = await self._nc.subscribe(
             self._inbox, cb=self._receive, pending_msgs_limit=-1
         )
+        if after is not None:
+            last = (await self._js.stream_info(self._stream)).state.last_seq
+            await self._restart(after if after <= last else 0)
+            return
         try:
             info = await self._js.consumer_info(self._stream, self._durable)
         except NotFoundError:
@@ -180,7 +202,7 @@ class OrderedConsumer:
             return
         asked = info.config.filter_subject if info.config else None
         if info.num_ack_pending or asked != self._subject:
-            await self._restart()
+            await self._restart(await self.floor())
         else:
             self._expected = _sequence(info.delivered, "consumer_seq") + 1
 
@@ -215,6 +237,14 @@ class OrderedConsumer:
     async def ack(self, last: Delivered) -> None:
         """Acknowledge a batch by its last message. A lost acknowledgement costs a repetition."""
         await self._nc.publish(last.reply, b"+ACK")
+
+    async def floor(self) -> int:
+        """Sequence up to which all is acknowledged; 0 of a consumer that is not there yet."""
+        try:
+            info = await self._js.consumer_info(self._stream, self._durable)
+        except NotFoundError:
+            return 0
+        return _sequence(info.ack_floor, "stream_seq")
 
     async def forget(self) -> None:
         """Give up the place in the stream, and listen no more."""
@@ -263,7 +293,7 @@ class OrderedConsumer:
             seq, delivery, nanoseconds = _place(message.reply)
             if delivery != self._expected:
                 log.warning("%s: a delivery is missing, starting again", self._durable)
-                await self._restart()
+                await self._restart(await self.floor())
                 return []
             self._expected += 1
             published_us = nanoseconds // 1_000
@@ -272,12 +302,11 @@ class OrderedConsumer:
             )
         return delivered
 
-    async def _restart(self) -> None:
-        """Put a fresh consumer behind the last acknowledged message."""
-        info = await self._js.consumer_info(self._stream, self._durable)
-        floor = _sequence(info.ack_floor, "stream_seq")
-        await self._js.delete_consumer(self._stream, self._durable)
-        await self._create(start=floor + 1)
+    async def _restart(self, after: int) -> None:
+        """Put a fresh consumer behind a message."""
+        with suppress(NotFoundError):
+            await self._js.delete_consumer(self._stream, self._durable)
+        await self._create(start=after + 1)
 
     async def _create(self, start: int | None) -> None:
         # A consumer of the same name forgets nothing that we need: handlers bear repetition, so
@@ -293,7 +322,7 @@ class OrderedConsumer:
             deliver_policy=anew if start is None else by_sequence,
             opt_start_seq=start,
             ack_policy=api.AckPolicy.ALL,
-            ack_wait=self._ack_wait_s,
+            ack_wait=_ACK_WAIT_S,
             max_ack_pending=-1,
             filter_subject=self._subject,
         )

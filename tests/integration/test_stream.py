@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 from nats.aio.msg import Msg
+from nats.js.api import StreamConfig
 
 from services.fraud.ingestion import DEAD, DEAD_STREAM, STREAM
 from services.skeleton.stream import OrderedConsumer, _place, consume, dead_letter, ensure_stream
@@ -101,6 +102,35 @@ async def test_a_stream_can_begin_behind_a_history(nc):
     await js.delete_stream(STREAM)
     await ensure_stream(js, STREAM, ["fraud.tx.>"], first_seq=1_001)
     assert (await js.publish("fraud.tx.0.0.0.0", b"")).seq == 1_001
+
+
+async def test_a_stream_of_before_learns_atomic_batches(nc):
+    js = nc.jetstream()
+    await js.delete_stream(STREAM)
+    await js.add_stream(StreamConfig(name=STREAM, subjects=["fraud.tx.>"], first_seq=1_001))
+    await fill(nc, 3)
+    await ensure_stream(js, STREAM, ["fraud.tx.>"])
+    info = await js.stream_info(STREAM)
+    assert info.config.allow_atomic
+    assert (info.state.first_seq, info.state.messages) == (1_001, 3)
+
+
+async def test_an_owner_that_keeps_its_own_place_begins_there(nc):
+    await fill(nc, 10)
+    first = OrderedConsumer(nc, STREAM, "d")
+    await first.start(after=4)
+    seen = await take(first, 6)
+    assert [int(m.data) for m in seen] == list(range(4, 10))
+    await first.ack(seen[-1])
+    await nc.flush()
+    assert await first.floor() == 10
+    second = OrderedConsumer(nc, STREAM, "d")
+    await second.start(after=8)
+    assert [int(m.data) for m in await take(second, 2)] == [8, 9]
+    # It kept a place in another stream, of which this one knows nothing.
+    third = OrderedConsumer(nc, STREAM, "d")
+    await third.start(after=1_000)
+    assert [int(m.data) for m in await take(third, 10)] == list(range(10))
 
 
 async def test_a_dead_letter_is_put_aside_once_with_its_reason(nc):

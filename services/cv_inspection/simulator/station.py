@@ -25,7 +25,7 @@ from services.cv_inspection.simulator.drift import Drift
 from services.skeleton.lake import Lake
 from services.skeleton.progress import Step
 from services.skeleton.settings import Settings
-from services.skeleton.stream import connect, insist
+from services.skeleton.stream import connect, ensure_bucket, insist
 
 BUCKET = "simulator"
 _CURSOR = "cv.cursor"
@@ -197,11 +197,7 @@ async def play(
 
 async def _cursor(nc: Client) -> int:
     """Number of the next picture; pictures are not taken twice."""
-    js = nc.jetstream()
-    try:
-        bucket = await js.key_value(BUCKET)
-    except NotFoundError:
-        bucket = await js.create_key_value(bucket=BUCKET)
+    bucket = await ensure_bucket(nc.jetstream(), BUCKET)
     try:
         return int((await bucket.get(_CURSOR)).value or LIVE_FROM)
     except NotFoundError:

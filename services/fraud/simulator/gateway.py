@@ -37,7 +37,7 @@ from services.fraud.simulator.drift import Drift, Schedule
 from services.fraud.simulator.tables import label, merged, transaction
 from services.fraud.simulator.traffic import DAY_US, START_US, Traffic
 from services.skeleton.progress import Step
-from services.skeleton.stream import insist
+from services.skeleton.stream import ensure_bucket, insist
 
 BUCKET = "simulator"
 _TIMEOUT_S = 10.0
@@ -239,10 +239,7 @@ class WorldState:
     @classmethod
     async def open(cls, js: JetStreamContext, default_us: int) -> "WorldState":
         """Read what is kept; the world stands at `default_us` where nothing is."""
-        try:
-            bucket = await js.key_value(BUCKET)
-        except NotFoundError:
-            bucket = await js.create_key_value(bucket=BUCKET)
+        bucket = await ensure_bucket(js, BUCKET)
         at_us = await _get(bucket, "cursor", default_us)
         kept = await _get(bucket, "schedule", [])
         return cls(bucket, at_us, tuple((at, Drift(**drift)) for at, drift in kept))
