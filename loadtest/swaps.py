@@ -33,7 +33,8 @@ class Swaps:
     """What was measured.
 
     shadow_on_p95_ms, shadow_off_p95_ms: Medians over rounds, for one stall of the machine is not
-    shadow mode's. shadow_ratio: The first over the second.
+    shadow mode's. shadow_ratio: Median of the rounds' ratios: a machine's noise changes within a
+    minute, so what is compared lies side by side.
     """
 
     rate: float
@@ -99,15 +100,15 @@ def bench(config: Settings, rate: float, seconds: float, rounds: int, step: Step
             asyncio.run(succession.withdraw())
         stop.set()
         loading.join()
-    on_ms, off_ms = (float(np.median([answers.p95([s]) for s in spans])) for spans in (on, off))
+    on_ms, off_ms = (np.array([answers.p95([s]) for s in spans]) for spans in (on, off))
     worst = max(answers.p95([(t, t + 1)]) for t in np.arange(begin, end - 1))
     return Swaps(
         rate=len(answers.at) / (answers.at[-1] - answers.at[0]),
         requests=len(answers.at),
         failures=answers.failed,
-        shadow_on_p95_ms=on_ms,
-        shadow_off_p95_ms=off_ms,
-        shadow_ratio=on_ms / off_ms,
+        shadow_on_p95_ms=float(np.median(on_ms)),
+        shadow_off_p95_ms=float(np.median(off_ms)),
+        shadow_ratio=float(np.median(on_ms / off_ms)),
         changes=4,
         changing_p95_ms=answers.p95([(begin, end)]),
         worst_second_p95_ms=worst,
@@ -128,15 +129,16 @@ def _other(config: Settings, champion: int | None) -> int:
 def _shadow(
     succession: Succession, version: int, seconds: float, rounds: int, done: Callable[[int], None]
 ) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:
-    """Spans of time with shadow mode on, and off, in turn."""
+    """Spans of time with shadow mode on, and off: which is first changes from round to round."""
     on, off = [], []
-    for number in range(rounds):
-        asyncio.run(succession.challenge(version))
-        on.append(_span(seconds))
-        done(2 * number + 1)
-        asyncio.run(succession.withdraw())
-        off.append(_span(seconds))
-        done(2 * number + 2)
+    for number in range(2 * rounds):
+        if number % 4 in (0, 3):
+            asyncio.run(succession.challenge(version))
+            on.append(_span(seconds))
+        else:
+            asyncio.run(succession.withdraw())
+            off.append(_span(seconds))
+        done(number + 1)
     return on, off
 
 

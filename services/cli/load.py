@@ -100,7 +100,7 @@ class What(StrEnum):
 def bench(
     what: Annotated[What, typer.Argument(help="Which figures.")] = What.score,
     seconds: Annotated[int, typer.Option(min=2, help="Seconds a round.")] = 10,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds, of score alone.")] = 3,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds, of score and swap.")] = 3,
     as_json: JsonOption = False,
 ) -> None:
     """Measure the hot paths.
@@ -202,7 +202,7 @@ def _swap(seconds: int, rounds: int) -> Shown:
     board = table(f"{found.requests:,} requests at {found.rate:.0f}/s", "", "measured")
     board.add_row("failed", str(found.failures))
     on, off = found.shadow_on_p95_ms, found.shadow_off_p95_ms
-    ratio = f"{on:.1f} and {off:.1f} ms, {found.shadow_ratio:.2f} times"
+    ratio = f"{on:.1f} and {off:.1f} ms; a round's ratio {found.shadow_ratio:.2f}"
     board.add_row("p95 with shadow mode on and off", ratio)
     during = f"{found.changing_p95_ms:.1f} ms; worst second {found.worst_second_p95_ms:.1f} ms"
     board.add_row(f"p95 over {found.changes} changes of champion", during)

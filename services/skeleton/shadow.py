@@ -2,9 +2,9 @@
 
 A process of its own follows the stream of decisions and scores the logged vectors with the
 challenger; some of them one by one, and with the champion again, for a fair comparison of time.
-Nothing it does can reach a response: a challenger that is slow is sampled, one that hangs or
-crashes takes this process down, and Supervisor or Docker starts it again. Whoever waits for its
-scores gives up by its own clock.
+Nothing it does can reach a response: it runs when nobody else wants the processor, a challenger
+that is slow is sampled, one that hangs or crashes takes this process down, and Supervisor or Docker
+starts it again. Whoever waits for its scores gives up by its own clock.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from nats.errors import Error as NatsError
 from services.skeleton.champion import Challenger, Champion, M
 from services.skeleton.lake import Lake
 from services.skeleton.model import Floats32, Scoring, stacked
-from services.skeleton.process import report_lag
+from services.skeleton.process import report_lag, stand_aside
 from services.skeleton.settings import Settings
 from services.skeleton.stream import Delivered, OrderedConsumer, connect, consume
 from services.skeleton.telemetry import EVENTS, LAG
@@ -38,7 +38,7 @@ BATCH_BUDGET_S = 2.0
 _HANGS_S = 20.0
 _LINGER_S = 1.0
 # Of a batch: how many calls are timed, and how many decisions the others take at once.
-_TIMED, _TOGETHER = 32, 64
+_TIMED, _TOGETHER = 16, 64
 _LOOK_S = 0.25
 _FORGET_TRIES = 3
 
@@ -157,6 +157,7 @@ async def serve(
     batch: int,
 ) -> None:
     """Follow a design's decisions until cancelled."""
+    stand_aside(os.getpid())
     LAG.labels(NAME).set(0)
     nc = await connect(config, f"{design}-{NAME}", patience_s=60.0)
     champion = Champion(config, design, read)
