@@ -54,7 +54,8 @@ def open_connection(settings: Settings, name: str) -> tuple[Client, asyncio.Task
         log.debug("nats: %s", error or type(error).__name__)
 
     async def on_disconnect() -> None:
-        log.info("nats is away")
+        if not client.is_closed:  # by us
+            log.info("nats is away")
 
     async def on_reconnect() -> None:
         log.info("nats is back")
