@@ -348,15 +348,20 @@ def _sequence(pair: api.SequenceInfo | None, name: str) -> int:
 
 
 async def consume(
-    consumer: OrderedConsumer, handle: Callable[[list[Delivered]], Awaitable[None]]
+    consumer: OrderedConsumer,
+    handle: Callable[[list[Delivered]], Awaitable[None]],
+    after: int | None = None,
 ) -> None:
     """Hand every batch to `handle` until it succeeds, then acknowledge it. Runs until cancelled.
 
     A batch that fails is tried again for as long as it takes: an engine that is away stops the
     consumer, and never loses it an event. What can't be handled at all is for `handle` to
     dead-letter.
+
+    Args:
+        after: See `OrderedConsumer.start`.
     """
-    await consumer.start()
+    await consumer.start(after)
     async for batch in consumer.batches():
         await insist(partial(handle, batch), f"batch at seq {batch[0].seq}")
         await consumer.ack(batch[-1])

@@ -7,6 +7,7 @@ simulated too: for every picture that was judged, the true class is posted as a 
 import asyncio
 import time
 from collections.abc import Coroutine
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from operator import itemgetter
@@ -15,19 +16,27 @@ from typing import Any
 import aiohttp
 import orjson
 from nats.aio.client import Client
-from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
 from nats.js.errors import NotFoundError
 
-from services.cv_inspection.ingestion import INSPECTION, InspectionEvent
+from services.cv_inspection.ingestion import DECISIONS_STREAM, InspectionEvent
 from services.cv_inspection.problem import GOOD
 from services.cv_inspection.simulator.camera import LINES, LIVE_FROM, Camera, Shot
 from services.cv_inspection.simulator.drift import Drift
 from services.skeleton.lake import Lake
 from services.skeleton.progress import Step
 from services.skeleton.settings import Settings
-from services.skeleton.stream import connect, ensure_bucket, insist
+from services.skeleton.stream import (
+    Delivered,
+    OrderedConsumer,
+    connect,
+    consume,
+    ensure_bucket,
+    insist,
+)
 
 BUCKET = "simulator"
+_NAME = "station"
 _CURSOR = "cv.cursor"
 _PATIENCE_S = 20.0
 _TIMEOUT_S = 10.0
@@ -87,8 +96,20 @@ class Station:
         self, camera: Camera, first: int, rate: float, post_rate: float, seconds: float, step: Step
     ) -> int:
         """Put `rate` pictures a second and post `post_rate`. Returns the next picture's number."""
-        await self._nc.subscribe(f"{INSPECTION}.>", cb=self._heard)
-        await self._nc.flush()
+        js = self._nc.jetstream()
+        before = (await js.stream_info(DECISIONS_STREAM)).state.last_seq
+        told = OrderedConsumer(self._nc, DECISIONS_STREAM, _NAME)
+        hearing = asyncio.create_task(consume(told, self._hear, after=before))
+        try:
+            return await self._play(camera, first, rate, post_rate, seconds, step)
+        finally:
+            hearing.cancel()
+            with suppress(NatsError, OSError, TimeoutError):
+                await told.forget()
+
+    async def _play(
+        self, camera: Camera, first: int, rate: float, post_rate: float, seconds: float, step: Step
+    ) -> int:
         # The first picture of each line makes its surface, which takes a second.
         for number in range(len(LINES)):
             await asyncio.to_thread(camera.shot, first + number)
@@ -131,9 +152,12 @@ class Station:
             return
         self.report.posted_ms.append((time.perf_counter() - due) * 1e3)
 
-    async def _heard(self, message: Msg) -> None:
-        """What the worker told of a picture."""
-        event = InspectionEvent.model_validate_json(message.data)
+    async def _hear(self, batch: list[Delivered]) -> None:
+        """What the worker told, as the stream has it: it may have to say a thing twice."""
+        for message in batch:
+            self._heard(InspectionEvent.model_validate_json(message.data))
+
+    def _heard(self, event: InspectionEvent) -> None:
         key = event.key or ""
         if key not in self._due:
             return
