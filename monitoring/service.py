@@ -41,7 +41,7 @@ from services.skeleton.telemetry import EVENTS
 log = logging.getLogger(__name__)
 
 NAME = "monitor"
-BUCKET = "places"
+BUCKET = "bookmarks"
 _BATCH = 1_000
 _QUALITY_EVERY_S = 30.0
 
@@ -228,11 +228,11 @@ async def serve(config: Settings, watched: Watched) -> None:
 async def _watch_drift(
     nc: Client, lake: Lake, consumer: OrderedConsumer, watch: Watch, design: str
 ) -> None:
-    place = await Place.open(nc.jetstream(), design)
-    after = await place.read()
+    bookmark = await Bookmark.open(nc.jetstream(), design)
+    after = await bookmark.read()
     if after is None:
         after = await consumer.floor()
-        await place.keep(after)
+        await bookmark.keep(after)
     await consumer.start(after)
     async for batch in consumer.batches():
         await insist(partial(asyncio.to_thread, watch.take, batch), "watching")
@@ -240,11 +240,11 @@ async def _watch_drift(
         while watch.closed:
             closed = watch.closed.popleft()
             await insist(partial(_tell, nc, lake, design, closed), "telling")
-            await insist(partial(place.keep, closed.last.seq), "the place")
+            await insist(partial(bookmark.keep, closed.last.seq), "the bookmark")
         await consumer.ack(batch[-1])
 
 
-class Place:
+class Bookmark:
     """Behind which decision the window that is open begins, kept beside the stream."""
 
     def __init__(self, bucket: KeyValue, design: str) -> None:
@@ -252,7 +252,7 @@ class Place:
         self._design = design
 
     @classmethod
-    async def open(cls, js: JetStreamContext, design: str) -> "Place":
+    async def open(cls, js: JetStreamContext, design: str) -> "Bookmark":
         """That of a design's monitor."""
         return cls(await ensure_bucket(js, BUCKET), design)
 

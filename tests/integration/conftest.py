@@ -27,7 +27,7 @@ async def nc(config: Settings) -> AsyncIterator[Client]:
     """A connection, with empty streams, an empty store and an empty lake."""
     client = await connect(config, "test")
     js = client.jetstream()
-    for name in [*STREAMS, *CV_STREAMS, HISTORY, "KV_models", "KV_places", "KV_simulator"]:
+    for name in [*STREAMS, *CV_STREAMS, HISTORY, "KV_bookmarks", "KV_models", "KV_simulator"]:
         with suppress(NotFoundError):
             await js.delete_stream(name)
     await make_streams(js, last_seq=0)
