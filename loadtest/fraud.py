@@ -11,6 +11,7 @@ from locust import FastHttpUser, events, task
 from loadtest.bodies import bodies
 from loadtest.schedule import OnSchedule
 from services.skeleton.http import SYNTHETIC
+from services.skeleton.process import settle
 from services.skeleton.settings import settings
 
 _NEXT = bodies()
@@ -18,8 +19,9 @@ _NEXT = bodies()
 
 @events.init.add_listener  # type: ignore[untyped-decorator]
 def make_the_first_day(**_: object) -> None:
-    """A day takes a moment to make; users must not wait for it."""
+    """A day takes a moment to make, a full collection another; users must not wait for them."""
     next(_NEXT)
+    settle()
 
 
 class Gateway(OnSchedule, FastHttpUser):

@@ -12,6 +12,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from services.skeleton.design import NEXT
 from services.skeleton.settings import Settings
 
 
@@ -24,12 +25,14 @@ class Process:
         command: Program and arguments.
         ports: What it listens on, by the setting that moves it.
         environment: Variables on top of ours.
+        nice: How far it gives way on a busy machine, 0 to 19.
     """
 
     name: str
     command: tuple[str, ...]
     ports: dict[str, int] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
+    nice: int = 0
 
 
 def binary(name: str) -> str:
@@ -79,6 +82,7 @@ authorization {{ user: "{settings.user}", password: "{settings.password.get_secr
         "nats",
         (binary("nats-server"), "-c", str(conf)),
         {"nats_port": settings.nats_port, "nats_http_port": settings.nats_http_port},
+        nice=NEXT,
     )
 
 
@@ -134,6 +138,7 @@ def _seaweedfs(settings: Settings) -> Process:
         ),
         {"s3_port": settings.s3_port, "s3_internal_port": master},
         _notices(settings),
+        NEXT,
     )  # fmt: skip
 
 

@@ -186,7 +186,8 @@ class Supervisor:
         self._conf.write_text("\n".join(sections))
 
     def _section(self, process: Process) -> str:
-        command = " ".join(_quoted(part) for part in process.command)
+        words = ("nice", "-n", str(process.nice), *process.command)
+        command = " ".join(_quoted(word) for word in words)
         environment = ",".join(f'{k}="{v}"' for k, v in process.environment.items())
         return _PROGRAM.format(
             name=process.name,

@@ -11,7 +11,7 @@ from infra.local.supervisor import Supervisor
 from services.cli.output import fail
 from services.cv_inspection import design as cv
 from services.fraud import design as fraud
-from services.skeleton.design import Service
+from services.skeleton.design import LAST, Service
 from services.skeleton.settings import Settings
 
 _READY_S = 60.0
@@ -21,7 +21,7 @@ def services(config: Settings) -> list[Service]:
     """Both designs' processes, and the scheduler that serves both."""
     names = (fraud.DESIGN.name, cv.DESIGN.name)
     port = {"metrics_port": config.metrics_port + 3}
-    scheduler = Service("scheduler", "services.skeleton.scheduler", names, port)
+    scheduler = Service("scheduler", "services.skeleton.scheduler", names, port, LAST)
     return [*fraud.services(config), *cv.services(config), scheduler]
 
 
@@ -29,7 +29,9 @@ def service_processes(config: Settings) -> list[Process]:
     """The services as processes of this machine."""
     forced = {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
     return [
-        Process(s.name, (sys.executable, "-m", s.module, *s.arguments), dict(s.ports), forced)
+        Process(
+            s.name, (sys.executable, "-m", s.module, *s.arguments), dict(s.ports), forced, s.nice
+        )
         for s in services(config)
     ]
 

@@ -1,6 +1,6 @@
 """The inspection design's wiring: its processes, and the figure that each step is known by."""
 
-from services.skeleton.design import Design, Measured, Service
+from services.skeleton.design import LAST, NEXT, Design, Measured, Service
 from services.skeleton.settings import Settings
 
 
@@ -56,8 +56,8 @@ def services(settings: Settings) -> list[Service]:
     worker, writer, shadow, monitor = (f"services.cv_inspection.{name}" for name in names)
     return [
         Service("inspector", "uvicorn", inspector, {"inspector_port": settings.inspector_port}),
-        Service("inspection-worker", worker, (), {"metrics_port": port + 4}),
-        Service("cv-lake-writer", writer, (), {"metrics_port": port + 5}),
-        Service("cv-shadow", shadow, (), {"metrics_port": port + 6}),
-        Service("cv-monitor", monitor, (), {"metrics_port": port + 8}),
+        Service("inspection-worker", worker, (), {"metrics_port": port + 4}, NEXT),
+        Service("cv-lake-writer", writer, (), {"metrics_port": port + 5}, LAST),
+        Service("cv-shadow", shadow, (), {"metrics_port": port + 6}, LAST),
+        Service("cv-monitor", monitor, (), {"metrics_port": port + 8}, LAST),
     ]

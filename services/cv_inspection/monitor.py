@@ -63,12 +63,7 @@ def main() -> None:
 
     config = settings()
     watched = Watched(DESIGN, DECISIONS_STREAM, observe, windows, BILLS)
-    run_worker(
-        config,
-        config.metrics_port + 8,
-        lambda: service.serve(config, watched),
-        background=True,
-    )
+    run_worker(config, config.metrics_port + 8, lambda: service.serve(config, watched))
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ async def serve(config: Settings) -> None:
 def main() -> None:
     """Start the worker."""
     config = settings()
-    run_worker(config, config.metrics_port + 6, lambda: serve(config), background=True)
+    run_worker(config, config.metrics_port + 6, lambda: serve(config))
 
 
 if __name__ == "__main__":

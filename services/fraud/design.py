@@ -1,6 +1,6 @@
 """The fraud design's wiring: its processes, and the figure that each step is known by."""
 
-from services.skeleton.design import Design, Measured, Service
+from services.skeleton.design import LAST, NEXT, Design, Measured, Service
 from services.skeleton.settings import Settings
 
 
@@ -58,8 +58,10 @@ def services(settings: Settings) -> list[Service]:
     port = settings.metrics_port
     return [
         Service("scorer", "uvicorn", scorer, {"scorer_port": settings.scorer_port}),
-        Service("feature-worker", "services.fraud.feature_worker", (), {"metrics_port": port}),
-        Service("lake-writer", "services.fraud.lake_writer", (), {"metrics_port": port + 1}),
-        Service("shadow", "services.fraud.shadow", (), {"metrics_port": port + 2}),
-        Service("monitor", "services.fraud.monitor", (), {"metrics_port": port + 7}),
+        Service(
+            "feature-worker", "services.fraud.feature_worker", (), {"metrics_port": port}, NEXT
+        ),
+        Service("lake-writer", "services.fraud.lake_writer", (), {"metrics_port": port + 1}, LAST),
+        Service("shadow", "services.fraud.shadow", (), {"metrics_port": port + 2}, LAST),
+        Service("monitor", "services.fraud.monitor", (), {"metrics_port": port + 7}, LAST),
     ]

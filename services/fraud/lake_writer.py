@@ -68,7 +68,7 @@ async def serve(config: Settings) -> None:
 def main() -> None:
     """Start the writer."""
     config = settings()
-    run_worker(config, config.metrics_port + 1, lambda: serve(config), background=True)
+    run_worker(config, config.metrics_port + 1, lambda: serve(config))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,10 @@ STEPS: tuple[tuple[tuple[str, ...], str], ...] = (
 
 Measured = Mapping[str, Any]
 
+# Whose turn it is where several want a processor, as niceness: first what answers (0), next what it
+# hands on to, last what may lag. A tenth and a hundredth of the first one's share (ADR 11).
+NEXT, LAST = 10, 19
+
 
 @dataclass(frozen=True)
 class Service:
@@ -28,12 +32,14 @@ class Service:
     Attributes:
         module: What `python -m` is given. arguments: What follows it.
         ports: What it listens on, by the setting that moves it.
+        nice: 0, `NEXT` or `LAST`.
     """
 
     name: str
     module: str
     arguments: tuple[str, ...] = ()
     ports: Mapping[str, int] = field(default_factory=dict)
+    nice: int = 0
 
 
 @dataclass(frozen=True)

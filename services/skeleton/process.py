@@ -16,20 +16,9 @@ from services.skeleton.settings import Settings
 from services.skeleton.stream import OrderedConsumer
 from services.skeleton.telemetry import LAG
 
-# Of the processors' time where both want it, a tenth of what an answering service gets.
-_GIVE_WAY = 10
 
-
-def run_worker(
-    config: Settings, port: int, main: Callable[[], Awaitable[None]], background: bool = False
-) -> None:
-    """Run `main` until it ends or the process is told to stop; metrics on `port`.
-
-    Args:
-        background: It may lag, so on a busy machine it gives way to what answers requests.
-    """
-    if background:
-        os.nice(_GIVE_WAY)
+def run_worker(config: Settings, port: int, main: Callable[[], Awaitable[None]]) -> None:
+    """Run `main` until it ends or the process is told to stop; metrics on `port`."""
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
@@ -50,13 +39,17 @@ def stand_aside(pid: int) -> None:
 
 
 def training_threads() -> int:
-    """Threads a training may use: all cores; half of them in the background.
+    """Threads a training may use: all cores; half of them where it gives way to others.
 
     With every core busy, threads that wait for each other (OpenMP's) wait for those put aside, and
     learn no faster for it.
     """
     cores = os.cpu_count() or 1
-    return max(cores // 2, 1) if os.nice(0) >= _GIVE_WAY else cores
+    return max(cores // 2, 1) if os.nice(0) or _stands_aside() else cores
+
+
+def _stands_aside() -> bool:
+    return hasattr(os, "SCHED_IDLE") and os.sched_getscheduler(0) == os.SCHED_IDLE
 
 
 async def _until_told(main: Callable[[], Awaitable[None]]) -> None:

@@ -134,7 +134,7 @@ def main() -> None:
     options = parser.parse_args()
     config = settings()
     port = options.metrics_port or config.metrics_port + 3
-    run_worker(config, port, lambda: serve(config, options.designs), background=True)
+    run_worker(config, port, lambda: serve(config, options.designs))
 
 
 if __name__ == "__main__":

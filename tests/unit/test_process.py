@@ -3,6 +3,14 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
+
+import yaml
+
+from infra.local.engines import engines
+from services.cli.stack import services
+from services.skeleton.design import LAST, NEXT
+from services.skeleton.settings import Settings
 
 THREADS = "from services.skeleton.process import training_threads; print(training_threads())"
 
@@ -22,5 +30,17 @@ def test_a_process_that_stands_aside_is_of_the_idle_class_with_its_children():
     code = f"""import os, subprocess, sys
 from services.skeleton.process import stand_aside
 stand_aside(os.getpid())
-subprocess.run([sys.executable, "-c", {child!r}], check=True)"""
-    assert told(code, 0) == "True"
+subprocess.run([sys.executable, "-c", {child!r}], check=True)
+{THREADS}"""
+    assert told(code, 0).split() == ["True", str(max(os.cpu_count() // 2, 1))]
+
+
+def test_containers_have_the_turns_that_processes_have(tmp_path):
+    config = Settings(home=tmp_path)
+    nice = {one.name: one.nice for one in [*engines(config), *services(config)]}
+    assert [name for name, turn in nice.items() if not turn] == ["redis", "scorer", "inspector"]
+    # The kernel's weight of a niceness: 1024 of none, a tenth, a hundredth and a half.
+    shares = {0: 1024, NEXT: 110, LAST: 15}
+    containers = yaml.safe_load(Path("docker-compose.yml").read_text())["services"]
+    for name, turn in nice.items():
+        assert containers[name].get("cpu_shares", 1024) == shares[turn], name
