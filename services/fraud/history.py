@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from features.folding import Backfilled, backfill
 from features.log import write_log
@@ -24,6 +25,11 @@ LABELS_TABLE = "fraud/labels"
 DECISIONS_TABLE = "fraud/decisions"
 TRUTH_TABLE = "fraud/truth"
 STATE_LOG = "fraud/states"
+
+# Of the decisions: without a load test's, of purchases that never were, and many; and of the others
+# those that were taken with all there is to know.
+REAL = ~pc.field("synthetic")
+WHOLE = REAL & ~pc.field("degraded")
 
 _CHUNK = 20_000
 

@@ -5,22 +5,20 @@ from pyarrow import compute as pc
 
 from features.spec import DAY
 from monitoring.quality import SHADOWED, Bills, with_challenger
-from services.fraud.history import DECISIONS_TABLE, LABELS_TABLE
+from services.fraud.history import DECISIONS_TABLE, LABELS_TABLE, REAL
 from services.fraud.problem import DISPUTE_WINDOW_DAYS, Kpi
 from services.skeleton.champion import CHAMPION
 from services.skeleton.lake import Lake, Tail
 from services.skeleton.shadow import shadow_table
 
 _WANTED = ["decision_id", "transaction_id", "model", "score", "decision", "amount_minor"]
-# Load tests say what they are, and nobody disputes them.
-_REAL = ~pc.field("synthetic")
 
 
 class Judged:
     """Decisions whose dispute window has closed; the challenger's are shadow mode's."""
 
     def __init__(self, lake: Lake) -> None:
-        self._decisions = Tail(lake, DECISIONS_TABLE, _WANTED, _REAL)
+        self._decisions = Tail(lake, DECISIONS_TABLE, _WANTED, REAL)
         self._labels = Tail(lake, LABELS_TABLE, ["transaction_id", "fraud"])
         self._shadow = Tail(lake, shadow_table("fraud"), SHADOWED)
 

@@ -14,7 +14,7 @@ from pyarrow import compute as pc
 
 from features.spec import Booleans, Floats
 from services.fraud.features import FEATURES, TABULAR
-from services.fraud.history import DECISIONS_TABLE, TRANSACTIONS_TABLE
+from services.fraud.history import DECISIONS_TABLE, TRANSACTIONS_TABLE, WHOLE
 from services.fraud.training import labelled_rows, placed, point_in_time, times
 from services.skeleton.lake import Lake
 from services.skeleton.settings import Settings
@@ -74,10 +74,10 @@ def _stream_began(lake: Lake) -> int:
 def _logged(lake: Lake, rows: pa.Table) -> Floats:
     """The vectors that decisions logged, NaN where there is none or it was degraded."""
     out = np.full((len(rows), len(FEATURES)), np.nan)
-    decisions = lake.read(DECISIONS_TABLE, ["transaction_id", "features", "degraded"])
-    if decisions is None:
+    since = float(times(rows).min())
+    whole = lake.read(DECISIONS_TABLE, ["transaction_id", "features"], WHOLE, since)
+    if whole is None:
         return out
-    whole = decisions.filter(pc.invert(decisions["degraded"]))
     where = pc.index_in(rows["transaction_id"], whole["transaction_id"])
     found = np.nonzero(pc.is_valid(where).to_numpy())[0]
     if len(found):

@@ -23,7 +23,7 @@ from features.folding import backfill
 from features.log import stack
 from features.spec import SEQ, SEQ_COLUMN, Embedding, Floats, Integers
 from services.fraud.features import FEATURES, GRAPH, STATES, contributions, vectors
-from services.fraud.history import DECISIONS_TABLE, LABELS_TABLE, TRANSACTIONS_TABLE
+from services.fraud.history import DECISIONS_TABLE, LABELS_TABLE, TRANSACTIONS_TABLE, WHOLE
 from services.fraud.ingestion import ENTITIES, Events
 from services.fraud.monitor import watched_columns
 from services.fraud.places import log_tables
@@ -42,14 +42,12 @@ def newest(lake: Lake, count: int, where: pc.Expression | None = None) -> tuple[
     Raises:
         ValueError: nothing was decided yet. OSError: S3 did not answer.
     """
-    columns = ["model", "score", "features", "degraded", "synthetic"]
-    rows = lake.read(DECISIONS_TABLE, columns, where)
+    wanted = WHOLE if where is None else WHOLE & where
+    rows = lake.read(DECISIONS_TABLE, ["model", "score", "features"], wanted)
     if rows is None or not len(rows):
         raise ValueError("nothing was decided yet")
     model = rows["model"][-1].as_py()
-    left_out = pc.or_(rows["degraded"], rows["synthetic"])
-    same = pc.and_(pc.equal(rows["model"], model), pc.invert(left_out))
-    last = rows.filter(same)[-count:]
+    last = rows.filter(pc.equal(rows["model"], model))[-count:]
     flat = pc.list_flatten(last["features"].combine_chunks())
     vectors = flat.to_numpy(zero_copy_only=False).reshape(len(last), -1)
     return int(model.rpartition(":")[2]), watched_columns(vectors, last["score"].to_numpy())
