@@ -1,5 +1,6 @@
 """`whiteboard train`."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -26,15 +27,18 @@ def train(
 ) -> None:
     """Train a candidate on history, or on a folder of pictures, and register it in MLflow.
 
-    It serves nobody before `whiteboard swap` lets it through the gate.
+    It serves nobody before `whiteboard swap` lets it through the gate, and gives way to what
+    answers requests meanwhile.
 
     Examples:
       whiteboard train fraud --candidate deepsets
       whiteboard train fraud --seed 1 --promote --json
       whiteboard train cv --data pictures/ --promote
     """
+    from services.skeleton.process import stand_aside
     from services.skeleton.retraining import promote_unjudged
 
+    stand_aside(os.getpid())
     candidate = candidate or wiring(design).first_candidate
     if data is not None and design is not DesignName.cv:
         fail("--data is for `whiteboard train cv`: fraud trains on the lake's history")

@@ -45,11 +45,7 @@ def training_threads() -> int:
     learn no faster for it.
     """
     cores = os.cpu_count() or 1
-    return max(cores // 2, 1) if os.nice(0) or _stands_aside() else cores
-
-
-def _stands_aside() -> bool:
-    return hasattr(os, "SCHED_IDLE") and os.sched_getscheduler(0) == os.SCHED_IDLE
+    return max(cores // 2, 1) if os.nice(0) else cores
 
 
 async def _until_told(main: Callable[[], Awaitable[None]]) -> None:

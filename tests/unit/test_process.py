@@ -30,9 +30,8 @@ def test_a_process_that_stands_aside_is_of_the_idle_class_with_its_children():
     code = f"""import os, subprocess, sys
 from services.skeleton.process import stand_aside
 stand_aside(os.getpid())
-subprocess.run([sys.executable, "-c", {child!r}], check=True)
-{THREADS}"""
-    assert told(code, 0).split() == ["True", str(max(os.cpu_count() // 2, 1))]
+subprocess.run([sys.executable, "-c", {child!r}], check=True)"""
+    assert told(code, 0) == "True"
 
 
 def test_containers_have_the_turns_that_processes_have(tmp_path):
