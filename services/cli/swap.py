@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -156,7 +157,10 @@ def _row(add: Callable[..., None], record: "Record") -> None:
 
 
 def _decide(design: DesignName, run: "Callable[[Any], Outcome]", as_json: bool) -> None:
-    """Run what takes a design's plan, and show what became of it."""
+    """Run what takes a design's plan, giving way to what answers, and show what became of it."""
+    from services.skeleton.process import stand_aside
+
+    stand_aside(os.getpid())
     try:
         outcome = run(module(design, "retraining").PLAN)
     except KeyError as error:
