@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,6 +10,9 @@ from services.cli.designs import DesignArgument, DesignName, module, wiring
 from services.cli.output import JsonOption, bar, fail, out, say, show_json, table
 from services.cli.up import SeedOption
 from services.skeleton.settings import settings
+
+if TYPE_CHECKING:
+    from services.skeleton.registry import Trained
 
 
 def train(
@@ -27,8 +30,8 @@ def train(
 ) -> None:
     """Train a candidate on history, or on a folder of pictures, and register it in MLflow.
 
-    It serves nobody before `whiteboard swap` lets it through the gate, and gives way to what
-    answers requests meanwhile.
+    It serves nobody before `whiteboard swap` lets it through the gate.
+    It gives way to what answers requests.
 
     Examples:
       whiteboard train fraud --candidate deepsets
@@ -38,31 +41,42 @@ def train(
     from services.skeleton.process import stand_aside
     from services.skeleton.retraining import promote_unjudged
 
-    stand_aside(os.getpid())
-    candidate = candidate or wiring(design).first_candidate
     if data is not None and design is not DesignName.cv:
         fail("--data is for `whiteboard train cv`: fraud trains on the lake's history")
+    stand_aside(os.getpid())
+    made = _train(design, candidate or wiring(design).first_candidate, data, seed)
+    if promote:
+        promote_unjudged(settings(), made, "by order, past the gate")
+    if as_json:
+        show_json({**made.metrics, "version": made.card.version})
+        return
+    _show(made)
+    if not promote:
+        name = made.card.candidate
+        say(f"registered; `whiteboard swap {design.value} {name}` enters it as challenger")
+
+
+def _train(design: DesignName, candidate: str, data: Path | None, seed: int) -> "Trained":
+    """Train and register; end the command where that can't be done."""
     try:
         training = module(design, "training")
         more = {} if data is None else {"folder": data}
-        made = training.train(settings(), candidate, seed, bar, **more)
+        made: Trained = training.train(settings(), candidate, seed, bar, **more)
+        return made
     except KeyError as error:
         fail(str(error.args[0]))
     except ValueError as error:
         fail(str(error))
     except OSError as error:
         fail(f"{error}: is the stack up? `whiteboard up`")
-    if promote:
-        promote_unjudged(settings(), made, "by order, past the gate")
-    if as_json:
-        show_json({**made.metrics, "version": made.card.version})
-        return
-    board = table(f"{candidate}:{made.card.version}, on what was held out", "", "measured")
+
+
+def _show(made: "Trained") -> None:
+    named = f"{made.card.candidate}:{made.card.version}"
+    board = table(f"{named}, on what was held out", "", "measured")
     for name, value in made.metrics.items():
         board.add_row(name.replace("_", " "), _shown(name, value))
     out.print(board)
-    if not promote:
-        say(f"registered; `whiteboard swap {design.value} {candidate}` enters it as challenger")
 
 
 def _shown(name: str, value: float) -> str:

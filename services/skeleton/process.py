@@ -39,7 +39,7 @@ def stand_aside(pid: int) -> None:
 
 
 def training_threads() -> int:
-    """Threads a training may use: all cores; half of them where it gives way to others.
+    """Threads a training may use: all cores; half of them at a niceness, as the scheduler's nights.
 
     With every core busy, threads that wait for each other (OpenMP's) wait for those put aside, and
     learn no faster for it.
