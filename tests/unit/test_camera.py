@@ -7,6 +7,7 @@ from services.cv_inspection.problem import CLASSES, GOOD
 from services.cv_inspection.simulator.camera import LINES, Camera
 from services.cv_inspection.simulator.defects import KINDS
 from services.cv_inspection.simulator.drift import Drift
+from services.cv_inspection.simulator.station import Report
 from services.cv_inspection.simulator.surfaces import DEFECTS, SURFACES
 
 
@@ -80,3 +81,13 @@ def test_a_new_defect_is_one_nobody_was_trained_on():
 def test_a_drift_that_is_none_is_named(text, word):
     with pytest.raises(ValueError, match=word):
         Drift.parse(text)
+
+
+def test_told_at_two_places_is_twice_and_heard_again_is_not():
+    """NATS, killed, forgets what was acknowledged and delivers it again."""
+    report = Report(landed=2)
+    assert report.hear("a", 7)
+    assert not report.hear("a", 7)
+    assert (report.duplicates, report.lost) == (0, 1)
+    assert not report.hear("a", 9)
+    assert report.duplicates == 1

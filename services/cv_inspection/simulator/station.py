@@ -49,7 +49,8 @@ class Report:
     Attributes:
         landed: Pictures put into the store. delay_ms: From the moment a picture was due in the
             store to its inspection being told. posted_ms: The same of posted pictures, to their
-            answer. told: Inspections told by key, so more than one tells of a duplicate.
+            answer. told: Where in the stream a picture's inspection was told, by key: more than one
+            place is a duplicate, one place heard twice (NATS died and forgot what was heard) none.
         stopped, defect: Of the pictures in the store that were judged, in one order.
         failures: Posts without an answer, by reason.
     """
@@ -57,7 +58,7 @@ class Report:
     landed: int = 0
     delay_ms: list[float] = field(default_factory=list)
     posted_ms: list[float] = field(default_factory=list)
-    told: dict[str, int] = field(default_factory=dict)
+    told: dict[str, set[int]] = field(default_factory=dict)
     stopped: list[bool] = field(default_factory=list)
     defect: list[bool] = field(default_factory=list)
     reviews: int = 0
@@ -73,7 +74,13 @@ class Report:
     @property
     def duplicates(self) -> int:
         """Inspections told more than once."""
-        return sum(n - 1 for n in self.told.values())
+        return sum(len(places) - 1 for places in self.told.values())
+
+    def hear(self, key: str, seq: int) -> bool:
+        """Note where in the stream an inspection was told. False if it was told before."""
+        first = key not in self.told
+        self.told.setdefault(key, set()).add(seq)
+        return first
 
     def fail(self, why: str) -> None:
         """Count a post without an answer."""
@@ -155,16 +162,14 @@ class Station:
     async def _hear(self, batch: list[Delivered]) -> None:
         """What the worker told, as the stream has it: it may have to say a thing twice."""
         for message in batch:
-            self._heard(InspectionEvent.model_validate_json(message.data))
+            self._heard(InspectionEvent.model_validate_json(message.data), message.seq)
 
-    def _heard(self, event: InspectionEvent) -> None:
+    def _heard(self, event: InspectionEvent, seq: int) -> None:
         key = event.key or ""
         if key not in self._due:
             return
         due, shot = self._due[key]
-        again = key in self.report.told
-        self.report.told[key] = self.report.told.get(key, 0) + 1
-        if again:
+        if not self.report.hear(key, seq):
             return
         self.report.delay_ms.append((time.perf_counter() - due) * 1e3)
         self.report.stopped.append(event.stopped)
