@@ -42,13 +42,6 @@ DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 WORLD_DAYS = 8
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One process runs all tests against the engines, which are started once; others the rest."""
-    for item in items:
-        if "integration" in item.path.parts:
-            item.add_marker(pytest.mark.xdist_group("engines"))
-
-
 def consecutive_ports(count: int) -> int:
     """First of some free ports in a row, free 10,000 higher too (SeaweedFS's gRPC).
 

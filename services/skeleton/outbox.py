@@ -10,7 +10,6 @@ once, and a flush is most of what an event costs. Source: NATS' architecture dec
 """
 
 import asyncio
-import contextlib
 import logging
 from collections import deque
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ import orjson
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
+from services.skeleton.process import end
 from services.skeleton.telemetry import took
 
 log = logging.getLogger(__name__)
@@ -81,9 +81,7 @@ class Outbox:
     async def close(self) -> None:
         """Publish what can be published now; keep the rest on disk."""
         if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await end(self._task)
         while self._queue and self._nc.is_connected:
             if not await self._flush():
                 break

@@ -24,7 +24,7 @@ from nats.errors import Error as NatsError
 from services.skeleton.champion import Challenger, Champion, M
 from services.skeleton.lake import Lake
 from services.skeleton.model import Floats32, Scoring, stacked
-from services.skeleton.process import report_lag, stand_aside
+from services.skeleton.process import end, report_lag, stand_aside
 from services.skeleton.settings import Settings
 from services.skeleton.stream import Delivered, OrderedConsumer, connect, consume
 from services.skeleton.telemetry import EVENTS, LAG
@@ -188,24 +188,13 @@ async def _follow(consumer: OrderedConsumer, shadow: Shadow[M], challenger: Chal
         reading = group.create_task(consume(consumer, shadow.handle))
         reporting = group.create_task(report_lag({NAME: consumer}))
         await _changed(challenger, there=False)
-        await _end(reading, reporting)
+        await end(reading, reporting)
     LAG.labels(NAME).set(0)
     # Left behind by an outage, the next challenger begins where this one ended: no harm.
     for _ in range(_FORGET_TRIES):
         with suppress(NatsError, OSError, TimeoutError):
             await consumer.forget()
             return
-
-
-async def _end(*tasks: asyncio.Task[None]) -> None:
-    """Cancel tasks until they have ended.
-
-    Before Python 3.12 `asyncio.wait_for` loses a cancellation that meets its answer.
-    """
-    while pending := [task for task in tasks if not task.done()]:
-        for task in pending:
-            task.cancel()
-        await asyncio.wait(pending, timeout=1.0)
 
 
 async def _changed(challenger: Challenger[M], there: bool) -> None:

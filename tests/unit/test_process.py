@@ -1,5 +1,6 @@
 """What a process of the background may have of the machine."""
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import yaml
 from infra.local.engines import engines
 from services.cli.stack import services
 from services.skeleton.design import LAST, NEXT
+from services.skeleton.process import end
 from services.skeleton.settings import Settings
 
 THREADS = "from services.skeleton.process import training_threads; print(training_threads())"
@@ -43,3 +45,19 @@ def test_containers_have_the_turns_that_processes_have(tmp_path):
     containers = yaml.safe_load(Path("docker-compose.yml").read_text())["services"]
     for name, turn in nice.items():
         assert containers[name].get("cpu_shares", 1024) == shares[turn], name
+
+
+async def test_a_task_that_lost_its_cancellation_is_ended_all_the_same():
+    """As one whose answer arrives in the same turn does, before Python 3.12."""
+
+    async def deaf_once():
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            await asyncio.sleep(60)
+
+    deaf, done = asyncio.create_task(deaf_once()), asyncio.create_task(asyncio.sleep(0))
+    await asyncio.sleep(0.01)
+    await asyncio.wait_for(end(deaf, done), timeout=10)
+    assert deaf.cancelled()
+    assert done.done()
