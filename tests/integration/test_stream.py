@@ -8,6 +8,7 @@ from nats.js.api import StreamConfig
 
 from services.fraud.ingestion import DEAD, DEAD_STREAM, STREAM
 from services.skeleton.stream import OrderedConsumer, _place, consume, dead_letter, ensure_stream
+from tests.integration.conftest import until
 
 
 async def fill(nc, count, begin=0):
@@ -26,6 +27,15 @@ async def take(consumer, count):
     return seen[:count]
 
 
+async def acknowledged(consumer, upto):
+    """The server takes an acknowledgement in some time after it was told."""
+
+    async def taken_in():
+        return await consumer.floor() >= upto
+
+    await until(taken_in)
+
+
 async def test_messages_come_in_order_and_resume_behind_the_last_acknowledged(nc):
     await fill(nc, 50)
     first = OrderedConsumer(nc, STREAM, "d", batch=20)
@@ -33,7 +43,7 @@ async def test_messages_come_in_order_and_resume_behind_the_last_acknowledged(nc
     seen = await take(first, 20)
     assert [int(m.data) for m in seen] == list(range(20))
     await first.ack(seen[9])
-    await nc.flush()
+    await acknowledged(first, 10)
     # The owner dies with ten messages in flight. Newer ones must not overtake them.
     await fill(nc, 5, begin=50)
     second = OrderedConsumer(nc, STREAM, "d", batch=20)
@@ -47,8 +57,7 @@ async def test_a_lost_delivery_restarts_the_consumer_in_order(nc):
     await consumer.start()
     seen = await take(consumer, 10)
     await consumer.ack(seen[-1])
-    while await consumer.lag() > 20:
-        await asyncio.sleep(0.01)
+    await acknowledged(consumer, 10)
     await consumer._pull()
     while len(consumer._buffer) < 5:
         await asyncio.sleep(0.01)
@@ -122,8 +131,7 @@ async def test_an_owner_that_keeps_its_own_place_begins_there(nc):
     seen = await take(first, 6)
     assert [int(m.data) for m in seen] == list(range(4, 10))
     await first.ack(seen[-1])
-    await nc.flush()
-    assert await first.floor() == 10
+    await acknowledged(first, 10)
     second = OrderedConsumer(nc, STREAM, "d")
     await second.start(after=8)
     assert [int(m.data) for m in await take(second, 2)] == [8, 9]
