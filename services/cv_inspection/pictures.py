@@ -70,3 +70,10 @@ class Pictures(Examples):
         if 0 < len(bad) < len(good):
             good = rng.choice(good, len(bad), replace=False)
         return rng.permutation(np.concatenate([good, bad]))
+
+    def shown(self, classes: int) -> npt.NDArray[np.int64]:
+        """(C,) how many of each class `even` shows."""
+        count = np.bincount(self.label, minlength=classes)
+        if bad := int(count[1:].sum()):
+            count[0] = min(count[0], bad)
+        return count

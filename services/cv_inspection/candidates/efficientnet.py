@@ -5,7 +5,8 @@ which quantise badly.
 """
 
 from services.cv_inspection.candidates import CANDIDATES
-from services.cv_inspection.vision import ImageCandidate, Pyramid
+from services.cv_inspection.networks import Pyramid
+from services.cv_inspection.vision import ImageCandidate
 
 
 @CANDIDATES.register
