@@ -48,7 +48,7 @@ def training_threads() -> int:
     return max(cores // 2, 1) if os.nice(0) else cores
 
 
-async def end(*tasks: asyncio.Task[None]) -> None:
+async def end(*tasks: asyncio.Future[None]) -> None:
     """Cancel tasks until they have ended.
 
     Before Python 3.12 `asyncio.wait_for` loses a cancellation that meets its answer.
@@ -61,13 +61,17 @@ async def end(*tasks: asyncio.Task[None]) -> None:
 
 async def _until_told(main: Callable[[], Awaitable[None]]) -> None:
     task = asyncio.ensure_future(main())
+    told = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, task.cancel)
-    try:
-        await task
-    except asyncio.CancelledError:
+        loop.add_signal_handler(number, told.set)
+    telling = loop.create_task(told.wait())
+    await asyncio.wait((task, telling), return_when=asyncio.FIRST_COMPLETED)
+    if told.is_set():
         logging.info("told to stop")
+        await end(task)
+    if not task.cancelled():
+        await task
 
 
 def settle() -> None:

@@ -19,7 +19,8 @@ THREADS = "from services.skeleton.process import training_threads; print(trainin
 
 def told(code, nice):
     command = ["nice", "-n", str(nice), sys.executable, "-c", code]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
+    return done.stdout.strip()
 
 
 def test_a_training_in_the_background_leaves_cores_to_others():
@@ -61,3 +62,19 @@ async def test_a_task_that_lost_its_cancellation_is_ended_all_the_same():
     await asyncio.wait_for(end(deaf, done), timeout=10)
     assert deaf.cancelled()
     assert done.done()
+
+
+def test_a_worker_told_to_stop_stops_even_if_its_work_does_not_hear_it_at_once():
+    code = """import asyncio, os, signal
+from services.skeleton.process import _until_told
+
+async def main():
+    asyncio.get_running_loop().call_later(0.1, os.kill, os.getpid(), signal.SIGTERM)
+    try:
+        await asyncio.sleep(60)
+    except asyncio.CancelledError:
+        await asyncio.sleep(60)
+
+asyncio.run(_until_told(main))
+print("stopped")"""
+    assert told(code, 0) == "stopped"
