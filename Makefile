@@ -32,7 +32,7 @@ demo: setup  ## Run fraud detection end to end for a minute and print a scoreboa
 	$(BIN)/whiteboard demo
 
 test: check  ## Lint, types, import contracts, tests
-	$(BIN)/pytest -m "not e2e"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not e2e" -n 2 --dist loadfile
 
 check: setup
 	$(BIN)/ruff check .
