@@ -44,7 +44,7 @@ check: setup
 	else echo "no promtool here, alert rules are not checked: infra/tools.sh brings it"; fi
 
 test-e2e: setup  ## The whole stack, killed and mended; minutes
-	$(BIN)/pytest -m e2e tests/e2e/test_demo.py tests/e2e/test_drill.py
+	$(BIN)/pytest -m e2e tests/e2e/test_demo.py tests/e2e/test_drill.py tests/e2e/test_evaluate.py
 
 test-compose: setup  ## Docker Compose: build, up, kill each container, down, up; minutes
 	$(BIN)/pytest -m e2e tests/e2e/test_compose.py

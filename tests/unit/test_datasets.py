@@ -1,14 +1,16 @@
 """Folders of real pictures: both layouts, groups kept together, and what is wrong with a folder."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from services.cv_inspection.datasets import read
-from services.cv_inspection.magnetic_tile import Interval, judge
+from services.cv_inspection.magnetic_tile import Interval, evaluate, judge
 from services.cv_inspection.training import held_out
 from tests.conftest import DATA
-from tests.unit.vision_fixtures import quiet, shown
+from tests.unit.vision_fixtures import make_tiles, quiet, shown
 
 TILES = DATA / "magnetic_tile"
 
@@ -54,6 +56,12 @@ def test_whole_units_are_held_out_and_no_class_is_missing():
     late = held_out(pictures, 0.25, 0)
     assert not set(pictures.unit[late]) & set(pictures.unit[~late])
     assert 0 < late.mean() < 1
+
+
+def test_a_class_of_too_few_tiles_is_named(tmp_path):
+    make_tiles(tmp_path, 2)
+    with pytest.raises(ValueError, match="good has 2 tiles, and each of 5 folds needs one"):
+        evaluate(tmp_path, "efficientnet", [0], lambda title: nullcontext(quiet))
 
 
 @pytest.mark.skipif(not TILES.exists(), reason=f"no pictures at {TILES}")

@@ -1,7 +1,12 @@
 """A small inspection model, trained for real on a few pictures; made once a session."""
 
+import csv
 from datetime import UTC, datetime
 from functools import cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
 
 from services.cv_inspection import training
 from services.cv_inspection.pictures import Pictures
@@ -35,3 +40,30 @@ def cv_card(**changes: object) -> ModelCard:
         trained_at=datetime(2026, 1, 1, tzinfo=UTC),
     )  # fmt: skip
     return made.model_copy(update=changes)
+
+
+def make_tiles(folder: Path, count: int) -> None:
+    """Made-up magnetic tiles: so many good, so many with a blowhole, under two lights each."""
+    rng = np.random.default_rng(0)
+    rows = [("path", "class", "exp", "num", "group")]
+    for kind in ("MT_Free", "MT_Blowhole"):
+        (folder / kind / "Imgs").mkdir(parents=True)
+        for tile in range(count):
+            for light in range(2):
+                path = f"{kind}/Imgs/exp{light}_num_{tile}.jpg"
+                pixels, mask = _tile(rng, 90 + 40 * light, kind == "MT_Blowhole")
+                Image.fromarray(pixels).save(folder / path)
+                Image.fromarray(mask).save((folder / path).with_suffix(".png"))
+                rows.append((path, kind, str(light), str(tile), f"{kind}{tile}"))
+    with (folder / "groups.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+
+
+def _tile(rng: np.random.Generator, light: float, hole: bool) -> tuple[np.ndarray, np.ndarray]:
+    pixels = rng.normal(light, 8, (96, 96)).clip(0, 255).astype(np.uint8)
+    mask = np.zeros((96, 96), np.uint8)
+    if hole:
+        top, left = rng.integers(20, 60, 2)
+        mask[top : top + 12, left : left + 12] = 255
+        pixels[mask > 0] = 10
+    return pixels, mask
