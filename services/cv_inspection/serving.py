@@ -20,7 +20,6 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from secrets import compare_digest
 from time import perf_counter
 from typing import Annotated, Any
 
@@ -47,7 +46,14 @@ from services.cv_inspection.inspection import Inspected, inspect, run_lengths
 from services.cv_inspection.model import DESIGN, ImageModel, read_model
 from services.skeleton.admin import add_admin
 from services.skeleton.champion import Champion
-from services.skeleton.http import BodyTooLarge, JsonResponse, LimitBody, add_operations, problem
+from services.skeleton.http import (
+    BodyTooLarge,
+    JsonResponse,
+    LimitBody,
+    add_operations,
+    bears,
+    problem,
+)
 from services.skeleton.lake import Lake
 from services.skeleton.messages import explain
 from services.skeleton.outbox import Outbox
@@ -311,11 +317,11 @@ def _body(seen: Inspected, form: MaskForm) -> dict[str, Any]:
 
 
 def _add_events(app: FastAPI, config: Settings, held: list[Running]) -> None:
-    token = f"Bearer {config.password.get_secret_value()}"
+    token = config.password.get_secret_value()
 
     @app.post("/events/s3", status_code=202, tags=["events"], summary="The store's notice")
     async def notice(request: Request) -> Response:
-        if not compare_digest(request.headers.get("authorization", ""), token):
+        if not bears(request.headers.get("authorization", ""), token):
             return problem(401, "a bearer token is needed: the store's webhook has it")
         data = await request.body()
         try:

@@ -5,7 +5,6 @@ which has what training needs, carries it out. The routes are shut unless a toke
 """
 
 from collections.abc import Callable
-from secrets import compare_digest
 from typing import Annotated, Literal
 
 from fastapi import Depends, FastAPI, Header, HTTPException
@@ -14,6 +13,7 @@ from nats.errors import Error as NatsError
 from pydantic import BaseModel, ConfigDict, Field
 
 from services.skeleton.history import Record, read
+from services.skeleton.http import bears
 
 CONTROL = "CONTROL"
 
@@ -61,8 +61,7 @@ def add_admin(app: FastAPI, design: str, token: str, nats: Callable[[], Client])
     def authorised(authorization: Annotated[str, Header()] = "") -> None:
         if not token:
             raise HTTPException(403, "no admin token is set: WHITEBOARD_ADMIN_TOKEN")
-        given = authorization.removeprefix("Bearer ")
-        if not compare_digest(given.encode(), token.encode()):
+        if not bears(authorization, token):
             raise HTTPException(401, "a bearer token is needed", {"WWW-Authenticate": "Bearer"})
 
     async def order(what: Order) -> Taken:

@@ -5,6 +5,7 @@ https://docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-inference-code.h
 """
 
 from collections.abc import Awaitable, Callable, Mapping
+from secrets import compare_digest
 from typing import Any
 
 import orjson
@@ -42,6 +43,15 @@ def is_synthetic(request: Request) -> bool:
         if name == b"baggage":
             return b"synthetic_request=true" in value
     return False
+
+
+def bears(authorization: str, token: str) -> bool:
+    """Whether an `Authorization` header carries a token (RFC 6750).
+
+    Starlette reads headers as Latin-1: as bytes again, any header can be compared with any token.
+    """
+    wanted = f"Bearer {token}".encode()
+    return compare_digest(authorization.encode("latin-1"), wanted)
 
 
 class BodyTooLarge(ValueError):

@@ -34,9 +34,15 @@ async def test_the_routes_are_shut_without_a_token(nc):
     async with client(nc, token="") as http:
         assert (await http.get("/admin/history", headers=BEARER)).status_code == 403
     async with client(nc) as http:
-        for headers in ({}, {"Authorization": "Bearer guess"}):
+        for headers in ({}, {"Authorization": "Bearer guess"}, {"Authorization": b"Bearer \xe9"}):
             answer = await http.post("/admin/night", headers=headers)
             assert answer.status_code == 401
+
+
+async def test_a_token_may_be_of_any_letters(nc):
+    async with client(nc, token="sésame") as http:
+        bearer = {"Authorization": "Bearer sésame".encode()}
+        assert (await http.get("/admin/history", headers=bearer)).status_code == 200
 
 
 async def test_an_order_reaches_the_control_stream(nc, control):
