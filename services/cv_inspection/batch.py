@@ -54,9 +54,11 @@ def read_manifest(settings: Settings, where: str) -> list[Item]:
     """
     url = urlsplit(where)
     if url.scheme == "s3":
-        text = Lake(settings, url.netloc).get(url.path.lstrip("/")).decode()
+        data = Lake(settings, url.netloc).get(url.path.lstrip("/"))
     else:
-        text = Path(where).read_text()
+        data = Path(where).read_bytes()
+    # Spreadsheets put a mark at the beginning of a CSV.
+    text = data.decode("utf-8-sig")
     items = []
     for number, row in enumerate(csv.reader(text.splitlines()), start=1):
         if not row:
@@ -74,18 +76,19 @@ def run(settings: Settings, items: list[Item], report: Path, workers: int, step:
 
     Raises:
         FileNotFoundError: there is no champion yet. OSError: S3 does not answer.
+        ValueError: the file for the report is something else.
     """
     model = read_model(Lake(settings).get(champion_path(DESIGN)))
-    known = set(_succeeded(report))
+    begun = _mend(report)
+    known = set(_succeeded(report)) if begun else set()
     wanted = [item for item in dict.fromkeys(items) if item not in known]
     resumed = len(set(items)) - len(wanted)
     counts = {SUCCEEDED: 0, FAILED: 0}
-    new = not report.exists()
     lock = threading.Lock()
     stores = {bucket: Lake(settings, bucket) for bucket in {item.bucket for item in wanted}}
     with report.open("a", newline="") as file, ThreadPoolExecutor(workers) as pool:
         rows = csv.DictWriter(file, COLUMNS)
-        if new:
+        if not begun:
             rows.writeheader()
 
         def one(item: Item) -> None:
@@ -108,7 +111,7 @@ def _inspected(model: ImageModel, store: Lake, item: Item) -> dict[str, str]:
     except FileNotFoundError:
         return {**row, "status": FAILED, "error": "no such object"}
     except (OSError, ValueError) as error:
-        return {**row, "status": FAILED, "error": str(error)[:300]}
+        return {**row, "status": FAILED, "error": " ".join(str(error).split())[:300]}
     return {
         **row,
         "status": SUCCEEDED,
@@ -129,11 +132,24 @@ def _place(item: Item) -> Place:
         return Place(line="batch", station="batch", lot="batch", frame=digest)
 
 
+def _mend(report: Path) -> bool:
+    """Drop a row that a crash cut short, or the next would be written behind it.
+
+    Returns whether there is a report. ValueError if the file is something else.
+    """
+    data = report.read_bytes() if report.exists() else b""
+    header = ",".join(COLUMNS).encode()
+    if not data.startswith(header[: len(data)]):
+        raise ValueError(f"{report} is there and no report of a batch: --report another file")
+    whole = data[: data.rfind(b"\n") + 1]
+    if whole != data:
+        report.write_bytes(whole)
+    return bool(whole)
+
+
 def _succeeded(report: Path) -> Iterator[Item]:
-    """What a report lists as done; a row that a crash cut short is none."""
-    if not report.exists():
-        return
+    """What a report lists as done."""
     with report.open(newline="") as file:
         for row in csv.DictReader(file):
-            if row.get("status") == SUCCEEDED and row.get("error") is not None:
+            if row["status"] == SUCCEEDED:
                 yield Item(row["bucket"], row["key"])

@@ -15,13 +15,21 @@ import io
 import re
 import warnings
 from datetime import datetime
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
+from urllib.parse import unquote_plus
 
 import numpy as np
-import orjson
 import pyarrow as pa
 from PIL import Image, UnidentifiedImageError
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import (
+    AliasPath,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+)
 
 from services.cv_inspection.problem import GOOD
 from services.skeleton.messages import explain
@@ -152,42 +160,57 @@ def inspection_id(place: Place, data: bytes) -> str:
     return hashlib.sha256(place.stem.encode() + b"\0" + data).hexdigest()[:32]
 
 
-def image_key(notice: bytes, inbox: str) -> str | None:
-    """The key below bucket `inbox` that a store's notice is about; None if it is another matter.
+class StoreNotice(BaseModel):
+    """SeaweedFS's own notice; `key` is `/buckets/<bucket>/<key>`."""
 
-    Reads SeaweedFS's notice (`key` = `/buckets/<bucket>/<key>`, `event_type`) and the records of an
-    S3 event notification
-    (https://docs.aws.amazon.com/AmazonS3/latest/userguide/notification-content-structure.html).
+    key: str
+    event_type: str = ""
+    # Folders are told of, too.
+    is_folder: Annotated[
+        bool, Field(validation_alias=AliasPath("message", "new_entry", "is_directory"))
+    ] = False
+
+
+class S3Record(BaseModel):
+    """One object of an S3 event notification, its key URL-encoded."""
+
+    event: Annotated[str, Field(validation_alias="eventName")]
+    bucket: Annotated[str, Field(validation_alias=AliasPath("s3", "bucket", "name"))]
+    key: Annotated[str, Field(validation_alias=AliasPath("s3", "object", "key"))]
+
+
+class S3Notice(BaseModel):
+    """An S3 event notification.
+
+    Source: https://docs.aws.amazon.com/AmazonS3/latest/userguide/notification-content-structure.html
+    """
+
+    records: Annotated[list[S3Record], Field(validation_alias="Records", min_length=1)]
+
+
+_NOTICE: TypeAdapter[StoreNotice | S3Notice] = TypeAdapter(StoreNotice | S3Notice)
+
+
+def image_keys(notice: bytes, inbox: str) -> list[str]:
+    """Keys below bucket `inbox` that a store's notice says were put; none if it is another matter.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: it is no notice.
     """
     try:
-        told: Any = orjson.loads(notice)
-    except orjson.JSONDecodeError as error:
-        raise ValueError(f"a notice that is no JSON: {error}") from None
-    if not isinstance(told, dict):
-        raise ValueError("a notice that is no object")
-    if isinstance(told.get("Records"), list) and told["Records"]:
-        s3 = told["Records"][0].get("s3", {})
-        path = f"/buckets/{s3.get('bucket', {}).get('name')}/{s3.get('object', {}).get('key')}"
-        created = str(told["Records"][0].get("eventName", "")).startswith("ObjectCreated")
-    elif isinstance(told.get("key"), str):
-        path, created = told["key"], told.get("event_type") in ("create", "update", "rename")
+        told = _NOTICE.validate_json(notice)
+    except ValidationError as error:
+        raise ValueError(f"no notice of a store: {explain(error)}") from None
+    if isinstance(told, StoreNotice):
+        put = told.event_type in ("create", "update", "rename") and not told.is_folder
+        paths = [told.key] if put else []
     else:
-        raise ValueError("a notice without a key")
+        created = [one for one in told.records if one.event.startswith("ObjectCreated")]
+        paths = [f"/buckets/{one.bucket}/{unquote_plus(one.key)}" for one in created]
     prefix = f"/buckets/{inbox}/"
-    key = path.removeprefix(prefix)
+    keys = [path.removeprefix(prefix) for path in paths if path.startswith(prefix)]
     # The parts of an upload lie in a folder of the store's own until it is complete.
-    if not created or not path.startswith(prefix) or _is_folder(told) or key.startswith("."):
-        return None
-    return key
-
-
-def _is_folder(told: dict[str, Any]) -> bool:
-    """SeaweedFS tells of folders too; they have no content and a mode that says so."""
-    entry = (told.get("message") or {}).get("new_entry") or {}
-    return bool(entry.get("is_directory"))
+    return [key for key in keys if not key.startswith(".")]
 
 
 def parse_image(message: Delivered) -> ImageEvent:

@@ -40,7 +40,7 @@ from services.cv_inspection.ingestion import (
     Place,
     Token,
     VerdictEvent,
-    image_key,
+    image_keys,
 )
 from services.cv_inspection.inspection import Inspected, inspect, run_lengths
 from services.cv_inspection.model import DESIGN, ImageModel, read_model
@@ -350,22 +350,23 @@ def _add_events(app: FastAPI, config: Settings, held: list[Running]) -> None:
 
 
 async def _take_notice(nc: Client, data: bytes, inbox: str) -> Response:
-    """Put a notice's picture on the stream; a key that is no place goes to the dead letters."""
-    js = nc.jetstream()
-    key = image_key(data, inbox)
-    if key is None:
-        return JsonResponse({"taken": False}, status_code=202)
-    # The same notice told twice is one event; the same place filled anew is another.
-    identity = hashlib.sha256(data).hexdigest()[:32]
-    try:
-        line = Place.of(key).line
-    except ValueError as error:
-        log.warning("%s", error)
-        headers = {"Nats-Msg-Id": identity, "Reason": str(error)[:500]}
-        await js.publish(f"{DEAD}.events", data, headers=headers)
-        return JsonResponse({"taken": False, "reason": str(error)}, status_code=202)
-    await publish_image(nc, key, line, identity)
-    return JsonResponse({"taken": True}, status_code=202)
+    """Put a notice's pictures on the stream; a key that is no place goes to the dead letters."""
+    refused = []
+    keys = image_keys(data, inbox)
+    for key in keys:
+        # The same notice told twice is one event; the same place filled anew is another.
+        identity = hashlib.sha256(data + key.encode()).hexdigest()[:32]
+        try:
+            line = Place.of(key).line
+        except ValueError as error:
+            log.warning("%s", error)
+            headers = {"Nats-Msg-Id": identity, "Reason": str(error)[:500]}
+            await nc.jetstream().publish(f"{DEAD}.events", data, headers=headers)
+            refused.append(str(error))
+            continue
+        await publish_image(nc, key, line, identity)
+    told = {"reason": "; ".join(refused)} if refused else {}
+    return JsonResponse({"taken": len(keys) > len(refused), **told}, status_code=202)
 
 
 async def publish_image(nc: Client, key: str, line: str, identity: str) -> None:

@@ -278,17 +278,27 @@ def test_a_batch_goes_on_where_it_stopped(config, model, tmp_path, nc):
     manifest = tmp_path / "manifest.csv"
     rows = [f"{config.inbox},{s.key}" for s in shots]
     rows += [f"{config.inbox},odd+name/x.jpg", f"{config.inbox},none/n/n/n.jpg"]
-    manifest.write_text("\n".join(rows))
+    manifest.write_text("\n".join(["Bucket,Key", *rows]), encoding="utf-8-sig")
     items = batch.read_manifest(config, str(manifest))
     report = tmp_path / "report.csv"
     first = batch.run(config, items[:3], report, 2, lambda *_: None)
     assert (first.succeeded, first.failed, first.resumed) == (3, 0, 0)
+    # Killed while it wrote the third row.
+    report.write_bytes(report.read_bytes()[:-5])
     second = batch.run(config, items, report, 2, lambda *_: None)
-    assert (second.succeeded, second.failed, second.resumed) == (3, 2, 3)
+    assert (second.succeeded, second.failed, second.resumed) == (4, 2, 2)
     text = report.read_text()
     assert text.count("succeeded") == 6
     assert "no such object" in text
     assert "no JPEG or PNG" in text
+
+
+def test_a_report_is_not_written_over_something_else(config, model, tmp_path):
+    path = tmp_path / "manifest.csv"
+    path.write_text("inbox,a/b/c/d.jpg")
+    with pytest.raises(ValueError, match="no report of a batch"):
+        batch.run(config, [], path, 2, lambda *_: None)
+    assert path.read_text() == "inbox,a/b/c/d.jpg"
 
 
 @pytest.mark.parametrize("text", ["inbox", "inbox,", "a,b,c,d"])

@@ -8,7 +8,7 @@ import orjson
 import pytest
 from PIL import Image
 
-from services.cv_inspection.ingestion import BadImage, Place, decode, image_key, inspection_id
+from services.cv_inspection.ingestion import BadImage, Place, decode, image_keys, inspection_id
 from services.cv_inspection.simulator.camera import Camera
 
 JPEG = Camera(1).shot(0).jpeg()
@@ -83,19 +83,36 @@ def weed(key, kind="create", **entry):
 
 
 def test_a_notice_is_about_a_picture_or_about_nothing():
-    assert image_key(weed("/buckets/inbox/a/b/c/1.jpg"), "inbox") == "a/b/c/1.jpg"
-    assert image_key(weed("/buckets/inbox/a/b", is_directory=True), "inbox") is None
-    assert image_key(weed("/buckets/results/a/b/c/1.jpg"), "inbox") is None
-    assert image_key(weed("/buckets/inbox/.uploads/x/1.part"), "inbox") is None
-    assert image_key(weed("/buckets/inbox/a/b/c/1.jpg", "delete"), "inbox") is None
-    aws = {
-        "eventName": "ObjectCreated:Put",
-        "s3": {"bucket": {"name": "inbox"}, "object": {"key": "a/b/c/1.jpg"}},
-    }
-    assert image_key(orjson.dumps({"Records": [aws]}), "inbox") == "a/b/c/1.jpg"
+    assert image_keys(weed("/buckets/inbox/a/b/c/1.jpg"), "inbox") == ["a/b/c/1.jpg"]
+    assert image_keys(weed("/buckets/inbox/a/b", is_directory=True), "inbox") == []
+    assert image_keys(weed("/buckets/results/a/b/c/1.jpg"), "inbox") == []
+    assert image_keys(weed("/buckets/inbox/.uploads/x/1.part"), "inbox") == []
+    assert image_keys(weed("/buckets/inbox/a/b/c/1.jpg", "delete"), "inbox") == []
 
 
-@pytest.mark.parametrize("data", [b"", b"[]", b"{}", b"not json"])
+def aws(key, event="ObjectCreated:Put"):
+    return {"eventName": event, "s3": {"bucket": {"name": "inbox"}, "object": {"key": key}}}
+
+
+def test_a_notification_of_s3_may_tell_of_several():
+    told = [aws("a/b/c/1.jpg"), aws("a/b/c/2.jpg", "ObjectRemoved:Delete"), aws("a%2Fb/c/3+4.jpg")]
+    keys = image_keys(orjson.dumps({"Records": told}), "inbox")
+    assert keys == ["a/b/c/1.jpg", "a/b/c/3 4.jpg"]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"", b"[]", b"{}", b"not json", b'{"key": 1}', b'{"Records": []}', b'{"Records": [1]}',
+        b'{"Records": [{"eventName": "ObjectCreated:Put", "s3": null}]}',
+    ],
+)  # fmt: skip
 def test_a_notice_that_is_none_says_so(data):
-    with pytest.raises(ValueError, match="notice"):
-        image_key(data, "inbox")
+    with pytest.raises(ValueError, match="no notice of a store"):
+        image_keys(data, "inbox")
+
+
+@pytest.mark.parametrize("message", [None, "x", {"new_entry": None}, {"new_entry": []}])
+def test_what_a_notice_says_besides_is_borne(message):
+    told = {"key": "/buckets/inbox/a/b/c/1.jpg", "event_type": "create", "message": message}
+    assert image_keys(orjson.dumps(told), "inbox") == ["a/b/c/1.jpg"]
