@@ -31,6 +31,8 @@ DRAWS = 2_000
 CONFIDENCE = 0.95
 BINS = 15
 ECE_TOLERANCE = 0.005
+# Of 100,000 customers all draws at once would be gigabytes.
+_COUNTS_AT_ONCE = 10_000_000
 
 # (declined, positive, amount) -> (N,) cost of each decision, minor units.
 Costs = Callable[[Booleans, Booleans, Floats], Floats]
@@ -83,13 +85,12 @@ def judge(evidence: Evidence, costs: Costs, budget_s: float, seed: int = 0) -> V
     Args:
         costs: The design's KPI. budget_s: What the scorer's p95 must stay below.
     """
-    rng = np.random.default_rng(seed)
-    units = int(evidence.unit.max()) + 1
-    draws = rng.multinomial(units, np.full(units, 1 / units), size=DRAWS).astype(np.float64)
+    by_unit = _by_unit(evidence, costs)
+    drawn = _drawn(by_unit, np.random.default_rng(seed))
     figures = {
-        **_cost(evidence, costs, draws),
+        **_cost(evidence, costs, drawn[:, 0]),
         **_latency(evidence),
-        **_calibration(evidence, draws),
+        **_calibration(by_unit, drawn),
     }
     wrong = [
         *_too_dear(figures),
@@ -100,21 +101,45 @@ def judge(evidence: Evidence, costs: Costs, budget_s: float, seed: int = 0) -> V
     return Verdict(not wrong, wrong or [good], figures)
 
 
-def _cost(evidence: Evidence, costs: Costs, draws: Floats) -> dict[str, float]:
-    """Cost of both and of their difference, minor units, with its bootstrap interval."""
-    each = [
-        costs(side.score >= side.threshold, evidence.positive, evidence.amount)
-        for side in (evidence.champion, evidence.challenger)
+def _by_unit(evidence: Evidence, costs: Costs) -> Floats:
+    """(U, 2 + 2 BINS) each unit's sums: cost difference, decisions, both sides' gaps by bin."""
+    champion, challenger = (_costs(side, evidence, costs) for side in _sides(evidence))
+    units = int(evidence.unit.max()) + 1
+    columns = [
+        np.bincount(evidence.unit, challenger - champion, minlength=units),
+        np.bincount(evidence.unit, minlength=units),
+        *(_gaps(side.score, evidence, units) for side in _sides(evidence)),
     ]
-    by_unit = np.bincount(evidence.unit, each[1] - each[0], minlength=draws.shape[1])
-    drawn = draws @ by_unit
+    return np.column_stack(columns)
+
+
+def _drawn(by_unit: Floats, rng: np.random.Generator) -> Floats:
+    """(DRAWS, K) sums over as many units, drawn with replacement, of (U, K) sums of each."""
+    units = len(by_unit)
+    even = np.full(units, 1 / units)
+    at_once = max(_COUNTS_AT_ONCE // units, 1)
+    sizes = [min(at_once, DRAWS - begin) for begin in range(0, DRAWS, at_once)]
+    return np.vstack([rng.multinomial(units, even, size) @ by_unit for size in sizes])
+
+
+def _sides(evidence: Evidence) -> tuple[Side, Side]:
+    return evidence.champion, evidence.challenger
+
+
+def _costs(side: Side, evidence: Evidence, costs: Costs) -> Floats:
+    return costs(side.score >= side.threshold, evidence.positive, evidence.amount)
+
+
+def _cost(evidence: Evidence, costs: Costs, drawn: Floats) -> dict[str, float]:
+    """Cost of both and of their difference, minor units, with its bootstrap interval."""
+    champion, challenger = (_costs(side, evidence, costs).sum() for side in _sides(evidence))
     low, high = np.quantile(drawn, [1 - CONFIDENCE, CONFIDENCE])
     return {
         "decisions": float(len(evidence.positive)),
         "positives": float(evidence.positive.sum()),
-        "cost_champion": float(each[0].sum()),
-        "cost_challenger": float(each[1].sum()),
-        "cost_difference": float(by_unit.sum()),
+        "cost_champion": float(champion),
+        "cost_challenger": float(challenger),
+        "cost_difference": float(challenger - champion),
         "cost_difference_low": float(low),
         "cost_difference_high": float(high),
     }
@@ -122,10 +147,7 @@ def _cost(evidence: Evidence, costs: Costs, draws: Floats) -> dict[str, float]:
 
 def _latency(evidence: Evidence) -> dict[str, float]:
     """What the scorer's p95 would be with the challenger's call in place of the champion's, ms."""
-    p95 = [
-        float(np.quantile(side.seconds, 0.95)) * 1e3
-        for side in (evidence.champion, evidence.challenger)
-    ]
+    p95 = [float(np.quantile(side.seconds, 0.95)) * 1e3 for side in _sides(evidence)]
     # No request is answered faster than its model's call; where none came, that is all we know.
     now = max(evidence.scorer_p95_s * 1e3, p95[0])
     return {
@@ -135,28 +157,29 @@ def _latency(evidence: Evidence) -> dict[str, float]:
     }
 
 
-def _calibration(evidence: Evidence, draws: Floats) -> dict[str, float]:
+def _calibration(by_unit: Floats, drawn: Floats) -> dict[str, float]:
     """Expected calibration errors, and the lower bound of their difference."""
-    errors = [
-        _gaps(side.score, evidence, draws) for side in (evidence.champion, evidence.challenger)
-    ]
-    size = draws @ np.bincount(evidence.unit, minlength=draws.shape[1])
-    drawn = (errors[1][1] - errors[0][1]) / size
-    count = len(evidence.positive)
+    champion, challenger = _errors(by_unit.sum(axis=0, keepdims=True))
+    of_draws = _errors(drawn)
     return {
-        "ece_champion": errors[0][0] / count,
-        "ece_challenger": errors[1][0] / count,
-        "ece_difference_low": float(np.quantile(drawn, 1 - CONFIDENCE)),
+        "ece_champion": float(champion[0]),
+        "ece_challenger": float(challenger[0]),
+        "ece_difference_low": float(np.quantile(of_draws[1] - of_draws[0], 1 - CONFIDENCE)),
     }
 
 
-def _gaps(score: Floats, evidence: Evidence, draws: Floats) -> tuple[float, Floats]:
-    """Summed gaps between score and outcome over the bins: of all, and of each draw."""
+def _errors(sums: Floats) -> tuple[Floats, Floats]:
+    """Both sides' calibration errors (N,) from N rows of what `_by_unit` sums."""
+    gaps = np.abs(sums[:, 2:]).reshape(-1, 2, BINS).sum(axis=2) / sums[:, 1:2]
+    return gaps[:, 0], gaps[:, 1]
+
+
+def _gaps(score: Floats, evidence: Evidence, units: int) -> Floats:
+    """(U, BINS) summed gaps between score and outcome, by unit and bin."""
     bins = np.minimum((score * BINS).astype(np.int64), BINS - 1)
     cell = evidence.unit * BINS + bins
-    gap = np.bincount(cell, score - evidence.positive, minlength=draws.shape[1] * BINS)
-    gap = gap.reshape(-1, BINS)
-    return float(np.abs(gap.sum(axis=0)).sum()), np.abs(draws @ gap).sum(axis=1)
+    gap = np.bincount(cell, score - evidence.positive, minlength=units * BINS)
+    return np.asarray(gap, dtype=np.float64).reshape(-1, BINS)
 
 
 def _too_dear(f: dict[str, float]) -> list[str]:
