@@ -1,17 +1,19 @@
 """Inspected pictures with a person's verdict: what gate and retraining work with."""
 
+import io
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from PIL import Image
 
 from services.cv_inspection.features import QUALITY, figures, scaled, scaled_mask
-from services.cv_inspection.ingestion import decode
+from services.cv_inspection.ingestion import Place, decode, inspection_id
 from services.cv_inspection.lake_writer import INSPECTIONS_TABLE, VERDICTS_TABLE
 from services.cv_inspection.pictures import Pictures, index_of
-from services.cv_inspection.problem import ESCAPE_COST_MINOR
+from services.cv_inspection.problem import ESCAPE_COST_MINOR, GOOD
 from services.skeleton.lake import Lake
 from services.skeleton.progress import Step
 from services.skeleton.settings import Settings
@@ -25,6 +27,11 @@ class Labelled:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def positive(self) -> npt.NDArray[np.bool_]:
+        """(N,) whether a person found a defect."""
+        return np.asarray(self.rows["verdict"].to_numpy() != GOOD, dtype=bool)
 
     @property
     def day(self) -> str:
@@ -59,21 +66,34 @@ def pictures(
     """Their pictures out of the store; a verdict of an unknown class is any defect.
 
     Nobody outlines a defect on the line: the mask is the one that was found where the verdict
-    agrees that there is something, and none otherwise.
+    agrees that there is something, and none otherwise. A picture that is gone from the store, or
+    another by now, is left out: the verdict was on the one that was inspected.
     """
     inbox, results = Lake(settings, settings.inbox), Lake(settings, settings.results)
     count = len(found)
     pixels = np.zeros((count, size, size, 3), dtype=np.uint8)
     mask = np.zeros((count, size, size), dtype=bool)
     quality = np.zeros((count, len(QUALITY)))
+    kept = np.zeros(count, dtype=bool)
     label = np.array([index_of(v, classes) for v in found.rows["verdict"]], dtype=np.int64)
-    for i, key in enumerate(found.rows["key"]):
-        image = decode(inbox.get(key))
-        pixels[i], quality[i] = scaled(image, size), figures(image)
-        if label[i]:
-            stem = key.rpartition(".")[0]
-            with results.filesystem.open_input_file(f"{results.bucket}/{stem}.mask.png") as file:
-                mask[i] = scaled_mask(Image.open(file), size)
+    told = zip(found.rows["key"], found.rows["inspection_id"], strict=True)
+    for i, (key, identity) in enumerate(told):
         step(i + 1, count)
-    unit = pd.factorize(found.rows["line"] + found.rows["station"] + found.rows["lot"])[0]
-    return Pictures.of(pixels, label, mask, unit.astype(np.int64), quality, ESCAPE_COST_MINOR)
+        place = Place.of(key)
+        try:
+            data = inbox.get(key)
+            drawn = results.get(f"{place.stem}.mask.png") if label[i] else None
+        except FileNotFoundError:
+            continue
+        if inspection_id(place, data) != identity:
+            continue
+        kept[i] = True
+        image = decode(data)
+        pixels[i], quality[i] = scaled(image, size), figures(image)
+        if drawn is not None:
+            mask[i] = scaled_mask(Image.open(io.BytesIO(drawn)), size)
+    rows = found.rows[kept]
+    unit = pd.factorize(rows["line"] + rows["station"] + rows["lot"])[0].astype(np.int64)
+    return Pictures.of(
+        pixels[kept], label[kept], mask[kept], unit, quality[kept], ESCAPE_COST_MINOR
+    )

@@ -10,6 +10,7 @@ from pathlib import Path
 from time import perf_counter
 
 import numpy as np
+import numpy.typing as npt
 
 from services.cv_inspection import training
 from services.cv_inspection.candidates import CANDIDATES
@@ -17,7 +18,7 @@ from services.cv_inspection.ingestion import DECISIONS_STREAM
 from services.cv_inspection.labelled import Labelled, labelled, pictures
 from services.cv_inspection.model import DESIGN, ImageModel, read_model
 from services.cv_inspection.pictures import Pictures
-from services.cv_inspection.problem import CLASSES, GOOD, LATENCY_BUDGET_MS, Kpi
+from services.cv_inspection.problem import CLASSES, LATENCY_BUDGET_MS, Kpi
 from services.cv_inspection.training import Split
 from services.skeleton.gate import Evidence, Side
 from services.skeleton.lake import Lake
@@ -33,6 +34,7 @@ GATE_SHARE = 0.2
 _REHEARSED = 400
 _MOST_TRAINED = 2_000
 _VALIDATION_SHARE = 0.3
+_STILL_THERE = "that the store still has"
 
 
 def fresh(settings: Settings, lake: Lake, card: ModelCard, bar: Bar) -> Labelled:
@@ -45,17 +47,23 @@ def fresh(settings: Settings, lake: Lake, card: ModelCard, bar: Bar) -> Labelled
     with bar("reading verdicts"):
         found = labelled(lake, since)
     data = Labelled(found.rows.iloc[: round(len(found) * (1 - GATE_SHARE))].tail(_MOST_TRAINED))
-    return _enough(data, "to train on", f"since {card.candidate}:{card.version} was trained")
+    _enough(data.positive, "to train on", f"since {card.candidate}:{card.version} was trained")
+    return data
 
 
 def train_on(
     settings: Settings, card: ModelCard, native: Path, data: Labelled, seed: int, bar: Bar
 ) -> Trained:
-    """Train a champion on, with some of what it knew; whole lots choose the threshold."""
+    """Train a champion on, with some of what it knew; whole lots choose the threshold.
+
+    Raises:
+        TooFewLabels: the store has too few of the pictures still.
+    """
     candidate = training.new_candidate(card.candidate, card.classes)
     candidate.load(native)
     with bar("fetching pictures") as step:
         new = pictures(settings, data, card.classes, candidate.size, step)
+    _enough(new.positive, "to train on", _STILL_THERE)
     late = training.held_out(new, _VALIDATION_SHARE, seed)
     fit, valid = new.where(~late), new.where(late)
     with bar("remembering old pictures") as step:
@@ -79,11 +87,12 @@ def evidence(settings: Settings, lake: Lake, models: list[ImageModel], bar: Bar)
     since = max(m.card.trained_until.timestamp() if m.card.trained_until else 0.0 for m in models)
     with bar("reading verdicts"):
         found = labelled(lake, since)
-    data = _enough(found, "to judge by", "that neither model was trained on")
+    _enough(found.positive, "to judge by", "that neither model was trained on")
     sides = []
     for model in models:
         with bar(f"looking again with {model.card.candidate}:{model.card.version}") as step:
-            shown = pictures(settings, data, model.card.classes, model.size, step)
+            shown = pictures(settings, found, model.card.classes, model.size, step)
+            _enough(shown.positive, "to judge by", _STILL_THERE)
             sides.append(Side.of(model, shown.vectors, {}))
     return Evidence(
         champion=sides[0],
@@ -106,14 +115,13 @@ def _together(one: Pictures, other: Pictures) -> Pictures:
     )
 
 
-def _enough(data: Labelled, what_for: str, since: str) -> Labelled:
-    defects = int(np.count_nonzero(data.rows["verdict"].to_numpy() != GOOD))
-    if len(data) < LEAST_LABELLED or defects < LEAST_DEFECTS:
+def _enough(positive: npt.NDArray[np.bool_], what_for: str, which: str) -> None:
+    count, defects = len(positive), int(positive.sum())
+    if count < LEAST_LABELLED or defects < LEAST_DEFECTS:
         raise TooFewLabels(
-            f"{len(data):,} judged pictures with {defects} defects {since}; {LEAST_LABELLED:,} "
+            f"{count:,} judged pictures with {defects} defects {which}; {LEAST_LABELLED:,} "
             f"with {LEAST_DEFECTS} are needed {what_for}: `whiteboard simulate cv` makes some"
         )
-    return data
 
 
 PLAN = Plan(

@@ -243,6 +243,13 @@ async def test_verdicts_and_pictures_come_back_as_lessons(config, nc, model, wor
     wanted = [CLASSES.index(truth[key]) for key in found.rows["key"]]
     assert lessons.label.tolist() == wanted
     assert np.array_equal(lessons.positive, np.array(wanted) > 0)
+    # One picture is gone by now, another was taken at its place: no verdict is on that.
+    inbox = Lake(config, config.inbox)
+    first, second = found.rows["key"][:2]
+    inbox.filesystem.delete_file(f"{inbox.bucket}/{first}")
+    inbox.put(second, CAMERA.shot(900).jpeg())
+    lessons = pictures(config, found, CLASSES, 64, lambda *_: None)
+    assert lessons.label.tolist() == wanted[2:]
 
 
 async def reads(nc, stream, durable):
