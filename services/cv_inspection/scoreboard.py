@@ -48,15 +48,14 @@ def _quantiles(prefix: str, values: list[float], wanted: tuple[int, ...]) -> dic
 
 
 def contact_sheet(config: Settings, keys: list[str], path: Path) -> Path:
-    """Draw inspected pictures with their masks and decisions, the likeliest defects first.
+    """Draw inspected pictures with their masks and decisions: what was stopped, then what passed.
 
     Raises:
         OSError: S3 does not answer.
     """
     results = Lake(config, config.results)
     seen = [event for key in keys if (event := _event(results, key)) is not None]
-    seen.sort(key=lambda event: (event.decision == "pass", -event.defect))
-    chosen = seen[:_MOST]
+    chosen = telling(seen)
     down = max(-(-len(chosen) // _ACROSS), 1)
     sheet = Image.new("RGB", (_ACROSS * (_TILE + 8) + 8, down * (_TILE + 28) + 8), (24, 24, 28))
     inbox = Lake(config, config.inbox)
@@ -67,6 +66,15 @@ def contact_sheet(config: Settings, keys: list[str], path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(path)
     return path
+
+
+def telling(seen: list[InspectionEvent]) -> list[InspectionEvent]:
+    """Some of the pictures, the likeliest defects first, and a row at least that passed."""
+    ranked = sorted(seen, key=lambda event: -event.defect)
+    stopped = [event for event in ranked if event.decision != "pass"]
+    passed = [event for event in ranked if event.decision == "pass"]
+    room = _MOST - min(len(passed), _ACROSS)
+    return [*stopped[:room], *passed][:_MOST]
 
 
 def _event(results: Lake, key: str) -> InspectionEvent | None:

@@ -1,0 +1,26 @@
+"""What the contact sheet shows: a person who opens it sees both what is stopped and what passes."""
+
+from services.cv_inspection.ingestion import InspectionEvent, Outcome
+from services.cv_inspection.scoreboard import telling
+
+
+def seen(decision: Outcome, defect: float) -> InspectionEvent:
+    return InspectionEvent.model_construct(decision=decision, defect=defect)
+
+
+def test_a_row_is_kept_for_what_passes_however_much_is_stopped() -> None:
+    stopped = [seen("reject", 0.5 + n / 100) for n in range(40)]
+    shown = telling([seen("pass", 0.02 * n) for n in range(9)] + stopped)
+    assert [event.decision for event in shown] == ["reject"] * 18 + ["pass"] * 6
+    assert [event.defect for event in shown[:2]] == [0.89, 0.88]
+    assert shown[18].defect == 0.16
+
+
+def test_where_little_passes_the_stopped_have_the_room() -> None:
+    shown = telling([seen("pass", 0.0)] + [seen("review", 0.3)] * 40)
+    assert [event.decision for event in shown] == ["review"] * 23 + ["pass"]
+
+
+def test_few_pictures_are_all_shown() -> None:
+    assert len(telling([seen("pass", 0.0)] * 3 + [seen("reject", 0.9)] * 2)) == 5
+    assert telling([]) == []
