@@ -28,8 +28,11 @@ class Network(nn.Module):
         encoder: timm's. channels: c of each level.
     """
 
-    encoder: nn.Module
-    channels: list[int]
+    def __init__(self, net: smp.base.SegmentationModel) -> None:
+        super().__init__()
+        self.net = net
+        self.encoder: nn.Module = net.encoder.model
+        self.channels: list[int] = net.encoder.out_channels[-4:]
 
 
 class Pyramid(Network):
@@ -39,13 +42,11 @@ class Pyramid(Network):
     """
 
     def __init__(self, encoder: str) -> None:
-        super().__init__()
-        self.net = smp.FPN(
+        net = smp.FPN(
             f"tu-{encoder}", encoder_weights=None, classes=1,
             decoder_pyramid_channels=32, decoder_segmentation_channels=32,
         )  # fmt: skip
-        self.encoder = self.net.encoder.model
-        self.channels = self.net.encoder.out_channels[-4:]
+        super().__init__(net)
 
     def forward(self, values: Tensor) -> tuple[list[Tensor], Tensor]:
         levels = self.net.encoder(values)
@@ -59,14 +60,12 @@ class DensePrediction(Network):
     """
 
     def __init__(self, encoder: str) -> None:
-        super().__init__()
-        self.net = smp.DPT(
+        net = smp.DPT(
             f"tu-{encoder}", encoder_weights=None, classes=1,
             decoder_intermediate_channels=(32, 32, 32, 32), decoder_fusion_channels=32,
             dynamic_img_size=True,
         )  # fmt: skip
-        self.encoder = self.net.encoder.model
-        self.channels = self.net.encoder.out_channels[-4:]
+        super().__init__(net)
 
     def forward(self, values: Tensor) -> tuple[list[Tensor], Tensor]:
         levels, tokens = self.net.encoder(values)
