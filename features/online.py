@@ -27,6 +27,7 @@ _PROJECT = PROJECT.encode()
 _STRING = struct.pack("<I", 2)  # feast.types.Value.proto: ValueType.STRING
 _length = struct.Struct("<I").pack
 _DOUBLE_LIST_TAG = b"\x7a"  # Value.double_list_val = 15, length-delimited
+_DOUBLE = np.dtype("<f8")
 _PACKED_TAG = b"\x0a"  # DoubleList.val = 1, packed
 
 
@@ -117,14 +118,14 @@ class Layout:
         Raises:
             ValueError: a row has another shape, as after a change of the states.
         """
-        begin, size = len(self.header), len(self.header) + 8 * self.state.width
+        begin, width = len(self.header), self.state.width
         for raw in raws:
-            if raw is not None and len(raw) != size:
+            if raw is not None and len(raw) != begin + 8 * width:
                 what = f"a stored row of {len(raw)} bytes does not fit"
                 raise ValueError(f"{self.state.name}: {what}")
-        unseen = bytes(size - begin)
+        unseen = bytes(8 * width)
         packed = bytearray().join([unseen if raw is None else raw[begin:] for raw in raws])
-        return np.frombuffer(packed, dtype="<f8").reshape(len(raws), self.state.width)
+        return np.frombuffer(packed, _DOUBLE).reshape(len(raws), width)
 
 
 def _timestamp(seconds: float) -> bytes:

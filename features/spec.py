@@ -16,6 +16,7 @@ NaN, and everything read from it is NaN.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -67,7 +68,7 @@ class State:
     measures: tuple[str, ...]
     shard: str
 
-    @property
+    @cached_property
     def width(self) -> int:
         """Number of float64 values in a row."""
         return SUMS + len(self.measures) * len(HALF_LIVES)

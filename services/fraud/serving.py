@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import orjson
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Response
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from pydantic import Field, ValidationError
@@ -52,9 +52,9 @@ from services.fraud.ingestion import (
 from services.skeleton.admin import add_admin
 from services.skeleton.champion import Champion
 from services.skeleton.http import (
-    BodyTooLarge,
     DirectApp,
     JsonResponse,
+    Posted,
     add_operations,
     is_synthetic,
     problem,
@@ -97,7 +97,7 @@ EXAMPLE = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass
 class Decision:
     """The answer to one transaction."""
 
@@ -356,36 +356,33 @@ def _add_scoring(app: DirectApp, held: list[Running]) -> None:
         503: {"description": "No model yet"},
     }
 
-    async def score(request: Request) -> Response:
-        return await _answer(held[0].scorer, request)
+    async def score(posted: Posted) -> Response:
+        return await _answer(held[0].scorer, posted)
 
     documented: dict[str, Any] = {"openapi_extra": body, "responses": answers}
     app.add_direct("/score", score, tags=["scoring"], summary="Score a transaction", **documented)
     app.add_direct("/invocations", score, tags=["SageMaker"], summary="The same", **documented)
 
 
-async def _answer(scorer: Scorer, request: Request) -> Response:
-    route = request.scope["path"]
+async def _answer(scorer: Scorer, posted: Posted) -> Response:
     begin = perf_counter()
-    response = await _score(scorer, request)
-    answered(route, response.status_code, perf_counter() - begin)
+    response = await _score(scorer, posted)
+    answered(posted.path, response.status_code, perf_counter() - begin)
     return response
 
 
-async def _score(scorer: Scorer, request: Request) -> Response:
+async def _score(scorer: Scorer, posted: Posted) -> Response:
     stages = Stages()
     try:
-        body = await request.body()
-        transaction = Transaction.model_validate_json(body)
-    except BodyTooLarge:
-        return problem(413, f"body: more than {MOST_BYTES} bytes")
+        transaction = Transaction.model_validate_json(posted.body)
     except ValidationError as error:
         return problem(422, explain(error))
     if microseconds(transaction.event_time) > time() * 1e6 + MOST_AHEAD_US:
         # The stream would put it aside: see `ingestion.parse`.
         return problem(422, "event_time: more than a day ahead of the clock")
     stages.mark("validate")
-    decision = await scorer.score(transaction, body, stages, is_synthetic(request))
+    synthetic = is_synthetic(posted.headers)
+    decision = await scorer.score(transaction, posted.body, stages, synthetic)
     if decision is None:
         return problem(503, "no model is loaded yet: `whiteboard train fraud` makes one")
     decided(decision.decision, decision.degraded)

@@ -4,18 +4,20 @@ The SageMaker contract (`GET /ping`, `POST /invocations` on the same image) is d
 https://docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-inference-code.html.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
 from secrets import compare_digest
 from typing import Any
 
 import orjson
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.skeleton.telemetry import REQUESTS
 
-Endpoint = Callable[[Request], Awaitable[Response]]
+Headers = Iterable[tuple[bytes, bytes]]
 Readiness = Callable[[], Mapping[str, bool | str | int]]
 
 
@@ -37,9 +39,9 @@ def problem(status: int, message: str) -> JsonResponse:
 SYNTHETIC = {"baggage": "synthetic_request=true"}
 
 
-def is_synthetic(request: Request) -> bool:
+def is_synthetic(headers: Headers) -> bool:
     """Whether a load test asks."""
-    for name, value in request.scope["headers"]:
+    for name, value in headers:
         if name == b"baggage":
             return b"synthetic_request=true" in value
     return False
@@ -89,9 +91,43 @@ class LimitBody:
         return counted
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        REQUESTS.labels(scope["path"], "413").inc()
-        answer = problem(413, f"body: more than {self._most} bytes")
-        await answer(scope, receive, send)
+        await _too_large(scope["path"], self._most)(scope, receive, send)
+
+
+def _too_large(path: str, most: int) -> Response:
+    REQUESTS.labels(path, "413").inc()
+    return problem(413, f"body: more than {most} bytes")
+
+
+async def _whole(receive: Receive, most: int) -> bytes:
+    """A request's body.
+
+    Raises:
+        BodyTooLarge: as soon as it is over `most` bytes.
+        ClientDisconnect: it was not sent to its end, and nobody waits for an answer.
+    """
+    body = b""
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        body += message.get("body", b"")
+        if len(body) > most:
+            raise BodyTooLarge
+        if not message.get("more_body", False):
+            return body
+
+
+@dataclass(slots=True)
+class Posted:
+    """A request as a hot endpoint sees it: whole, and as it was sent."""
+
+    path: str
+    headers: Headers
+    body: bytes
+
+
+Endpoint = Callable[[Posted], Awaitable[Response]]
 
 
 class DirectApp(FastAPI):
@@ -110,13 +146,22 @@ class DirectApp(FastAPI):
 
     def add_direct(self, path: str, endpoint: Endpoint, **documented: Any) -> None:
         """Answer POST on a path by an endpoint, and by nothing else."""
-        self.add_api_route(path, endpoint, methods=["POST"], **documented)
+
+        async def only_documents() -> None:
+            """`__call__` answers before a route is looked for."""
 
         async def direct(scope: Scope, receive: Receive, send: Send) -> None:
-            response = await endpoint(Request(scope, receive))
+            try:
+                body = await _whole(receive, self._most)
+                response = await endpoint(Posted(path, scope["headers"], body))
+            except BodyTooLarge:
+                response = _too_large(path, self._most)
+            except ClientDisconnect:
+                return
             await response(scope, receive, send)
 
-        self._hot[path] = LimitBody(direct, self._most)
+        self.add_api_route(path, only_documents, methods=["POST"], **documented)
+        self._hot[path] = direct
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, by ASGI."""

@@ -35,7 +35,7 @@ _LINGER_S = 0.05
 _LEAST_AT_ONCE = 16
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Outgoing:
     """An event on its way: where to, what, and the id it is known by.
 
