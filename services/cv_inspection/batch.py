@@ -50,17 +50,16 @@ def read_manifest(settings: Settings, where: str) -> list[Item]:
     """Rows of a manifest, a file or `s3://bucket/key`.
 
     Raises:
-        FileNotFoundError: it is not there. ValueError: names the line that is no row.
+        FileNotFoundError: it is not there.
+        ValueError: it is no CSV, or names the line that is no row.
     """
     url = urlsplit(where)
     if url.scheme == "s3":
         data = Lake(settings, url.netloc).get(url.path.lstrip("/"))
     else:
         data = Path(where).read_bytes()
-    # Spreadsheets put a mark at the beginning of a CSV.
-    text = data.decode("utf-8-sig")
     items = []
-    for number, row in enumerate(csv.reader(text.splitlines()), start=1):
+    for number, row in enumerate(_rows(where, data), start=1):
         if not row:
             continue
         if len(row) not in (2, 3) or not row[0].strip() or not row[1].strip():
@@ -69,6 +68,14 @@ def read_manifest(settings: Settings, where: str) -> list[Item]:
             continue
         items.append(Item(row[0].strip(), unquote_plus(row[1].strip())))
     return items
+
+
+def _rows(where: str, data: bytes) -> list[list[str]]:
+    try:
+        # Spreadsheets put a mark at the beginning of a CSV.
+        return list(csv.reader(data.decode("utf-8-sig").splitlines()))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{where} is no CSV in UTF-8: {error}") from None
 
 
 def run(settings: Settings, items: list[Item], report: Path, workers: int, step: Step) -> Done:

@@ -316,6 +316,14 @@ def test_a_manifest_that_is_none_names_its_line(config, tmp_path, text):
         batch.read_manifest(config, str(path))
 
 
+@pytest.mark.parametrize("data", [b"inbox,\xff\xfe.jpg", b"inbox," + b"a" * 200_000])
+def test_a_file_that_is_no_manifest_is_named(config, tmp_path, data):
+    path = tmp_path / "manifest.csv"
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"manifest\.csv is no CSV"):
+        batch.read_manifest(config, str(path))
+
+
 async def test_what_the_edge_saw_is_forwarded_once(config, nc, vision_model, tmp_path):
     folder = tmp_path / "pictures"
     put_shots(folder, range(3))
