@@ -11,9 +11,13 @@ _SEED = 7
 _FIRST_DAY = 30
 
 
-def bodies(most: int | None = None) -> Iterator[bytes]:
-    """JSON bodies of `/score`, for ever or so many."""
-    traffic, number, made = Traffic(_SEED), _FIRST_DAY, 0
+def bodies(most: int | None = None, loader: int = 0) -> Iterator[bytes]:
+    """JSON bodies of `/score`, for ever or so many.
+
+    Args:
+        loader: Which of several that load together; each draws purchases of its own.
+    """
+    traffic, number, made = Traffic(_SEED + loader), _FIRST_DAY, 0
     while True:
         day = traffic.day(number)
         for index in range(len(day.amount)):

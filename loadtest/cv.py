@@ -4,41 +4,46 @@ locust -f loadtest/cv.py --host http://127.0.0.1:18081               # with its 
 """
 
 from collections.abc import Iterator
+from itertools import chain, islice
 
 from locust import FastHttpUser, events, task
+from locust.env import Environment
 
-from loadtest.schedule import OnSchedule
-from services.cv_inspection.simulator.camera import Camera, Shot
+from loadtest.schedule import OnSchedule, loader
+from services.cv_inspection.simulator.camera import Camera
 from services.skeleton.settings import settings
 
 _SEED = 4_242
 _MADE = 400
-
-
-def _shots() -> Iterator[tuple[Shot, bytes]]:
-    for shot in Camera(_SEED).shots():
-        yield shot, shot.jpeg()
-
-
-_NEXT = _shots()
-_READY: list[tuple[Shot, bytes]] = []
-
-
-@events.init.add_listener  # type: ignore[untyped-decorator]
-def take_some(**_: object) -> None:
-    """Taking a picture costs more than posting it: some are taken before."""
-    _READY.extend(next(_NEXT) for _ in range(_MADE))
+# Pictures that each of several processes has to itself.
+_EACH = 10_000_000
 
 
 class Station(OnSchedule, FastHttpUser):
-    """One of many stations."""
+    """One of many stations.
 
+    Attributes:
+        shots: What all of them post, one after the other.
+    """
+
+    shots: Iterator[tuple[str, bytes]]
     host = settings().inspector
     network_timeout = connection_timeout = 10.0
 
     @task  # type: ignore[untyped-decorator]
     def inspect(self) -> None:
         """Post one picture."""
-        shot, data = _READY.pop() if _READY else next(_NEXT)
-        url = f"/inspect?line={shot.line}&frame={shot.frame}"
+        url, data = next(self.shots)
         self.client.post(url, data=data, name="/inspect", headers={"Content-Type": "image/jpeg"})
+
+
+@events.init.add_listener  # type: ignore[untyped-decorator]
+def take_some(environment: Environment, **_: object) -> None:
+    """Taking a picture costs more than posting it: some are taken before."""
+    coming = _shots(_EACH * loader(environment))
+    Station.shots = chain(list(islice(coming, _MADE)), coming)
+
+
+def _shots(first: int) -> Iterator[tuple[str, bytes]]:
+    for shot in Camera(_SEED).shots(first):
+        yield f"/inspect?line={shot.line}&frame={shot.frame}", shot.jpeg()

@@ -7,8 +7,18 @@ at once and is back at its own moment the second after, so N users are N request
 
 import random
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 import gevent
+
+if TYPE_CHECKING:
+    # Locust makes the whole process gevent's as it is imported.
+    from locust.env import Environment
+
+
+def loader(environment: "Environment") -> int:
+    """Which of Locust's processes this is, counted from 0, where several load together."""
+    return max(getattr(environment.runner, "worker_index", 0), 0)
 
 
 class OnSchedule:

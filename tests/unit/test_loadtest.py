@@ -40,6 +40,12 @@ def test_bodies_are_transactions_and_none_comes_twice():
     assert len(list(bodies(3))) == 3
 
 
+def test_those_who_load_together_ask_about_different_purchases():
+    first, second = set(bodies(500)), set(bodies(500, loader=1))
+    assert not first & second
+    assert first == set(bodies(500, loader=0))
+
+
 def test_locusts_figures_are_read_and_no_request_is_an_error(tmp_path):
     path = tmp_path / "stats.csv"
     path.write_text(STATS + "POST,/score,10,0,3,8,9,5.0\n,Aggregated,10,1,3,8,9,5.0\n")
