@@ -69,12 +69,14 @@ def contact_sheet(config: Settings, keys: list[str], path: Path) -> Path:
 
 
 def telling(seen: list[InspectionEvent]) -> list[InspectionEvent]:
-    """Some of the pictures, the likeliest defects first, and a row at least that passed."""
+    """The likeliest defects, and a row at least that passed: from nearly stopped to clear."""
     ranked = sorted(seen, key=lambda event: -event.defect)
     stopped = [event for event in ranked if event.decision != "pass"]
     passed = [event for event in ranked if event.decision == "pass"]
-    room = _MOST - min(len(passed), _ACROSS)
-    return [*stopped[:room], *passed][:_MOST]
+    shown = stopped[: _MOST - min(len(passed), _ACROSS)]
+    room = _MOST - len(shown)
+    apart = max(len(passed) // max(room, 1), 1)
+    return [*shown, *passed[::apart][:room]]
 
 
 def _event(results: Lake, key: str) -> InspectionEvent | None:

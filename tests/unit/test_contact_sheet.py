@@ -10,10 +10,11 @@ def seen(decision: Outcome, defect: float) -> InspectionEvent:
 
 def test_a_row_is_kept_for_what_passes_however_much_is_stopped() -> None:
     stopped = [seen("reject", 0.5 + n / 100) for n in range(40)]
-    shown = telling([seen("pass", 0.02 * n) for n in range(9)] + stopped)
+    shown = telling([seen("pass", 0.01 * n) for n in range(18)] + stopped)
     assert [event.decision for event in shown] == ["reject"] * 18 + ["pass"] * 6
     assert [event.defect for event in shown[:2]] == [0.89, 0.88]
-    assert shown[18].defect == 0.16
+    # Not only those that were nearly stopped.
+    assert [event.defect for event in shown[18:]] == [0.17, 0.14, 0.11, 0.08, 0.05, 0.02]
 
 
 def test_where_little_passes_the_stopped_have_the_room() -> None:
