@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from features.folding import backfill
+from features.online import Layout
 from features.spec import HALF_LIVES
 from services.fraud.features import FEATURES, STATES, contributions, own_columns, vectors
 from services.fraud.history import simulate
@@ -73,3 +74,22 @@ def test_one_request_reads_its_features(benchmark, day):
 def test_one_request_is_validated(benchmark, day):
     body = transaction(day, 0).model_dump_json().encode()
     assert benchmark(Transaction.model_validate_json, body)
+
+
+def test_one_request_decodes_its_rows(benchmark):
+    """The reader: five states' rows as Redis answers them, to arrays."""
+    layouts = [Layout.of(state) for state in STATES]
+    raws = [layout.value(np.ones(layout.state.width)) for layout in layouts]
+
+    def decode():
+        return [layout.decode((raw,)) for layout, raw in zip(layouts, raws, strict=True)]
+
+    assert [row.shape[1] for row in benchmark(decode)] == [state.width for state in STATES]
+
+
+def test_a_thousand_rows_are_encoded(benchmark):
+    """The writer: what Redis is told to keep of a state's rows, times included."""
+    layout = Layout.of(STATES[0])
+    addresses = [layout.key((f"c{n}",) * len(STATES[0].keys)) for n in range(1_000)]
+    rows = np.ones((1_000, STATES[0].width))
+    assert len(benchmark(layout.writes, addresses, rows)) == 1_000
