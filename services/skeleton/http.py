@@ -147,8 +147,8 @@ class DirectApp(FastAPI):
     def add_direct(self, path: str, endpoint: Endpoint, **documented: Any) -> None:
         """Answer POST on a path by an endpoint, and by nothing else."""
 
-        async def only_documents() -> None:
-            """`__call__` answers before a route is looked for."""
+        # A docstring would be shown as the route's. `__call__` answers before any route does.
+        async def only_documents() -> None: ...
 
         async def direct(scope: Scope, receive: Receive, send: Send) -> None:
             try:
@@ -160,7 +160,8 @@ class DirectApp(FastAPI):
                 return
             await response(scope, receive, send)
 
-        self.add_api_route(path, only_documents, methods=["POST"], **documented)
+        named = {"name": path.strip("/"), **documented}
+        self.add_api_route(path, only_documents, methods=["POST"], **named)
         self._hot[path] = direct
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

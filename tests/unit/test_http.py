@@ -56,3 +56,15 @@ def test_the_limit_itself_is_allowed() -> None:
 
 def test_who_hangs_up_within_a_body_is_not_answered() -> None:
     assert answers(part(b"one", True), {"type": "http.disconnect"}) == []
+
+
+def test_the_page_of_its_documentation_says_what_the_endpoint_is() -> None:
+    async def echo(posted: Posted) -> Response:
+        return Response(posted.body)
+
+    app = DirectApp(most_bytes=10)
+    app.add_direct("/echo", echo, summary="Say it again")
+    shown = app.openapi()["paths"]["/echo"]["post"]
+    assert shown["summary"] == "Say it again"
+    assert "description" not in shown
+    assert shown["operationId"] == "echo_echo_post"
