@@ -8,12 +8,12 @@ import os
 import numpy as np
 import pytest
 
-from features.folding import backfill
+from features.aggregation import backfill
 from features.online import Layout
 from features.spec import HALF_LIVES
-from services.fraud.features import FEATURES, STATES, contributions, own_columns, vectors
-from services.fraud.history import simulate
-from services.fraud.ingestion import Events, Transaction
+from services.fraud.features.backfill import simulate
+from services.fraud.features.states import FEATURES, STATES, contributions, own_columns, vectors
+from services.fraud.ingestion.events import Events, Transaction
 from services.fraud.simulator.population import Population
 from services.fraud.simulator.tables import label_table, transaction, transaction_table
 from services.fraud.simulator.traffic import Traffic, _day

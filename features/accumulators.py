@@ -15,7 +15,7 @@ Systems", ICDE 2009 (exponential case).
 
 import numpy as np
 
-from features.compiled import compiled
+from features.jit import compiled
 from features.spec import (
     FIRST_SEQ,
     HALF_LIVES,

@@ -29,8 +29,8 @@ from feast.repo_config import FeastConfigBaseModel
 from feast.saved_dataset import SavedDatasetStorage
 
 from features.spec import SEQ_COLUMN, TIME_COLUMN
-from services.skeleton.lake import Lake
-from services.skeleton.settings import settings
+from services.platform.settings import settings
+from services.platform.storage.lake import Lake
 
 
 class AsofOfflineStoreConfig(FeastConfigBaseModel):

@@ -17,7 +17,7 @@ import numpy as np
 from google.protobuf.timestamp_pb2 import Timestamp
 from redis import Redis
 
-from features.link import PATIENCE_S, Command, RedisLink
+from features.redis_connection import PATIENCE_S, Command, RedisLink
 from features.spec import SEQ, TIME, Floats, Key, View
 
 PROJECT = "whiteboard"

@@ -28,7 +28,7 @@ from feast.types import Array, Float64, String
 
 from features.online import PROJECT
 from features.spec import TIME_COLUMN, FeatureSpec, View
-from services.skeleton.settings import Settings
+from services.platform.settings import Settings
 
 
 def open_store(settings: Settings, spec: FeatureSpec, log_path: str = "") -> FeatureStore:

@@ -10,8 +10,8 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from services.fraud.ingestion import Transaction
-from services.skeleton.settings import settings
+from services.fraud.ingestion.events import Transaction
+from services.platform.settings import settings
 
 
 def noop() -> FastAPI:
@@ -31,9 +31,9 @@ def by_the_book() -> FastAPI:
     import xgboost
 
     from features.store import open_store
-    from services.fraud.features import OWN, SPEC, TABULAR, own_columns
-    from services.fraud.ingestion import ENTITIES
-    from services.skeleton.registry import Registry
+    from services.fraud.features.states import OWN, SPEC, TABULAR, own_columns
+    from services.fraud.ingestion.events import ENTITIES
+    from services.platform.models.registry import Registry
 
     config = settings()
     store = open_store(config, SPEC)

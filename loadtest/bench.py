@@ -22,13 +22,13 @@ from infra.local.apps import same_engines, serving
 from infra.local.engines import environment
 from infra.local.supervisor import Supervisor
 from loadtest.bodies import bodies
-from services.skeleton.progress import Step
-from services.skeleton.settings import Settings
+from services.platform.progress import Step
+from services.platform.settings import Settings
 
 APPS = {
     "noop": "loadtest.apps:noop",
     "by_the_book": "loadtest.apps:by_the_book",
-    "score": "services.fraud.serving:create_app",
+    "score": "services.fraud.serving.app:create_app",
 }
 CONNECTIONS = 8
 _BODIES = 20_000

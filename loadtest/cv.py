@@ -11,7 +11,7 @@ from locust.env import Environment
 
 from loadtest.schedule import OnSchedule, loader
 from services.cv_inspection.simulator.camera import Camera
-from services.skeleton.settings import settings
+from services.platform.settings import settings
 
 _SEED = 4_242
 _MADE = 400

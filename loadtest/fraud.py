@@ -14,9 +14,9 @@ from locust.env import Environment
 
 from loadtest.bodies import bodies
 from loadtest.schedule import OnSchedule, loader
-from services.skeleton.http import SYNTHETIC
-from services.skeleton.process import settle
-from services.skeleton.settings import settings
+from services.platform.runtime.http import SYNTHETIC
+from services.platform.runtime.worker import settle
+from services.platform.settings import settings
 
 
 class Gateway(OnSchedule, FastHttpUser):

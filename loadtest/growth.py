@@ -18,17 +18,17 @@ import numpy as np
 import orjson
 from redis import Redis
 
-from features.link import RedisLink
 from features.online import OnlineReader, OnlineTable
+from features.redis_connection import RedisLink
 from features.spec import SEQ, TIME, Floats, State
 from infra.local.apps import same_engines, serving
 from loadtest.bench import wrk
 from loadtest.bodies import bodies
 from loadtest.stream import own_engines
-from services.fraud.features import CUSTOMER, STATES
-from services.skeleton.http import SYNTHETIC
-from services.skeleton.progress import Bar, Step
-from services.skeleton.settings import Settings
+from services.fraud.features.states import CUSTOMER, STATES
+from services.platform.progress import Bar, Step
+from services.platform.runtime.http import SYNTHETIC
+from services.platform.settings import Settings
 
 VIEWS = (1, 2, 5, 10, 20)
 CUSTOMERS = (10_000, 100_000, 1_000_000)
@@ -36,7 +36,7 @@ ITEMS = (1, 10, 50, 200)
 _READS = 3_000
 _REQUESTS = 400
 _CHUNK = 20_000
-_SCORER = "services.fraud.serving:create_app"
+_SCORER = "services.fraud.serving.app:create_app"
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 
 from infra.local.engines import environment
 from infra.local.supervisor import Supervisor
-from services.skeleton.progress import Step
-from services.skeleton.settings import Settings
+from services.platform.progress import Step
+from services.platform.settings import Settings
 
 WARM_UP_S = 5
 

@@ -19,14 +19,14 @@ from nats.aio.client import Client
 from prometheus_client.parser import text_string_to_metric_families
 
 from infra.local.engines import engines, environment, free_port
-from services.fraud.bootstrap import make_streams
-from services.fraud.ingestion import LABEL, TX, TransactionEvent, subject
+from services.fraud.ingestion.events import LABEL, TX, TransactionEvent, subject
+from services.fraud.simulator.bootstrap import make_streams
 from services.fraud.simulator.tables import label, merged, transaction
 from services.fraud.simulator.traffic import Traffic
-from services.skeleton.progress import Bar
-from services.skeleton.scrape import buckets, quantile
-from services.skeleton.settings import Settings
-from services.skeleton.stream import connect
+from services.platform.progress import Bar
+from services.platform.runtime.scrape import buckets, quantile
+from services.platform.settings import Settings
+from services.platform.streaming.consumer import connect
 
 _SEED, _DAY = 7, 30
 _AT_ONCE = 1_000
@@ -209,7 +209,7 @@ def _worker(config: Settings) -> Iterator["subprocess.Popen[bytes]"]:
         "WHITEBOARD_REDIS_URL": config.redis,
         "WHITEBOARD_METRICS_PORT": str(config.metrics_port),
     }
-    command = (sys.executable, "-m", "services.fraud.feature_worker")
+    command = (sys.executable, "-m", "services.fraud.features.worker")
     with _log_of(config).open("wb") as log:
         process = subprocess.Popen(command, stderr=log, env={**environment(), **changed})
     try:

@@ -17,11 +17,11 @@ import numpy as np
 
 from loadtest.bodies import bodies
 from services.fraud.candidates import CANDIDATES
-from services.skeleton.http import SYNTHETIC
-from services.skeleton.progress import Step
-from services.skeleton.promotion import Succession
-from services.skeleton.registry import Registry
-from services.skeleton.settings import Settings
+from services.platform.models.promotion import Succession
+from services.platform.models.registry import Registry
+from services.platform.progress import Step
+from services.platform.runtime.http import SYNTHETIC
+from services.platform.settings import Settings
 
 _SETTLE_S = 3.0
 _BETWEEN_S = 5.0

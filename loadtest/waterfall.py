@@ -14,14 +14,14 @@ from matplotlib.figure import Figure
 from infra.local.apps import serving_files
 from loadtest.bodies import bodies
 from services.fraud.candidates import CANDIDATES
-from services.skeleton.champion import version_path
-from services.skeleton.comparison import post_in_turn
-from services.skeleton.http import SYNTHETIC
-from services.skeleton.lake import Lake
-from services.skeleton.progress import Step
-from services.skeleton.registry import Registry
-from services.skeleton.scrape import buckets, quantile
-from services.skeleton.settings import Settings
+from services.platform.evaluation.comparison import post_in_turn
+from services.platform.models.registry import Registry
+from services.platform.models.served_model import version_path
+from services.platform.progress import Step
+from services.platform.runtime.http import SYNTHETIC
+from services.platform.runtime.scrape import buckets, quantile
+from services.platform.settings import Settings
+from services.platform.storage.lake import Lake
 
 STAGES = ("validate", "fetch", "read", "infer", "encode")
 RATE = 50.0
@@ -51,7 +51,7 @@ def bench(config: Settings, requests: int, step: Step) -> list[Waterfall]:
     files = {n: lake.get(version_path("fraud", v)) for n, v in versions.items() if v is not None}
     if not files:
         raise ValueError("no candidate is registered: `whiteboard train fraud`")
-    with serving_files("services.fraud.serving:create_app", config, files, heard=True) as urls:
+    with serving_files("services.fraud.serving.app:create_app", config, files, heard=True) as urls:
         found = asyncio.run(_ask(urls, list(bodies(requests)), step))
         published = {name: _published(url) for name, url in urls.items()}
     return [

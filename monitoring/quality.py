@@ -16,11 +16,11 @@ import pyarrow as pa
 from prometheus_client import Gauge
 from sklearn.metrics import average_precision_score
 
-from monitoring.sequential import Sequential
-from services.skeleton.champion import CHALLENGER, CHAMPION
-from services.skeleton.evaluation import calibration_error
-from services.skeleton.kpi import Kpi
-from services.skeleton.lake import Lake
+from monitoring.statistics.page_hinkley import Sequential
+from services.platform.evaluation.cost import Kpi
+from services.platform.evaluation.metrics import calibration_error
+from services.platform.models.served_model import CHALLENGER, CHAMPION
+from services.platform.storage.lake import Lake
 
 # A champion's first periods say what its cost is like; fewer would be luck.
 LEARNT = 7

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from monitoring.ks import ks
-from monitoring.psi import psi
+from monitoring.statistics.ks import ks
+from monitoring.statistics.psi import psi
 
 Floats = npt.NDArray[np.float64]
 Booleans = npt.NDArray[np.bool_]

@@ -14,25 +14,25 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from features.folding import Backfilled
+from features.aggregation import Backfilled
 from infra.local.engines import Process, engines, environment, taken
 from services.fraud.candidates import CANDIDATES
-from services.fraud.features import TABULAR, vectors
-from services.fraud.history import fold_history, simulate
-from services.fraud.ingestion import Events
+from services.fraud.features.backfill import fold_history, simulate
+from services.fraud.features.states import TABULAR, vectors
+from services.fraud.ingestion.events import Events
 from services.fraud.problem import Kpi
+from services.fraud.retraining.training import entity_frame, own_frame
 from services.fraud.simulator.tables import label_table, transaction_table
 from services.fraud.simulator.traffic import Day, Traffic
-from services.fraud.training import entity_frame, own_frame
-from services.skeleton.candidates import Candidate, Examples
-from services.skeleton.model import ModelCard, stamp
-from services.skeleton.settings import Settings, settings
+from services.platform.models.candidates import Candidate, Examples
+from services.platform.models.onnx import ModelCard, stamp
+from services.platform.settings import Settings, settings
 
 if TYPE_CHECKING:
-    from services.cv_inspection.model import ImageModel
-    from services.cv_inspection.vision import ImageCandidate
-    from services.fraud.encoder import Lessons
-    from services.fraud.graph import Ledger
+    from services.cv_inspection.candidates.vision import ImageCandidate
+    from services.cv_inspection.serving.model import ImageModel
+    from services.fraud.features.encoder import Lessons
+    from services.fraud.features.graph import Ledger
 
 # The first example compiles the kernels.
 hypothesis.settings.register_profile("here", deadline=None, derandomize=True)
@@ -108,7 +108,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
 
 
 def _wait_for_bucket(made: Settings) -> None:
-    from services.skeleton.lake import Lake
+    from services.platform.storage.lake import Lake
 
     end = time.monotonic() + 30
     while True:
@@ -148,7 +148,7 @@ class World:
         return Examples(self.vectors[:, : len(TABULAR)], self.fraud, self.amount)
 
     def lessons(self, ledger: "Ledger") -> "Lessons":
-        from services.fraud.encoder import Lessons
+        from services.fraud.features.encoder import Lessons
 
         seqs = self.transactions["seq"].to_numpy()
         return Lessons.of(ledger, seqs, self.fraud, self.vectors[:, : len(TABULAR)])
@@ -194,7 +194,7 @@ def onnx(candidate: Candidate) -> bytes:
 @pytest.fixture(scope="session")
 def vision_candidate() -> "ImageCandidate":
     """A small EfficientNet, trained for real on a few pictures."""
-    from tests.unit.vision_fixtures import trained
+    from tests.unit.cv_inspection.vision_fixtures import trained
 
     return trained("efficientnet", epochs=6)
 
@@ -208,7 +208,7 @@ def vision_file(vision_candidate: "ImageCandidate") -> bytes:
 @pytest.fixture(scope="session")
 def vision_model(vision_file: bytes) -> "ImageModel":
     """Its file as serving holds it."""
-    from services.cv_inspection.model import read_model
-    from tests.unit.vision_fixtures import cv_card
+    from services.cv_inspection.serving.model import read_model
+    from tests.unit.cv_inspection.vision_fixtures import cv_card
 
     return read_model(stamp(vision_file, cv_card()))

@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from infra.local.engines import environment, free_port
-from services.skeleton.settings import Settings
+from services.platform.settings import Settings
 
 _READY_S = 90.0
 _NOWHERE = "nats://127.0.0.1:9"

@@ -12,8 +12,8 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from services.skeleton.design import NEXT
-from services.skeleton.settings import Settings
+from services.platform.design import NEXT
+from services.platform.settings import Settings
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from xmlrpc.client import Fault, ServerProxy, Transport
 import psutil
 
 from infra.local.engines import Process, environment, taken
-from services.skeleton.settings import Settings
+from services.platform.settings import Settings
 
 _STOP_WAIT_S = 20
 

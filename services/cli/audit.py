@@ -4,7 +4,7 @@ from dataclasses import asdict
 
 from services.cli.designs import DesignArgument, fraud_alone
 from services.cli.output import JsonOption, err, fail, out, show_json
-from services.skeleton.settings import settings
+from services.platform.settings import settings
 
 
 def audit(design: DesignArgument, as_json: JsonOption = False) -> None:
@@ -17,8 +17,8 @@ def audit(design: DesignArgument, as_json: JsonOption = False) -> None:
       whiteboard audit fraud --json
     """
     fraud_alone(design, "a picture's features are its pixels: nothing is stored that could differ")
-    from services.fraud.monitoring import audit as run
-    from services.skeleton.lake import Lake
+    from services.fraud.monitoring.skew import audit as run
+    from services.platform.storage.lake import Lake
 
     try:
         with err.status("folding the events of the lake anew"):

@@ -2,7 +2,7 @@
 
 from services.cli.output import say
 from services.cli.up import DaysOption, SeedOption, bootstrap_missing
-from services.skeleton.settings import settings
+from services.platform.settings import settings
 
 
 def bootstrap(seed: SeedOption = 7, days: DaysOption = 60) -> None:

@@ -7,10 +7,10 @@ import typer
 
 from services.cli.designs import DesignArgument, module
 from services.cli.output import JsonOption, bar, fail, out, show_json, table
-from services.skeleton.settings import settings
+from services.platform.settings import settings
 
 if TYPE_CHECKING:
-    from services.skeleton.comparison import Compared, Shown
+    from services.platform.evaluation.comparison import Compared, Shown
 
 
 def candidates(
@@ -25,9 +25,9 @@ def candidates(
       whiteboard candidates cv --seeds 1
       whiteboard candidates fraud --seeds 5 --json
     """
-    from services.skeleton.comparison import figures
+    from services.platform.evaluation.comparison import figures
 
-    comparison = module(design, "comparison")
+    comparison = module(design, "evaluation.comparison")
     try:
         found = comparison.compare(settings(), list(range(seeds)), bar)
     except (ValueError, OSError, RuntimeError) as error:

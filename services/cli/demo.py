@@ -13,7 +13,7 @@ from infra.local.supervisor import Supervisor
 from services.cli.output import JsonOption, bar, err, fail, out, say, show_json, table
 from services.cli.up import DaysOption, SeedOption, bring_up
 from services.fraud.problem import LATENCY_BUDGET_MS
-from services.skeleton.settings import Settings, settings
+from services.platform.settings import Settings, settings
 
 RateOption = Annotated[float, typer.Option(min=1, help="Transactions a second, open loop.")]
 # Pictures a second: through the store, and posted.
@@ -85,7 +85,7 @@ def pictures_verdict(figures: dict[str, Any]) -> list[str]:
 def _live(
     config: Settings, supervisor: Supervisor, rate: float, seconds: float, seed: int
 ) -> dict[str, Any]:
-    from services.fraud import scoreboard
+    from services.fraud.evaluation import run_report as scoreboard
     from services.fraud.simulator.run import play
 
     before = scoreboard.freshness_buckets(config)
@@ -103,7 +103,7 @@ def _live(
 
 
 def _pictures(config: Settings, seconds: float, seed: int) -> dict[str, Any]:
-    from services.cv_inspection import scoreboard
+    from services.cv_inspection.evaluation import run_report as scoreboard
     from services.cv_inspection.simulator.station import play
 
     with bar(f"live pictures, {PICTURES + POSTED:.0f}/s") as step:

@@ -8,7 +8,7 @@ from rich.panel import Panel
 
 from services.cli.designs import DesignArgument, DesignName, wiring
 from services.cli.output import JsonOption, out, show_json
-from services.skeleton.settings import settings
+from services.platform.settings import settings
 
 
 def describe(design: DesignArgument, as_json: JsonOption = False) -> None:

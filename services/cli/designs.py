@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from services.skeleton.design import Design
+from services.platform.design import Design
 
 
 class DesignName(StrEnum):

@@ -6,10 +6,10 @@ import typer
 
 from services.cli.designs import DesignArgument, DesignName, fraud_alone
 from services.cli.output import JsonOption, bar, fail, out, say, show_json, table
-from services.skeleton.settings import settings
+from services.platform.settings import settings
 
 if TYPE_CHECKING:
-    from services.fraud.drill import Drill
+    from services.fraud.evaluation.drill import Drill
 
 
 def drill(
@@ -28,7 +28,7 @@ def drill(
       whiteboard drill fraud --strength 0.5 --json
     """
     fraud_alone(design, "`whiteboard night cv` retrains the inspector")
-    from services.fraud.drill import plot, run
+    from services.fraud.evaluation.drill import plot, run
 
     try:
         found = run(candidate, strength, seed, bar)

@@ -53,7 +53,7 @@ def evaluate(
 
 
 def _handbook(file: Path, candidate: str, seed: int, week_only: bool, as_json: bool) -> None:
-    from services.fraud import handbook
+    from services.fraud.evaluation import handbook
 
     start = handbook.TRAIN_WEEK[0] if week_only else handbook.TRAIN_FROM
     found = asdict(handbook.evaluate(file, candidate, seed, bar, start))
@@ -70,7 +70,7 @@ def _handbook(file: Path, candidate: str, seed: int, week_only: bool, as_json: b
 
 
 def _magnetic_tile(file: Path, candidate: str, seeds: list[int], as_json: bool) -> None:
-    from services.cv_inspection import magnetic_tile
+    from services.cv_inspection.evaluation import magnetic_tile
 
     if not (file / "groups.csv").exists():
         fail(f"{file} has no groups.csv: without its groups a tile would be on both sides")

@@ -10,7 +10,7 @@ import typer
 
 from infra.local.supervisor import Supervisor
 from services.cli.output import bar, fail, say
-from services.skeleton.settings import settings
+from services.platform.settings import settings
 
 
 class Kind(StrEnum):

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from services.cli.designs import DesignArgument, DesignName
 from services.cli.output import JsonOption, bar, fail, out, say, show_json, table
-from services.skeleton.settings import settings
+from services.platform.settings import settings
 
 _BUDGET_MS = 50.0
 _KNEE_SECONDS = 15

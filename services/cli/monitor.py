@@ -8,7 +8,7 @@ import typer
 
 from services.cli.designs import DesignArgument, DesignName, module
 from services.cli.output import JsonOption, bar, fail, out, say, show_json, table
-from services.skeleton.settings import settings
+from services.platform.settings import settings
 
 
 def scorecard(
@@ -29,9 +29,9 @@ def scorecard(
       whiteboard scorecard fraud --drift covariate --strength 0.5 --seeds 15
       whiteboard scorecard cv --json
     """
-    from monitoring.scorecard import STRENGTHS, score
+    from monitoring.drift_benchmark import STRENGTHS, score
 
-    made = module(design, "scorecard")
+    made = module(design, "evaluation.drift_benchmark")
     unknown = set(drift or ()) - set(made.DRIFTS)
     if unknown:
         known = ", ".join(made.DRIFTS)
@@ -51,9 +51,9 @@ def scorecard(
 
 
 def _champion() -> Any:
-    from services.cv_inspection.model import DESIGN, read_model
-    from services.skeleton.champion import champion_path
-    from services.skeleton.lake import Lake
+    from services.cv_inspection.serving.model import DESIGN, read_model
+    from services.platform.models.served_model import champion_path
+    from services.platform.storage.lake import Lake
 
     try:
         return read_model(Lake(settings()).get(champion_path(DESIGN)))
@@ -100,15 +100,15 @@ def report(
     """
     from monitoring import report as made
     from monitoring.reference import Reference
-    from services.skeleton.champion import reference_path
-    from services.skeleton.lake import Lake, until
-    from services.skeleton.reports import report_path
+    from services.platform.models.served_model import reference_path
+    from services.platform.storage.lake import Lake, until
+    from services.platform.storage.reports import report_path
 
     config, lake = settings(), Lake(settings())
     try:
         with bar("reading decisions"):
             where = until(before.replace(tzinfo=UTC)) if before else None
-            version, window = module(design, "monitoring").newest(lake, last, where)
+            version, window = module(design, "monitoring.newest").newest(lake, last, where)
             known = Reference.from_bytes(lake.get(reference_path(design.value, version)))
         name = f"{datetime.now(UTC):%Y%m%dT%H%M%S}"
         path = path or config.home / "reports" / design.value / f"{name}.html"

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from services.skeleton.progress import Step
+from services.platform.progress import Step
 
 out = Console()
 err = Console(stderr=True)

@@ -11,7 +11,7 @@ import typer
 from services.cli.designs import DesignArgument, DesignName
 from services.cli.output import JsonOption, bar, fail, out, say, show_json, table
 from services.cli.up import SeedOption
-from services.skeleton.settings import settings
+from services.platform.settings import settings
 
 
 def cv_alone(design: DesignName) -> None:
@@ -38,7 +38,7 @@ def batch(
       whiteboard batch cv --manifest s3://lake/manifests/lot-17.csv --report lot-17-report.csv
     """
     cv_alone(design)
-    from services.cv_inspection import batch as run
+    from services.cv_inspection.serving import batch as run
 
     try:
         items = run.read_manifest(settings(), manifest)
@@ -68,7 +68,7 @@ def reconcile(design: DesignArgument, as_json: JsonOption = False) -> None:
       whiteboard reconcile cv
     """
     cv_alone(design)
-    from services.cv_inspection.reconciliation import reconcile as run
+    from services.cv_inspection.ingestion.reconciliation import reconcile as run
 
     try:
         found = asyncio.run(run(settings()))
@@ -118,10 +118,11 @@ def edge(
 
 
 def _build(store: Path, seed: int, as_json: bool) -> None:
-    from services.cv_inspection import quantisation, training
-    from services.cv_inspection.model import DESIGN, read_model
-    from services.skeleton.champion import champion_path
-    from services.skeleton.lake import Lake
+    from services.cv_inspection.edge import quantisation
+    from services.cv_inspection.retraining import training
+    from services.cv_inspection.serving.model import DESIGN, read_model
+    from services.platform.models.served_model import champion_path
+    from services.platform.storage.lake import Lake
 
     try:
         data = Lake(settings()).get(champion_path(DESIGN))
@@ -157,8 +158,8 @@ def _show_build(made: dict[str, Any]) -> None:
 
 
 def _run(store: Path, images: Path | None, as_json: bool) -> None:
-    from services.cv_inspection import edge as step8
-    from services.cv_inspection.model import read_model
+    from services.cv_inspection.edge import device as step8
+    from services.cv_inspection.serving.model import read_model
 
     if images is None:
         fail("which pictures? --images FOLDER")
@@ -185,7 +186,7 @@ def _run(store: Path, images: Path | None, as_json: bool) -> None:
 def _forward(store: Path, as_json: bool) -> None:
     from nats.errors import Error as NatsError
 
-    from services.cv_inspection import edge as step8
+    from services.cv_inspection.edge import device as step8
 
     try:
         with bar("forwarding") as step:

@@ -10,7 +10,7 @@ from services.cli.demo import RateOption
 from services.cli.designs import DesignArgument, fraud_alone
 from services.cli.output import JsonOption, bar, fail, say
 from services.cli.simulate import show
-from services.skeleton.settings import settings
+from services.platform.settings import settings
 
 
 def replay(
@@ -31,8 +31,8 @@ def replay(
       whiteboard replay fraud --file mine.csv --mapping mine.yaml --rate 100
     """
     fraud_alone(design, "`whiteboard train cv --data FOLDER` and `batch cv` take files")
-    from services.fraud import scoreboard
-    from services.fraud.replay import Mapping, happenings
+    from services.fraud.evaluation import run_report as scoreboard
+    from services.fraud.ingestion.replay import Mapping, happenings
     from services.fraud.simulator.run import replay as run
 
     try:

@@ -9,7 +9,7 @@ from services.cli.demo import PICTURES
 from services.cli.designs import DesignArgument, DesignName
 from services.cli.output import JsonOption, bar, fail, out, show_json, table
 from services.cli.up import SeedOption
-from services.skeleton.settings import settings
+from services.platform.settings import settings
 
 DriftOption = Annotated[
     str,
@@ -52,7 +52,7 @@ def simulate(
 
 
 def _transactions(rate: float, seconds: float, seed: int, drift: str) -> dict[str, Any]:
-    from services.fraud import scoreboard
+    from services.fraud.evaluation import run_report as scoreboard
     from services.fraud.simulator.drift import Drift
     from services.fraud.simulator.run import play
 
@@ -72,7 +72,7 @@ def _transactions(rate: float, seconds: float, seed: int, drift: str) -> dict[st
 def _pictures(
     rate: float, post_rate: float, seconds: float, seed: int, drift: str
 ) -> dict[str, Any]:
-    from services.cv_inspection import scoreboard
+    from services.cv_inspection.evaluation import run_report as scoreboard
     from services.cv_inspection.simulator.drift import Drift
     from services.cv_inspection.simulator.station import play
 

@@ -11,8 +11,8 @@ from infra.local.supervisor import Supervisor
 from services.cli.output import fail
 from services.cv_inspection import design as cv
 from services.fraud import design as fraud
-from services.skeleton.design import LAST, Service
-from services.skeleton.settings import Settings
+from services.platform.design import LAST, Service
+from services.platform.settings import Settings
 
 _READY_S = 60.0
 
@@ -21,7 +21,7 @@ def services(config: Settings) -> list[Service]:
     """Both designs' processes, and the scheduler that serves both."""
     names = (fraud.DESIGN.name, cv.DESIGN.name)
     port = {"metrics_port": config.metrics_port + 3}
-    scheduler = Service("scheduler", "services.skeleton.scheduler", names, port, LAST)
+    scheduler = Service("scheduler", "services.platform.retraining.scheduler", names, port, LAST)
     return [*fraud.services(config), *cv.services(config), scheduler]
 
 
@@ -94,7 +94,7 @@ def _wait_for_url(url: str, name: str) -> None:
 
 def _wait_for_bucket(config: Settings) -> None:
     """S3 answers a moment before it takes writes."""
-    from services.skeleton.lake import Lake
+    from services.platform.storage.lake import Lake
 
     end = time.monotonic() + _READY_S
     while True:

@@ -11,7 +11,7 @@ import psutil
 
 from infra.local.supervisor import Supervisor
 from services.cli.output import JsonOption, out, show_json, table
-from services.skeleton.settings import Settings, settings
+from services.platform.settings import Settings, settings
 
 
 def status(as_json: JsonOption = False) -> None:
@@ -70,7 +70,7 @@ def urls(config: Settings) -> dict[str, str]:
 def _alerts(config: Settings) -> list[dict[str, Any]]:
     """The newest alerts; none where NATS is away."""
     from monitoring.alerts import newest
-    from services.skeleton.stream import connect
+    from services.platform.streaming.consumer import connect
 
     async def read() -> list[dict[str, Any]]:
         nc = await connect(config, "status", patience_s=1.0)
@@ -87,8 +87,8 @@ def _alerts(config: Settings) -> list[dict[str, Any]]:
 
 def _reports(config: Settings) -> dict[str, str]:
     """By design, where the newest report is; none where S3 is away."""
-    from services.skeleton.lake import Lake
-    from services.skeleton.reports import newest_report
+    from services.platform.storage.lake import Lake
+    from services.platform.storage.reports import newest_report
 
     try:
         names = {design: newest_report(Lake(config), design) for design in ("fraud", "cv")}

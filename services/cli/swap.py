@@ -16,12 +16,12 @@ from infra.local.engines import environment
 from services.cli.designs import DesignArgument, DesignName, module
 from services.cli.output import JsonOption, bar, fail, out, say, show_json, table
 from services.cli.up import SeedOption
-from services.skeleton.settings import settings
+from services.platform.settings import settings
 
 if TYPE_CHECKING:
-    from services.skeleton.candidates import Floats
-    from services.skeleton.history import Record
-    from services.skeleton.retraining import Live, Outcome
+    from services.platform.models.candidates import Floats
+    from services.platform.models.promotion_log import Record
+    from services.platform.retraining.challenge import Live, Outcome
 
 PatienceOption = Annotated[
     float, typer.Option(min=1, help="Seconds to wait for live decisions to shadow.")
@@ -53,7 +53,7 @@ def swap(
       whiteboard swap fraud gnn_xgboost --retrain --watch
       whiteboard swap cv tiny_vit --traffic 10
     """
-    from services.skeleton import retraining
+    from services.platform.retraining import challenge as retraining
 
     live = _live(design, patience, traffic, seed)
     if watch:
@@ -77,7 +77,7 @@ def retrain(
     Examples:
       whiteboard retrain fraud --traffic 200
     """
-    from services.skeleton import retraining
+    from services.platform.retraining import challenge as retraining
 
     live = _live(design, patience, traffic, seed)
     _decide(design, lambda plan: retraining.retrain(plan, settings(), seed, bar, live), as_json)
@@ -95,7 +95,7 @@ def night(
     Examples:
       whiteboard night fraud --traffic 200
     """
-    from services.skeleton import retraining
+    from services.platform.retraining import challenge as retraining
 
     live = _live(design, patience, traffic, seed)
     _decide(design, lambda plan: retraining.night(plan, settings(), seed, bar, live), as_json)
@@ -112,7 +112,7 @@ def rollback(
       whiteboard rollback fraud --reason "complaints from the call centre"
     """
     # Not through the design's training: going back must not wait for its libraries.
-    from services.skeleton.promotion import NothingBefore, Succession
+    from services.platform.models.promotion import NothingBefore, Succession
 
     try:
         record = asyncio.run(Succession(settings(), design.value).roll_back(reason))
@@ -130,7 +130,7 @@ def history(design: DesignArgument, as_json: JsonOption = False) -> None:
     Examples:
       whiteboard history fraud
     """
-    from services.skeleton.promotion import Succession
+    from services.platform.models.promotion import Succession
 
     try:
         records = asyncio.run(Succession(settings(), design.value).history())
@@ -158,11 +158,11 @@ def _row(add: Callable[..., None], record: "Record") -> None:
 
 def _decide(design: DesignName, run: "Callable[[Any], Outcome]", as_json: bool) -> None:
     """Run what takes a design's plan, giving way to what answers, and show what became of it."""
-    from services.skeleton.process import stand_aside
+    from services.platform.runtime.worker import stand_aside
 
     stand_aside(os.getpid())
     try:
-        outcome = run(module(design, "retraining").PLAN)
+        outcome = run(module(design, "retraining.plan").PLAN)
     except KeyError as error:
         fail(str(error.args[0]))
     except ValueError as error:
@@ -213,7 +213,7 @@ def _gate(record: "Record") -> None:
 
 
 def _live(design: DesignName, patience: float, rate: float, seed: int) -> "Live":
-    from services.skeleton.retraining import Live
+    from services.platform.retraining.challenge import Live
 
     return Live(patience, lambda: _traffic(design, rate, seed)) if rate else Live(patience)
 

@@ -9,10 +9,10 @@ import typer
 from services.cli.designs import DesignArgument, DesignName, module, wiring
 from services.cli.output import JsonOption, bar, fail, out, say, show_json, table
 from services.cli.up import SeedOption
-from services.skeleton.settings import settings
+from services.platform.settings import settings
 
 if TYPE_CHECKING:
-    from services.skeleton.registry import Trained
+    from services.platform.models.registry import Trained
 
 
 def train(
@@ -38,8 +38,8 @@ def train(
       whiteboard train fraud --seed 1 --promote --json
       whiteboard train cv --data pictures/ --promote
     """
-    from services.skeleton.process import stand_aside
-    from services.skeleton.retraining import promote_unjudged
+    from services.platform.retraining.challenge import promote_unjudged
+    from services.platform.runtime.worker import stand_aside
 
     if data is not None and design is not DesignName.cv:
         fail("--data is for `whiteboard train cv`: fraud trains on the lake's history")
@@ -59,7 +59,7 @@ def train(
 def _train(design: DesignName, candidate: str, data: Path | None, seed: int) -> "Trained":
     """Train and register; end the command where that can't be done."""
     try:
-        training = module(design, "training")
+        training = module(design, "retraining.training")
         more = {} if data is None else {"folder": data}
         made: Trained = training.train(settings(), candidate, seed, bar, **more)
         return made

@@ -7,7 +7,7 @@ import typer
 from infra.local.supervisor import Supervisor
 from services.cli.output import bar, err, fail, say
 from services.cli.stack import start_engines, start_services
-from services.skeleton.settings import Settings, settings
+from services.platform.settings import Settings, settings
 
 SeedOption = Annotated[int, typer.Option(help="Seed of the simulated world and of training.")]
 DaysOption = Annotated[int, typer.Option(min=40, help="Days of history to simulate.")]
@@ -34,9 +34,9 @@ def down() -> None:
 def bootstrap_missing(config: Settings, seed: int, days: int) -> bool:
     """Make history and champions where they are missing. Returns whether they were."""
     # Training's libraries take seconds to import; `--help` need not wait for them.
-    from services.cv_inspection import bootstrap as cv
-    from services.fraud import bootstrap as fraud
-    from services.fraud.training import TooLittleHistory
+    from services.cv_inspection.simulator import bootstrap as cv
+    from services.fraud.retraining.training import TooLittleHistory
+    from services.fraud.simulator import bootstrap as fraud
 
     try:
         made = fraud.bootstrap(config, seed, days, bar)

@@ -1,7 +1,7 @@
 """The inspection design's wiring: its processes, and the figure that each step is known by."""
 
-from services.skeleton.design import LAST, NEXT, Design, Measured, Service
-from services.skeleton.settings import Settings
+from services.platform.design import LAST, NEXT, Design, Measured, Service
+from services.platform.settings import Settings
 
 
 def _money(minor: float) -> str:
@@ -47,12 +47,12 @@ DESIGN = Design(
 def services(settings: Settings) -> list[Service]:
     """The design's processes."""
     inspector = (
-        "services.cv_inspection.serving:create_app", "--factory", "--host", settings.host,
+        "services.cv_inspection.serving.app:create_app", "--factory", "--host", settings.host,
         "--port", str(settings.inspector_port),
         "--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning",
     )  # fmt: skip
     port = settings.metrics_port
-    names = ("worker", "lake_writer", "shadow", "monitor")
+    names = ("serving.worker", "ingestion.lake_writer", "monitoring.shadow", "monitoring.drift")
     worker, writer, shadow, monitor = (f"services.cv_inspection.{name}" for name in names)
     return [
         Service("inspector", "uvicorn", inspector, {"inspector_port": settings.inspector_port}),

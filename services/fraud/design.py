@@ -1,7 +1,7 @@
 """The fraud design's wiring: its processes, and the figure that each step is known by."""
 
-from services.skeleton.design import LAST, NEXT, Design, Measured, Service
-from services.skeleton.settings import Settings
+from services.platform.design import LAST, NEXT, Design, Measured, Service
+from services.platform.settings import Settings
 
 
 def _money(minor: float) -> str:
@@ -51,7 +51,7 @@ DESIGN = Design(
 def services(settings: Settings) -> list[Service]:
     """The design's processes."""
     scorer = (
-        "services.fraud.serving:create_app", "--factory", "--host", settings.host,
+        "services.fraud.serving.app:create_app", "--factory", "--host", settings.host,
         "--port", str(settings.scorer_port),
         "--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning",
     )  # fmt: skip
@@ -59,9 +59,15 @@ def services(settings: Settings) -> list[Service]:
     return [
         Service("scorer", "uvicorn", scorer, {"scorer_port": settings.scorer_port}),
         Service(
-            "feature-worker", "services.fraud.feature_worker", (), {"metrics_port": port}, NEXT
+            "feature-worker", "services.fraud.features.worker", (), {"metrics_port": port}, NEXT
         ),
-        Service("lake-writer", "services.fraud.lake_writer", (), {"metrics_port": port + 1}, LAST),
-        Service("shadow", "services.fraud.shadow", (), {"metrics_port": port + 2}, LAST),
-        Service("monitor", "services.fraud.monitor", (), {"metrics_port": port + 7}, LAST),
+        Service(
+            "lake-writer",
+            "services.fraud.ingestion.lake_writer",
+            (),
+            {"metrics_port": port + 1},
+            LAST,
+        ),
+        Service("shadow", "services.fraud.monitoring.shadow", (), {"metrics_port": port + 2}, LAST),
+        Service("monitor", "services.fraud.monitoring.drift", (), {"metrics_port": port + 7}, LAST),
     ]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from services.skeleton import kpi
+from services.platform.evaluation import cost as kpi
 
 CURRENCY: Final = "EUR"
 REVIEW_COST_MINOR = 500

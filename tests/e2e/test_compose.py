@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from services.cv_inspection.simulator.camera import Camera
-from services.fraud.serving import EXAMPLE
+from services.fraud.serving.app import EXAMPLE
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = "whiteboard-test"

@@ -14,13 +14,13 @@ import psutil
 import pytest
 
 from infra.local.engines import environment
-from services.skeleton.champion import CHALLENGER, champion_path, reference_path
-from services.skeleton.lake import Lake
-from services.skeleton.promotion import Succession, announce
-from services.skeleton.settings import Settings
-from services.skeleton.stream import connect
+from services.platform.models.promotion import Succession, announce
+from services.platform.models.served_model import CHALLENGER, champion_path, reference_path
+from services.platform.settings import Settings
+from services.platform.storage.lake import Lake
+from services.platform.streaming.consumer import connect
 from tests.conftest import DATA, make_settings
-from tests.unit.test_challengers import slowed
+from tests.unit.fraud.test_challengers import slowed
 
 pytestmark = pytest.mark.e2e
 KEYS = (

@@ -3,7 +3,7 @@
 import pytest
 
 from services.cli.output import bar
-from services.fraud.drill import DRIFT_DAY, run
+from services.fraud.evaluation.drill import DRIFT_DAY, run
 
 pytestmark = pytest.mark.e2e
 

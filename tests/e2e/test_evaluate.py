@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests.unit.vision_fixtures import make_tiles
+from tests.unit.cv_inspection.vision_fixtures import make_tiles
 
 pytestmark = pytest.mark.e2e
 

@@ -12,14 +12,14 @@ from nats.js.errors import NotFoundError
 from redis import Redis
 
 from infra.local.engines import environment
-from services.cv_inspection.bootstrap import make_streams as make_cv_streams
-from services.cv_inspection.ingestion import STREAMS as CV_STREAMS
-from services.fraud.bootstrap import make_streams
-from services.fraud.ingestion import LABEL, STREAMS, TX, Event, LabelEvent, subject
-from services.skeleton.history import HISTORY
-from services.skeleton.lake import Lake
-from services.skeleton.settings import Settings
-from services.skeleton.stream import connect
+from services.cv_inspection.ingestion.events import STREAMS as CV_STREAMS
+from services.cv_inspection.simulator.bootstrap import make_streams as make_cv_streams
+from services.fraud.ingestion.events import LABEL, STREAMS, TX, Event, LabelEvent, subject
+from services.fraud.simulator.bootstrap import make_streams
+from services.platform.models.promotion_log import HISTORY
+from services.platform.settings import Settings
+from services.platform.storage.lake import Lake
+from services.platform.streaming.consumer import connect
 
 
 @pytest.fixture

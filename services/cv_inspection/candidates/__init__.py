@@ -7,6 +7,6 @@ looks again. Why not anomaly detection on good parts alone? It is the better ans
 defects to learn from; a line that keeps its rejects has them.
 """
 
-from services.skeleton.candidates import Candidates
+from services.platform.models.candidates import Candidates
 
 CANDIDATES = Candidates(__name__)

@@ -5,8 +5,8 @@ Wu et al., "TinyViT: Fast Pretraining Distillation for Small Vision Transformers
 """
 
 from services.cv_inspection.candidates import CANDIDATES
-from services.cv_inspection.networks import Pyramid
-from services.cv_inspection.vision import ImageCandidate
+from services.cv_inspection.candidates.networks import Pyramid
+from services.cv_inspection.candidates.vision import ImageCandidate
 
 
 @CANDIDATES.register

@@ -4,8 +4,8 @@ Dosovitskiy et al., "An Image is Worth 16x16 Words", 2021.
 """
 
 from services.cv_inspection.candidates import CANDIDATES
-from services.cv_inspection.networks import DensePrediction
-from services.cv_inspection.vision import ImageCandidate
+from services.cv_inspection.candidates.networks import DensePrediction
+from services.cv_inspection.candidates.vision import ImageCandidate
 
 
 @CANDIDATES.register

@@ -19,14 +19,14 @@ from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.js.errors import NotFoundError
 
-from services.cv_inspection.ingestion import DECISIONS_STREAM, InspectionEvent
+from services.cv_inspection.ingestion.events import DECISIONS_STREAM, InspectionEvent
 from services.cv_inspection.problem import GOOD
 from services.cv_inspection.simulator.camera import LINES, LIVE_FROM, Camera, Shot
 from services.cv_inspection.simulator.drift import Drift
-from services.skeleton.lake import Lake
-from services.skeleton.progress import Step
-from services.skeleton.settings import Settings
-from services.skeleton.stream import (
+from services.platform.progress import Step
+from services.platform.settings import Settings
+from services.platform.storage.lake import Lake
+from services.platform.streaming.consumer import (
     Delivered,
     OrderedConsumer,
     connect,

@@ -4,6 +4,6 @@ XGBoost is the default: tabular features, a single row, microseconds, and a thre
 explain. What it cannot see is the inside of a cart, and who else shops where.
 """
 
-from services.skeleton.candidates import Candidates
+from services.platform.models.candidates import Candidates
 
 CANDIDATES = Candidates(__name__)

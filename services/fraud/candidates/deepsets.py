@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from services.fraud.candidates import CANDIDATES
-from services.fraud.features import BUCKETS, ITEMS
-from services.skeleton import neural
-from services.skeleton.neural import NeuralCandidate
+from services.fraud.features.states import BUCKETS, ITEMS
+from services.platform.torch import training as neural
+from services.platform.torch.training import NeuralCandidate
 
 
 class Network(nn.Module):

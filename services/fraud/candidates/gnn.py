@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from services.fraud.candidates import CANDIDATES
-from services.fraud.features import GRAPH, GRAPH_SIZE, PLACES
-from services.skeleton import neural
-from services.skeleton.neural import NeuralCandidate
+from services.fraud.features.states import GRAPH, GRAPH_SIZE, PLACES
+from services.platform.torch import training as neural
+from services.platform.torch.training import NeuralCandidate
 
 
 class Head(nn.Module):

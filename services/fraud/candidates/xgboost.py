@@ -12,9 +12,9 @@ from onnxmltools import convert_xgboost
 from onnxmltools.convert.common.data_types import FloatTensorType
 
 from services.fraud.candidates import CANDIDATES
-from services.skeleton.candidates import Candidate, Examples, Floats
-from services.skeleton.export import positive_only
-from services.skeleton.progress import Step
+from services.platform.models.candidates import Candidate, Examples, Floats
+from services.platform.models.export import positive_only
+from services.platform.progress import Step
 
 # TreeEnsembleClassifier is in ai.onnx.ml 1; the rest of the graph is one Gather.
 _OPSET = 15

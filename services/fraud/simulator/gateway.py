@@ -22,7 +22,7 @@ from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 from nats.js.kv import KeyValue
 
-from services.fraud.ingestion import (
+from services.fraud.ingestion.events import (
     LABEL,
     TX,
     Event,
@@ -36,8 +36,8 @@ from services.fraud.ingestion import (
 from services.fraud.simulator.drift import Drift, Schedule
 from services.fraud.simulator.tables import label, merged, transaction
 from services.fraud.simulator.traffic import DAY_US, START_US, Traffic
-from services.skeleton.progress import Step
-from services.skeleton.stream import ensure_bucket, insist
+from services.platform.progress import Step
+from services.platform.streaming.consumer import ensure_bucket, insist
 
 BUCKET = "simulator"
 _TIMEOUT_S = 10.0

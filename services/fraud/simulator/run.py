@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from services.fraud.simulator.drift import Drift
 from services.fraud.simulator.gateway import Gateway, Happening, Report, WorldState, happenings
 from services.fraud.simulator.traffic import START_US, Traffic
-from services.skeleton.progress import Step
-from services.skeleton.settings import Settings
-from services.skeleton.stream import connect
+from services.platform.progress import Step
+from services.platform.settings import Settings
+from services.platform.streaming.consumer import connect
 
 
 async def play(

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from services.fraud.ingestion import (
+from services.fraud.ingestion.events import (
     EPOCH,
     LABELS,
     TRANSACTIONS,

@@ -1,0 +1,1 @@
+"""Comparisons, published protocols, the drift benchmark and run reports."""

@@ -1,0 +1,1 @@
+"""Comparisons, published protocols, the drift benchmark, run reports and the drill."""

@@ -1,0 +1,1 @@
+"""Cost, metrics, and the comparison of candidates."""

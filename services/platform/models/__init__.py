@@ -1,0 +1,1 @@
+"""Models: one ONNX file each, their registry, and who is champion."""

@@ -1,0 +1,1 @@
+"""The model lifecycle: training, shadow mode, the gate, and the scheduler."""

@@ -1,0 +1,1 @@
+"""The lake on S3, its writer, and stored drift reports."""

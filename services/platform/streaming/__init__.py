@@ -1,0 +1,1 @@
+"""NATS JetStream: connections, ordered consumers, the outbox, message validation."""

@@ -1,0 +1,1 @@
+"""What candidates made of torch share."""

@@ -1,0 +1,354 @@
+"""A picture's way from the store to its result; killed, told twice, never told."""
+
+import asyncio
+import contextlib
+
+import httpx
+import numpy as np
+import orjson
+import pytest
+from nats.js.errors import NotFoundError
+
+from services.cv_inspection.edge import device as edge
+from services.cv_inspection.ingestion import reconciliation
+from services.cv_inspection.ingestion.events import (
+    DEAD_STREAM,
+    DECISIONS_STREAM,
+    INSPECTION,
+    STREAM,
+    VERDICT,
+    InspectionEvent,
+    Place,
+)
+from services.cv_inspection.problem import CLASSES
+from services.cv_inspection.retraining.outcomes import labelled, pictures
+from services.cv_inspection.serving import batch
+from services.cv_inspection.serving.app import create_app, publish_image
+from services.cv_inspection.serving.model import DESIGN
+from services.cv_inspection.serving.worker import NAME
+from services.cv_inspection.simulator.camera import Camera
+from services.platform.models.onnx import stamp
+from services.platform.models.promotion import announce
+from services.platform.models.served_model import champion_path
+from services.platform.retraining.shadow import shadow_table
+from services.platform.storage.lake import Lake
+from tests.integration.conftest import lag, until
+from tests.unit.cv_inspection.vision_fixtures import cv_card, quiet
+
+CAMERA = Camera(5, defects=0.5)
+
+
+@pytest.fixture
+def model(config, nc, vision_file):
+    """A champion in its place."""
+    data = stamp(vision_file, cv_card())
+    Lake(config).put(champion_path(DESIGN), data)
+    return data
+
+
+@contextlib.asynccontextmanager
+async def inspector(config):
+    """The app, its connections open."""
+    app = create_app(config)
+    transport = httpx.ASGITransport(app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://inspector") as http,
+    ):
+        yield http
+
+
+@pytest.fixture
+def line(config, model, worker):
+    """Inspector and worker as processes, where the store's webhook finds them."""
+    port = str(config.inspector_port)
+    worker("uvicorn", "services.cv_inspection.serving.app:create_app", "--factory", "--port", port)
+    return worker("services.cv_inspection.serving.worker")
+
+
+async def is_up(config):
+    async with httpx.AsyncClient() as http:
+        with contextlib.suppress(httpx.HTTPError):
+            return (await http.get(f"{config.inspector}/readyz")).status_code == 200
+
+
+def put(config, shot):
+    Lake(config, config.inbox).put(shot.key, shot.jpeg())
+
+
+def result(config, shot):
+    stem = Place.of(shot.key).stem
+    try:
+        return InspectionEvent.model_validate_json(Lake(config, config.results).get(f"{stem}.json"))
+    except FileNotFoundError:
+        return None
+
+
+async def count(nc, stream, subject=">"):
+    info = await nc.jetstream().stream_info(stream, subjects_filter=subject)
+    return sum((info.state.subjects or {}).values())
+
+
+async def test_a_posted_picture_is_answered(config, nc, model):
+    shot = CAMERA.shot(0)
+    async with inspector(config) as http:
+        answer = await http.post("/inspect?line=a&mask=png", content=shot.jpeg())
+        assert answer.status_code == 200
+        body = answer.json()
+        assert body["decision"] in ("pass", "reject", "review")
+        assert body["model"] == "efficientnet:1"
+        assert body["mask_png"]
+        for stage in ("wait", "decode", "scale", "infer", "decide", "encode"):
+            assert f"{stage};dur=" in answer.headers["Server-Timing"]
+        rle = (await http.post("/invocations", content=shot.jpeg())).json()
+        assert sum(rle["mask_rle"]) == rle["mask_size"] ** 2
+        assert (await http.get("/ping")).status_code == 200
+        await until(lambda: told(nc, 2))
+
+
+async def told(nc, number):
+    return await count(nc, DECISIONS_STREAM, f"{INSPECTION}.>") >= number
+
+
+async def test_what_is_no_picture_is_refused_and_the_inspector_lives(config, nc, model):
+    async with inspector(config) as http:
+        for data, word in ((b"<html>", "no JPEG"), (CAMERA.shot(1).jpeg()[:900], "unpacked")):
+            answer = await http.post("/inspect", content=data)
+            assert answer.status_code == 422
+            assert word in answer.json()["error"]
+        assert (await http.post("/inspect", content=b"x" * (17 << 20))).status_code == 413
+        assert (await http.post("/inspect?line=a%20b", content=b"")).status_code == 422
+        assert (await http.post("/inspect", content=CAMERA.shot(1).jpeg())).status_code == 200
+
+
+async def test_without_a_model_it_says_so(config, nc):
+    async with inspector(config) as http:
+        answer = await http.post("/inspect", content=CAMERA.shot(1).jpeg())
+        assert answer.status_code == 503
+        assert "whiteboard train cv" in answer.json()["error"]
+        assert (await http.get("/readyz")).status_code == 503
+
+
+async def test_more_pictures_than_fit_are_refused_at_once(config, nc, model):
+    async with inspector(config) as http:
+        posts = [http.post("/inspect", content=CAMERA.shot(2).jpeg()) for _ in range(60)]
+        codes = [a.status_code for a in await asyncio.gather(*posts)]
+    assert set(codes) == {200, 503}
+
+
+async def test_a_notice_needs_the_token_and_is_one_event_however_often_it_is_told(config, nc):
+    token = {"Authorization": f"Bearer {config.password.get_secret_value()}"}
+    data = orjson.dumps({"event_type": "create", "key": f"/buckets/{config.inbox}/a/b/c/1.jpg"})
+    async with inspector(config) as http:
+        for headers in ({}, {"Authorization": b"Bearer \xe9"}):
+            answer = await http.post("/events/s3", content=data, headers=headers)
+            assert answer.status_code == 401
+        for _ in range(3):
+            answer = await http.post("/events/s3", content=data, headers=token)
+            assert answer.json() == {"taken": True}
+        lost = data.replace(b"a/b/c/1.jpg", b"somewhere.jpg")
+        answer = await http.post("/events/s3", content=lost, headers=token)
+        assert answer.json()["taken"] is False
+        assert (await http.post("/events/s3", content=b"x", headers=token)).status_code == 422
+    assert await count(nc, STREAM) == 1
+    assert await count(nc, DEAD_STREAM) == 1
+
+
+async def test_a_verdict_is_kept_and_a_bad_one_named(config, nc):
+    async with inspector(config) as http:
+        good = orjson.dumps({"inspection_id": "0" * 32, "label": "scratch"})
+        assert (await http.post("/verdict", content=good)).status_code == 202
+        bad = await http.post("/verdict", content=b'{"label": "scratch"}')
+        assert bad.status_code == 422
+        assert "inspection_id" in bad.json()["error"]
+    assert await count(nc, STREAM, f"{VERDICT}.>") == 1
+
+
+async def test_the_store_itself_triggers_the_inspection(config, nc, line):
+    await until(lambda: is_up(config))
+    shots = [CAMERA.shot(n) for n in range(100, 106)]
+    for shot in shots:
+        put(config, shot)
+    await until(lambda: all(result(config, shot) for shot in shots), 30)
+    found = result(config, shots[0])
+    assert found.key == shots[0].key
+    mask = Lake(config, config.results).get(found.mask_key)
+    assert mask.startswith(b"\x89PNG")
+    await until(lambda: told(nc, 6))
+
+
+async def test_killed_and_told_twice_each_picture_is_inspected_once(config, nc, model, worker):
+    """Events come twice, the worker dies among them: one result and one event a picture."""
+    shots = [CAMERA.shot(n) for n in range(200, 240)]
+    for number, shot in enumerate(shots * 2):
+        put(config, shot)
+        await publish_image(nc, shot.key, shot.line, f"{number}")
+    first = worker("services.cv_inspection.serving.worker")
+    await until(lambda: told(nc, 5))
+    first.kill()
+    first.wait(10)
+    worker("services.cv_inspection.serving.worker")
+    await until(lambda: idle(nc), 60)
+    assert all(result(config, shot) for shot in shots)
+    assert await count(nc, DECISIONS_STREAM) == len(shots)
+
+
+async def idle(nc):
+    return await lag(nc, STREAM, NAME) == 0
+
+
+async def test_a_file_that_is_no_picture_is_put_aside_and_the_worker_lives(
+    config, nc, model, worker
+):
+    process = worker("services.cv_inspection.serving.worker")
+    inbox = Lake(config, config.inbox)
+    inbox.put("line-a/station-1/lot/broken.jpg", b"<html>")
+    for number, frame in enumerate(("broken", "gone")):
+        await publish_image(nc, f"line-a/station-1/lot/{frame}.jpg", "line-a", f"{number}")
+    shot = CAMERA.shot(300)
+    put(config, shot)
+    await publish_image(nc, shot.key, shot.line, "good")
+    await until(lambda: result(config, shot))
+    await until(lambda: idle(nc))
+    assert await count(nc, DEAD_STREAM) == 2
+    assert process.poll() is None
+    # It has a result that says why, so that the reconciliation does not tell of it for ever.
+    assert reconciliation.missed(config, old_enough_s=-5) == []
+
+
+async def test_a_picture_whose_event_never_came_is_found(config, nc, model, worker):
+    shot = CAMERA.shot(400)
+    inbox = Lake(config, config.inbox)
+    inbox.put(shot.key, shot.jpeg())
+    assert await reconciliation.reconcile(config, old_enough_s=60) == 0
+    assert await reconciliation.reconcile(config, old_enough_s=-5) == 1
+    worker("services.cv_inspection.serving.worker")
+    await until(lambda: result(config, shot))
+    assert reconciliation.missed(config, old_enough_s=-5) == []
+
+
+async def test_verdicts_and_pictures_come_back_as_lessons(config, nc, model, worker):
+    worker("services.cv_inspection.serving.worker")
+    worker("services.cv_inspection.ingestion.lake_writer")
+    shots = [CAMERA.shot(n) for n in range(500, 512)]
+    for shot in shots:
+        put(config, shot)
+        await publish_image(nc, shot.key, shot.line, shot.key)
+    await until(lambda: all(result(config, shot) for shot in shots))
+    for shot in shots[:8]:
+        body = {"inspection_id": result(config, shot).inspection_id, "label": shot.label}
+        await nc.jetstream().publish(f"{VERDICT}.{shot.label}", orjson.dumps(body))
+    await until(lambda: len(labelled(Lake(config), 0.0)) == 8)
+    found = labelled(Lake(config), 0.0)
+    lessons = pictures(config, found, CLASSES, 64, lambda *_: None)
+    truth = {shot.key: shot.label for shot in shots}
+    wanted = [CLASSES.index(truth[key]) for key in found.rows["key"]]
+    assert lessons.label.tolist() == wanted
+    assert np.array_equal(lessons.positive, np.array(wanted) > 0)
+    # One picture is gone by now, another was taken at its place: no verdict is on that.
+    inbox = Lake(config, config.inbox)
+    first, second = found.rows["key"][:2]
+    inbox.filesystem.delete_file(f"{inbox.bucket}/{first}")
+    inbox.put(second, CAMERA.shot(900).jpeg())
+    lessons = pictures(config, found, CLASSES, 64, lambda *_: None)
+    assert lessons.label.tolist() == wanted[2:]
+
+
+async def reads(nc, stream, durable):
+    """Whether somebody reads a stream by this name yet: shadow mode looks at what comes after."""
+    try:
+        await nc.jetstream().consumer_info(stream, durable)
+    except NotFoundError:
+        return False
+    return True
+
+
+async def test_a_challenger_looks_at_the_same_pictures(config, nc, model, vision_file, worker):
+    worker("services.cv_inspection.serving.worker")
+    Lake(config).put(champion_path(DESIGN, "challenger"), stamp(vision_file, cv_card(version=9)))
+    await announce(nc, DESIGN, 9, "challenger")
+    await announce(nc, DESIGN, 1)
+    worker("services.cv_inspection.monitoring.shadow")
+    await until(lambda: reads(nc, DECISIONS_STREAM, "shadow"))
+    shot = CAMERA.shot(600)
+    put(config, shot)
+    await publish_image(nc, shot.key, shot.line, "one")
+    await until(lambda: Lake(config).read(shadow_table(DESIGN)) is not None)
+    rows = Lake(config).read(shadow_table(DESIGN))
+    assert rows["score"][0].as_py() == pytest.approx(result(config, shot).defect, abs=1e-5)
+    assert rows["version"][0].as_py() == 9
+
+
+def test_a_batch_goes_on_where_it_stopped(config, model, tmp_path, nc):
+    shots = [CAMERA.shot(n) for n in range(700, 706)]
+    for shot in shots:
+        put(config, shot)
+    Lake(config, config.inbox).put("odd name/x.jpg", b"<html>")
+    manifest = tmp_path / "manifest.csv"
+    rows = [f"{config.inbox},{s.key}" for s in shots]
+    rows += [f"{config.inbox},odd+name/x.jpg", f"{config.inbox},none/n/n/n.jpg"]
+    manifest.write_text("\n".join(["Bucket,Key", *rows]), encoding="utf-8-sig")
+    items = batch.read_manifest(config, str(manifest))
+    report = tmp_path / "report.csv"
+    first = batch.run(config, items[:3], report, 2, lambda *_: None)
+    assert (first.succeeded, first.failed, first.resumed) == (3, 0, 0)
+    # Killed while it wrote the third row.
+    report.write_bytes(report.read_bytes()[:-5])
+    second = batch.run(config, items, report, 2, lambda *_: None)
+    assert (second.succeeded, second.failed, second.resumed) == (4, 2, 2)
+    text = report.read_text()
+    assert text.count("succeeded") == 6
+    assert "no such object" in text
+    assert "no JPEG or PNG" in text
+
+
+def test_a_report_is_not_written_over_something_else(config, model, tmp_path):
+    path = tmp_path / "manifest.csv"
+    path.write_text("inbox,a/b/c/d.jpg")
+    with pytest.raises(ValueError, match="no report of a batch"):
+        batch.run(config, [], path, 2, lambda *_: None)
+    assert path.read_text() == "inbox,a/b/c/d.jpg"
+
+
+@pytest.mark.parametrize("text", ["inbox", "inbox,", "a,b,c,d"])
+def test_a_manifest_that_is_none_names_its_line(config, tmp_path, text):
+    path = tmp_path / "manifest.csv"
+    path.write_text(f"inbox,a/b/c/d.jpg\n{text}\n")
+    with pytest.raises(ValueError, match="line 2"):
+        batch.read_manifest(config, str(path))
+
+
+@pytest.mark.parametrize("data", [b"inbox,\xff\xfe.jpg", b"inbox," + b"a" * 200_000])
+def test_a_file_that_is_no_manifest_is_named(config, tmp_path, data):
+    path = tmp_path / "manifest.csv"
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"manifest\.csv is no CSV"):
+        batch.read_manifest(config, str(path))
+
+
+async def test_what_the_edge_saw_is_forwarded_once(config, nc, vision_model, tmp_path):
+    folder = tmp_path / "pictures"
+    put_shots(folder, range(3))
+    edge.run(vision_model, folder, tmp_path, quiet)
+    away = config.model_copy(update={"nats_url": "nats://127.0.0.1:1"})
+    with pytest.raises(ConnectionError):
+        await edge.forward(away, tmp_path, quiet)
+
+    def run_on(done: int, _: int) -> None:
+        if done == 2:
+            put_shots(folder, [3])
+            edge.run(vision_model, folder, tmp_path, quiet)
+
+    # The line does not stop while it forwards, and what it sees then is not lost.
+    assert await edge.forward(config, tmp_path, run_on) == 3
+    assert await edge.forward(config, tmp_path, quiet) == 1
+    assert await edge.forward(config, tmp_path, quiet) == 0
+    assert edge.run(vision_model, folder, tmp_path, quiet).inspected == 0
+    assert await count(nc, DECISIONS_STREAM) == 4
+
+
+def put_shots(folder, numbers):
+    for shot in (CAMERA.shot(n) for n in numbers):
+        path = folder / shot.key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(shot.jpeg())

@@ -1,0 +1,116 @@
+"""The compiled reader and writer against Feast's own, on a real Redis."""
+
+from datetime import UTC, datetime
+
+import numpy as np
+import pandas as pd
+import pytest
+from feast.infra.online_stores.helpers import _mmh3, _redis_key
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+from feast.protos.feast.types.Value_pb2 import Value
+from hypothesis import given
+from hypothesis import strategies as st
+from redis import Redis
+
+from features.online import PROJECT, Layout, OnlineReader, OnlineTable
+from features.redis_connection import RedisLink
+from features.spec import SEQ, TIME
+from features.store import open_store
+from services.fraud.features.states import (
+    CUSTOMER,
+    FEATURES,
+    GRAPH,
+    OWN,
+    PAIR,
+    SPEC,
+    STATES,
+    vectors,
+)
+
+names = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), min_size=1, max_size=30)
+
+
+@pytest.fixture(scope="module")
+def store(config):
+    return open_store(config, SPEC)
+
+
+@given(names, names)
+def test_keys_are_feasts(customer, device):
+    ours = Layout.of(PAIR).key((customer, device))
+    proto = EntityKey(
+        join_keys=["customer_id", "device_id"],
+        entity_values=[Value(string_val=customer), Value(string_val=device)],
+    )
+    assert ours == _redis_key(PROJECT, proto, 3)
+
+
+@pytest.mark.parametrize("state", STATES, ids=lambda s: s.name)
+def test_fields_and_values_are_feasts(state):
+    layout = Layout.of(state)
+    row = np.random.default_rng(0).normal(size=state.width)
+    proto = Value()
+    proto.double_list_val.val.extend(row.tolist())
+    assert layout.value(row) == proto.SerializeToString()
+    assert layout.field == _mmh3(f"{state.name}:{state.name}")
+    unseen, read = layout.decode([None, layout.value(row)])
+    assert not unseen.any()
+    assert read.tobytes() == row.tobytes()
+    with pytest.raises(ValueError, match="does not fit"):
+        layout.decode([layout.value(row)[:-8]])
+
+
+def filled(state, rng, count):
+    rows = rng.uniform(0, 1e5, (count, state.width))
+    rows[:, SEQ] = np.arange(1, count + 1)
+    rows[:, TIME] = 1.65e9 + np.arange(count)
+    return rows
+
+
+async def test_feast_reads_what_we_write_and_reads_it_alike(store, config):
+    rng = np.random.default_rng(1)
+    entity = {"customer_id": "A", "merchant_id": "B", "device_id": "C", "ip": "10.0.0.9"}
+    with Redis.from_url(config.redis) as redis:
+        for view in (*STATES, *GRAPH):
+            key = tuple(entity[k] for k in view.keys)
+            OnlineTable(redis, view).store([key], filled(view, rng, 1))
+    own = {OWN[0]: 1.65e9 + 500.0, OWN[1]: 12.5, OWN[2]: 2.0, OWN[3]: 9.0}
+    service = store.get_feature_service("fraud_graph")
+    theirs = store.get_online_features(service, [{**entity, **own}]).to_dict()
+    rows = await OnlineReader(RedisLink(config.redis), (*STATES, *GRAPH)).read(entity)
+    ours = vectors(rows, np.array([list(own.values())]))[0]
+    assert [theirs[name][0] for name in FEATURES] == ours.tolist()
+
+
+async def test_we_read_what_feast_writes(store, config):
+    row = filled(CUSTOMER, np.random.default_rng(2), 1)
+    frame = pd.DataFrame(
+        {
+            "customer_id": ["written-by-feast"],
+            "event_timestamp": [datetime(2022, 4, 1, tzinfo=UTC)],
+            CUSTOMER.name: [row[0].tolist()],
+        }
+    )
+    store.write_to_online_store(CUSTOMER.name, df=frame)
+    with Redis.from_url(config.redis) as redis:
+        found = OnlineTable(redis, CUSTOMER).load([("written-by-feast",)])
+    assert found.tobytes() == row.tobytes()
+
+
+async def test_unseen_is_zero_and_null_is_nan(config):
+    rows = await OnlineReader(RedisLink(config.redis), STATES).read(
+        {"customer_id": "nobody", "merchant_id": "nowhere", "device_id": None, "ip": None}
+    )
+    assert not rows["customer_state"].any()
+    for name in ("device_state", "ip_state", "customer_device_state"):
+        assert np.isnan(rows[name]).all()
+
+
+def test_clearing_a_state_leaves_the_others(config):
+    with Redis.from_url(config.redis) as redis:
+        pairs, customers = OnlineTable(redis, PAIR), OnlineTable(redis, CUSTOMER)
+        pairs.store([("x*", "y?")], filled(PAIR, np.random.default_rng(3), 1))
+        customers.store([("x*",)], filled(CUSTOMER, np.random.default_rng(3), 1))
+        pairs.clear()
+        assert not pairs.load([("x*", "y?")]).any()
+        assert customers.load([("x*",)]).any()

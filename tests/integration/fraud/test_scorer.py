@@ -1,0 +1,391 @@
+"""The scorer against real engines of its own, which are stopped, killed and started again."""
+
+import asyncio
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+
+import httpx
+import orjson
+import pytest
+
+from features.aggregation import backfill
+from features.online import OnlineTable
+from infra.local.engines import engines, free_port
+from services.fraud.features.states import FEATURES, STATES, TABULAR, contributions
+from services.fraud.ingestion.events import DECISIONS_STREAM
+from services.fraud.monitoring.drift import observe
+from services.fraud.serving.app import EXAMPLE, MOST_BYTES, create_app
+from services.fraud.simulator.bootstrap import make_streams
+from services.platform.models.candidates import Examples
+from services.platform.models.onnx import stamp
+from services.platform.models.promotion import announce
+from services.platform.models.served_model import champion_path
+from services.platform.runtime.http import SYNTHETIC
+from services.platform.storage.lake import Lake
+from services.platform.streaming.consumer import Delivered, connect
+from tests.conftest import card, make_settings, start
+from tests.integration.conftest import until
+from tests.unit.fraud.test_ingestion import BAD
+
+
+class Engines:
+    """Engines of one test's own, by name; NATS and Redis run from the beginning."""
+
+    def __init__(self, config):
+        self.config = config
+        self._wanted = {p.name: p for p in engines(config)}
+        self._running = {}
+        for name in ("nats", "redis"):
+            self.start(name)
+
+    def start(self, name):
+        self._running[name] = start(self._wanted[name], self.config.home)
+
+    def signal(self, name, number):
+        self._running[name].send_signal(number)
+
+    def kill(self, name):
+        self._running[name].kill()
+        self._running[name].wait(10)
+
+    def stop(self):
+        for process in self._running.values():
+            process.send_signal(signal.SIGCONT)
+            process.kill()
+            process.wait(10)
+
+
+@pytest.fixture
+def own(config, tmp_path):
+    ports = {name: free_port() for name in ("nats_port", "nats_http_port", "redis_port")}
+    made = Engines(config.model_copy(update={"home": tmp_path, "bucket": "lake", **ports}))
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def champion(config, onnx):
+    lake = Lake(config)
+    lake.put(champion_path("fraud"), onnx)
+    yield onnx
+    lake.remove(["models"])
+
+
+@asynccontextmanager
+async def serving(config) -> AsyncIterator[httpx.AsyncClient]:
+    app = create_app(config)
+    async with app.router.lifespan_context(app):
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://scorer") as client:
+            yield client
+
+
+@pytest.fixture
+async def client(own, champion):
+    nc = await connect(own.config, "test")
+    await make_streams(nc.jetstream(), 0)
+    await nc.close()
+    async with serving(own.config) as made:
+        yield made
+
+
+async def decisions(config):
+    """Ids of the decisions in the stream."""
+    nc = await connect(config, "test")
+    try:
+        js = nc.jetstream()
+        info = await js.stream_info(DECISIONS_STREAM)
+        found = []
+        for seq in range(info.state.first_seq, info.state.last_seq + 1):
+            message = await js.get_msg(DECISIONS_STREAM, seq=seq)
+            found.append(orjson.loads(message.data))
+        return found
+    finally:
+        await nc.close()
+
+
+def asked(number=0, **changes):
+    return {**EXAMPLE, "transaction_id": f"t{number}", **changes}
+
+
+async def test_a_decision_and_its_event(client, own):
+    answer = await client.post("/score", json=EXAMPLE)
+    assert answer.status_code == 200
+    decision = answer.json()
+    assert decision["decision"] in ("approve", "decline")
+    assert decision["decision"] == ("decline" if decision["score"] >= 0.2 else "approve")
+    assert decision["model"] == "xgboost:1"
+    assert decision["degraded"] is False
+    stages = [part.split(";")[0] for part in answer.headers["Server-Timing"].split(", ")]
+    assert stages == ["validate", "fetch", "read", "infer", "encode"]
+
+    async def arrived():
+        return await decisions(own.config)
+
+    await until(arrived)
+    [event] = await decisions(own.config)
+    assert event["decision_id"] == decision["decision_id"]
+    assert len(event["features"]) == len(FEATURES)
+    assert event["seqs"] == {state.name: 0 for state in STATES}
+    assert event["synthetic"] is False
+
+
+async def test_a_load_tests_decisions_say_so(client, own):
+    answer = await client.post("/score", json=EXAMPLE, headers=SYNTHETIC)
+    assert answer.status_code == 200
+    await until(lambda: decisions(own.config))
+    [event] = await decisions(own.config)
+    assert event["synthetic"] is True
+    message = Delivered("fraud.decision.0", orjson.dumps(event), 1, 0, "")
+    assert observe(message) is None
+    assert observe(replace(message, data=orjson.dumps({**event, "synthetic": False})))
+
+
+async def test_it_scores_what_training_would(client, own, world, candidate):
+    """States in Redis, features read by the scorer, score by the native model: all agree."""
+    from redis import Redis
+
+    count = len(world.events)
+    folded = backfill(STATES, world.events, contributions)
+    with Redis.from_url(own.config.redis) as redis:
+        for done in folded.values():
+            OnlineTable(redis, done.state).store(done.keys, done.table)
+    row = world.transactions.slice(len(world.transactions) - 1).to_pylist()[0]
+    body = {k: row[k] for k in ("customer_id", "merchant_id", "device_id", "ip", "amount_minor")}
+    later = row["event_time"].replace(microsecond=0).isoformat()
+    answer = await client.post("/score", json=asked(1, event_time=later, cart=row["cart"], **body))
+
+    async def arrived():
+        return await decisions(own.config)
+
+    await until(arrived)
+    [event] = await decisions(own.config)
+    vector = [float("nan") if v is None else v for v in event["features"]]
+    assert answer.json()["score"] == pytest.approx(candidate.score(np_row(vector))[0], abs=1e-6)
+    assert 0 < max(event["seqs"].values()) <= count
+
+
+def np_row(vector):
+    import numpy as np
+
+    row = np.array([vector[: len(TABULAR)]])
+    return Examples(row, np.zeros(1, bool), np.zeros(1))
+
+
+@pytest.mark.parametrize(("field", "value"), BAD)
+async def test_bad_fields_are_a_422_that_names_them(client, field, value):
+    answer = await client.post("/score", json={**EXAMPLE, field: value})
+    assert answer.status_code == 422
+    assert answer.json()["error"].startswith(field)
+
+
+async def test_a_transaction_from_the_future_is_a_422(client):
+    answer = await client.post("/score", json={**EXAMPLE, "event_time": "2099-01-01T00:00:00Z"})
+    assert answer.status_code == 422
+    assert answer.json()["error"].startswith("event_time")
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"null", b"[1]", b"\xff\xfe", b'{"a": NaN}', b"[" * 9_999]
+)
+async def test_bad_json_is_a_422(client, body):
+    answer = await client.post("/score", content=body)
+    assert answer.status_code == 422
+    assert answer.json()["error"]
+
+
+async def test_large_bodies_are_a_413(client):
+    answer = await client.post("/score", content=b"x" * 10_000_000)
+    assert answer.status_code == 413
+    assert str(MOST_BYTES) in answer.json()["error"]
+
+    async def chunks():
+        for _ in range(100):
+            yield b"x" * 100_000
+
+    assert (await client.post("/score", content=chunks())).status_code == 413
+    items = [{"category": "bread", "price_minor": 1}] * 10_000
+    assert (await client.post("/score", json=asked(cart=items))).status_code in (413, 422)
+    assert (await client.post("/score", json=EXAMPLE)).status_code == 200
+
+
+async def test_redis_gone_degrades_and_recovers(client, own):
+    own.kill("redis")
+    for number in range(5):
+        answer = await client.post("/score", json=asked(number))
+        assert answer.status_code == 200
+        assert answer.json()["degraded"] is True
+    assert (await client.get("/readyz")).status_code == 200
+    own.start("redis")
+
+    async def whole():
+        return not (await client.post("/score", json=EXAMPLE)).json()["degraded"]
+
+    await until(whole)
+
+
+async def test_redis_that_hangs_degrades_and_recovers(client, own):
+    own.signal("redis", signal.SIGSTOP)
+    answers = await asyncio.gather(*(client.post("/score", json=asked(n)) for n in range(20)))
+    assert {a.status_code for a in answers} == {200}
+    assert all(a.json()["degraded"] for a in answers)
+    own.signal("redis", signal.SIGCONT)
+
+    async def whole():
+        return not (await client.post("/score", json=EXAMPLE)).json()["degraded"]
+
+    await until(whole)
+
+
+async def test_nats_gone_loses_no_decision(client, own):
+    sent = [(await client.post("/score", json=asked(n))).json()["decision_id"] for n in range(5)]
+    own.kill("nats")
+    for number in range(5, 40):
+        answer = await client.post("/score", json=asked(number))
+        assert answer.status_code == 200
+        sent.append(answer.json()["decision_id"])
+
+    async def spilled():
+        return (await client.get("/readyz")).json()["outbox_events"] >= 35
+
+    await until(spilled)
+    own.start("nats")
+
+    async def arrived():
+        found = {d["decision_id"] for d in await decisions(own.config)}
+        return found >= set(sent)
+
+    await until(arrived)
+
+    async def empty():
+        return (await client.get("/readyz")).json()["outbox_events"] == 0
+
+    await until(empty)
+
+
+async def test_it_starts_and_scores_without_nats_and_keeps_decisions_over_a_restart(own, champion):
+    own.kill("nats")
+    async with serving(own.config) as client:
+        answer = await client.post("/score", json=EXAMPLE)
+        assert answer.status_code == 200
+    own.start("nats")
+    nc = await connect(own.config, "test")
+    await make_streams(nc.jetstream(), 0)
+    await nc.close()
+    async with serving(own.config):
+
+        async def arrived():
+            return [d["decision_id"] for d in await decisions(own.config)]
+
+        await until(arrived)
+        assert await arrived() == [answer.json()["decision_id"]]
+
+
+async def promote(config, data, version):
+    Lake(config).put(champion_path("fraud"), data)
+    nc = await connect(config, "test")
+    await announce(nc, "fraud", version)
+    await nc.close()
+
+
+async def test_a_champion_is_exchanged_without_a_failed_request(client, own, candidate):
+    answers = []
+    done = asyncio.Event()
+
+    async def ask():
+        while not done.is_set():
+            answers.append(await client.post("/score", json=EXAMPLE))
+
+    asking = [asyncio.create_task(ask()) for _ in range(4)]
+    await promote(own.config, stamp(candidate.export(), card(version=2, threshold=0.9)), 2)
+    try:
+        await until(lambda: answers and answers[-1].json().get("model") == "xgboost:2")
+    finally:
+        done.set()
+        await asyncio.gather(*asking)
+    assert {a.status_code for a in answers} == {200}
+    assert {a.json()["model"] for a in answers} == {"xgboost:1", "xgboost:2"}
+
+
+@pytest.mark.parametrize("kind", ["corrupt", "foreign", "unknown feature"])
+async def test_a_bad_model_file_is_refused_and_the_champion_stays(client, own, candidate, kind):
+    files = {
+        "corrupt": b"not a model",
+        "foreign": stamp(candidate.export(), card(design="cv_inspection")),
+        "unknown feature": stamp(candidate.export(), card(features=("moon_phase", *TABULAR[1:]))),
+    }
+    await promote(own.config, files[kind], 3)
+
+    async def refused():
+        return (await client.get("/readyz")).json()["model_refused"]
+
+    await until(refused)
+    assert (await client.post("/score", json=EXAMPLE)).json()["model"] == "xgboost:1"
+    await promote(own.config, stamp(candidate.export(), card(version=4)), 4)
+
+    async def mended():
+        return (await client.post("/score", json=EXAMPLE)).json()["model"] == "xgboost:4"
+
+    await until(mended)
+
+
+async def test_a_champion_that_s3_did_not_give_is_asked_for_again(tmp_path, onnx):
+    made = make_settings(tmp_path)
+    every = Engines(made)
+    try:
+        nc = await connect(made, "test")
+        await announce(nc, "fraud", 1)
+        await nc.close()
+        async with serving(made) as client:
+            assert (await client.get("/readyz")).status_code == 503
+            every.start("seaweedfs")
+
+            async def stored():
+                with suppress(OSError):
+                    await asyncio.to_thread(Lake(made).put, champion_path("fraud"), onnx)
+                    return True
+
+            await until(stored)
+
+            async def ready():
+                return (await client.get("/readyz")).status_code == 200
+
+            await until(ready)
+    finally:
+        every.stop()
+
+
+async def test_without_a_model_it_says_what_to_do(own, config):
+    Lake(config).remove(["models"])
+    async with serving(own.config) as client:
+        assert (await client.get("/healthz")).status_code == 200
+        assert (await client.get("/readyz")).status_code == 503
+        answer = await client.post("/score", json=EXAMPLE)
+        assert answer.status_code == 503
+        assert "whiteboard train fraud" in answer.json()["error"]
+
+
+async def test_sagemaker_and_operations(client):
+    assert (await client.get("/ping")).status_code == 200
+    answer = await client.post("/invocations", json=EXAMPLE)
+    assert answer.json()["decision"] in ("approve", "decline")
+    text = (await client.get("/metrics")).text
+    assert 'requests_total{route="/invocations",status="200"}' in text
+    assert 'stage_duration_seconds_bucket{le="0.001",stage="infer"}' in text
+    spec = (await client.get("/openapi.json")).json()
+    body = spec["paths"]["/score"]["post"]["requestBody"]["content"]["application/json"]
+    assert body["example"] == EXAMPLE
+
+
+def test_serving_imports_no_training():
+    code = (
+        "import sys, services.fraud.serving.app\n"
+        "heavy = {'torch', 'xgboost', 'mlflow', 'feast', 'sklearn', 'matplotlib', 'onnx'}\n"
+        "sys.exit(', '.join(heavy & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,88 @@
+"""The bill from the lake: decisions and labels in, each period reckoned once, restarts or not."""
+
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from monitoring.quality import Ledger, table_of
+from services.fraud.ingestion.events import DECISIONS, LABELS
+from services.fraud.ingestion.tables import DECISIONS_TABLE, LABELS_TABLE
+from services.fraud.monitoring.quality import BILLS
+from services.platform.retraining.shadow import SHADOW, shadow_table
+from services.platform.storage.lake import Lake
+
+BEGIN = datetime(2022, 5, 1, tzinfo=UTC)
+DAYS, PER_DAY = 20, 120
+
+
+@pytest.fixture
+def lake(config):
+    made = Lake(config)
+    yield made
+    made.remove([DECISIONS_TABLE, LABELS_TABLE, shadow_table("fraud"), table_of("fraud")])
+
+
+def rows(begin, end):
+    rng = np.random.default_rng(0)
+    count = DAYS * PER_DAY
+    positive = rng.random(count) < 0.1
+    score = np.where(positive, rng.uniform(0.4, 1, count), rng.uniform(0, 0.6, count))
+    for n in range(count):
+        at = BEGIN + timedelta(days=n / PER_DAY)
+        if begin <= n / PER_DAY < end:
+            yield n, at, bool(positive[n]), float(score[n])
+
+
+def parties(n, at):
+    return {"seq": n + 1, "transaction_id": f"t{n}", "event_time": at, "customer_id": "c1",
+            "merchant_id": "m1", "device_id": None, "ip": None}  # fmt: skip
+
+
+def write(lake, begin, end):
+    """Decisions of some days, their labels a week late, and a challenger's scores of half."""
+    decisions, labels, shadow = [], [], []
+    for n, at, positive, score in rows(begin, end):
+        decision = {
+            "decision_id": f"d{n}", "decision": "decline" if score >= 0.5 else "approve",
+            "score": score, "threshold": 0.5, "model": "xgboost:1", "degraded": False,
+            "synthetic": n % PER_DAY == 7, "features": [], "seqs": [], "cart": [],
+            "amount_minor": 5_000,
+        }  # fmt: skip
+        decisions.append({**parties(n, at), **decision})
+        labels.append({**parties(n, at + timedelta(days=7)), "fraud": positive})
+        if n % 2:
+            shadow.append({"seq": n + 1, "event_time": at, "decision_id": f"d{n}", "version": 2,
+                           "model": "gnn:2", "score": float(positive), "threshold": 0.5,
+                           "seconds": 0.0, "champion_seconds": 0.0})  # fmt: skip
+    tables = ((DECISIONS_TABLE, DECISIONS, decisions), (LABELS_TABLE, LABELS, labels),
+              (shadow_table("fraud"), SHADOW, shadow))  # fmt: skip
+    for table, schema, made in tables:
+        lake.write(table, pa.Table.from_pylist(made, schema=schema), f"part-{begin}")
+
+
+def test_each_period_is_reckoned_once_when_its_labels_are_in(lake):
+    ledger = Ledger(lake, BILLS)
+    assert ledger.look() == []
+    write(lake, 0, 16)
+    # Of sixteen days two are past their dispute window, and the second may still go on.
+    first = ledger.look()
+    assert {(p.role, p.model) for p in first} == {
+        ("champion", "xgboost:1"),
+        ("challenger", "gnn:2"),
+    }
+    assert {p.begin for p in first} == {BEGIN.timestamp()}
+    champion = next(p for p in first if p.role == "champion")
+    challenger = next(p for p in first if p.role == "challenger")
+    assert champion.decisions == PER_DAY - 1  # one was a load test's
+    assert challenger.recall == challenger.precision == 1.0
+    assert champion.recall < 1.0
+    assert ledger.look() == []
+    # Another process goes on where this one stopped.
+    write(lake, 16, DAYS)
+    again = Ledger(lake, BILLS)
+    assert {p.begin for p in again.look()} == {
+        (BEGIN + timedelta(days=day)).timestamp() for day in range(1, 5)
+    }
+    assert len(lake.read(table_of("fraud"))) == 10

@@ -1,0 +1,71 @@
+"""The signal catalogue is the one source: what services show is what it lists, and back."""
+
+import asyncio
+import re
+import urllib.request
+from pathlib import Path
+
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from services.cli.stack import services
+from tests.conftest import wait_for_port
+
+ROOT = Path(__file__).resolve().parents[3]
+SIGNALS = yaml.safe_load((ROOT / "monitoring" / "signals.yaml").read_text())
+# Of the client library, and of the languages' runtimes.
+_FOREIGN = ("python_", "process_")
+
+
+def listed(service):
+    return {s["name"] for s in SIGNALS if service in s["services"]}
+
+
+def shown(port):
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+        text = answer.read().decode()
+    found = set()
+    for family in text_string_to_metric_families(text):
+        counter = family.type == "counter"
+        found.add(f"{family.name}_total" if counter else family.name)
+    # When a series began is no signal of its own.
+    return {n for n in found if not n.startswith(_FOREIGN) and not n.endswith("_created")}
+
+
+NAMES = sorted({name for signal in SIGNALS for name in signal["services"]})
+
+
+async def test_services_show_what_is_listed(config, nc, worker):
+    """All of them run; what a service lists it must show, and nothing that nobody lists."""
+    running = {s.name: s for s in services(config) if s.name in NAMES}
+    assert sorted(running) == NAMES
+    for service in running.values():
+        worker(service.module, *service.arguments)
+    known = {s["name"] for s in SIGNALS}
+    for name, service in running.items():
+        port = next(iter(service.ports.values()))
+        await asyncio.to_thread(wait_for_port, port, 120)
+        found = shown(port)
+        assert not listed(name) - found, name
+        assert not found - known, f"{name}: add them to monitoring/signals.yaml"
+
+
+def test_every_signal_has_a_unit_and_a_reason():
+    assert len({s["name"] for s in SIGNALS}) == len(SIGNALS)
+    for signal in SIGNALS:
+        assert set(signal) == {"name", "unit", "services", "why"}
+        assert signal["why"].endswith(".")
+
+
+def test_alert_rules_and_code_name_only_what_is_listed():
+    known = {s["name"] for s in SIGNALS}
+    rules = yaml.safe_load((ROOT / "infra" / "prometheus" / "alerts.yml").read_text())
+    for group in rules["groups"]:
+        for rule in group["rules"]:
+            assert rule["annotations"]["runbook"]
+            used = set(
+                re.findall(r"[a-z_]+_(?:seconds|total|events|psi|ks|share|rows)\b", rule["expr"])
+            )
+            used |= set(re.findall(r"[a-z_]+_seconds(?=_bucket)", rule["expr"]))
+            assert used, rule["alert"]
+            assert used <= known, rule["alert"]

@@ -1,0 +1,35 @@
+"""Reports, out of the real store by a URL."""
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from services.platform.storage.lake import Lake
+from services.platform.storage.reports import add_reports, report_path
+
+OLD, NEW = "20260301T120000", "20260302T120000"
+
+
+@pytest.fixture
+async def client(config):
+    app = FastAPI()
+    add_reports(app, "fraud", Lake(config))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as made:
+        yield made
+    Lake(config).remove(["reports"])
+
+
+async def test_the_newest_is_found_by_that_name_and_any_by_its_own(config, client):
+    for name in (OLD, NEW):
+        Lake(config).put(report_path("fraud", name), f"<html>{name}</html>".encode())
+    newest = await client.get("/reports/newest", follow_redirects=True)
+    assert newest.text == f"<html>{NEW}</html>"
+    assert newest.headers["content-type"].startswith("text/html")
+    assert (await client.get(f"/reports/{OLD}")).text == f"<html>{OLD}</html>"
+
+
+async def test_what_is_not_there_says_what_to_do(client):
+    answer = await client.get("/reports/newest")
+    assert (answer.status_code, "whiteboard report fraud" in answer.text) == (404, True)
+    assert (await client.get(f"/reports/{OLD}")).status_code == 404
+    assert (await client.get("/reports/a.b")).status_code == 422

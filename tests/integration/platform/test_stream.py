@@ -1,0 +1,175 @@
+"""The ordered consumer against a real server: order, restarts, gaps, dead letters."""
+
+import asyncio
+
+import pytest
+from nats.aio.msg import Msg
+from nats.js.api import StreamConfig
+
+from services.fraud.ingestion.events import DEAD, DEAD_STREAM, STREAM
+from services.platform.streaming.consumer import (
+    OrderedConsumer,
+    _place,
+    consume,
+    dead_letter,
+    ensure_stream,
+)
+from tests.integration.conftest import until
+
+
+async def fill(nc, count, begin=0):
+    js = nc.jetstream()
+    for n in range(begin, begin + count):
+        await js.publish("fraud.tx.0.0.0.0", str(n).encode())
+
+
+async def take(consumer, count):
+    """The first of them: a batch that came in two halves may bring more along."""
+    seen = []
+    async for batch in consumer.batches():
+        seen += batch
+        if len(seen) >= count:
+            break
+    return seen[:count]
+
+
+async def acknowledged(consumer, upto):
+    """The server takes an acknowledgement in some time after it was told."""
+
+    async def taken_in():
+        return await consumer.floor() >= upto
+
+    await until(taken_in)
+
+
+async def test_messages_come_in_order_and_resume_behind_the_last_acknowledged(nc):
+    await fill(nc, 50)
+    first = OrderedConsumer(nc, STREAM, "d", batch=20)
+    await first.start()
+    seen = await take(first, 20)
+    assert [int(m.data) for m in seen] == list(range(20))
+    await first.ack(seen[9])
+    await acknowledged(first, 10)
+    # The owner dies with ten messages in flight. Newer ones must not overtake them.
+    await fill(nc, 5, begin=50)
+    second = OrderedConsumer(nc, STREAM, "d", batch=20)
+    await second.start()
+    assert [int(m.data) for m in await take(second, 45)] == list(range(10, 55))
+
+
+async def test_a_lost_delivery_restarts_the_consumer_in_order(nc):
+    await fill(nc, 30)
+    consumer = OrderedConsumer(nc, STREAM, "d", batch=10)
+    await consumer.start()
+    seen = await take(consumer, 10)
+    await consumer.ack(seen[-1])
+    await acknowledged(consumer, 10)
+    await consumer._pull()
+    while len(consumer._buffer) < 5:
+        await asyncio.sleep(0.01)
+    del consumer._buffer[1]  # as when a connection breaks while messages are under way
+    rest = await take(consumer, 20)
+    assert [int(m.data) for m in rest] == list(range(10, 30))
+
+
+async def test_requests_do_not_pile_up(nc, monkeypatch):
+    monkeypatch.setattr("services.platform.streaming.consumer._PULL_EXPIRES_S", 0.2)
+    consumer = OrderedConsumer(nc, STREAM, "d", batch=10, linger_s=0.05)
+    await consumer.start()
+    reading = asyncio.create_task(take(consumer, 1_000))
+    for begin in range(0, 60, 12):
+        await fill(nc, 12, begin)
+        await asyncio.sleep(0.5)
+    waiting = (await nc.jetstream().consumer_info(STREAM, "d")).num_waiting
+    reading.cancel()
+    assert 1 <= waiting <= 2
+
+
+async def test_a_batch_is_tried_until_it_succeeds(nc):
+    await fill(nc, 3)
+    tries = []
+
+    async def handle(batch):
+        tries.append([int(m.data) for m in batch])
+        if len(tries) == 1:
+            raise OSError("the store is away")
+
+    consumer = OrderedConsumer(nc, STREAM, "d")
+    task = asyncio.create_task(consume(consumer, handle))
+    while len(tries) < 2 or await consumer.lag():
+        await asyncio.sleep(0.05)
+    task.cancel()
+    assert tries[0] == tries[1]
+
+
+async def test_lingering_gathers_what_comes_within_a_moment(nc):
+    consumer = OrderedConsumer(nc, STREAM, "d", batch=100, linger_s=0.5)
+    await consumer.start()
+    taking = asyncio.create_task(anext(consumer.batches()))
+    for n in range(10):
+        await fill(nc, 1, begin=n)
+        await asyncio.sleep(0.01)
+    assert len(await taking) == 10
+
+
+async def test_a_stream_can_begin_behind_a_history(nc):
+    js = nc.jetstream()
+    await js.delete_stream(STREAM)
+    await ensure_stream(js, STREAM, ["fraud.tx.>"], first_seq=1_001)
+    assert (await js.publish("fraud.tx.0.0.0.0", b"")).seq == 1_001
+
+
+async def test_a_stream_of_before_learns_atomic_batches(nc):
+    js = nc.jetstream()
+    await js.delete_stream(STREAM)
+    await js.add_stream(StreamConfig(name=STREAM, subjects=["fraud.tx.>"], first_seq=1_001))
+    await fill(nc, 3)
+    await ensure_stream(js, STREAM, ["fraud.tx.>"])
+    info = await js.stream_info(STREAM)
+    assert info.config.allow_atomic
+    assert (info.state.first_seq, info.state.messages) == (1_001, 3)
+
+
+async def test_an_owner_that_keeps_its_own_place_begins_there(nc):
+    await fill(nc, 10)
+    first = OrderedConsumer(nc, STREAM, "d")
+    await first.start(after=4)
+    seen = await take(first, 6)
+    assert [int(m.data) for m in seen] == list(range(4, 10))
+    await first.ack(seen[-1])
+    await acknowledged(first, 10)
+    second = OrderedConsumer(nc, STREAM, "d")
+    await second.start(after=8)
+    assert [int(m.data) for m in await take(second, 2)] == [8, 9]
+    # It kept a place in another stream, of which this one knows nothing.
+    third = OrderedConsumer(nc, STREAM, "d")
+    await third.start(after=1_000)
+    assert [int(m.data) for m in await take(third, 10)] == list(range(10))
+
+
+async def test_a_dead_letter_is_put_aside_once_with_its_reason(nc):
+    await fill(nc, 1)
+    consumer = OrderedConsumer(nc, STREAM, "d")
+    await consumer.start()
+    [message] = await take(consumer, 1)
+    js = nc.jetstream()
+    for _ in range(2):
+        await dead_letter(js, DEAD, "d", message, "amount_minor:\nmust be positive")
+    info = await js.stream_info(DEAD_STREAM)
+    assert info.state.messages == 1
+    kept = await js.get_msg(DEAD_STREAM, seq=info.state.last_seq)
+    assert kept.subject == f"{DEAD}.d"
+    assert kept.headers["Reason"] == "amount_minor: must be positive"
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "$JS.ACK.FRAUD.features.2.17.9.1764135000123456789.40",
+        "$JS.ACK.hub.ACCOUNT.FRAUD.features.2.17.9.1764135000123456789.40.token",
+    ],
+)
+def test_a_deliverys_place_is_what_the_client_reads(reply):
+    theirs = Msg(_client=None, reply=reply).metadata
+    assert _place(reply)[:2] == (theirs.sequence.stream, theirs.sequence.consumer)
+    assert _place(reply)[2] // 1_000_000_000 == int(theirs.timestamp.timestamp())

@@ -1,0 +1,69 @@
+"""A small inspection model, trained for real on a few pictures; made once a session."""
+
+import csv
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from services.cv_inspection.candidates.vision import ImageCandidate
+from services.cv_inspection.features.labelled_images import Pictures
+from services.cv_inspection.problem import CLASSES
+from services.cv_inspection.retraining import training
+from services.platform.models.onnx import ModelCard
+
+SIZE = 64
+SMALL = {"size": SIZE, "epochs": 2, "more_epochs": 1, "batch": 16, "weights": "auto"}
+
+
+def quiet(*_: int) -> None:
+    """A step nobody is told of."""
+
+
+@cache
+def shown(count: int = 96, first: int = 0, defects: float = 0.5) -> Pictures:
+    return training.simulated(3, first, count, defects, SIZE, quiet)
+
+
+def trained(name: str, **changes: object) -> ImageCandidate:
+    made = training.new_candidate(name, CLASSES, {**SMALL, **changes})
+    made.fit(shown(), shown(96, 500_000, 0.1), 0, quiet)
+    return made
+
+
+def cv_card(**changes: object) -> ModelCard:
+    made = ModelCard(
+        design="cv", candidate="efficientnet", version=1, features=("image",), classes=CLASSES,
+        threshold=0.1, kpi={"escape_minor": 6_000}, trained_on="test",
+        trained_at=datetime(2026, 1, 1, tzinfo=UTC),
+    )  # fmt: skip
+    return made.model_copy(update=changes)
+
+
+def make_tiles(folder: Path, count: int) -> None:
+    """Made-up magnetic tiles: so many good, so many with a blowhole, under two lights each."""
+    rng = np.random.default_rng(0)
+    rows = [("path", "class", "exp", "num", "group")]
+    for kind in ("MT_Free", "MT_Blowhole"):
+        (folder / kind / "Imgs").mkdir(parents=True)
+        for tile in range(count):
+            for light in range(2):
+                path = f"{kind}/Imgs/exp{light}_num_{tile}.jpg"
+                pixels, mask = _tile(rng, 90 + 40 * light, kind == "MT_Blowhole")
+                Image.fromarray(pixels).save(folder / path)
+                Image.fromarray(mask).save((folder / path).with_suffix(".png"))
+                rows.append((path, kind, str(light), str(tile), f"{kind}{tile}"))
+    with (folder / "groups.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+
+
+def _tile(rng: np.random.Generator, light: float, hole: bool) -> tuple[np.ndarray, np.ndarray]:
+    pixels = rng.normal(light, 8, (96, 96)).clip(0, 255).astype(np.uint8)
+    mask = np.zeros((96, 96), np.uint8)
+    if hole:
+        top, left = rng.integers(20, 60, 2)
+        mask[top : top + 12, left : left + 12] = 255
+        pixels[mask > 0] = 10
+    return pixels, mask

@@ -1,0 +1,128 @@
+"""Messages: what is refused, and that the refusal names the field."""
+
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import orjson
+import pytest
+from pydantic import ValidationError
+
+from services.fraud.ingestion.events import (
+    MOST_ITEMS,
+    Events,
+    LabelEvent,
+    Transaction,
+    TransactionEvent,
+    microseconds,
+    owned_subject,
+    parse,
+    subject,
+)
+from services.platform.streaming.consumer import Delivered
+from services.platform.streaming.messages import explain
+
+GOOD = {
+    "transaction_id": "t1",
+    "event_time": "2022-04-30T12:00:00.000001Z",
+    "customer_id": "c1",
+    "merchant_id": "m1",
+    "device_id": "d1",
+    "ip": "10.0.0.1",
+    "amount_minor": 1234,
+    "cart": [{"category": "bread", "price_minor": 1234}],
+}
+BAD = [
+    ("amount_minor", -1),
+    ("amount_minor", 12.5),
+    ("amount_minor", "NaN"),
+    ("amount_minor", 10**12),
+    ("currency", "DOGE"),
+    ("event_time", "2022-04-30T12:00:00"),
+    ("event_time", "yesterday"),
+    ("event_time", 1651320000),
+    ("event_time", "1822-04-30T12:00:00Z"),
+    ("event_time", "9999-04-30T12:00:00Z"),
+    ("customer_id", ""),
+    ("customer_id", "a b"),
+    ("customer_id", None),
+    ("customer_id", "c" * 65),
+    ("merchant_id", "m.>"),
+    ("ip", "300.1.2.3"),
+    ("cart", [{"category": "bread", "price_minor": 1}] * (MOST_ITEMS + 1)),
+    ("cart", [{"category": "bread", "price_minor": -1}]),
+    ("colour", "blue"),
+]
+
+
+@pytest.mark.parametrize(("field", "value"), BAD)
+def test_bad_fields_are_named(field, value):
+    with pytest.raises(ValidationError) as refusal:
+        Transaction.model_validate_json(orjson.dumps({**GOOD, field: value}))
+    assert explain(refusal.value).startswith(field)
+
+
+@pytest.mark.parametrize("raw", [b"", b"{", b"[]", b"null", b'{"amount_minor": NaN}', b"\xff"])
+def test_bad_json_is_refused(raw):
+    with pytest.raises(ValidationError) as refusal:
+        Transaction.model_validate_json(raw)
+    assert explain(refusal.value)
+
+
+def test_absent_device_and_cart_are_null():
+    bare = {k: v for k, v in GOOD.items() if k not in ("device_id", "ip", "cart")}
+    found = Transaction.model_validate_json(orjson.dumps(bare))
+    assert found.device_id is None
+    assert found.ip is None
+    assert found.cart == []
+    assert subject("fraud.tx", found, 16).endswith(".none.none")
+
+
+def test_a_subject_carries_a_shard_for_every_entity():
+    found = Transaction.model_validate_json(orjson.dumps(GOOD))
+    tokens = subject("fraud.tx", found, 4).split(".")
+    assert len(tokens) == 6
+    assert all(0 <= int(token) < 4 for token in tokens[2:])
+    assert owned_subject("merchant_id", 3) == "fraud.*.*.3.*.*"
+
+
+def delivered(data, published):
+    return Delivered("fraud.tx.1.1.1.1", orjson.dumps(data), 1, microseconds(published), "")
+
+
+def test_an_event_from_the_future_would_poison_a_state():
+    time = datetime(2022, 4, 30, 12, tzinfo=UTC)
+    assert isinstance(parse(delivered(GOOD, time)), TransactionEvent)
+    assert parse(delivered(GOOD, time - timedelta(hours=23)))
+    with pytest.raises(ValueError, match="event_time: more than a day ahead"):
+        parse(delivered(GOOD, time - timedelta(hours=25)))
+
+
+def test_time_and_money_become_float_once():
+    asked = TransactionEvent.model_validate_json(orjson.dumps(GOOD))
+    label = LabelEvent(
+        transaction_id="t1",
+        event_time=asked.event_time,
+        customer_id="c1",
+        merchant_id="m1",
+        fraud=True,
+    )
+    events = Events.of([asked, label], [7, 9])
+    assert events.time[0] == microseconds(asked.event_time) / 1e6
+    assert events.amount.tolist() == [12.34, 0.0]
+    assert events.sighting.tolist() == [True, False]
+    assert events.chargeback.tolist() == [False, True]
+
+
+def test_tables_and_messages_give_the_same_columns(world):
+    from services.fraud.simulator.tables import transaction
+
+    day = world.days[0]
+    asked = [TransactionEvent(**dict(transaction(day, i))) for i in range(200)]
+    one = Events.of(asked, list(range(200)))
+    table = world.transactions.slice(0, 200)
+    two = Events.from_tables(table, None)
+    assert one.time.tobytes() == two.time.tobytes()
+    assert one.amount.tobytes() == two.amount.tobytes()
+    for entity, keys in one.keys.items():
+        assert list(keys) == list(two.keys[entity])
+    assert np.array_equal(one.sighting, two.sighting)

@@ -1,0 +1,65 @@
+"""The load test: an open loop that stays one, distinct transactions, figures as they are."""
+
+from itertools import islice
+
+import orjson
+import pytest
+
+from loadtest import schedule
+from loadtest.bodies import bodies
+from loadtest.run import _by_time, _plot, _total
+from services.fraud.ingestion.events import Transaction
+
+STATS = "Type,Name,Request Count,Failure Count,50%,95%,99%,Requests/s\n"
+
+
+def test_a_stall_delays_one_request_and_brings_nobody_together(monkeypatch):
+    """Held up for 2.4 s, a user asks at once and is back at its own moment of the second."""
+    now = [100.0]
+    monkeypatch.setattr(schedule, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(schedule.gevent, "sleep", lambda s: now.__setitem__(0, now[0] + s))
+    user = schedule.OnSchedule()
+    user.on_start()
+    moment = now[0] % 1.0
+    now[0] += 2.4
+    waits = []
+    for _ in range(5):
+        wait = user.wait_time()
+        waits.append(wait)
+        now[0] += wait
+    assert waits[:2] == [0.0, 0.0]
+    assert waits[3:] == pytest.approx([1.0, 1.0])
+    assert now[0] % 1.0 == pytest.approx(moment)
+
+
+def test_bodies_are_transactions_and_none_comes_twice():
+    made = list(islice(bodies(), 500))
+    identities = {Transaction.model_validate_json(body).transaction_id for body in made}
+    assert len(identities) == 500
+    assert len({orjson.loads(body)["customer_id"] for body in made}) > 300
+    assert len(list(bodies(3))) == 3
+
+
+def test_those_who_load_together_ask_about_different_purchases():
+    first, second = set(bodies(500)), set(bodies(500, loader=1))
+    assert not first & second
+    assert first == set(bodies(500, loader=0))
+
+
+def test_locusts_figures_are_read_and_no_request_is_an_error(tmp_path):
+    path = tmp_path / "stats.csv"
+    path.write_text(STATS + "POST,/score,10,0,3,8,9,5.0\n,Aggregated,10,1,3,8,9,5.0\n")
+    assert _total(path)["Failure Count"] == "1"
+    path.write_text(STATS + ",Aggregated,0,0,N/A,N/A,N/A,0\n")
+    with pytest.raises(RuntimeError, match="no request"):
+        _total(path)
+
+
+def test_the_plot_is_of_all_requests_together_and_drawn_even_of_nothing(tmp_path):
+    history, head = tmp_path / "history.csv", "Timestamp,Name,50%,95%,99%\n"
+    history.write_text(f"{head}1,Aggregated,N/A,N/A,N/A\n1,Aggregated,0,0,0\n")
+    assert _by_time(history) == []
+    assert _plot(history, tmp_path / "plot.png", "fraud", 10).stat().st_size > 1_000
+    history.write_text(f"{head}2,/score,9,9,9\n2,Aggregated,3,8,9\n3,Aggregated,3,9,12\n")
+    assert [row["95%"] for row in _by_time(history)] == ["8", "9"]
+    assert _plot(history, tmp_path / "plot.png", "fraud", 10).stat().st_size > 1_000

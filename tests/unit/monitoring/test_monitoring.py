@@ -1,0 +1,175 @@
+"""The monitors: statistics by an independent hand, silence on clean streams, alarms on drift."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from monitoring.drift_benchmark import ANY, Stream, alarmed, score
+from monitoring.drift_monitor import Monitor, Windows
+from monitoring.multiple_testing import benjamini_hochberg
+from monitoring.reference import STATISTICS, Reference
+from monitoring.statistics.ks import ks
+from monitoring.statistics.page_hinkley import Sequential
+from monitoring.statistics.psi import LEAST_SHARE, psi
+
+NAMES = ("a", "b", "c", "score")
+
+
+def rows(rng, count=2_000, shift=0.0, missing=0.0):
+    made = rng.normal(size=(count, 4))
+    made[:, 0] += shift
+    made[rng.random(count) < missing, 1] = np.nan
+    made[:, 3] = 1 / (1 + np.exp(-made[:, 0]))
+    return made
+
+
+@pytest.fixture(scope="module")
+def reference():
+    rng = np.random.default_rng(0)
+    return Reference.of(NAMES, rows(rng, 30_000), [rows(rng) for _ in range(30)])
+
+
+@given(
+    st.lists(st.floats(-5, 5), min_size=1, max_size=80),
+    st.lists(st.floats(-5, 5), min_size=1, max_size=80),
+)
+def test_ks_is_scipys(one, other):
+    mine = ks(np.sort(one), np.array(other))
+    assert mine == pytest.approx(stats.ks_2samp(one, other).statistic, abs=1e-9)
+
+
+@given(st.lists(st.integers(0, 50), min_size=4, max_size=4).filter(any), st.data())
+def test_psi_is_its_formula(expected, data):
+    actual = data.draw(st.lists(st.integers(0, 50), min_size=4, max_size=4).filter(any))
+    by_hand = 0.0
+    for e, a in zip(expected, actual, strict=True):
+        e_share = max(e / sum(expected), LEAST_SHARE)
+        a_share = max(a / sum(actual), LEAST_SHARE)
+        by_hand += (a_share - e_share) * np.log(a_share / e_share)
+    assert psi(np.array(expected, float), np.array(actual, float)) == pytest.approx(
+        by_hand, abs=1e-9
+    )
+
+
+def test_benjamini_hochberg_is_scipys():
+    rng = np.random.default_rng(1)
+    for _ in range(50):
+        p = rng.random(20) ** rng.integers(1, 6)
+        adjusted = stats.false_discovery_control(p, method="bh")
+        assert np.array_equal(benjamini_hochberg(p, 0.05), adjusted <= 0.05)
+    assert benjamini_hochberg(np.array([np.nan, 0.0001]), 0.05).tolist() == [False, True]
+
+
+def test_a_reference_is_kept_whole(reference):
+    again = Reference.from_bytes(reference.to_bytes())
+    window = rows(np.random.default_rng(5))
+    assert again.names == reference.names
+    assert np.array_equal(again.distances(window), reference.distances(window))
+    assert np.array_equal(again.p_values(again.distances(window)),
+                          reference.p_values(reference.distances(window)))  # fmt: skip
+
+
+def test_clean_windows_raise_no_alarm(reference):
+    rng = np.random.default_rng(2)
+    monitor = Monitor(reference)
+    assert [i for i in range(300) if monitor.check(rows(rng)).findings] == []
+
+
+@pytest.mark.parametrize(
+    ("change", "detector", "column"),
+    [({"shift": 0.3}, "ks", "a"), ({"shift": 0.3}, "psi", "a"), ({"missing": 0.2}, "missing", "b")],
+)
+def test_drift_is_seen_at_once_and_named(reference, change, detector, column):
+    findings = Monitor(reference).check(rows(np.random.default_rng(3), **change)).findings
+    assert (detector, column) in {(f.detector, f.column) for f in findings}
+    assert not any(f.column == "c" for f in findings)
+
+
+def test_a_column_that_is_gone_altogether_is_an_alarm_not_a_crash(reference):
+    window = rows(np.random.default_rng(4))
+    window[:, 2] = np.nan
+    findings = Monitor(reference).check(window).findings
+    assert {f.detector for f in findings if f.column == "c"} == set(STATISTICS)
+
+
+def test_what_an_outage_left_unread_is_no_drift(reference):
+    """A tenth of the window, one stretch of it: column a is known all the same, the rest is not."""
+    window = rows(np.random.default_rng(4))
+    unread = np.zeros(window.shape, dtype=bool)
+    unread[500:700, 1:] = True
+    window[unread] = np.nan
+    assert {f.column for f in Monitor(reference).check(window).findings} > {"b", "c"}
+    assert Monitor(reference).check(window, unread).findings == []
+
+
+def test_a_window_of_which_nothing_was_read_is_judged_by_what_is_known(reference):
+    window = rows(np.random.default_rng(4), shift=0.3)
+    unread = np.zeros(window.shape, dtype=bool)
+    unread[:, 1:] = True
+    assert {f.column for f in Monitor(reference).check(window, unread).findings} == {"a"}
+
+
+def test_a_small_lasting_change_is_for_the_sequential_test():
+    """Fixed seed, fixed index: half a deviation above what is tolerated, and not before it."""
+    rng = np.random.default_rng(7)
+    test = Sequential(10.0, 2.0)
+    quiet = [test.update(v) for v in rng.normal(10, 2, 400)]
+    assert not any(quiet)
+    loud = [test.update(v) for v in rng.normal(14, 2, 60)]
+    assert loud.index(True) == 8
+
+
+def test_windows_are_cut_by_time_and_bounded_by_count():
+    by_time = Windows(span=10.0, least=3, most=100)
+    closed = [by_time.add(float(t), t) for t in range(25)]
+    assert [len(c) for c in closed if c is not None] == [10, 10]
+    assert closed[10] == list(range(10))
+    sparse = Windows(span=10.0, least=3, most=100)
+    assert all(sparse.add(20.0 * t, t) is None for t in range(3))
+    by_count = Windows(span=0.0, least=4, most=4)
+    assert sum(by_count.add(0.0, t) is not None for t in range(9)) == 2
+    assert len(by_count) == 1
+
+
+def test_a_scorecard_counts_delays_misses_and_false_alarms(reference):
+    rng = np.random.default_rng(8)
+    clean = [rows(rng) for _ in range(50)]
+    late = [*[rows(rng) for _ in range(2)], rows(rng, shift=1.0)]
+    never = [rows(rng) for _ in range(3)]
+    found = score(
+        iter([Stream(reference, "", 0.0, clean), Stream(reference, "shift", 1.0, late),
+              Stream(reference, "shift", 1.0, never)])
+    )  # fmt: skip
+    row = next(r for r in found.rows if r.detector == ANY)
+    assert (row.delay_windows, row.miss_rate, row.streams) == (3.0, 0.5, 2)
+    assert found.clean_windows == 50
+    assert found.false_alarms_per_1000[ANY] == 0.0
+    crying = score(iter([Stream(reference, "", 0.0, [rows(rng, shift=1.0)] * 10)]))
+    assert crying.false_alarms_per_1000["ks"] == 1_000.0
+
+
+def test_costs_are_known_when_labels_come(reference):
+    costs = np.r_[np.full(3, 5.0), np.full(10, 50.0)]
+    stream = Stream(reference, "concept", 1.0, [], costs, (5.0, 2.0), 14)
+    [first, *_] = alarmed(stream)["page_hinkley_cost"]
+    assert 14 + 3 <= first <= 14 + 5
+
+
+def test_too_few_clean_windows_are_refused():
+    rng = np.random.default_rng(0)
+    with pytest.raises(ValueError, match="too few"):
+        Reference.of(NAMES, rows(rng), [rows(rng)] * 3)
+
+
+def test_one_odd_row_is_no_drift_where_nothing_ever_varies():
+    """A column that is always 0 has clean distances of 0: any other would be infinitely far."""
+    rng = np.random.default_rng(11)
+    flat = [np.column_stack([np.zeros(200), rng.random(200)]) for _ in range(31)]
+    reference = Reference.of(("clipped", "score"), np.concatenate(flat[1:]), flat[1:])
+    odd = flat[0].copy()
+    odd[0, 0] = 0.5
+    assert Monitor(reference).check(odd).findings == []
+    odd[:20, 0] = 0.5
+    assert {f.column for f in Monitor(reference).check(odd).findings} == {"clipped"}
