@@ -1,6 +1,6 @@
-"""Micro-benchmarks of the fraud design's kernels: `make bench`. Never part of the test suite.
+"""Micro-benchmarks of the fraud design's kernels: `make bench`. Not part of the test suite.
 
-Rates are in the column OPS: multiply by the events of a round, printed in each name.
+The column OPS has rounds a second; the rates in events a second are printed.
 """
 
 import os
@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 
 from features.aggregation import backfill
-from features.online import Layout
+from features.online import RowLayout
 from features.spec import HALF_LIVES
-from services.fraud.features.backfill import simulate
-from services.fraud.features.states import FEATURES, STATES, contributions, own_columns, vectors
-from services.fraud.ingestion.events import Events, Transaction
+from services.fraud.features.kernel import contributions, feature_vectors
+from services.fraud.features.request import request_features
+from services.fraud.features.states import FEATURES, STATES
+from services.fraud.ingestion.columns import Events
+from services.fraud.ingestion.events import Transaction
+from services.fraud.simulator.history import simulate_days
 from services.fraud.simulator.population import Population
 from services.fraud.simulator.tables import label_table, transaction, transaction_table
 from services.fraud.simulator.traffic import Traffic, _day
@@ -31,7 +34,7 @@ def events():
     import pyarrow as pa
 
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # one core
-    made = simulate(Traffic(7), DAYS, lambda *_: None)
+    made = simulate_days(Traffic(7), DAYS, lambda *_: None)
     pairs = list(zip(made.days, made.seqs, strict=True))
     transactions = pa.concat_tables([transaction_table(d, s) for d, (s, _) in pairs])
     labels = pa.concat_tables(
@@ -41,7 +44,7 @@ def events():
 
 
 def test_backfill_events_per_second_on_one_core(benchmark, events):
-    """All five states, from columns to final rows, entities identified included."""
+    """All five states, from columns to final rows, including the mapping of entities to rows."""
     done = benchmark.pedantic(backfill, (STATES, events, contributions), rounds=5, warmup_rounds=1)
     assert done["customer_state"].table[:, 0].max() == len(events)
     benchmark.extra_info["events"] = len(events)
@@ -50,7 +53,7 @@ def test_backfill_events_per_second_on_one_core(benchmark, events):
 
 
 def test_simulated_transactions_per_second(benchmark):
-    population = Population.of(7)
+    population = Population.draw(7)
     assert len(population.weight)
     traffic = Traffic(7)
 
@@ -65,8 +68,8 @@ def test_simulated_transactions_per_second(benchmark):
 
 def test_one_request_reads_its_features(benchmark, day):
     rows = {s.name: np.ones((1, s.width)) for s in STATES}
-    own = np.array([own_columns(transaction(day, 0))])
-    found = benchmark(vectors, rows, own)
+    own = np.array([request_features(transaction(day, 0))])
+    found = benchmark(feature_vectors, rows, own)
     assert found.shape == (1, len(FEATURES))
     assert len(HALF_LIVES) == 4
 
@@ -77,9 +80,9 @@ def test_one_request_is_validated(benchmark, day):
 
 
 def test_one_request_decodes_its_rows(benchmark):
-    """The reader: five states' rows as Redis answers them, to arrays."""
-    layouts = [Layout.of(state) for state in STATES]
-    raws = [layout.value(np.ones(layout.state.width)) for layout in layouts]
+    """The reader: rows of five states from Redis' replies to arrays."""
+    layouts = [RowLayout.of(state) for state in STATES]
+    raws = [layout.value(np.ones(layout.view.width)) for layout in layouts]
 
     def decode():
         return [layout.decode((raw,)) for layout, raw in zip(layouts, raws, strict=True)]
@@ -88,8 +91,8 @@ def test_one_request_decodes_its_rows(benchmark):
 
 
 def test_a_thousand_rows_are_encoded(benchmark):
-    """The writer: what Redis is told to keep of a state's rows, times included."""
-    layout = Layout.of(STATES[0])
+    """The writer: rows of a state to Redis commands, event times included."""
+    layout = RowLayout.of(STATES[0])
     addresses = [layout.key((f"c{n}",) * len(STATES[0].keys)) for n in range(1_000)]
     rows = np.ones((1_000, STATES[0].width))
-    assert len(benchmark(layout.writes, addresses, rows)) == 1_000
+    assert len(benchmark(layout.write_commands, addresses, rows)) == 1_000

@@ -1,1 +1,1 @@
-"""The feature store: accumulators, their Feast definitions, and the two hot paths around Redis."""
+"""The feature store: accumulators, their Feast definitions, a fast Redis reader and writer."""

@@ -1,13 +1,14 @@
-"""Accumulators: what is stored is a state, what a model sees is a reading of it at request time.
+"""Accumulators: Redis stores a state per entity; features are computed from it at request time.
 
-A window written to a store is stale the moment time moves on. A state is not: the time-decayed sum
+A window aggregate written to a store is out of date as soon as time moves on. A state is not: the
+time-decayed sum
 
     s(t) = s(t0) * 2 ** (-(t - t0) / h)
 
 can be read at any later t, exactly. `fold` is the only function that changes a state and `decayed`
-the only one that reads a sum, offline and online alike, so the two cannot drift apart.
+the only one that reads a sum, offline and online alike, so training and serving cannot differ.
 
-How a row is laid out is in `features/spec.py`.
+`features/spec.py` describes the layout of a row.
 
 Source: forward decay, Cormode et al., "Forward Decay: A Practical Time Decay Model for Streaming
 Systems", ICDE 2009 (exponential case).
@@ -15,26 +16,24 @@ Systems", ICDE 2009 (exponential case).
 
 import numpy as np
 
-from features.jit import compiled
-from features.spec import (
-    FIRST_SEQ,
-    HALF_LIVES,
-    LAST_SEEN,
-    SEQ,
-    SUMS,
-    TIME,
-    Booleans,
-    Floats,
-    Integers,
-)
+from features.jit import jit
+from features.spec import FIRST_SEQ, HALF_LIVES, LAST_SEEN, SEQ, SUMS, TIME
+from services.platform.types import Booleans, Floats, Integers
 
 
-@compiled
+@jit
 def decayed(row: Floats, index: int, half_life: float, t: float) -> float:
     """Read the sum at `index` of a state row as of event time `t` (seconds).
 
-    A reading from before the state's own time (a late request) sees the state as it stands:
-    the future cannot be taken out of a sum, and growing it would be worse.
+    For `t` before the state's own time (a late request) the sum is returned as stored: events
+    cannot be removed from a sum, and growing it would be worse.
+
+    >>> row = np.zeros(SUMS + 4)
+    >>> row[TIME], row[SUMS] = 1000.0, 8.0
+    >>> decayed(row, SUMS, 3600.0, 1000.0 + 7200.0)
+    2.0
+    >>> decayed(row, SUMS, 3600.0, 0.0)
+    8.0
     """
     age = t - row[TIME]
     if age <= 0.0:
@@ -42,9 +41,12 @@ def decayed(row: Floats, index: int, half_life: float, t: float) -> float:
     return row[index] * np.exp2(-age / half_life)
 
 
-@compiled
+@jit
 def _add(row: Floats, time: float, values: Floats) -> None:
-    """Fold one event into a row. A late event adds its value decayed to the row's own time."""
+    """Add one event's values (measures,) to a row.
+
+    A late event is decayed to the row's own time before it is added.
+    """
     age = time - row[TIME]
     for h in range(HALF_LIVES.size):
         factor = np.exp2(-abs(age) / HALF_LIVES[h])
@@ -58,50 +60,50 @@ def _add(row: Floats, time: float, values: Floats) -> None:
         row[TIME] = time
 
 
-@compiled
+@jit
 def fold(
     table: Floats,
     rows: Integers,
     seqs: Integers,
     times: Floats,
-    sightings: Booleans,
+    is_transaction: Booleans,
     values: Floats,
-    slots: Integers,
-    before: Floats,
+    snapshot_index: Integers,
+    snapshots: Floats,
     first: Booleans,
 ) -> None:
     """Fold N events into a table of states, in the order given.
 
     An event at or below its row's `seq` was applied before and changes nothing, so redelivery is
-    harmless. An event with seq 0 is thereby a probe: it only reads.
+    harmless. An event with seq 0 is therefore a probe: it only reads.
 
     Args:
         table: (K, width) states, changed in place.
         rows: (N,) index into `table`, or -1 where the event has no such entity.
-        seqs: (N,) stream sequence of each event, rising but for probes.
+        seqs: (N,) stream sequence of each event, ascending except for probes.
         times: (N,) event time, seconds since the epoch.
-        sightings: (N,) true for a transaction, false for a label.
+        is_transaction: (N,) true for a transaction, false for a label.
         values: (N, measures) what each event adds.
-        slots: (N,) index into `before`, or -1 to leave the event's row out.
-        before: (M, width) receives rows as they were before their event, NaN without entity.
-        first: (N,) receives whether the event is the entity's first sighting. It stays true when
-            the same event is delivered again.
+        snapshot_index: (N,) index into `snapshots`, or -1 to take no snapshot at this event.
+        snapshots: (M, width) receives rows as they were before their event, NaN without entity.
+        first: (N,) receives whether the event is the entity's first transaction. It stays true
+            when the same event is delivered again.
     """
     for n in range(rows.size):
         if rows[n] < 0:
             first[n] = False
-            if slots[n] >= 0:
-                before[slots[n], :] = np.nan
+            if snapshot_index[n] >= 0:
+                snapshots[snapshot_index[n], :] = np.nan
             continue
         row = table[rows[n]]
-        if slots[n] >= 0:
-            before[slots[n], :] = row
-        first[n] = sightings[n] and (row[FIRST_SEQ] == 0.0 or row[FIRST_SEQ] == seqs[n])
+        if snapshot_index[n] >= 0:
+            snapshots[snapshot_index[n], :] = row
+        first[n] = is_transaction[n] and (row[FIRST_SEQ] == 0.0 or row[FIRST_SEQ] == seqs[n])
         if seqs[n] <= row[SEQ]:
             continue
         _add(row, times[n], values[n])
         row[SEQ] = seqs[n]
-        if sightings[n]:
+        if is_transaction[n]:
             row[LAST_SEEN] = max(row[LAST_SEEN], times[n])
             if row[FIRST_SEQ] == 0.0:
                 row[FIRST_SEQ] = seqs[n]

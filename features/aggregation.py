@@ -1,7 +1,6 @@
-"""Fold events that come as columns: a batch off the stream, or all of history at once.
+"""Fold events that come as columns: a batch off the stream, or the whole history at once.
 
-The stream worker, the backfill and the skew audit all come through `fold_events`, and so through
-the one kernel.
+The feature worker, the backfill and the skew audit all call `fold_events`, and so share one kernel.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,32 +11,46 @@ import numpy as np
 import pandas as pd
 
 from features.accumulators import fold
-from features.spec import Booleans, Columns, Floats, Integers, Key, State
+from features.spec import Key, KeyColumns, State
+from services.platform.types import Booleans, Floats, Integers
 
 
 class EventColumns(Protocol):
     """N events as columns, in stream order; see the arguments of `fold`."""
 
     @property
-    def seq(self) -> Integers: ...
+    def seq(self) -> Integers:
+        """(N,) stream sequence."""
+
     @property
-    def time(self) -> Floats: ...
+    def time(self) -> Floats:
+        """(N,) event time, UTC seconds."""
+
     @property
-    def sighting(self) -> Booleans: ...
+    def is_transaction(self) -> Booleans:
+        """(N,) true for a transaction, false for a label."""
+
     @property
-    def keys(self) -> Columns: ...
+    def keys(self) -> KeyColumns:
+        """For each entity, its (N,) keys, None where absent."""
+
     def __len__(self) -> int: ...
 
 
-# (state, events, first sightings by state name) -> (N, measures): what each event adds.
+# (state, events, first transactions by state name) -> (N, measures): what each event adds.
 Contributions = Callable[[State, Any, Mapping[str, Booleans]], Floats]
 
 
-def identify(state: State, columns: Columns) -> tuple[Integers, list[Key]]:
-    """Number the entities among N events.
+def identify(state: State, columns: KeyColumns) -> tuple[Integers, list[Key]]:
+    """Number the distinct entities among N events.
 
     Returns:
         (N,) index into the keys, -1 where a part of the key is null; and the distinct keys.
+
+    >>> pair = State("pair", ("customer", "device"), ("count",), shard="device")
+    >>> codes, keys = identify(pair, {"customer": ["a", "b", "a"], "device": ["x", None, "x"]})
+    >>> codes.tolist(), keys
+    ([0, -1, 0], [('a', 'x')])
     """
     codes, uniques = pd.factorize(np.asarray(columns[state.keys[0]], dtype=object))
     keys: list[Key] = [(k,) for k in uniques]
@@ -56,70 +69,79 @@ def fold_events(
     rows: Mapping[str, Integers],
     tables: Mapping[str, Floats],
     contributions: Contributions,
-    slots: Integers | None = None,
+    snapshot_index: Integers | None = None,
 ) -> dict[str, Floats]:
     """Fold N events into the tables of several states, in place.
 
     Args:
-        rows, tables: By state name: (N,) rows of the events, and (K, width) states.
-        contributions: What each event adds; may look at the first sightings of earlier states.
-        slots: (N,) where to put each event's row as of before it, or -1; None for nowhere.
+        rows: By state name, (N,) row of each event, -1 for none.
+        tables: By state name, (K, width) states.
+        contributions: What each event adds. It is given the first transactions of the states that
+            come earlier in `states`.
+        snapshot_index: (N,) where to store each event's row as of before it, -1 for no snapshot;
+            None for no snapshots at all.
 
     Returns:
-        By state name: (M, width) rows as of before the events that have a slot, M of them.
+        By state name, (M, width) snapshots: the rows as of before each event that has an index.
     """
-    # One layout of arguments, one compiled version: columns out of Arrow are read-only.
+    # Numba compiles one version per array layout; columns that come from Arrow are read-only.
     seq = np.require(events.seq, np.int64, ["C", "W"])
     time = np.require(events.time, np.float64, ["C", "W"])
-    sighting = np.require(events.sighting, np.bool_, ["C", "W"])
-    nowhere = np.full(len(events), -1, dtype=np.int64)
-    slots = nowhere if slots is None else slots
-    count = int(slots.max(initial=-1)) + 1
+    is_transaction = np.require(events.is_transaction, np.bool_, ["C", "W"])
+    if snapshot_index is None:
+        snapshot_index = np.full(len(events), -1, dtype=np.int64)
+    count = int(snapshot_index.max(initial=-1)) + 1
     first: dict[str, Booleans] = {}
-    before: dict[str, Floats] = {}
+    snapshots: dict[str, Floats] = {}
     for state in states:
         first[state.name] = np.zeros(len(events), dtype=np.bool_)
-        before[state.name] = np.empty((count, state.width))
+        snapshots[state.name] = np.empty((count, state.width))
         fold(
-            tables[state.name], rows[state.name], seq, time, sighting,
-            contributions(state, events, first), slots, before[state.name], first[state.name],
+            tables[state.name], rows[state.name], seq, time, is_transaction,
+            contributions(state, events, first), snapshot_index, snapshots[state.name],
+            first[state.name],
         )  # fmt: skip
-    return before
+    return snapshots
 
 
 @dataclass(frozen=True)
-class Backfilled:
-    """The outcome for one state.
+class BackfilledState:
+    """One state's rows after a backfill of N events.
 
     Attributes:
-        keys: The K entities seen. table: (K, width) their states after the last event.
-        rows: (N,) which of them each event touched, -1 for none.
-        before: (M, width) rows as of before the events that had a slot.
+        state: The state.
+        keys: The K distinct entities.
+        table: (K, width) rows after the last event.
+        rows: (N,) index into `table` for each event, -1 for none.
+        snapshots: (M, width) rows as of before the events that have a snapshot index.
     """
 
     state: State
     keys: list[Key]
     table: Floats
     rows: Integers
-    before: Floats
+    snapshots: Floats
 
 
 def backfill(
     states: Sequence[State],
     events: EventColumns,
     contributions: Contributions,
-    slots: Integers | None = None,
-) -> dict[str, Backfilled]:
-    """Fold N events, in stream order, into states that start empty.
+    snapshot_index: Integers | None = None,
+) -> dict[str, BackfilledState]:
+    """Fold N events, in stream order, into states that start empty. By state name.
 
     Args:
-        slots: (N,) where to keep the row as of before an event, -1 for nowhere.
+        contributions: See `fold_events`.
+        snapshot_index: (N,) where to store the row as of before an event, -1 for no snapshot.
     """
     identified = {state.name: identify(state, events.keys) for state in states}
     rows = {name: codes for name, (codes, _) in identified.items()}
     tables = {s.name: np.zeros((len(identified[s.name][1]), s.width)) for s in states}
-    before = fold_events(states, events, rows, tables, contributions, slots)
+    snapshots = fold_events(states, events, rows, tables, contributions, snapshot_index)
     return {
-        s.name: Backfilled(s, identified[s.name][1], tables[s.name], rows[s.name], before[s.name])
+        s.name: BackfilledState(
+            s, identified[s.name][1], tables[s.name], rows[s.name], snapshots[s.name]
+        )
         for s in states
     }

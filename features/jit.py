@@ -1,7 +1,7 @@
-"""The one place that says how kernels are compiled: float64, IEEE arithmetic, no fast maths.
+"""How kernels are compiled: float64, IEEE arithmetic, no fast maths.
 
-Fast maths would let the compiler reorder sums, and the same events would give other bytes in the
-backfill than in the worker.
+Fast maths would let the compiler reorder sums, and the backfill and the worker would compute
+different bytes from the same events.
 """
 
 from collections.abc import Callable
@@ -12,6 +12,6 @@ import numba
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def compiled(function: F) -> F:
-    """Compile a function on first call and keep the machine code beside its file."""
+def jit(function: F) -> F:
+    """Compile a function at its first call and cache the machine code beside its source file."""
     return cast(F, numba.njit(cache=True, fastmath=False)(function))

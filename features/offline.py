@@ -1,10 +1,10 @@
-"""Feast's offline store over one DuckDB ASOF JOIN: point in time, strictly before, in seconds.
+"""A Feast offline store on a DuckDB ASOF JOIN: the last state strictly before each row.
 
-A Feast extension point (`offline_store.type` names this class). Feast's own stores join rows with
-timestamp <= the entity's, so a transaction would see the state it produced itself (see
-docs/adr/0002). The order joined on is the stream's sequence where the entity rows carry one
-(`seq`), else the event time: online, a request sees what came before it in the stream, which for
-a late event is not what came before it in time.
+Feast loads this class through `offline_store.type`. Feast's own stores join rows with
+timestamp <= the entity row's, so a transaction would see the state that it produced itself (see
+docs/adr/0002). The join is ordered by the stream's sequence where the entity rows have one
+(`seq`), else by event time: online, a request sees what came before it in the stream, which for
+a late event differs from what came before it in time.
 """
 
 from collections.abc import Callable, Sequence
@@ -34,13 +34,13 @@ from services.platform.storage.lake import Lake
 
 
 class AsofOfflineStoreConfig(FeastConfigBaseModel):
-    """Configuration of the store: nothing but its own name."""
+    """Configuration of the store; it has no settings."""
 
     type: Literal["features.offline.AsofOfflineStore"] = "features.offline.AsofOfflineStore"
 
 
 class AsofRetrievalJob(RetrievalJob):
-    """A query that runs when its result is asked for."""
+    """A query that runs when its result is read."""
 
     def __init__(
         self,
@@ -61,12 +61,12 @@ class AsofRetrievalJob(RetrievalJob):
 
     @property
     def on_demand_feature_views(self) -> list[OnDemandFeatureView]:
-        """Readings that Feast computes on top of the joined states."""
+        """Feature groups that Feast computes from the joined states."""
         return self._on_demand
 
     @property
     def metadata(self) -> RetrievalMetadata | None:
-        """What was asked for."""
+        """The features and keys requested, and their range of time."""
         return self._metadata
 
     def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
@@ -91,7 +91,7 @@ class AsofRetrievalJob(RetrievalJob):
 
 
 class AsofOfflineStore(OfflineStore):
-    """Reads Parquet from S3 or disk, joins in DuckDB."""
+    """Reads Parquet files from S3 or disk and joins them in DuckDB."""
 
     @staticmethod
     def get_historical_features(
@@ -104,17 +104,16 @@ class AsofOfflineStore(OfflineStore):
         full_feature_names: bool = False,
         **kwargs: Any,
     ) -> RetrievalJob:
-        """The states of each row's entities as of strictly before it, in the rows' order.
+        """The states of each row's entities strictly before the row, in the rows' order.
 
         Args:
-            entity_df: Join keys, `event_timestamp`, what the readings take from a request, and
-                optionally `seq`.
+            entity_df: Join keys, `event_timestamp`, the request features, and optionally `seq`.
 
         Raises:
-            ValueError: `entity_df` is no frame, or lacks its time.
+            ValueError: `entity_df` is not a DataFrame, or has no column `event_timestamp`.
         """
         if not isinstance(entity_df, pd.DataFrame):
-            raise ValueError("entity_df: a DataFrame is needed, not SQL or a range of time")
+            raise ValueError("entity_df: must be a DataFrame, not SQL or a range of time")
         if TIME_COLUMN not in entity_df:
             raise ValueError(f"entity_df: no column {TIME_COLUMN!r}")
         frame = entity_df
@@ -146,7 +145,7 @@ class AsofOfflineStore(OfflineStore):
         start_date: datetime,
         end_date: datetime,
     ) -> RetrievalJob:
-        """Each entity's newest row within a range of time: what Feast materializes."""
+        """Each entity's newest row within a range of time, for Feast's materialization."""
         source = _dataset(data_source)
         chosen = ", ".join([*join_key_columns, *feature_name_columns, timestamp_field])
         newest = ", ".join([timestamp_field, SEQ_COLUMN])
@@ -186,7 +185,7 @@ class AsofOfflineStore(OfflineStore):
         return AsofRetrievalJob(lambda: source.to_table(columns=chosen, filter=keep))
 
     def validate_data_source(self, config: RepoConfig, data_source: DataSource) -> None:
-        """The files come with the first backfill, after the views that describe them."""
+        """Check the type only: the first backfill writes the files after the views exist."""
         if not isinstance(data_source, FileSource):
             raise TypeError(f"{type(data_source).__name__}: this store reads Parquet files")
 
@@ -203,7 +202,7 @@ def _dataset(source: DataSource | None) -> ds.Dataset:
 
 
 def _join(frame: pd.DataFrame, views: Sequence[FeatureView], full_names: bool) -> pa.Table:
-    """One ASOF LEFT JOIN a view. DuckDB does not keep order, so the rows carry their number."""
+    """One ASOF LEFT JOIN per view. DuckDB does not keep row order, hence the row number."""
     order = SEQ_COLUMN if SEQ_COLUMN in frame else TIME_COLUMN
     with duckdb.connect() as db:
         db.execute("SET TimeZone = 'UTC'")
@@ -224,11 +223,11 @@ def _join_view(
     keys = [e.name for e in view.entity_columns]
     names = [f.name for f in view.features]
     prefix = f"{view.projection.name_to_use()}__" if full_names else ""
-    stamp = source.timestamp_field
-    column = SEQ_COLUMN if order == SEQ_COLUMN else stamp
+    timestamp = source.timestamp_field
+    column = SEQ_COLUMN if order == SEQ_COLUMN else timestamp
     db.register("source", _dataset(source).scanner(columns=[*keys, *names, column]).to_table())
     absent = " OR ".join(f"j.{key} IS NULL" for key in keys)
-    # A null key is no entity: one NaN, which a reading spreads over the row.
+    # A null key gives a list of one NaN, which `state_log.stack` expands to a row of NaN.
     picked = (
         f"CASE WHEN {absent} THEN ['NaN'::DOUBLE] ELSE v.{name} END AS \"{prefix}{name}\""
         for name in names

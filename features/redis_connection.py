@@ -1,8 +1,8 @@
-"""One connection to Redis that all requests of a process share.
+"""One Redis connection that all requests of a process share.
 
-A pool hands each request a connection of its own and packs its commands anew; on a path of a
-millisecond that is most of it. Here the commands of requests that overlap go down one socket in the
-order they were asked, and the answers come back in that order, which is what Redis promises
+A connection pool gives each request a connection of its own and packs its commands in Python; on a
+path of a millisecond that is most of the time. Here overlapping requests send their commands over
+one socket, and Redis replies in the order in which it received them
 (https://redis.io/docs/latest/develop/use/pipelining/). hiredis packs and parses.
 """
 
@@ -18,167 +18,178 @@ from redis.asyncio.connection import parse_url
 from redis.exceptions import ResponseError
 
 Command = tuple[bytes | str, ...]
-PATIENCE_S = 5.0
-_READ_FIRST_S = 0.001
+TIMEOUT_S = 5.0
+_READ_GRACE_S = 0.001
 
 
 @dataclass
-class _Asked:
-    """Answers that are on their way to one asker."""
+class _Pending:
+    """The replies to one call of `execute`.
 
-    answer: asyncio.Future[list[Any]]
-    wanted: int
-    end: float
-    got: list[Any] = field(default_factory=list)
+    Attributes:
+        future: Receives the replies.
+        expected: Number of replies.
+        deadline: Event loop time at which the call times out.
+        replies: Those received so far.
+    """
+
+    future: asyncio.Future[list[Any]]
+    expected: int
+    deadline: float
+    replies: list[Any] = field(default_factory=list)
 
 
-class _Wire(asyncio.Protocol):
-    """Matches answers to askers, in order."""
+class _Protocol(asyncio.Protocol):
+    """Matches replies to calls, in order."""
 
     def __init__(self) -> None:
         self._reader = hiredis.Reader()
-        self._asked: deque[_Asked] = deque()
+        self._pending: deque[_Pending] = deque()
         self._transport: asyncio.Transport | None = None
-        self._out: list[bytes] = []
-        self._watch: asyncio.TimerHandle | None = None
-        self._watch_at = math.inf
+        self._write_buffer: list[bytes] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = math.inf
 
     @property
-    def up(self) -> bool:
+    def connected(self) -> bool:
         return self._transport is not None and not self._transport.is_closing()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's transports are no subclass of asyncio's.
+        # uvloop's transports do not subclass asyncio's.
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
         self._reader.feed(data)
         while (value := self._reader.gets()) is not False:
-            self._take(value)
+            self._deliver(value)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        for asked in self._asked:
-            if not asked.answer.done():
-                asked.answer.set_exception(ConnectionError("redis went away"))
-        self._asked.clear()
+        for pending in self._pending:
+            if not pending.future.done():
+                pending.future.set_exception(ConnectionError("the connection to redis was lost"))
+        self._pending.clear()
 
-    def ask(self, packed: bytes, wanted: int, patience_s: float) -> asyncio.Future[list[Any]]:
+    def execute(self, packed: bytes, expected: int, timeout_s: float) -> asyncio.Future[list[Any]]:
         if self._transport is None or self._transport.is_closing():
-            raise ConnectionError("redis is away")
+            raise ConnectionError("redis is not connected")
         loop = asyncio.get_running_loop()
-        asked = _Asked(loop.create_future(), wanted, loop.time() + patience_s)
-        self._asked.append(asked)
-        if not self._out:
+        pending = _Pending(loop.create_future(), expected, loop.time() + timeout_s)
+        self._pending.append(pending)
+        if not self._write_buffer:
             loop.call_soon(self._flush)
-        self._out.append(packed)
-        if self._watch_at > asked.end:
-            self._look_at(asked.end)
-        return asked.answer
+        self._write_buffer.append(packed)
+        if self._timer_at > pending.deadline:
+            self._set_timer(pending.deadline)
+        return pending.future
 
     def close(self) -> None:
         if self._transport is not None:
             self._transport.close()
 
     def _flush(self) -> None:
-        """Send what was asked in this turn of the loop at once: one system call for all."""
+        """Send all commands of this turn of the event loop in one system call."""
         if self._transport is not None:
-            self._transport.write(b"".join(self._out))
-        self._out.clear()
+            self._transport.write(b"".join(self._write_buffer))
+        self._write_buffer.clear()
 
-    def _due(self) -> None:
-        """Somebody's time is up, but a loop that was held up runs timers before it reads."""
-        self._watch = asyncio.get_running_loop().call_later(_READ_FIRST_S, self._give_up)
+    def _on_timer(self) -> None:
+        """Wait for one more read: a loop that was blocked runs timers before it reads sockets."""
+        self._timer = asyncio.get_running_loop().call_later(_READ_GRACE_S, self._expire)
 
-    def _give_up(self) -> None:
-        """Tell those who waited long enough; one timer for all of them, not one a request."""
+    def _expire(self) -> None:
+        """Time out the overdue calls; all calls share one timer."""
         loop = asyncio.get_running_loop()
-        waiting = [asked for asked in self._asked if not asked.answer.done()]
-        late = [asked for asked in waiting if asked.end <= loop.time()]
-        for asked in late:
-            asked.answer.set_exception(TimeoutError("redis does not answer in time"))
-        self._watch, self._watch_at = None, math.inf
-        if ends := [asked.end for asked in waiting if not asked.answer.done()]:
-            self._look_at(min(ends))
+        waiting = [pending for pending in self._pending if not pending.future.done()]
+        overdue = [pending for pending in waiting if pending.deadline <= loop.time()]
+        for pending in overdue:
+            pending.future.set_exception(TimeoutError("redis does not answer in time"))
+        self._timer, self._timer_at = None, math.inf
+        if deadlines := [p.deadline for p in waiting if not p.future.done()]:
+            self._set_timer(min(deadlines))
 
-    def _look_at(self, end: float) -> None:
-        if self._watch is not None:
-            self._watch.cancel()
-        # Kept beside the timer: of one that is due already, uvloop makes a handle without `when`.
-        self._watch_at = end
-        self._watch = asyncio.get_running_loop().call_at(end, self._due)
+    def _set_timer(self, deadline: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        # Stored separately: for a timer that is already due, uvloop's handle has no `when`.
+        self._timer_at = deadline
+        self._timer = asyncio.get_running_loop().call_at(deadline, self._on_timer)
 
-    def _take(self, value: Any) -> None:
-        asked = self._asked[0]
-        asked.got.append(value)
-        if len(asked.got) == asked.wanted:
-            self._asked.popleft()
-            # Whoever waited has given up or gone; the answer still had to be taken.
-            if not asked.answer.done():
-                asked.answer.set_result(asked.got)
+    def _deliver(self, value: Any) -> None:
+        pending = self._pending[0]
+        pending.replies.append(value)
+        if len(pending.replies) == pending.expected:
+            self._pending.popleft()
+            # Replies to a call that timed out or was cancelled are read and dropped.
+            if not pending.future.done():
+                pending.future.set_result(pending.replies)
 
 
-class RedisLink:
-    """A shared connection. It opens when it is first asked or told to, and again when it was lost.
+class RedisConnection:
+    """A shared connection. It opens at the first call or by `open`, and again after a loss.
 
-    TLS and sockets come by URL, as redis-py reads it.
+    The URL may name TLS or a Unix socket, as for redis-py.
     """
 
     def __init__(self, url: str) -> None:
-        self._where: dict[str, Any] = dict(parse_url(url))
-        self._wire = _Wire()
+        self._options: dict[str, Any] = dict(parse_url(url))
+        self._protocol = _Protocol()
         self._opening = asyncio.Lock()
 
-    async def ask(self, commands: Sequence[Command], patience_s: float = PATIENCE_S) -> list[Any]:
-        """Answers to some commands, in one round trip; an error that Redis answers is raised.
+    async def execute(self, commands: Sequence[Command], timeout_s: float = TIMEOUT_S) -> list[Any]:
+        """Replies to the commands, in one round trip.
+
+        Args:
+            timeout_s: How long to wait for the connection and for the replies, seconds each.
 
         Raises:
-            TimeoutError: no answer within `patience_s`.
-            OSError: Redis is away, or went away.
-            redis.ResponseError: it refused a command.
+            TimeoutError: no reply within `timeout_s`.
+            OSError: Redis is unavailable, or the connection was lost.
+            redis.ResponseError: Redis refused a command.
         """
         if not commands:
             return []
-        if not self._wire.up:
-            async with asyncio.timeout(patience_s):
+        if not self._protocol.connected:
+            async with asyncio.timeout(timeout_s):
                 await self.open()
         packed = b"".join(map(hiredis.pack_command, commands))
-        found = await self._wire.ask(packed, len(commands), patience_s)
-        for value in found:
+        replies = await self._protocol.execute(packed, len(commands), timeout_s)
+        for value in replies:
             if isinstance(value, hiredis.ReplyError):
                 raise ResponseError(str(value))
-        return found
+        return replies
 
     async def open(self) -> None:
-        """Connect now. OSError if nobody answers, redis.ResponseError if we are turned away."""
+        """Connect now. OSError: Redis is unavailable. redis.ResponseError: wrong credentials."""
         async with self._opening:
-            if self._wire.up:
+            if self._protocol.connected:
                 return
             loop = asyncio.get_running_loop()
-            if path := self._where.get("path"):
-                _, wire = await loop.create_unix_connection(_Wire, path)
+            if path := self._options.get("path"):
+                _, protocol = await loop.create_unix_connection(_Protocol, path)
             else:
-                host, port = self._where.get("host", "localhost"), self._where.get("port", 6379)
-                tls = "connection_class" in self._where or None
-                _, wire = await loop.create_connection(_Wire, host, port, ssl=tls)
-            await self._introduce(wire)
-            self._wire = wire
+                host, port = self._options.get("host", "localhost"), self._options.get("port", 6379)
+                tls = "connection_class" in self._options or None
+                _, protocol = await loop.create_connection(_Protocol, host, port, ssl=tls)
+            await self._authenticate(protocol)
+            self._protocol = protocol
 
     def close(self) -> None:
         """Close the connection."""
-        self._wire.close()
+        self._protocol.close()
 
-    async def _introduce(self, wire: _Wire) -> None:
-        hello: list[Command] = []
-        if password := self._where.get("password"):
-            user = self._where.get("username")
-            hello.append(("AUTH", user, password) if user else ("AUTH", password))
-        if database := self._where.get("db"):
-            hello.append(("SELECT", str(database)))
-        if not hello:
+    async def _authenticate(self, protocol: _Protocol) -> None:
+        """Send the password and choose the database, where the URL names them."""
+        commands: list[Command] = []
+        if password := self._options.get("password"):
+            user = self._options.get("username")
+            commands.append(("AUTH", user, password) if user else ("AUTH", password))
+        if database := self._options.get("db"):
+            commands.append(("SELECT", str(database)))
+        if not commands:
             return
-        packed = b"".join(map(hiredis.pack_command, hello))
-        answers = await wire.ask(packed, len(hello), PATIENCE_S)
-        for value in answers:
+        packed = b"".join(map(hiredis.pack_command, commands))
+        replies = await protocol.execute(packed, len(commands), TIMEOUT_S)
+        for value in replies:
             if isinstance(value, hiredis.ReplyError):
-                wire.close()
+                protocol.close()
                 raise ResponseError(str(value))

@@ -1,4 +1,4 @@
-"""What a design declares of its features, and the layout of a state.
+"""The declarations a design makes about its features, and the layout of a state.
 
 A state is one row of float64, laid out as
 
@@ -6,12 +6,12 @@ A state is one row of float64, laid out as
 
     seq        sequence of the last event applied; exact up to 2**53
     time       event time the sums are expressed at, seconds since the epoch
-    last_seen  event time of the last sighting (a transaction, not a label); 0 = never
-    first_seq  sequence of the first sighting; 0 = never
-    sums       one block of len(HALF_LIVES) sums a measure, in the order of `State.measures`
+    last_seen  event time of the last transaction (labels do not count); 0 = never
+    first_seq  sequence of the first transaction; 0 = never
+    sums       for each measure, in the order of `State.measures`, one sum per half-life
 
-A key never seen is a row of zeros. A key that is null (a data set without devices) is a row of
-NaN, and everything read from it is NaN.
+An entity without events is a row of zeros. A null key (a data set without devices) is a row of
+NaN, and so is every feature computed from it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,39 +28,41 @@ HALF_LIVES = np.array([1 * HOUR, 1 * DAY, 7 * DAY, 30 * DAY])
 HALF_LIFE_NAMES = ("1h", "1d", "7d", "30d")
 
 SEQ, TIME, LAST_SEEN, FIRST_SEQ, SUMS = range(5)
-VALUES = 2  # where an embedding's values begin
+VALUES = 2  # index of the first value in an embedding row
 
 SEQ_COLUMN = "seq"
 TIME_COLUMN = "event_timestamp"
 
-Floats = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
-Booleans = npt.NDArray[np.bool_]
 Key = tuple[str, ...]
-# Keys of N events by entity, None where absent.
-Columns = Mapping[str, Sequence[str | None] | npt.NDArray[np.object_]]
+# By entity, the (N,) keys of N events, None where absent.
+KeyColumns = Mapping[str, Sequence[str | None] | npt.NDArray[np.object_]]
 
 
 class View(Protocol):
-    """What is stored of an entity: one row of float64, of which the first is `SEQ`, then `TIME`."""
+    """A feature view with one row of float64 per entity, which begins with `SEQ` and `TIME`."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Name of the Feast feature view."""
+
     @property
-    def keys(self) -> tuple[str, ...]: ...
+    def keys(self) -> tuple[str, ...]:
+        """Columns that identify the entity."""
+
     @property
-    def width(self) -> int: ...
+    def width(self) -> int:
+        """Number of float64 values in a row."""
 
 
 @dataclass(frozen=True)
 class State:
-    """One entity type's accumulator: which columns identify it and what it sums.
+    """The accumulator of one entity type.
 
     Attributes:
-        name: The state's name, also the name of its Feast feature view.
+        name: Also the name of its Feast feature view.
         keys: Columns of an event that identify the entity; two for a pair.
         measures: What is summed, in the order of the blocks in a row.
-        shard: The entity whose shard owns the rows. A pair belongs to one of its members.
+        shard: The entity whose shard owns the rows; for a pair, one of its two entities.
     """
 
     name: str
@@ -80,11 +82,14 @@ class State:
 
 @dataclass(frozen=True)
 class Embedding:
-    """One entity type's place in a graph, written every night: [seq, time, values...].
+    """The graph embedding of one entity type, refreshed nightly: [seq, time, values...].
+
+    `seq` is the sequence of the last event in the graph that the embedding was computed from.
 
     Attributes:
-        name: Also the name of its Feast feature view. keys: Columns that identify the entity.
-        size: Number of values. `seq` is that of the last event the night knew.
+        name: Also the name of its Feast feature view.
+        keys: Columns that identify the entity.
+        size: Number of values.
     """
 
     name: str
@@ -99,24 +104,25 @@ class Embedding:
 
 @dataclass(frozen=True)
 class FeatureSpec:
-    """What a design declares of its features.
+    """All features of a design.
 
     Attributes:
-        design: Its name, and that of its feature service.
+        design: Name of the design, and of its feature service.
         states: Accumulators; each becomes a feature view with one column, the row.
-        groups: Feature groups by name; each becomes an on-demand view that reads states.
-        embeddings: Written nightly; each becomes a feature view with one column, the row.
-        embedded: Feature groups that read embeddings. They have a feature service of their own,
-            for the models that ask for them.
-        own: Columns a request brings along, float64.
-        reading: "module:function", called with (group, frame of states and own columns), returns
-            the group's features as a frame. A name, since Feast keeps views in a registry.
+        groups: Names of the features by group; each group becomes an on-demand feature view.
+        request_features: Columns that come with a request, float64.
+        transform: "module:function", called with (group, frame of states and request features);
+            returns the group's features as a frame. A string, since Feast stores it in its
+            registry.
+        embeddings: Refreshed nightly; each becomes a feature view with one column, the row.
+        embedding_groups: Feature groups that read embeddings. They are part of a second feature
+            service only, for the models that ask for them.
     """
 
     design: str
     states: tuple[State, ...]
     groups: Mapping[str, tuple[str, ...]]
-    own: tuple[str, ...]
-    reading: str
+    request_features: tuple[str, ...]
+    transform: str
     embeddings: tuple[Embedding, ...] = ()
-    embedded: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    embedding_groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

@@ -1,7 +1,7 @@
-"""The feature store as Feast knows it: entities, views, readings and one service, from one spec.
+"""The Feast feature store: entities, feature views and feature services, from one spec.
 
 Built in Python rather than by `feast apply`, which imports files by path and then finds every
-view twice. Importing Feast takes seconds, so nothing on the request path imports this module.
+view twice. Importing Feast takes seconds, so the request path does not import this module.
 """
 
 import warnings
@@ -35,7 +35,7 @@ def open_store(settings: Settings, spec: FeatureSpec, log_path: str = "") -> Fea
     """Open the store, with its views applied.
 
     Args:
-        log_path: Folder of the state logs, a path or s3:// URL; by default in the lake.
+        log_path: Folder of the state logs, a path or s3:// URL; the lake's by default.
     """
     home = settings.home / "feast"
     home.mkdir(parents=True, exist_ok=True)
@@ -52,7 +52,7 @@ def open_store(settings: Settings, spec: FeatureSpec, log_path: str = "") -> Fea
         entity_key_serialization_version=3,
         repo_path=home,
     )
-    # Reading groups offline is what Feast warns may be slow; docs/adr/0002 has what it takes here.
+    # Feast warns that on-demand views may be slow offline; docs/adr/0002 has the measured time.
     warnings.filterwarnings("ignore", message="On demand feature view is an experimental")
     store = FeatureStore(config=config)
     store.apply(definitions(spec, log_path or f"s3://{settings.bucket}/{spec.design}/states"))
@@ -62,21 +62,25 @@ def open_store(settings: Settings, spec: FeatureSpec, log_path: str = "") -> Fea
 def definitions(
     spec: FeatureSpec, log_path: str
 ) -> list[Entity | FeatureView | OnDemandFeatureView | FeatureService]:
-    """Everything Feast is told about a design."""
+    """All Feast objects of a design."""
     entities = {
         key: Entity(name=key, join_keys=[key], value_type=ValueType.STRING)
         for view in _views(spec)
         for key in view.keys
     }
     views = [_state_view(state, entities, log_path) for state in spec.states]
-    request = RequestSource(name="request", schema=[Field(name=n, dtype=Float64) for n in spec.own])
+    request = RequestSource(
+        name="request", schema=[Field(name=n, dtype=Float64) for n in spec.request_features]
+    )
     groups = [_group_view(spec, n, names, [*views, request]) for n, names in spec.groups.items()]
     services = [FeatureService(name=spec.design, features=list(groups))]
-    placed = [_state_view(e, entities, log_path) for e in spec.embeddings]
-    if placed:
-        groups += [_group_view(spec, n, names, placed) for n, names in spec.embedded.items()]
+    embeddings = [_state_view(e, entities, log_path) for e in spec.embeddings]
+    if embeddings:
+        groups += [
+            _group_view(spec, n, names, embeddings) for n, names in spec.embedding_groups.items()
+        ]
         services.append(FeatureService(name=graph_service(spec), features=list(groups)))
-    return [*entities.values(), *views, *placed, *groups, *services]
+    return [*entities.values(), *views, *embeddings, *groups, *services]
 
 
 def _views(spec: FeatureSpec) -> tuple[View, ...]:
@@ -84,7 +88,7 @@ def _views(spec: FeatureSpec) -> tuple[View, ...]:
 
 
 def graph_service(spec: FeatureSpec) -> str:
-    """Name of the feature service that has the embeddings too."""
+    """Name of the feature service that includes the embeddings."""
     return f"{spec.design}_graph"
 
 
@@ -110,20 +114,22 @@ def _group_view(
     features: tuple[str, ...],
     sources: list[FeatureView | RequestSource],
 ) -> OnDemandFeatureView:
-    transform = _reader(spec.reading, name)
+    transform = _transform_of(spec.transform, name)
     return OnDemandFeatureView(
         name=name,
         sources=sources,
         schema=[Field(name=feature, dtype=Float64) for feature in features],
-        feature_transformation=PandasTransformation(udf=transform, udf_string=spec.reading),
+        feature_transformation=PandasTransformation(udf=transform, udf_string=spec.transform),
         mode="pandas",
     )
 
 
-def _reader(reading: str, group: str) -> Callable[[pd.DataFrame], pd.DataFrame]:
-    def read_group(frame: pd.DataFrame) -> pd.DataFrame:
-        module, _, function = reading.partition(":")
+def _transform_of(path: str, group: str) -> Callable[[pd.DataFrame], pd.DataFrame]:
+    """The transform of one group; its module is imported at the first call."""
+
+    def transform(frame: pd.DataFrame) -> pd.DataFrame:
+        module, _, function = path.partition(":")
         result: pd.DataFrame = getattr(import_module(module), function)(group, frame)
         return result
 
-    return read_group
+    return transform

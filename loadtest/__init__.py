@@ -1,1 +1,1 @@
-"""Load: Locust scenarios for both designs, and the bench that puts `/score` beside the floor."""
+"""Load tests: Locust scenarios for both designs, and benchmarks of `/score` and its engines."""

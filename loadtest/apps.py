@@ -1,7 +1,7 @@
-"""What `/score` is put beside: the least a service can do, and the design by the book.
+"""Services to compare `/score` with: a no-op, and a reference implementation.
 
-Both validate the same body as `/score`. By the book means as the documentation of each part shows
-it: Feast's SDK reads the features, the training library's own booster scores.
+Both validate the same body as `/score`. The reference implementation follows each library's
+documentation: Feast's SDK reads the features, XGBoost's booster scores.
 """
 
 import tempfile
@@ -15,7 +15,7 @@ from services.platform.settings import settings
 
 
 def noop() -> FastAPI:
-    """Validates and answers."""
+    """A service that validates the body and answers."""
     app = FastAPI()
 
     @app.post("/score")
@@ -25,25 +25,26 @@ def noop() -> FastAPI:
     return app
 
 
-def by_the_book() -> FastAPI:
-    """Feast's `get_online_features`, then `xgboost.Booster.predict`."""
+def reference() -> FastAPI:
+    """A service that calls Feast's `get_online_features`, then `xgboost.Booster.predict`."""
     import numpy as np
     import xgboost
 
     from features.store import open_store
-    from services.fraud.features.states import OWN, SPEC, TABULAR, own_columns
+    from services.fraud.features.request import REQUEST_FEATURES, request_features
+    from services.fraud.features.states import SPEC, TABULAR
     from services.fraud.ingestion.events import ENTITIES
-    from services.platform.models.registry import Registry
+    from services.platform.models.registry import ModelRegistry
 
     config = settings()
     store = open_store(config, SPEC)
     service = store.get_feature_service(SPEC.design)
-    registry = Registry(config)
-    version = registry.newest("fraud", "xgboost")
+    registry = ModelRegistry(config)
+    version = registry.newest_version("fraud", "xgboost")
     if version is None:
         raise RuntimeError("no xgboost is registered: `whiteboard train fraud`")
     with tempfile.TemporaryDirectory() as folder:
-        native = registry.native("fraud", version, Path(folder))
+        native = registry.download_native("fraud", version, Path(folder))
         booster = xgboost.Booster(model_file=native / "xgboost.json")
     booster.set_param({"nthread": 1})
     app = FastAPI()
@@ -51,7 +52,7 @@ def by_the_book() -> FastAPI:
     @app.post("/score")
     def score(transaction: Transaction) -> dict[str, Any]:
         row: dict[str, Any] = {e: getattr(transaction, e) for e in ENTITIES}
-        row |= dict(zip(OWN, own_columns(transaction), strict=True))
+        row |= dict(zip(REQUEST_FEATURES, request_features(transaction), strict=True))
         found = store.get_online_features(service, [row]).to_dict()
         vector = np.array([[found[name][0] for name in TABULAR]], dtype=np.float32)
         names = booster.feature_names

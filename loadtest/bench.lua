@@ -1,4 +1,4 @@
--- Posts the bodies of a file, one a line, each thread from a place of its own.
+-- Posts the bodies of a file, one per line; each thread starts at another line.
 local bodies = {}
 for line in io.lines(os.getenv("BENCH_BODIES")) do bodies[#bodies + 1] = line end
 

@@ -1,7 +1,7 @@
-"""`/score` beside the floor and beside the book: one server after the other, in turn, by wrk.
+"""Throughput of `/score` against a no-op and a reference implementation, measured by wrk.
 
-The machine is shared and noisy, so only ratios within one run count: every round measures all three
-on the same settings, and each figure is the median over rounds.
+The machine is shared and noisy, so only ratios within one run count: every round measures the three
+services in turn with the same settings, and each figure is the median over rounds.
 """
 
 import json
@@ -22,12 +22,12 @@ from infra.local.apps import same_engines, serving
 from infra.local.engines import environment
 from infra.local.supervisor import Supervisor
 from loadtest.bodies import bodies
-from services.platform.progress import Step
+from services.platform.progress import ProgressCallback
 from services.platform.settings import Settings
 
 APPS = {
     "noop": "loadtest.apps:noop",
-    "by_the_book": "loadtest.apps:by_the_book",
+    "by_the_book": "loadtest.apps:reference",
     "score": "services.fraud.serving.app:create_app",
 }
 CONNECTIONS = 8
@@ -36,55 +36,61 @@ _WARM_UP_S = 2
 _SETTLE_S = 3.0
 
 
-def bench(config: Settings, seconds: int, rounds: int, step: Step) -> dict[str, Any]:
-    """Requests/s and percentiles of the three, and what `/score` is of the other two.
+def bench(config: Settings, seconds: int, rounds: int, step: ProgressCallback) -> dict[str, Any]:
+    """Requests/s and percentiles of the three services, and the ratios of `/score` to the others.
+
+    Args:
+        config: Where the stack runs.
+        seconds: Duration of one measurement.
+        rounds: Measurements per service.
+        step: Called with (measurements done, all).
 
     Raises:
-        FileNotFoundError: there is no wrk here.
-        RuntimeError: a server did not start, or failed requests.
+        FileNotFoundError: wrk is not installed.
+        RuntimeError: a server did not start, or requests failed.
     """
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in APPS}
-    beside: dict[str, float] = defaultdict(float)
+    runs_of: dict[str, list[dict[str, float]]] = {name: [] for name in APPS}
+    cpu_s: dict[str, float] = defaultdict(float)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "bodies.jsonl"
         file.write_bytes(b"\n".join(bodies(_BODIES)))
         done = 0
-        # A home of its own: the outbox of the running scorer is not to be shared.
-        ours = {**same_engines(config), "WHITEBOARD_HOME": folder}
-        apps = {name: (app, ours if name == "score" else {}) for name, app in APPS.items()}
+        # A separate home, so that the running scorer's outbox is not shared.
+        environ = {**same_engines(config), "WHITEBOARD_HOME": folder}
+        apps = {name: (app, environ if name == "score" else {}) for name, app in APPS.items()}
         with serving(apps) as urls:
             for _ in range(rounds):
                 for name, url in urls.items():
                     wrk(f"{url}/score", file, _WARM_UP_S)
-                    before = processor_seconds(config) if name == "score" else {}
-                    found[name].append(wrk(f"{url}/score", file, seconds))
+                    before = cpu_seconds(config) if name == "score" else {}
+                    runs_of[name].append(wrk(f"{url}/score", file, seconds))
                     if name == "score":
-                        # What may lag reads on for a moment.
+                        # Consumers of the streams catch up for a moment.
                         time.sleep(_SETTLE_S)
-                        for other, spent in processor_seconds(config).items():
-                            beside[other] += spent - before.get(other, spent)
+                        for other, spent in cpu_seconds(config).items():
+                            cpu_s[other] += spent - before.get(other, spent)
                     done += 1
                     step(done, rounds * len(APPS))
             degraded = _degraded(urls["score"])
     median = {
         name: {key: float(np.median([one[key] for one in runs])) for key in runs[0]}
-        for name, runs in found.items()
+        for name, runs in runs_of.items()
     }
     score = median["score"]["rps"]
-    decided = sum(one["rps"] * seconds for one in found["score"])
+    decisions = sum(one["rps"] * seconds for one in runs_of["score"])
     return {
         **median,
         "score_over_noop": score / median["noop"]["rps"],
         "score_over_by_the_book": score / median["by_the_book"]["rps"],
         "degraded": degraded,
-        "beside_us_a_decision": {n: s / decided * 1e6 for n, s in sorted(beside.items())},
+        "beside_us_a_decision": {n: s / decisions * 1e6 for n, s in sorted(cpu_s.items())},
         "rounds": rounds,
         "connections": CONNECTIONS,
     }
 
 
-def processor_seconds(config: Settings) -> dict[str, float]:
-    """Processor time that each process of the running stack has taken so far."""
+def cpu_seconds(config: Settings) -> dict[str, float]:
+    """CPU seconds that each process of the running stack has used so far."""
     spent = {}
     for name, pid in Supervisor(config).pids().items():
         with suppress(psutil.NoSuchProcess):
@@ -94,7 +100,7 @@ def processor_seconds(config: Settings) -> dict[str, float]:
 
 
 def _degraded(url: str) -> int:
-    """How many of its decisions were taken without the features: those prove nothing."""
+    """Number of decisions made without the features; a benchmark with any is invalid."""
     with urllib.request.urlopen(f"{url}/metrics", timeout=10) as answer:
         lines = answer.read().decode().splitlines()
     found = [x for x in lines if x.startswith("decisions_total{") and 'degraded="true"' in x]
@@ -102,20 +108,26 @@ def _degraded(url: str) -> int:
 
 
 def wrk(url: str, file: Path, seconds: int) -> dict[str, float]:
-    """Post a file's bodies as fast as they are answered; requests/s and percentiles.
+    """Post a file's bodies in a closed loop of `CONNECTIONS`; requests/s and percentiles.
+
+    Args:
+        url: Where to post.
+        file: Bodies, one per line.
+        seconds: Duration.
 
     Raises:
-        FileNotFoundError: there is no wrk here. RuntimeError: requests failed.
+        FileNotFoundError: wrk is not installed.
+        RuntimeError: requests failed.
     """
     program = shutil.which("wrk")
     if program is None:
-        raise FileNotFoundError("no wrk here: `apt-get install wrk` (Debian) or its like")
+        raise FileNotFoundError("wrk is not installed: `apt-get install wrk` (Debian)")
     script = str(Path(__file__).parent / "bench.lua")
     command = [program, "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "-s", script, url]
     environ = {**environment(), "BENCH_BODIES": str(file)}
-    said = subprocess.run(command, env=environ, capture_output=True, text=True, check=True).stdout
-    told = json.loads(said.strip().splitlines()[-1])
-    if told["errors"]:
-        raise RuntimeError(f"{told['errors']} requests to {url} failed")
-    rps = told["requests"] / told["seconds"]
-    return {"rps": rps, **{f"p{q}_ms": told[f"p{q}_ms"] for q in (50, 95, 99)}}
+    process = subprocess.run(command, env=environ, capture_output=True, text=True, check=True)
+    summary = json.loads(process.stdout.strip().splitlines()[-1])
+    if summary["errors"]:
+        raise RuntimeError(f"{summary['errors']} requests to {url} failed")
+    rps = summary["requests"] / summary["seconds"]
+    return {"rps": rps, **{f"p{q}_ms": summary[f"p{q}_ms"] for q in (50, 95, 99)}}

@@ -1,28 +1,29 @@
-"""Request bodies as the simulator draws them, no transaction twice, no card hotter than in life."""
+"""Request bodies from the simulator: no transaction twice, realistic rates per card."""
 
 from collections.abc import Iterator
 
 from services.fraud.simulator.tables import transaction
 from services.fraud.simulator.traffic import Traffic
 
-# A world of its own: a load test's purchases are no part of the simulated one's history, but its
-# customers, merchants and devices are those that the store knows.
+# The customers, merchants and devices are those of the online store; the transactions are not part
+# of the backfill.
 _SEED = 7
 _FIRST_DAY = 30
 
 
-def bodies(most: int | None = None, loader: int = 0) -> Iterator[bytes]:
-    """JSON bodies of `/score`, for ever or so many.
+def bodies(max_count: int | None = None, worker: int = 0) -> Iterator[bytes]:
+    """JSON bodies for `/score`.
 
     Args:
-        loader: Which of several that load together; each draws purchases of its own.
+        max_count: Number of bodies; None for no end.
+        worker: Index of the load generator; each gets transactions of its own.
     """
-    traffic, number, made = Traffic(_SEED + loader), _FIRST_DAY, 0
+    traffic, number, count = Traffic(_SEED + worker), _FIRST_DAY, 0
     while True:
         day = traffic.day(number)
         for index in range(len(day.amount)):
-            if made == most:
+            if count == max_count:
                 return
             yield transaction(day, index).model_dump_json().encode()
-            made += 1
+            count += 1
         number += 1

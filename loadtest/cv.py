@@ -1,4 +1,4 @@
-"""Locust scenario of the inspector: the simulated camera's pictures, none of them twice.
+"""Locust scenario of the inspector: images of the simulated camera, none of them twice.
 
 locust -f loadtest/cv.py --host http://127.0.0.1:18081               # with its web UI
 """
@@ -9,21 +9,21 @@ from itertools import chain, islice
 from locust import FastHttpUser, events, task
 from locust.env import Environment
 
-from loadtest.schedule import OnSchedule, loader
+from loadtest.schedule import OpenLoop, worker_index
 from services.cv_inspection.simulator.camera import Camera
 from services.platform.settings import settings
 
 _SEED = 4_242
-_MADE = 400
-# Pictures that each of several processes has to itself.
-_EACH = 10_000_000
+_PREPARED = 400
+# Frame numbers reserved for each of several processes.
+_FRAMES_PER_WORKER = 10_000_000
 
 
-class Station(OnSchedule, FastHttpUser):
-    """One of many stations.
+class InspectUser(OpenLoop, FastHttpUser):
+    """A user that posts images.
 
     Attributes:
-        shots: What all of them post, one after the other.
+        shots: Route and JPEG of each image, shared by all users.
     """
 
     shots: Iterator[tuple[str, bytes]]
@@ -32,16 +32,16 @@ class Station(OnSchedule, FastHttpUser):
 
     @task  # type: ignore[untyped-decorator]
     def inspect(self) -> None:
-        """Post one picture."""
+        """Post one image."""
         url, data = next(self.shots)
         self.client.post(url, data=data, name="/inspect", headers={"Content-Type": "image/jpeg"})
 
 
 @events.init.add_listener  # type: ignore[untyped-decorator]
-def take_some(environment: Environment, **_: object) -> None:
-    """Taking a picture costs more than posting it: some are taken before."""
-    coming = _shots(_EACH * loader(environment))
-    Station.shots = chain(list(islice(coming, _MADE)), coming)
+def prepare(environment: Environment, **_: object) -> None:
+    """Render some images before the run: rendering costs more than posting."""
+    shots = _shots(_FRAMES_PER_WORKER * worker_index(environment))
+    InspectUser.shots = chain(list(islice(shots, _PREPARED)), shots)
 
 
 def _shots(first: int) -> Iterator[tuple[str, bytes]]:

@@ -1,6 +1,6 @@
-"""Locust scenario of the fraud scorer: the simulator's own transactions, none of them twice.
+"""Locust scenario of the fraud scorer: simulated transactions, none of them twice.
 
-N users are an open loop of N requests a second (`schedule.py`).
+N users make an open loop of N requests a second (`schedule.py`).
 
     locust -f loadtest/fraud.py --host http://127.0.0.1:18080            # with its web UI
     locust -f loadtest/fraud.py --headless -u 300 -r 60 -t 60s           # without
@@ -13,33 +13,33 @@ from locust import FastHttpUser, events, task
 from locust.env import Environment
 
 from loadtest.bodies import bodies
-from loadtest.schedule import OnSchedule, loader
+from loadtest.schedule import OpenLoop, worker_index
 from services.platform.runtime.http import SYNTHETIC
-from services.platform.runtime.worker import settle
+from services.platform.runtime.worker import freeze_gc
 from services.platform.settings import settings
 
 
-class Gateway(OnSchedule, FastHttpUser):
-    """One of many gateways.
+class ScoreUser(OpenLoop, FastHttpUser):
+    """A user that posts transactions.
 
     Attributes:
-        purchases: What all of them ask about, one after the other.
+        transactions: The bodies to post, shared by all users.
     """
 
-    purchases: Iterator[bytes]
+    transactions: Iterator[bytes]
     host = settings().scorer
     network_timeout = connection_timeout = 10.0
 
     @task  # type: ignore[untyped-decorator]
     def score(self) -> None:
-        """Ask about one transaction."""
+        """Post one transaction."""
         headers = {"Content-Type": "application/json", **SYNTHETIC}
-        self.client.post("/score", data=next(self.purchases), headers=headers)
+        self.client.post("/score", data=next(self.transactions), headers=headers)
 
 
 @events.init.add_listener  # type: ignore[untyped-decorator]
-def make_the_first_day(environment: Environment, **_: object) -> None:
-    """A day takes a moment to make, a full collection another; users must not wait for them."""
-    Gateway.purchases = bodies(loader=loader(environment))
-    next(Gateway.purchases)
-    settle()
+def prepare(environment: Environment, **_: object) -> None:
+    """Simulate the first day and collect garbage before the run, so that no request waits."""
+    ScoreUser.transactions = bodies(worker=worker_index(environment))
+    next(ScoreUser.transactions)
+    freeze_gc()

@@ -1,7 +1,7 @@
-"""Cost as work grows: feature views, customers in the store, items in a cart, replicas.
+"""Scaling of cost with feature views, customers in the store, items in a cart, and replicas.
 
-The first two ask a Redis of their own through the scorer's reader; the last two ask scorers of
-their own beside the running stack.
+The first two use a separate Redis through the scorer's reader; the last two start separate scorers
+beside the running stack.
 """
 
 import asyncio
@@ -19,16 +19,17 @@ import orjson
 from redis import Redis
 
 from features.online import OnlineReader, OnlineTable
-from features.redis_connection import RedisLink
-from features.spec import SEQ, TIME, Floats, State
+from features.redis_connection import RedisConnection
+from features.spec import SEQ, TIME, State
 from infra.local.apps import same_engines, serving
 from loadtest.bench import wrk
 from loadtest.bodies import bodies
 from loadtest.stream import own_engines
 from services.fraud.features.states import CUSTOMER, STATES
-from services.platform.progress import Bar, Step
+from services.platform.progress import ProgressBar, ProgressCallback
 from services.platform.runtime.http import SYNTHETIC
 from services.platform.settings import Settings
+from services.platform.types import Floats
 
 VIEWS = (1, 2, 5, 10, 20)
 CUSTOMERS = (10_000, 100_000, 1_000_000)
@@ -41,7 +42,15 @@ _SCORER = "services.fraud.serving.app:create_app"
 
 @dataclass(frozen=True)
 class Point:
-    """What one size costs. `unit` says what of: ms of a read or request, or requests/s."""
+    """The cost at one size.
+
+    Attributes:
+        size: The size.
+        p50: Median, or requests/s for replicas.
+        p99: 99th percentile.
+        unit: Unit of `p50` and `p99`.
+        note: A further figure.
+    """
 
     size: int
     p50: float
@@ -50,11 +59,17 @@ class Point:
     note: str = ""
 
 
-def bench(config: Settings, seconds: int, bar: Bar) -> dict[str, list[Point]]:
+def bench(config: Settings, seconds: int, bar: ProgressBar) -> dict[str, list[Point]]:
     """All four tables.
 
+    Args:
+        config: Where the stack runs.
+        seconds: Duration of each measurement with replicas.
+        bar: Opens a progress bar with a title.
+
     Raises:
-        FileNotFoundError: there is no wrk here. RuntimeError: a server did not start.
+        FileNotFoundError: wrk is not installed.
+        RuntimeError: a server did not start.
     """
     with tempfile.TemporaryDirectory() as folder, own_engines(Path(folder)) as own:
         with bar("feature views") as step:
@@ -68,8 +83,8 @@ def bench(config: Settings, seconds: int, bar: Bar) -> dict[str, list[Point]]:
     return {"views": views, "customers": customers, "items": items, "replicas": replicas}
 
 
-def _views(own: Settings, step: Step) -> list[Point]:
-    """A request that reads so many states, each a row of its own."""
+def _views(own: Settings, step: ProgressCallback) -> list[Point]:
+    """Reads of a request with so many states, one row each."""
     states = [State(f"view{n}", CUSTOMER.keys, CUSTOMER.measures, "") for n in range(max(VIEWS))]
     keys = [(f"c{n}",) for n in range(1_000)]
     with Redis.from_url(own.redis) as redis:
@@ -77,14 +92,14 @@ def _views(own: Settings, step: Step) -> list[Point]:
             OnlineTable(redis, state).store(keys, _rows(state, len(keys)))
     points = []
     for number, count in enumerate(VIEWS, start=1):
-        ask = [{"customer_id": f"c{n % len(keys)}"} for n in range(_READS)]
-        points.append(_point(count, _reads(own, states[:count], ask), "ms a read"))
+        requests = [{"customer_id": f"c{n % len(keys)}"} for n in range(_READS)]
+        points.append(_point(count, _reads(own, states[:count], requests), "ms a read"))
         step(number, len(VIEWS))
     return points
 
 
-def _customers(own: Settings, step: Step) -> list[Point]:
-    """The five states of a request, with so many customers and their devices in the store."""
+def _customers(own: Settings, step: ProgressCallback) -> list[Point]:
+    """Reads of a request's five states, with so many customers and their devices in the store."""
     rng = np.random.default_rng(0)
     points, stored = [], 0
     for count in CUSTOMERS:
@@ -95,8 +110,8 @@ def _customers(own: Settings, step: Step) -> list[Point]:
                 step(begin, max(CUSTOMERS))
             stored = count
             used = int(redis.info("memory")["used_memory"]) / 1e6
-        ask = [_parties(int(n)) for n in rng.integers(0, count, _READS)]
-        points.append(_point(count, _reads(own, STATES, ask), "ms a read", f"{used:,.0f} MB"))
+        requests = [_parties(int(n)) for n in rng.integers(0, count, _READS)]
+        points.append(_point(count, _reads(own, STATES, requests), "ms a read", f"{used:,.0f} MB"))
     step(max(CUSTOMERS), max(CUSTOMERS))
     return points
 
@@ -111,34 +126,34 @@ def _rows(state: State, count: int) -> Floats:
     return rows
 
 
-def _reads(own: Settings, states: Sequence[State], ask: list[dict[str, str]]) -> Floats:
+def _reads(own: Settings, states: Sequence[State], requests: list[dict[str, str]]) -> Floats:
     """(N,) seconds of reads, one after another."""
 
     async def read() -> Floats:
-        link = RedisLink(own.redis)
-        reader = OnlineReader(link, states)
-        took = []
-        for keys in ask:
+        connection = RedisConnection(own.redis)
+        reader = OnlineReader(connection, states)
+        seconds = []
+        for keys in requests:
             begin = perf_counter()
             await reader.read(keys)
-            took.append(perf_counter() - begin)
-        link.close()
-        return np.array(took[len(took) // 10 :])
+            seconds.append(perf_counter() - begin)
+        connection.close()
+        return np.array(seconds[len(seconds) // 10 :])
 
     return asyncio.run(read())
 
 
-def _items(config: Settings, step: Step) -> list[Point]:
-    """Requests to a scorer that serves the champion, with so many items in the cart."""
+def _items(config: Settings, step: ProgressCallback) -> list[Point]:
+    """Requests to a scorer of the champion, with so many items in the cart."""
     plain = [orjson.loads(body) for body in bodies(_REQUESTS)]
     with tempfile.TemporaryDirectory() as home:
-        ours = {**same_engines(config), "WHITEBOARD_HOME": home}
-        with serving({"score": (_SCORER, ours)}) as urls:
+        environ = {**same_engines(config), "WHITEBOARD_HOME": home}
+        with serving({"score": (_SCORER, environ)}) as urls:
             points = []
             for number, count in enumerate(ITEMS, start=1):
-                asked = [_with_items(body, count) for body in plain]
-                took = asyncio.run(_ask(f"{urls['score']}/score", asked))
-                points.append(_point(count, took, "ms a request"))
+                requests = [_with_items(body, count) for body in plain]
+                seconds = asyncio.run(_post(f"{urls['score']}/score", requests))
+                points.append(_point(count, seconds, "ms a request"))
                 step(number, len(ITEMS))
     return points
 
@@ -148,39 +163,39 @@ def _with_items(body: dict[str, object], count: int) -> bytes:
     return orjson.dumps({**body, "cart": cart})
 
 
-async def _ask(url: str, asked: list[bytes]) -> Floats:
+async def _post(url: str, requests: list[bytes]) -> Floats:
     headers = {"Content-Type": "application/json", **SYNTHETIC}
-    took = []
+    seconds = []
     async with aiohttp.ClientSession() as http:
-        for body in asked:
+        for body in requests:
             begin = perf_counter()
             async with http.post(url, data=body, headers=headers) as answer:
                 await answer.read()
                 answer.raise_for_status()
-            took.append(perf_counter() - begin)
-    return np.array(took[len(took) // 10 :])
+            seconds.append(perf_counter() - begin)
+    return np.array(seconds[len(seconds) // 10 :])
 
 
-def _replicas(config: Settings, seconds: int, step: Step) -> list[Point]:
-    """So many scorers at once, each with a client of its own: what a load balancer would have."""
-    most = (os.cpu_count() or 1) + 1
+def _replicas(config: Settings, seconds: int, step: ProgressCallback) -> list[Point]:
+    """So many scorers at once, each with its own client, as behind a load balancer."""
+    max_replicas = (os.cpu_count() or 1) + 1
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "bodies.jsonl"
         file.write_bytes(b"\n".join(bodies(20_000)))
-        # A home each: an outbox has one owner.
+        # Separate homes: an outbox has one owner.
         apps = {
             f"score{n}": (_SCORER, {**same_engines(config), "WHITEBOARD_HOME": f"{folder}/{n}"})
-            for n in range(most)
+            for n in range(max_replicas)
         }
         with serving(apps) as urls:
             points = []
-            for count in range(1, most + 1):
-                points.append(_together(list(urls.values())[:count], file, seconds))
-                step(count, most)
+            for count in range(1, max_replicas + 1):
+                points.append(_load_at_once(list(urls.values())[:count], file, seconds))
+                step(count, max_replicas)
             return points
 
 
-def _together(urls: list[str], file: Path, seconds: int) -> Point:
+def _load_at_once(urls: list[str], file: Path, seconds: int) -> Point:
     with ThreadPoolExecutor(len(urls)) as pool:
         found = list(pool.map(lambda url: wrk(f"{url}/score", file, seconds), urls))
     total = sum(one["rps"] for one in found)

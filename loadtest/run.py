@@ -1,4 +1,4 @@
-"""Runs a Locust scenario headless, and reads what it measured."""
+"""Run a Locust scenario headless and read its measurements."""
 
 import csv
 import subprocess
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from infra.local.engines import environment
 from infra.local.supervisor import Supervisor
-from services.platform.progress import Step
+from services.platform.progress import ProgressCallback
 from services.platform.settings import Settings
 
 WARM_UP_S = 5
@@ -21,9 +21,18 @@ WARM_UP_S = 5
 
 @dataclass(frozen=True)
 class Load:
-    """What a run measured, the warm-up left out.
+    """The measurements of a run, without the warm-up.
 
-    errors: Failures by what Locust says of them. html, plot: Where its report and picture lie.
+    Attributes:
+        rate: Requests a second.
+        requests: Number of requests.
+        failures: Number of failed requests.
+        errors: Number of failures by Locust's message.
+        p50_ms: Median latency.
+        p95_ms: 95th percentile of latency.
+        p99_ms: 99th percentile of latency.
+        html: Locust's report.
+        plot: Plot of latency over time.
     """
 
     rate: float
@@ -37,11 +46,18 @@ class Load:
     plot: Path
 
 
-def run(design: str, rate: int, seconds: int, folder: Path, step: Step) -> Load:
-    """Put `rate` requests a second on a design for some seconds, after a warm-up.
+def run(design: str, rate: int, seconds: int, folder: Path, step: ProgressCallback) -> Load:
+    """Send `rate` requests a second to a design for some seconds, after a warm-up.
+
+    Args:
+        design: The design's name.
+        rate: Requests a second.
+        seconds: Duration without the warm-up.
+        folder: Where to write report and plot.
+        step: Called with (seconds passed, all).
 
     Raises:
-        RuntimeError: Locust did not run; the message quotes the end of what it said.
+        RuntimeError: Locust failed; the message quotes the end of its output.
     """
     folder.mkdir(parents=True, exist_ok=True)
     scenario = Path(__file__).parent / f"{design}.py"
@@ -50,16 +66,16 @@ def run(design: str, rate: int, seconds: int, folder: Path, step: Step) -> Load:
         sys.executable, "-m", "locust", "-f", str(scenario), "--headless", "--only-summary",
         "--users", str(rate), "--spawn-rate", str(max(rate / WARM_UP_S, 1)), "--reset-stats",
         "--run-time", f"{seconds + WARM_UP_S}s", "--stop-timeout", "10", "--csv", str(prefix),
-        "--csv-full-history",  # else its percentiles by time are of all time up to then
+        "--csv-full-history",  # without it, percentiles over time are cumulative
         "--html", str(html), "--exit-code-on-error", "0", "--loglevel", "WARNING",
     ]  # fmt: skip
     process = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment()
     )
     _watch(process, seconds + WARM_UP_S, step)
-    said = process.stderr.read() if process.stderr else ""
+    output = process.stderr.read() if process.stderr else ""
     if process.returncode:
-        raise RuntimeError(f"locust ended with {process.returncode}: {said[-500:]}")
+        raise RuntimeError(f"locust ended with {process.returncode}: {output[-500:]}")
     total = _total(Path(f"{prefix}_stats.csv"))
     plot = _plot(Path(f"{prefix}_stats_history.csv"), folder / f"{design}-{rate}.png", design, rate)
     return Load(
@@ -76,7 +92,7 @@ def run(design: str, rate: int, seconds: int, folder: Path, step: Step) -> Load:
 
 
 def resident_mb(config: Settings) -> dict[str, float]:
-    """Memory of each process of the running stack, MB; none where containers run it."""
+    """Resident memory of each process of the running stack, MB; empty if containers run it."""
     found = {}
     for name, pid in Supervisor(config).pids().items():
         with suppress(psutil.NoSuchProcess):
@@ -84,7 +100,7 @@ def resident_mb(config: Settings) -> dict[str, float]:
     return found
 
 
-def _watch(process: "subprocess.Popen[str]", seconds: int, step: Step) -> None:
+def _watch(process: "subprocess.Popen[str]", seconds: int, step: ProgressCallback) -> None:
     begin = time.monotonic()
     try:
         while process.poll() is None:
@@ -110,7 +126,7 @@ def _errors(path: Path) -> dict[str, int]:
 
 
 def _by_time(history: Path) -> list[dict[str, str]]:
-    """Rows of all requests together, those with anything in the last ten seconds."""
+    """Aggregated rows with requests in the last ten seconds."""
     with history.open(newline="") as file:
         return [
             row
@@ -120,7 +136,7 @@ def _by_time(history: Path) -> list[dict[str, str]]:
 
 
 def _plot(history: Path, path: Path, design: str, rate: int) -> Path:
-    """Latency by time."""
+    """Plot latency over time."""
     rows = _by_time(history)
     figure = Figure(figsize=(7, 3.2), layout="constrained")
     axes = figure.subplots()

@@ -1,8 +1,8 @@
-"""An open loop: every user asks once a second, at a moment of the second that is its own.
+"""An open loop: every user sends one request a second, at its own offset within the second.
 
-Locust's constant pacing counts from a user's last request. One stall of the client then brings all
-users together, and they stay together: crowds that no shop sees. Here a user that was held up asks
-at once and is back at its own moment the second after, so N users are N requests a second, evenly.
+Locust's constant pacing counts from a user's last request. One stall of the client then aligns all
+users, and they stay aligned: bursts that real traffic does not have. Here a user that was delayed
+sends at once and returns to its own offset afterwards, so N users send N requests a second, evenly.
 """
 
 import random
@@ -12,22 +12,22 @@ from typing import TYPE_CHECKING
 import gevent
 
 if TYPE_CHECKING:
-    # Locust makes the whole process gevent's as it is imported.
+    # Importing Locust patches the whole process for gevent.
     from locust.env import Environment
 
 
-def loader(environment: "Environment") -> int:
-    """Which of Locust's processes this is, counted from 0, where several load together."""
+def worker_index(environment: "Environment") -> int:
+    """Index of this Locust process, from 0, among several that load together."""
     return max(getattr(environment.runner, "worker_index", 0), 0)
 
 
-class OnSchedule:
-    """To be mixed into a Locust user."""
+class OpenLoop:
+    """Mixin for Locust users."""
 
     _due = 0.0
 
     def on_start(self) -> None:
-        """Take a moment of the second."""
+        """Choose the user's offset within the second."""
         self._due = perf_counter() + random.random()
         gevent.sleep(self._due - perf_counter())
 

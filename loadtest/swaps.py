@@ -1,7 +1,7 @@
-"""Whether shadow mode and changes of champion show in the answers: measured at a steady rate.
+"""Effect of shadow mode and of champion changes on latency, measured at a steady rate.
 
-One run against the running stack: shadow mode goes on and off in turn, then champions are exchanged
-under the same load. Who was champion before is champion after.
+One run against the running stack: shadow mode is switched on and off in turn, then the champion is
+exchanged under the same load. The champion afterwards is the one before.
 """
 
 import asyncio
@@ -17,9 +17,9 @@ import numpy as np
 
 from loadtest.bodies import bodies
 from services.fraud.candidates import CANDIDATES
-from services.platform.models.promotion import Succession
-from services.platform.models.registry import Registry
-from services.platform.progress import Step
+from services.platform.models.promotion import ModelLifecycle
+from services.platform.models.registry import ModelRegistry
+from services.platform.progress import ProgressCallback
 from services.platform.runtime.http import SYNTHETIC
 from services.platform.settings import Settings
 
@@ -29,12 +29,19 @@ _CONNECTIONS = 64
 
 
 @dataclass(frozen=True)
-class Swaps:
-    """What was measured.
+class SwapResult:
+    """The measurements. Medians over rounds, because a single stall of the machine is noise.
 
-    shadow_on_p95_ms, shadow_off_p95_ms: Medians over rounds, for one stall of the machine is not
-    shadow mode's. shadow_ratio: Median of the rounds' ratios: a machine's noise changes within a
-    minute, so what is compared lies side by side.
+    Attributes:
+        rate: Requests a second.
+        requests: Number of requests.
+        failures: Number of failed requests.
+        shadow_on_p95_ms: Median over rounds of p95 with shadow mode.
+        shadow_off_p95_ms: Median over rounds of p95 without shadow mode.
+        shadow_ratio: Median over rounds of the ratio of both, because noise changes within minutes.
+        changes: Number of champion changes.
+        changing_p95_ms: p95 while champions changed.
+        worst_second_p95_ms: p95 of the slowest second of that time.
     """
 
     rate: float
@@ -50,14 +57,20 @@ class Swaps:
 
 @dataclass
 class _Answers:
-    """Every answer: when it was asked for, how long it took, and whether it failed."""
+    """All answers.
+
+    Attributes:
+        at: Start of each request, `perf_counter`.
+        ms: Latency of each request.
+        failed: Number of failed requests.
+    """
 
     at: list[float] = field(default_factory=list)
     ms: list[float] = field(default_factory=list)
     failed: int = 0
 
     def p95(self, spans: list[tuple[float, float]]) -> float:
-        """Of the requests asked for within some spans of time."""
+        """95th percentile (ms) of the requests started within some spans of time."""
         at, ms = np.array(self.at), np.array(self.ms)
         within = np.zeros(len(at), dtype=bool)
         for begin, end in spans:
@@ -65,18 +78,24 @@ class _Answers:
         return float(np.quantile(ms[within], 0.95)) if within.any() else float("nan")
 
 
-def bench(config: Settings, rate: float, seconds: float, rounds: int, step: Step) -> Swaps:
-    """Measure both.
+def bench(
+    config: Settings, rate: float, seconds: float, rounds: int, step: ProgressCallback
+) -> SwapResult:
+    """Measure shadow mode and champion changes.
 
     Args:
-        seconds: How long shadow mode is on, and off, in each of `rounds` rounds.
+        config: Where the stack runs.
+        rate: Requests a second.
+        seconds: How long shadow mode is on, and off, in each round.
+        rounds: Rounds of shadow mode on and off.
+        step: Called with (steps done, all).
 
     Raises:
-        ValueError: there is no other version to put in the champion's place.
+        ValueError: no other version is registered.
     """
-    succession = Succession(config, "fraud")
-    champion = succession.champion()
-    other = _other(config, champion)
+    lifecycle = ModelLifecycle(config, "fraud")
+    champion = lifecycle.champion()
+    other_version = _other_registered_version(config, champion)
     answers, stop = _Answers(), threading.Event()
     loading = threading.Thread(
         target=lambda: asyncio.run(_load(f"{config.scorer}/score", rate, answers, stop))
@@ -84,25 +103,27 @@ def bench(config: Settings, rate: float, seconds: float, rounds: int, step: Step
     loading.start()
     try:
         time.sleep(_SETTLE_S)
-        of = 2 * rounds + 4
-        on, off = _shadow(succession, other, seconds, rounds, lambda n: step(n, of))
+        total = 2 * rounds + 4
+        on, off = _alternate_shadow_mode(
+            lifecycle, other_version, seconds, rounds, lambda n: step(n, total)
+        )
         begin = perf_counter()
         for number in range(2):
-            asyncio.run(succession.promote(other, f"version {other}", ["bench"], {}))
+            asyncio.run(lifecycle.promote(other_version, f"version {other_version}", ["bench"], {}))
             time.sleep(_BETWEEN_S)
-            step(2 * rounds + 2 * number + 1, of)
-            asyncio.run(succession.roll_back("bench"))
+            step(2 * rounds + 2 * number + 1, total)
+            asyncio.run(lifecycle.roll_back("bench"))
             time.sleep(_BETWEEN_S)
-            step(2 * rounds + 2 * number + 2, of)
+            step(2 * rounds + 2 * number + 2, total)
         end = perf_counter()
     finally:
         with suppress(Exception):
-            asyncio.run(succession.withdraw())
+            asyncio.run(lifecycle.stop_shadow())
         stop.set()
         loading.join()
     on_ms, off_ms = (np.array([answers.p95([s]) for s in spans]) for spans in (on, off))
     worst = max(answers.p95([(t, t + 1)]) for t in np.arange(begin, end - 1))
-    return Swaps(
+    return SwapResult(
         rate=len(answers.at) / (answers.at[-1] - answers.at[0]),
         requests=len(answers.at),
         failures=answers.failed,
@@ -115,35 +136,39 @@ def bench(config: Settings, rate: float, seconds: float, rounds: int, step: Step
     )
 
 
-def _other(config: Settings, champion: int | None) -> int:
-    registry = Registry(config)
-    versions = [registry.newest("fraud", name) for name in sorted(CANDIDATES.all())]
+def _other_registered_version(config: Settings, champion: int | None) -> int:
+    registry = ModelRegistry(config)
+    versions = [registry.newest_version("fraud", name) for name in sorted(CANDIDATES.all())]
     others = [v for v in versions if v is not None and v != champion]
     if champion is None or not others:
         raise ValueError(
-            "another candidate has to be registered: `whiteboard train fraud --candidate deepsets`"
+            "a second candidate is needed: `whiteboard train fraud --candidate deepsets`"
         )
     return others[0]
 
 
-def _shadow(
-    succession: Succession, version: int, seconds: float, rounds: int, done: Callable[[int], None]
+def _alternate_shadow_mode(
+    lifecycle: ModelLifecycle,
+    version: int,
+    seconds: float,
+    rounds: int,
+    done: Callable[[int], None],
 ) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:
-    """Spans of time with shadow mode on, and off: which is first changes from round to round."""
+    """Spans of time with shadow mode on, and off; the order changes from round to round."""
     on, off = [], []
     for number in range(2 * rounds):
         if number % 4 in (0, 3):
-            asyncio.run(succession.challenge(version))
-            on.append(_span(seconds))
+            asyncio.run(lifecycle.start_shadow(version))
+            on.append(_measured_span(seconds))
         else:
-            asyncio.run(succession.withdraw())
-            off.append(_span(seconds))
+            asyncio.run(lifecycle.stop_shadow())
+            off.append(_measured_span(seconds))
         done(number + 1)
     return on, off
 
 
-def _span(seconds: float) -> tuple[float, float]:
-    """Wait until a change has reached everybody, then for so long."""
+def _measured_span(seconds: float) -> tuple[float, float]:
+    """Wait until a change has taken effect, then for `seconds`; returns begin and end."""
     time.sleep(_SETTLE_S)
     begin = perf_counter()
     time.sleep(seconds)
@@ -151,7 +176,7 @@ def _span(seconds: float) -> tuple[float, float]:
 
 
 async def _load(url: str, rate: float, answers: _Answers, stop: threading.Event) -> None:
-    """An open loop: each request at its own moment, however long the others take."""
+    """Open loop: each request starts at its due time, however long the others take."""
     source = bodies()
     next(source)
     begin, number, running = perf_counter(), 0, set[asyncio.Task[None]]()
@@ -160,14 +185,14 @@ async def _load(url: str, rate: float, answers: _Answers, stop: threading.Event)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as http:
         while not stop.is_set():
             await asyncio.sleep(max(begin + number / rate - perf_counter(), 0.0))
-            task = asyncio.create_task(_ask(http, url, next(source), answers))
+            task = asyncio.create_task(_post(http, url, next(source), answers))
             running.add(task)
             task.add_done_callback(running.discard)
             number += 1
         await asyncio.gather(*running)
 
 
-async def _ask(http: aiohttp.ClientSession, url: str, body: bytes, answers: _Answers) -> None:
+async def _post(http: aiohttp.ClientSession, url: str, body: bytes, answers: _Answers) -> None:
     headers = {"Content-Type": "application/json", **SYNTHETIC}
     begin = perf_counter()
     try:

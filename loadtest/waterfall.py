@@ -1,7 +1,7 @@
-"""The latency waterfall: where a request's time goes, candidate by candidate, off real answers.
+"""The latency waterfall: the duration of each stage of a request, for each candidate.
 
-A scorer for each registered candidate runs beside the stack, decisions published and all; they are
-asked in turn, and every answer's `Server-Timing` says what its stages took.
+One scorer per registered candidate runs beside the stack and publishes its decisions. Requests go
+to them in turn, and the `Server-Timing` header of each answer has the duration of each stage.
 """
 
 import asyncio
@@ -15,11 +15,11 @@ from infra.local.apps import serving_files
 from loadtest.bodies import bodies
 from services.fraud.candidates import CANDIDATES
 from services.platform.evaluation.comparison import post_in_turn
-from services.platform.models.registry import Registry
-from services.platform.models.served_model import version_path
-from services.platform.progress import Step
+from services.platform.models.names import version_path
+from services.platform.models.registry import ModelRegistry
+from services.platform.progress import ProgressCallback
 from services.platform.runtime.http import SYNTHETIC
-from services.platform.runtime.scrape import buckets, quantile
+from services.platform.runtime.scrape import quantile, read_buckets
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
 
@@ -28,10 +28,15 @@ RATE = 50.0
 
 
 @dataclass(frozen=True)
-class Waterfall:
-    """One candidate. stages: (p50, p95) ms by stage; client likewise, as the asker saw it.
+class CandidateWaterfall:
+    """The durations of one candidate.
 
-    publish: (p50, p95) ms from queueing a decision to the stream's acknowledgement, off the path.
+    Attributes:
+        name: Name of the candidate.
+        stages: (p50, p95) ms by stage.
+        client: (p50, p95) ms, measured by the client.
+        publish: (p50, p95) ms from queueing a decision to the stream's acknowledgement, which is
+            not on the request path.
     """
 
     name: str
@@ -40,22 +45,28 @@ class Waterfall:
     publish: tuple[float, float]
 
 
-def bench(config: Settings, requests: int, step: Step) -> list[Waterfall]:
-    """Ask every registered candidate the same.
+def bench(config: Settings, requests: int, step: ProgressCallback) -> list[CandidateWaterfall]:
+    """Send the same requests to every registered candidate.
+
+    Args:
+        config: Where the stack runs.
+        requests: Requests per candidate.
+        step: Called with (requests done, all).
 
     Raises:
-        ValueError: none is registered. RuntimeError: a scorer does not start.
+        ValueError: no candidate is registered.
+        RuntimeError: a scorer does not start.
     """
-    lake, registry = Lake(config), Registry(config)
-    versions = {name: registry.newest("fraud", name) for name in sorted(CANDIDATES.all())}
+    lake, registry = Lake(config), ModelRegistry(config)
+    versions = {name: registry.newest_version("fraud", name) for name in sorted(CANDIDATES.all())}
     files = {n: lake.get(version_path("fraud", v)) for n, v in versions.items() if v is not None}
     if not files:
         raise ValueError("no candidate is registered: `whiteboard train fraud`")
     with serving_files("services.fraud.serving.app:create_app", config, files, heard=True) as urls:
-        found = asyncio.run(_ask(urls, list(bodies(requests)), step))
+        found = asyncio.run(_post(urls, list(bodies(requests)), step))
         published = {name: _published(url) for name, url in urls.items()}
     return [
-        Waterfall(
+        CandidateWaterfall(
             name=name,
             stages={s: _quantiles([one[s] for one in answers]) for s in STAGES},
             client=_quantiles([one["client"] for one in answers]),
@@ -65,15 +76,15 @@ def bench(config: Settings, requests: int, step: Step) -> list[Waterfall]:
     ]
 
 
-async def _ask(
-    urls: dict[str, str], asked: list[bytes], step: Step
+async def _post(
+    urls: dict[str, str], requests: list[bytes], step: ProgressCallback
 ) -> dict[str, list[dict[str, float]]]:
-    """By candidate, ms by stage of each answer."""
+    """By candidate, the ms by stage of each answer."""
     headers = {"Content-Type": "application/json", **SYNTHETIC}
-    posts = [{"data": body, "headers": headers} for body in asked]
+    posts = [{"data": body, "headers": headers} for body in requests]
     routes = {name: f"{url}/score" for name, url in urls.items()}
     found = await post_in_turn(routes, posts, RATE, step)
-    # The last decisions are still on their way to the stream.
+    # Wait until the last decisions are published.
     await asyncio.sleep(0.5)
     return {
         name: [_stages(a.headers["Server-Timing"]) | {"client": a.seconds * 1e3} for a in answers]
@@ -87,7 +98,7 @@ def _stages(header: str) -> dict[str, float]:
 
 
 def _published(url: str) -> tuple[float, float]:
-    found = buckets(f"{url}/metrics", "stage_duration_seconds", {"stage": "publish"})
+    found = read_buckets(f"{url}/metrics", "stage_duration_seconds", {"stage": "publish"})
     return quantile({}, found, 0.5) * 1e3, quantile({}, found, 0.95) * 1e3
 
 
@@ -96,8 +107,8 @@ def _quantiles(values: list[float]) -> tuple[float, float]:
     return float(p50), float(p95)
 
 
-def plot(found: list[Waterfall], path: Path) -> None:
-    """Medians of the stages, one bar a candidate."""
+def plot(found: list[CandidateWaterfall], path: Path) -> None:
+    """Plot the medians of the stages, one bar per candidate."""
     figure = Figure(figsize=(8, 0.9 + 0.6 * len(found)), layout="constrained")
     axes = figure.subplots()
     left = np.zeros(len(found))

@@ -1,1 +1,1 @@
-"""Monitors: one statistic a file, a reference to hold windows to, and how good the monitors are."""
+"""Drift and quality monitoring, shared by the designs; drift statistics are a file each."""

@@ -15,10 +15,14 @@ class Alert(BaseModel):
     """One alert.
 
     Attributes:
-        at: When it was raised, UTC. window_begin: Event time the window began at.
-        kind: The last part of its subject. model: "candidate:version" that was watched.
-        said: What a person is told. findings: By detector, the columns that showed it.
-        sources: By column, whose figures moved most, where somebody's did.
+        at: When it was raised, UTC.
+        window_begin: Event time at which the window began.
+        design: Name of the design.
+        kind: The last part of its subject.
+        model: "candidate:version" that was monitored.
+        said: The message.
+        findings: By detector, the columns that drifted.
+        sources: By column, the source whose values moved most, where one did.
     """
 
     at: datetime
@@ -39,20 +43,20 @@ async def raise_alert(js: JetStreamContext, alert: Alert) -> None:
         config = api.StreamConfig(name=STREAM, subjects=["alerts.>"], max_age=_KEPT_S)
         await js.add_stream(config)
     subject = f"alerts.{alert.design}.{alert.kind}"
-    # A window that is looked at again after a restart raises the same alert, once.
+    # A window that is compared again after a restart publishes the same alert: it is stored once.
     identity = f"{alert.design}-{alert.kind}-{alert.model}-{alert.window_begin.isoformat()}"
     data = alert.model_dump_json().encode()
     await js.publish(subject, data, headers={"Nats-Msg-Id": identity})
 
 
-async def newest(js: JetStreamContext, most: int = 5) -> list[Alert]:
+async def newest_alerts(js: JetStreamContext, limit: int = 5) -> list[Alert]:
     """The newest alerts, newest first."""
     try:
         state = (await js.stream_info(STREAM)).state
     except NotFoundError:
         return []
     found = []
-    for seq in range(state.last_seq, max(state.first_seq, state.last_seq - most + 1, 1) - 1, -1):
+    for seq in range(state.last_seq, max(state.first_seq, state.last_seq - limit + 1, 1) - 1, -1):
         message = await js.get_msg(STREAM, seq)
         found.append(Alert.model_validate_json(message.data or b""))
     return found

@@ -1,33 +1,37 @@
-"""The monitor itself: windows in, alarms out. It does no input or output.
+"""The drift monitor: windows in, findings out; no input or output.
 
-Three statistics are compared for every column, the chances corrected for how many there are, and a
-sequential test watches the mean score. One window is enough for an alarm; the same alarm is not
-raised again while it lasts.
+Every statistic is compared for every column, corrected for the number of columns, and a sequential
+test watches the mean score. One window is enough for an alarm.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from monitoring.multiple_testing import benjamini_hochberg
-from monitoring.reference import STATISTICS, Reference
-from monitoring.statistics.page_hinkley import Sequential
+from monitoring.reference import Reference
+from monitoring.statistics.page_hinkley import PageHinkley
+from services.platform.types import Booleans, Floats
 
-Floats = npt.NDArray[np.float64]
-Booleans = npt.NDArray[np.bool_]
 T = TypeVar("T")
 
-# Of clean windows, so many raise a false alarm at each statistic.
-FALSE_DISCOVERIES = 0.0003
-SEQUENTIAL = "page_hinkley_score"
+# Of each statistic that raises alarms: the share of clean windows in which it raises a false one.
+FALSE_DISCOVERY_RATE = 0.0003
+SCORE_DETECTOR = "page_hinkley_score"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What one window showed of one column by one detector."""
+    """What one detector found in one column of one window.
+
+    Attributes:
+        detector: A drift statistic's name, or `SCORE_DETECTOR`.
+        column: Name of the column.
+        distance: In the statistic's unit; of the sequential test, the window's mean score.
+        p: Chance of a clean window as far off; NaN of the sequential test.
+    """
 
     detector: str
     column: str
@@ -36,29 +40,37 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Checked:
-    """A window's outcome. distances, p: (S, F). findings: What is out of the ordinary."""
+class WindowResult:
+    """One window compared with its reference.
+
+    Attributes:
+        rows: Decisions in the window.
+        distances: By statistic, (F,).
+        p: By statistic, (F,).
+        findings: What raises an alarm.
+    """
 
     rows: int
-    distances: Floats
-    p: Floats
+    distances: Mapping[str, Floats]
+    p: Mapping[str, Floats]
     findings: list[Finding]
 
 
-class Monitor:
+class DriftMonitor:
     """Compares windows of one model's decisions with its reference."""
 
-    def __init__(self, reference: Reference, rate: float = FALSE_DISCOVERIES) -> None:
+    def __init__(self, reference: Reference, rate: float = FALSE_DISCOVERY_RATE) -> None:
         self.reference = reference
         self._rate = rate
-        self._sequential = Sequential(reference.score_mean, reference.score_spread)
+        self._sequential = PageHinkley(reference.score_mean, reference.score_spread)
 
-    def check(self, window: Floats, unread: Booleans | None = None) -> Checked:
-        """Look at one window (N, F), the score last.
+    def check(self, window: Floats, unread: Booleans | None = None) -> WindowResult:
+        """Compare one window (N, F), the score last.
 
         Args:
-            unread: (N, F) what could not be read when it was decided: an engine's outage, not a
-                drift. It is left out.
+            window: (N, F).
+            unread: (N, F) values that could not be read when the decision was taken: an engine's
+                outage, not a drift. They are left out.
 
         Raises:
             ValueError: it is empty.
@@ -67,44 +79,49 @@ class Monitor:
             raise ValueError("an empty window shows nothing")
         distances = self.reference.distances(window, unread)
         p = self.reference.p_values(distances)
-        findings = [*self._compared(distances, p)]
+        findings = [*self._drifted(distances, p)]
         scores = window[:, -1] if unread is None else window[~unread[:, -1], -1]
         mean = float(np.nanmean(scores)) if len(scores) else self.reference.score_mean
         if self._sequential.update(mean):
-            findings.append(Finding(SEQUENTIAL, self.reference.names[-1], mean, float("nan")))
-        return Checked(len(window), distances, p, findings)
+            findings.append(Finding(SCORE_DETECTOR, self.reference.names[-1], mean, float("nan")))
+        return WindowResult(len(window), distances, p, findings)
 
-    def _compared(self, distances: Floats, p: Floats) -> Iterator[Finding]:
-        for s, statistic in enumerate(STATISTICS):
-            for f in np.flatnonzero(benjamini_hochberg(p[s], self._rate)):
-                name = self.reference.names[f]
-                yield Finding(statistic, name, float(distances[s, f]), float(p[s, f]))
+    def _drifted(
+        self, distances: Mapping[str, Floats], p: Mapping[str, Floats]
+    ) -> Iterator[Finding]:
+        for name, part in self.reference.statistics.items():
+            if not part.statistic.alarms:
+                continue
+            for f in np.flatnonzero(benjamini_hochberg(p[name], self._rate)):
+                column = self.reference.names[f]
+                yield Finding(name, column, float(distances[name][f]), float(p[name][f]))
 
 
 @dataclass
-class Windows(Generic[T]):
+class WindowCutter(Generic[T]):
     """Cuts a stream of observations into windows of a span of time, or of a count.
 
     Attributes:
-        span: Seconds of event time a window lasts; 0 cuts by count alone.
-        least, most: How many a window has to have, and may have: what waits is bounded by it.
+        span_s: Seconds of event time a window lasts; 0 cuts by count alone.
+        min_rows: Observations that a window needs to close by time.
+        max_rows: Observations that close a window; bounds the memory.
     """
 
-    span: float
-    least: int
-    most: int
+    span_s: float
+    min_rows: int
+    max_rows: int
     _open: list[T] = field(default_factory=list)
     _begin: float = float("nan")
 
-    def add(self, at: float, observed: T) -> list[T] | None:
-        """Take what was observed at a time. Returns a window that it closes."""
+    def add(self, at: float, observation: T) -> list[T] | None:
+        """Take an observation of an event time, seconds. Returns the window that it closes."""
         closed = None
-        over = self.span and self._open and at - self._begin >= self.span
-        if (over and len(self._open) >= self.least) or len(self._open) >= self.most:
+        over = self.span_s and self._open and at - self._begin >= self.span_s
+        if (over and len(self._open) >= self.min_rows) or len(self._open) >= self.max_rows:
             closed, self._open = self._open, []
         if not self._open:
             self._begin = at
-        self._open.append(observed)
+        self._open.append(observation)
         return closed
 
     def __len__(self) -> int:

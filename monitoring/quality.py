@@ -1,8 +1,8 @@
-"""What the labels say once they have come: quality and cost by period and model.
+"""Quality and cost by period and model, once labels have come.
 
-Drift is a guess at tomorrow's cost; this is yesterday's bill, champion beside challenger. A period
-is reckoned once, when all of its labels are in, and kept in the lake. A sequential test watches the
-champion's mean cost, against its own first periods.
+Drift only suggests that costs will rise; this measures the cost of the champion, and of the
+challenger beside it. A period is computed once, when all of its labels are in, and stored in the
+lake. A sequential test compares the champion's mean cost with its own first periods.
 """
 
 from collections import deque
@@ -16,26 +16,27 @@ import pyarrow as pa
 from prometheus_client import Gauge
 from sklearn.metrics import average_precision_score
 
-from monitoring.statistics.page_hinkley import Sequential
-from services.platform.evaluation.cost import Kpi
+from monitoring.statistics.page_hinkley import PageHinkley
+from services.platform.evaluation.cost import CostModel
 from services.platform.evaluation.metrics import calibration_error
-from services.platform.models.served_model import CHALLENGER, CHAMPION
+from services.platform.models.names import CHALLENGER, CHAMPION, label_version
 from services.platform.storage.lake import Lake
 
-# A champion's first periods say what its cost is like; fewer would be luck.
-LEARNT = 7
-LEAST = 50
+# A champion's first periods are the baseline of its cost; fewer would be chance.
+BASELINE_PERIODS = 7
+# Periods of fewer decisions are left out.
+MIN_DECISIONS = 50
 COST = "cost"
-DETECTOR = "page_hinkley_cost"
+COST_DETECTOR = "page_hinkley_cost"
 
 _LABELS = ["model", "role"]
 PRECISION = Gauge("quality_precision_ratio", "Of what was stopped, share that was bad", _LABELS)
 RECALL = Gauge("quality_recall_ratio", "Of what was bad, share that was stopped", _LABELS)
-AP = Gauge("quality_average_precision_ratio", "Average precision", _LABELS)
-ECE = Gauge("quality_calibration_error_ratio", "Expected calibration error", _LABELS)
+AVERAGE_PRECISION = Gauge("quality_average_precision_ratio", "Average precision", _LABELS)
+CALIBRATION_ERROR = Gauge("quality_calibration_error_ratio", "Expected calibration error", _LABELS)
 COST_PER_HOUR = Gauge("quality_cost_per_hour_eur", "Cost of an hour of event time", _LABELS)
 
-TABLE = pa.schema(
+QUALITY_SCHEMA = pa.schema(
     [
         pa.field("seq", pa.int64(), nullable=False),
         pa.field("event_time", pa.timestamp("us", tz="UTC"), nullable=False),
@@ -52,35 +53,52 @@ TABLE = pa.schema(
 )  # fmt: skip
 
 
-def table_of(design: str) -> str:
+def quality_table(design: str) -> str:
     """The lake's table of a design's periods."""
     return f"{design}/quality"
 
 
-Judged = Callable[[float], pd.DataFrame | None]
+# Returns the decisions since an event time, seconds, whose outcome is final, None if there are none
+# yet: columns `event_time`, `model` ("candidate:version"), `role`, `score`, `stopped`, `positive`,
+# `amount` (minor units). Each call asks for the same time or a later one. OSError: S3 does not
+# answer.
+OutcomeReader = Callable[[float], pd.DataFrame | None]
 
 
 @dataclass(frozen=True)
-class Bills:
+class QualitySpec:
     """What a design brings.
 
     Attributes:
-        judged: Makes of a lake who is asked, again and again, for the decisions since an event
-            time (seconds, each time the same or later) whose outcome is known for good: columns
-            `event_time`, `model` ("candidate:version"), `role`, `score`, `stopped`, `positive`,
-            `amount` (minor units). None where there are none yet. OSError: S3 does not answer.
-        kpi: What they cost. span_s: Length of a period, seconds of event time.
+        design: Its name.
+        outcome_reader: Makes an outcome reader of a lake.
+        cost_model: What decisions cost.
+        span_s: Length of a period, seconds of event time.
     """
 
     design: str
-    judged: Callable[[Lake], Judged]
-    kpi: Kpi
+    outcome_reader: Callable[[Lake], OutcomeReader]
+    cost_model: CostModel
     span_s: float
 
 
 @dataclass(frozen=True)
 class Period:
-    """One period of one model. begin: Event time, seconds."""
+    """One period of one model.
+
+    Attributes:
+        begin: Event time, seconds.
+        model: "candidate:version".
+        role: `CHAMPION` or `CHALLENGER`.
+        decisions: With a final outcome.
+        positives: Decisions whose label is positive.
+        precision: Of what was stopped, share that was positive.
+        recall: Of what was positive, share that was stopped.
+        average_precision: Of the scores, 0..1.
+        calibration_error: Expected calibration error of the scores, 0..1.
+        cost_per_hour_eur: Cost of an hour of event time.
+        mean_cost_eur: Cost of a decision.
+    """
 
     begin: float
     model: str
@@ -95,20 +113,26 @@ class Period:
     mean_cost_eur: float
 
     def seq(self, span_s: float) -> int:
-        """Its number in the table: one a period, version and role."""
-        version = int(self.model.rpartition(":")[2])
+        """Its number in the table, unique by period, version and role."""
+        version = label_version(self.model)
         return (round(self.begin / span_s) * 100_000 + version) * 2 + (self.role == CHALLENGER)
 
 
-def periods(judged: pd.DataFrame, kpi: Kpi, span_s: float) -> list[Period]:
-    """The closed periods of judged decisions, in order; those of very few are left out."""
-    number = (_seconds(judged["event_time"]) // span_s).astype(np.int64)
-    closed = judged[number < number.max()] if len(judged) else judged
+def periods(outcomes: pd.DataFrame, cost_model: CostModel, span_s: float) -> list[Period]:
+    """Closed periods, in order, of decisions with outcomes; all but the last period are closed.
+
+    Args:
+        outcomes: As `OutcomeReader` returns them, and the challenger's.
+        cost_model: What decisions cost.
+        span_s: Length of a period, seconds.
+    """
+    number = (_seconds(outcomes["event_time"]) // span_s).astype(np.int64)
+    closed = outcomes[number < number.max()] if len(outcomes) else outcomes
     groups = closed.groupby([number[closed.index], closed["role"], closed["model"]])
     return [
-        _period(rows, float(number[rows.index[0]]) * span_s, kpi, span_s)
+        _period(rows, float(number[rows.index[0]]) * span_s, cost_model, span_s)
         for _, rows in groups
-        if len(rows) >= LEAST
+        if len(rows) >= MIN_DECISIONS
     ]
 
 
@@ -116,11 +140,11 @@ def _seconds(times: "pd.Series[pd.Timestamp]") -> "pd.Series[float]":
     return (times - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(seconds=1)
 
 
-def _period(rows: pd.DataFrame, begin: float, kpi: Kpi, span_s: float) -> Period:
+def _period(rows: pd.DataFrame, begin: float, cost_model: CostModel, span_s: float) -> Period:
     stopped, positive = rows["stopped"].to_numpy(bool), rows["positive"].to_numpy(bool)
     score, amount = rows["score"].to_numpy(float), rows["amount"].to_numpy(float)
     ap = float(average_precision_score(positive, score)) if positive.any() else 0.0
-    hits, cost = int((stopped & positive).sum()), kpi.total(stopped, positive, amount) / 100
+    hits, cost = int((stopped & positive).sum()), cost_model.total(stopped, positive, amount) / 100
     return Period(
         begin=begin,
         model=str(rows["model"].iloc[0]),
@@ -136,116 +160,129 @@ def _period(rows: pd.DataFrame, begin: float, kpi: Kpi, span_s: float) -> Period
     )  # fmt: skip
 
 
-class CostWatch:
-    """Watches the champion's cost, period by period; a new champion is learnt anew."""
+class CostMonitor:
+    """Watches the champion's cost, period by period; a new champion has its own baseline."""
 
     def __init__(self) -> None:
         self._model = ""
-        self._first: list[float] = []
-        self._test: Sequential | None = None
+        self._baseline: list[float] = []
+        self._test: PageHinkley | None = None
 
     def update(self, period: Period) -> bool:
-        """Take the next period; true where the cost has certainly risen."""
+        """Take the next period; true where the rise of the cost is significant."""
         if period.role != CHAMPION:
             return False
-        # The logarithm, of cents as the scorecard takes it: one large fraud is no trend.
+        # The logarithm of cents, as in the drift benchmark: one large fraud is no trend.
         value = float(np.log1p(100 * period.mean_cost_eur))
         if period.model != self._model:
-            self._model, self._first, self._test = period.model, [], None
+            self._model, self._baseline, self._test = period.model, [], None
         if self._test is None:
-            self._first.append(value)
-            if len(self._first) == LEARNT:
-                self._test = Sequential.of_cost(self._first)
+            self._baseline.append(value)
+            if len(self._baseline) == BASELINE_PERIODS:
+                self._test = PageHinkley.of_cost(self._baseline)
             return False
         return self._test.update(value)
 
 
-class Ledger:
-    """The periods of one design: those in the lake, and what is new. It asks the lake alone."""
+class QualityTracker:
+    """The periods of one design, those in the lake and new ones; it reads the lake alone.
 
-    def __init__(self, lake: Lake, bills: Bills) -> None:
+    Attributes:
+        design: Its name.
+        alarms: Periods at which the cost monitor raised an alarm, to be taken from the left.
+    """
+
+    def __init__(self, lake: Lake, spec: QualitySpec) -> None:
         self._lake = lake
-        self._bills = bills
-        self._judged = bills.judged(lake)
-        self._known: dict[int, Period] = {}
-        self._watch = CostWatch()
+        self._spec = spec
+        self._read_outcomes = spec.outcome_reader(lake)
+        self._periods: dict[int, Period] = {}
+        self._cost_monitor = CostMonitor()
         self._loaded = False
-        self.design = bills.design
+        self.design = spec.design
         self.alarms: deque[Period] = deque()
 
-    def look(self) -> list[Period]:
-        """Reckon what has closed since the last look, keep it, and show it on /metrics.
+    def update(self) -> list[Period]:
+        """Compute, store and show on /metrics the periods that closed since the last call.
 
         Raises:
-            OSError: S3 does not answer; look again.
+            OSError: S3 does not answer; call again.
         """
         if not self._loaded:
-            for period in self._read():
-                self._take(period)
+            for period in self._stored_periods():
+                self._add(period)
             self._loaded = True
-        fresh = [p for p in self._closed() if p.seq(self._bills.span_s) not in self._known]
-        for period in fresh:
-            self._keep(period)
-            if self._take(period):
+        new = [p for p in self._closed_periods() if p.seq(self._spec.span_s) not in self._periods]
+        for period in new:
+            self._write(period)
+            if self._add(period):
                 self.alarms.append(period)
         self._show()
-        # Reading a file takes many times what is kept of it; the pool would hold on to that.
+        # Reading a file takes many times the memory of what is kept; the pool would not release it.
         pa.default_memory_pool().release_unused()
-        return fresh
+        return new
 
-    def _take(self, period: Period) -> bool:
-        self._known[period.seq(self._bills.span_s)] = period
-        return self._watch.update(period)
+    def _add(self, period: Period) -> bool:
+        self._periods[period.seq(self._spec.span_s)] = period
+        return self._cost_monitor.update(period)
 
-    def _closed(self) -> Iterator[Period]:
-        # A challenger's labels may still come for the period that the champion's closed.
-        since = max((p.begin for p in self._known.values()), default=0.0)
-        judged = self._judged(since)
-        if judged is not None and len(judged):
-            yield from periods(judged.reset_index(drop=True), self._bills.kpi, self._bills.span_s)
+    def _closed_periods(self) -> Iterator[Period]:
+        # Labels of a challenger may still come for the champion's last period.
+        since = max((p.begin for p in self._periods.values()), default=0.0)
+        outcomes = self._read_outcomes(since)
+        if outcomes is not None and len(outcomes):
+            yield from periods(
+                outcomes.reset_index(drop=True), self._spec.cost_model, self._spec.span_s
+            )
 
-    def _read(self) -> Iterator[Period]:
-        rows = self._lake.read(table_of(self._bills.design))
+    def _stored_periods(self) -> Iterator[Period]:
+        rows = self._lake.read(quality_table(self._spec.design))
         for row in [] if rows is None else rows.to_pylist():
             begin = row.pop("event_time").timestamp()
             del row["seq"]
             yield Period(begin=begin, **row)
 
-    def _keep(self, period: Period) -> None:
+    def _write(self, period: Period) -> None:
         fields = asdict(period)
-        at, seq = datetime.fromtimestamp(fields.pop("begin"), UTC), period.seq(self._bills.span_s)
-        table = pa.Table.from_pylist([{"seq": seq, "event_time": at, **fields}], schema=TABLE)
-        self._lake.write(table_of(self._bills.design), table, f"{seq:016d}")
+        at, seq = datetime.fromtimestamp(fields.pop("begin"), UTC), period.seq(self._spec.span_s)
+        table = pa.Table.from_pylist(
+            [{"seq": seq, "event_time": at, **fields}], schema=QUALITY_SCHEMA
+        )
+        self._lake.write(quality_table(self._spec.design), table, f"{seq:016d}")
 
     def _show(self) -> None:
         """The newest period of each role."""
-        for gauge in (PRECISION, RECALL, AP, ECE, COST_PER_HOUR):
+        for gauge in (PRECISION, RECALL, AVERAGE_PRECISION, CALIBRATION_ERROR, COST_PER_HOUR):
             gauge.clear()
         for role in (CHAMPION, CHALLENGER):
-            of_role = [p for p in self._known.values() if p.role == role]
+            of_role = [p for p in self._periods.values() if p.role == role]
             if not of_role:
                 continue
             newest = max(of_role, key=lambda p: p.begin)
             PRECISION.labels(newest.model, role).set(newest.precision)
             RECALL.labels(newest.model, role).set(newest.recall)
-            AP.labels(newest.model, role).set(newest.average_precision)
-            ECE.labels(newest.model, role).set(newest.calibration_error)
+            AVERAGE_PRECISION.labels(newest.model, role).set(newest.average_precision)
+            CALIBRATION_ERROR.labels(newest.model, role).set(newest.calibration_error)
             COST_PER_HOUR.labels(newest.model, role).set(newest.cost_per_hour_eur)
 
 
-SHADOWED = ["decision_id", "model", "score", "threshold"]
+SHADOW_COLUMNS = ["decision_id", "model", "score", "threshold"]
 
 
-def with_challenger(judged: pd.DataFrame, shadow: pa.Table | None, by: str) -> pd.DataFrame:
-    """Judged decisions and, below them, the same as the challenger would have decided.
+def with_challenger(outcomes: pd.DataFrame, shadow: pa.Table | None, by: str) -> pd.DataFrame:
+    """Decisions with outcomes and, below them, the same as the challenger would have decided.
 
     Args:
-        by: Column of `judged` that shadow mode's `decision_id` names.
+        outcomes: Columns of `OutcomeReader`, and `by`.
+        shadow: Rows of shadow mode, `SHADOW_COLUMNS`; None for none.
+        by: Column of `outcomes` that matches shadow mode's `decision_id`.
     """
     if shadow is None or not len(shadow):
-        return judged
-    scores = shadow.select(SHADOWED).to_pandas().drop_duplicates(["decision_id", "model"])
-    plain = judged.drop(columns=["model", "score", "stopped", "role"])
-    theirs = plain.merge(scores, left_on=by, right_on="decision_id", suffixes=("", "_shadow"))
-    theirs = theirs.assign(role=CHALLENGER, stopped=theirs["score"] >= theirs["threshold"])
-    return pd.concat([judged, theirs[judged.columns]], ignore_index=True)
+        return outcomes
+    scores = shadow.select(SHADOW_COLUMNS).to_pandas().drop_duplicates(["decision_id", "model"])
+    plain = outcomes.drop(columns=["model", "score", "stopped", "role"])
+    challengers = plain.merge(scores, left_on=by, right_on="decision_id", suffixes=("", "_shadow"))
+    challengers = challengers.assign(
+        role=CHALLENGER, stopped=challengers["score"] >= challengers["threshold"]
+    )
+    return pd.concat([outcomes, challengers[outcomes.columns]], ignore_index=True)

@@ -1,28 +1,27 @@
-"""Where a drift comes from: each source (a station of a line) is held to its own past.
+"""Where a drift comes from: each source (a station of a line) is compared with its own past.
 
-A window says that sharpness fell; somebody has to know whose lens to clean. Sources differ for good
-reasons, so one is compared with what it was itself, by a decayed mean and spread of its figures.
+An alarm says that sharpness fell; the operator has to know which lens to clean. Sources differ for
+good reasons, so a source is compared with itself, by a decayed mean and spread of its values.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import orjson
 
-Floats = npt.NDArray[np.float64]
+from services.platform.types import Floats
 
-# What was seen this many windows ago counts half.
+# A window this many windows ago has half the weight.
 HALF_LIFE_WINDOWS = 20.0
-# A source with fewer rows, now or before, is not judged; nearer than so many standard errors to
-# its past, it is not blamed.
-LEAST_ROWS = 10
-BLAMED = 4.0
+# A source with fewer rows, now or before, is not compared; one that is nearer to its past than this
+# many standard errors has not drifted.
+MIN_ROWS = 10
+MIN_STANDARD_ERRORS = 4.0
 
 
 @dataclass
-class _Past:
+class _DecayedSums:
     """Decayed count, sums and sums of squares of a source's columns, (F,) each."""
 
     count: Floats
@@ -30,87 +29,97 @@ class _Past:
     squares: Floats
 
     def deviation(self, rows: Floats) -> Floats:
-        """(F,) standard errors between the means of rows (N, F) and of the past; NaN unknown."""
-        known = np.where(self.count >= LEAST_ROWS, self.count, np.nan)
+        """(F,) standard errors between the means of rows (N, F) and of the past; NaN if unknown."""
+        known = np.where(self.count >= MIN_ROWS, self.count, np.nan)
         mean = self.total / known
         spread = np.sqrt(np.maximum(self.squares / known - mean**2, 0.0))
-        seen = (~np.isnan(rows)).sum(axis=0)
-        error = np.maximum(spread, 1e-12) / np.sqrt(np.maximum(seen, 1))
-        now = np.nansum(rows, axis=0) / np.where(seen >= LEAST_ROWS, seen, np.nan)
+        present = (~np.isnan(rows)).sum(axis=0)
+        error = np.maximum(spread, 1e-12) / np.sqrt(np.maximum(present, 1))
+        now = np.nansum(rows, axis=0) / np.where(present >= MIN_ROWS, present, np.nan)
         return (now - mean) / error
 
-    def learn(self, rows: Floats) -> None:
-        kept = 0.5 ** (1.0 / HALF_LIFE_WINDOWS)
-        self.count = kept * self.count + (~np.isnan(rows)).sum(axis=0)
-        self.total = kept * self.total + np.nansum(rows, axis=0)
-        self.squares = kept * self.squares + np.nansum(rows**2, axis=0)
+    def update(self, rows: Floats) -> None:
+        decay = 0.5 ** (1.0 / HALF_LIFE_WINDOWS)
+        self.count = decay * self.count + (~np.isnan(rows)).sum(axis=0)
+        self.total = decay * self.total + np.nansum(rows, axis=0)
+        self.squares = decay * self.squares + np.nansum(rows**2, axis=0)
 
 
-def past_path(design: str) -> str:
-    """Where in the lake's bucket the past of a design's sources is kept."""
+def sources_path(design: str) -> str:
+    """Where in the lake's bucket the state of a design's `SourceTracker` is stored."""
     return f"monitor/{design}.sources.json"
 
 
-class Sources:
-    """What each source is like. It learns from windows where nothing drifted.
+class SourceTracker:
+    """Decayed statistics of each source, from windows in which nothing drifted.
 
     Attributes:
-        until: Sequence of the last message it has learnt from.
-        version: Of the model whose answers are among the columns, 0 for none yet.
+        last_seq: Sequence of the last message that they contain.
+        version: Of the model whose scores are in the last column, 0 for none yet.
     """
 
     def __init__(self, columns: int) -> None:
         self._columns = columns
-        self._past: dict[str, _Past] = {}
-        self.until = self.version = 0
+        self._sums: dict[str, _DecayedSums] = {}
+        self.last_seq = self.version = 0
 
-    def learn(self, rows: Floats, sources: Sequence[str], until: int) -> None:
-        """Take a clean window (N, F) and whose each row is, empty for nobody's.
+    def update(self, rows: Floats, sources: Sequence[str], last_seq: int) -> None:
+        """Take a clean window.
 
         Args:
-            until: The window's last message. One that comes again, after a crash, is known.
+            rows: (N, F).
+            sources: (N,) the source of each row, empty for none.
+            last_seq: Sequence of the window's last message. A window that comes again after a crash
+                is ignored.
         """
-        if until <= self.until:
+        if last_seq <= self.last_seq:
             return
         for name, own in _by_source(rows, sources):
-            if name not in self._past:
-                self._past[name] = _Past(*np.zeros((3, self._columns)))
-            self._past[name].learn(own)
-        self.until = until
+            if name not in self._sums:
+                self._sums[name] = _DecayedSums(*np.zeros((3, self._columns)))
+            self._sums[name].update(own)
+        self.last_seq = last_seq
 
-    def forget(self, column: int) -> None:
-        """Learn one column anew."""
-        for past in self._past.values():
-            for figures in (past.count, past.total, past.squares):
-                figures[column] = 0.0
+    def reset_column(self, column: int) -> None:
+        """Forget one column of all sources."""
+        for sums in self._sums.values():
+            for values in (sums.count, sums.total, sums.squares):
+                values[column] = 0.0
 
-    def blame(self, rows: Floats, sources: Sequence[str], column: int) -> str:
-        """Whose figures in a column moved most from its own past; empty if nobody's certainly."""
-        moved = {
-            name: abs(float(self._past[name].deviation(own)[column]))
+    def drifted_source(self, rows: Floats, sources: Sequence[str], column: int) -> str:
+        """The source that moved most from its own past in a column; empty if none did for certain.
+
+        Args:
+            rows: (N, F).
+            sources: (N,) the source of each row, empty for none.
+            column: 0..F - 1.
+        """
+        errors = {
+            name: abs(float(self._sums[name].deviation(own)[column]))
             for name, own in _by_source(rows, sources)
-            if name in self._past
+            if name in self._sums
         }
-        certain = {name: by for name, by in moved.items() if by >= BLAMED}
+        certain = {name: value for name, value in errors.items() if value >= MIN_STANDARD_ERRORS}
         return max(certain, key=lambda name: certain[name], default="")
 
     def to_bytes(self) -> bytes:
-        """As a file."""
-        past = {name: [p.count, p.total, p.squares] for name, p in self._past.items()}
-        kept = {"columns": self._columns, "until": self.until,
-                "version": self.version, "past": past}  # fmt: skip
-        return orjson.dumps(kept, option=orjson.OPT_SERIALIZE_NUMPY)
+        """The state as a JSON file."""
+        sums = {name: [s.count, s.total, s.squares] for name, s in self._sums.items()}
+        state = {"columns": self._columns, "until": self.last_seq,
+                 "version": self.version, "past": sums}  # fmt: skip
+        return orjson.dumps(state, option=orjson.OPT_SERIALIZE_NUMPY)
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> "Sources":
+    def from_bytes(cls, data: bytes) -> "SourceTracker":
         """Read a file of `to_bytes`."""
-        kept = orjson.loads(data)
-        made = cls(kept["columns"])
-        made.until, made.version = kept["until"], kept["version"]
-        made._past = {name: _Past(*map(np.array, past)) for name, past in kept["past"].items()}
+        state = orjson.loads(data)
+        made = cls(state["columns"])
+        made.last_seq, made.version = state["until"], state["version"]
+        past = state["past"].items()
+        made._sums = {name: _DecayedSums(*map(np.array, sums)) for name, sums in past}
         return made
 
 
 def _by_source(rows: Floats, sources: Sequence[str]) -> Iterable[tuple[str, Floats]]:
-    whose = np.array(sources)
-    return [(str(name), rows[whose == name]) for name in np.unique(whose) if name]
+    names = np.array(sources)
+    return [(str(name), rows[names == name]) for name in np.unique(names) if name]

@@ -1,4 +1,4 @@
-"""Fixtures: the real engines, started once a session on free ports, and a small world to fold."""
+"""Fixtures: the real engines on free ports, a small simulated data set, and trained models."""
 
 import os
 import random
@@ -14,41 +14,44 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from features.aggregation import Backfilled
-from infra.local.engines import Process, engines, environment, taken
+from features.aggregation import BackfilledState
+from infra.local.engines import Program, engines, environment, taken
 from services.fraud.candidates import CANDIDATES
-from services.fraud.features.backfill import fold_history, simulate
-from services.fraud.features.states import TABULAR, vectors
-from services.fraud.ingestion.events import Events
-from services.fraud.problem import Kpi
-from services.fraud.retraining.training import entity_frame, own_frame
+from services.fraud.features.backfill import backfill_states
+from services.fraud.features.kernel import feature_vectors
+from services.fraud.features.request import request_columns
+from services.fraud.features.states import TABULAR
+from services.fraud.ingestion.columns import Events
+from services.fraud.problem import CostModel
+from services.fraud.simulator.day import Day
+from services.fraud.simulator.history import simulate_days
 from services.fraud.simulator.tables import label_table, transaction_table
-from services.fraud.simulator.traffic import Day, Traffic
+from services.fraud.simulator.traffic import Traffic
 from services.platform.models.candidates import Candidate, Examples
-from services.platform.models.onnx import ModelCard, stamp
+from services.platform.models.onnx import ModelCard, write_card
 from services.platform.settings import Settings, settings
 
 if TYPE_CHECKING:
     from services.cv_inspection.candidates.vision import ImageCandidate
     from services.cv_inspection.serving.model import ImageModel
-    from services.fraud.features.encoder import Lessons
-    from services.fraud.features.graph import Ledger
+    from services.fraud.features.encoder import EncoderExamples
+    from services.fraud.features.graph import TransactionLog
 
 # The first example compiles the kernels.
 hypothesis.settings.register_profile("here", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("here")
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
-WORLD_DAYS = 8
+SIMULATED_DAYS = 8
 
 
 def consecutive_ports(count: int) -> int:
-    """First of some free ports in a row, free 10,000 higher too (SeaweedFS's gRPC).
+    """First of `count` consecutive free ports, also free 10,000 higher (SeaweedFS's gRPC).
 
-    All lie below the ports that the kernel gives to clients: one of those, taken between this look
-    and the server's start, would be in its way.
+    All are below the kernel's ephemeral ports: a client could take one of those between this check
+    and the start of the server.
     """
-    # Two processes test at once (xdist), and neither sees what the other is about to open.
+    # Two test processes run at once (xdist), each with its own range of ports.
     number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 2
     while True:
         first = random.randint(12_000 + 5_000 * number, 16_900 + 5_000 * number)
@@ -58,16 +61,16 @@ def consecutive_ports(count: int) -> int:
 
 
 def make_settings(home: Path) -> Settings:
-    """Settings of an installation of its own, its ports drawn together: none is drawn twice."""
+    """Settings of a separate installation; all its ports are consecutive, so none is used twice."""
     first = consecutive_ports(19)
     names = ("nats_port", "nats_http_port", "redis_port", "s3_port", "scorer_port",
              "inspector_port", "s3_internal_port")  # fmt: skip
     ports = {name: first + number for number, name in enumerate(names)}
-    # SeaweedFS's inner ones are four in a row, the workers' metrics nine.
+    # SeaweedFS uses four consecutive internal ports, the workers nine for metrics.
     return Settings(home=home, metrics_port=ports["s3_internal_port"] + 4, **ports)
 
 
-def start(process: Process, logs: Path) -> "subprocess.Popen[bytes]":
+def start_engine(process: Program, logs: Path) -> "subprocess.Popen[bytes]":
     """Start an engine and wait until it listens."""
     with (logs / f"{process.name}.log").open("ab") as log:
         running = subprocess.Popen(
@@ -85,12 +88,12 @@ def wait_for_port(port: int, seconds: float = 30.0) -> None:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return
         time.sleep(0.02)
-    raise TimeoutError(f"nobody listens on {port}")
+    raise TimeoutError(f"no process listens on {port}")
 
 
 @pytest.fixture(scope="session")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
-    """Settings of a session whose three engines run."""
+    """Settings of this test session's engines, which are started once."""
     home = tmp_path_factory.mktemp("home")
     made = make_settings(home)
     for name in type(made).model_fields:
@@ -98,7 +101,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
         plain = value.get_secret_value() if name == "password" else value
         os.environ[f"WHITEBOARD_{name.upper()}"] = str(plain)
     settings.cache_clear()
-    running = [start(process, home) for process in engines(made)]
+    running = [start_engine(process, home) for process in engines(made)]
     _wait_for_bucket(made)
     yield made
     for process in running:
@@ -121,15 +124,27 @@ def _wait_for_bucket(made: Settings) -> None:
             time.sleep(0.1)
 
 
-class World:
-    """Some simulated days, folded: events, states, feature vectors and truth."""
+class SimulatedDays:
+    """Simulated days: events, states, feature vectors and truth.
+
+    Attributes:
+        days: The days.
+        last_seq: Sequence of the last event.
+        transactions: N rows in the lake's schema.
+        labels: The labels known by the end.
+        events: Both, in order of their sequences.
+        states: The backfilled states.
+        vectors: (N, len(FEATURES)) features as of just before each transaction.
+        fraud: (N,) outcome.
+        amount: (N,) minor units.
+    """
 
     def __init__(self) -> None:
         self.traffic = Traffic(seed=11)
-        history = simulate(self.traffic, WORLD_DAYS, lambda *_: None)
-        self.days: list[Day] = history.days
-        self.last_seq = history.last_seq
-        pairs = list(zip(history.days, history.seqs, strict=True))
+        dataset = simulate_days(self.traffic, SIMULATED_DAYS, lambda *_: None)
+        self.days: list[Day] = dataset.days
+        self.last_seq = dataset.last_seq
+        pairs = list(zip(dataset.days, dataset.seqs, strict=True))
         self.transactions: pa.Table = pa.concat_tables(
             [transaction_table(day, seq) for day, (seq, _) in pairs]
         )
@@ -137,39 +152,41 @@ class World:
             [label_table(d, np.nonzero(s)[0], s[np.nonzero(s)[0]]) for d, (_, s) in pairs]
         )
         self.events = Events.from_tables(self.transactions, self.labels)
-        self.folded: dict[str, Backfilled] = fold_history(self.events)
-        before = {name: done.before[self.events.sighting] for name, done in self.folded.items()}
-        self.vectors = vectors(before, own_frame(entity_frame(self.transactions)))
-        self.fraud = np.concatenate([day.scenario > 0 for day in history.days])
-        self.amount = np.concatenate([day.amount for day in history.days]).astype(np.float64)
+        self.states: dict[str, BackfilledState] = backfill_states(self.events)
+        before = {
+            name: done.snapshots[self.events.is_transaction] for name, done in self.states.items()
+        }
+        self.vectors = feature_vectors(before, request_columns(self.transactions))
+        self.fraud = np.concatenate([day.scenario > 0 for day in dataset.days])
+        self.amount = np.concatenate([day.amount for day in dataset.days]).astype(np.float64)
 
     @property
     def examples(self) -> Examples:
         return Examples(self.vectors[:, : len(TABULAR)], self.fraud, self.amount)
 
-    def lessons(self, ledger: "Ledger") -> "Lessons":
-        from services.fraud.features.encoder import Lessons
+    def encoder_examples(self, ledger: "TransactionLog") -> "EncoderExamples":
+        from services.fraud.features.encoder import EncoderExamples
 
         seqs = self.transactions["seq"].to_numpy()
-        return Lessons.of(ledger, seqs, self.fraud, self.vectors[:, : len(TABULAR)])
+        return EncoderExamples.of(ledger, seqs, self.fraud, self.vectors[:, : len(TABULAR)])
 
 
 @pytest.fixture(scope="session")
-def world() -> World:
-    return World()
+def simulated() -> SimulatedDays:
+    return SimulatedDays()
 
 
 @pytest.fixture(scope="session")
-def candidate(world: World) -> Candidate:
-    """A small XGBoost, trained for real."""
+def candidate(simulated: SimulatedDays) -> Candidate:
+    """A small trained XGBoost."""
     small = {"rounds": 30, "max_depth": 4, "eta": 0.3}
     made = CANDIDATES.get("xgboost")(small, TABULAR)
-    made.fit(world.examples, world.examples, 0, lambda *_: None)
+    made.fit(simulated.examples, simulated.examples, 0, lambda *_: None)
     return made
 
 
 def card(**changes: object) -> ModelCard:
-    """A model card, changed as given."""
+    """A model card with some fields changed."""
     from datetime import UTC, datetime
 
     made = ModelCard(
@@ -178,7 +195,7 @@ def card(**changes: object) -> ModelCard:
         version=1,
         features=TABULAR,
         threshold=0.2,
-        kpi={"review_minor": Kpi().review},
+        kpi={"review_minor": CostModel().review},
         trained_on="test",
         trained_at=datetime(2022, 4, 1, tzinfo=UTC),
     )
@@ -187,13 +204,13 @@ def card(**changes: object) -> ModelCard:
 
 @pytest.fixture(scope="session")
 def onnx(candidate: Candidate) -> bytes:
-    """Its file, with a card."""
-    return stamp(candidate.export(), card())
+    """The candidate's file with a card."""
+    return write_card(candidate.export(), card())
 
 
 @pytest.fixture(scope="session")
 def vision_candidate() -> "ImageCandidate":
-    """A small EfficientNet, trained for real on a few pictures."""
+    """A small EfficientNet, trained on a few images."""
     from tests.unit.cv_inspection.vision_fixtures import trained
 
     return trained("efficientnet", epochs=6)
@@ -201,14 +218,14 @@ def vision_candidate() -> "ImageCandidate":
 
 @pytest.fixture(scope="session")
 def vision_file(vision_candidate: "ImageCandidate") -> bytes:
-    """Its file, without a card."""
+    """The image candidate's file without a card."""
     return vision_candidate.export()
 
 
 @pytest.fixture(scope="session")
 def vision_model(vision_file: bytes) -> "ImageModel":
-    """Its file as serving holds it."""
+    """The image candidate's file as serving loads it."""
     from services.cv_inspection.serving.model import read_model
     from tests.unit.cv_inspection.vision_fixtures import cv_card
 
-    return read_model(stamp(vision_file, cv_card()))
+    return read_model(write_card(vision_file, cv_card()))

@@ -1,4 +1,4 @@
-"""Web services that a measurement starts for itself: on free ports, waited for, and ended."""
+"""Web services that a measurement starts for itself: on free ports, ended with it."""
 
 import subprocess
 import sys
@@ -37,7 +37,7 @@ def serving(apps: Mapping[str, tuple[str, Mapping[str, str]]]) -> Iterator[dict[
 
 
 def same_engines(config: Settings) -> dict[str, str]:
-    """What points an app at the engines of an installation."""
+    """Environment variables that point an app at the engines of an installation."""
     return {
         "WHITEBOARD_NATS_URL": config.nats,
         "WHITEBOARD_REDIS_URL": config.redis,
@@ -49,11 +49,13 @@ def same_engines(config: Settings) -> dict[str, str]:
 def serving_files(
     factory: str, config: Settings, files: Mapping[str, bytes], heard: bool
 ) -> Iterator[dict[str, str]]:
-    """Run one app a model file, beside an installation and on its engines.
+    """Run one app for each model file, beside an installation and on its engines.
 
     Args:
-        factory: "module:factory". files: By name, an ONNX file.
-        heard: Whether what they decide is told on NATS, or lost.
+        factory: "module:factory".
+        config: The installation.
+        files: By name, an ONNX file.
+        heard: Whether decisions are published on NATS.
 
     Yields:
         By name, the base URL. See `serving`.
@@ -77,9 +79,8 @@ def serving_files(
 def _one(app: str, changed: Mapping[str, str]) -> Iterator[str]:
     port = free_port()
     command = (
-        sys.executable, "-m", "uvicorn", app, "--factory", "--host", "127.0.0.1",
-        "--port", str(port), "--loop", "uvloop", "--http", "httptools", "--no-access-log",
-        "--log-level", "error",
+        sys.executable, "-m", "services.platform.runtime.server", app,
+        "--port", str(port), "--log-level", "error",
     )  # fmt: skip
     quiet = subprocess.DEVNULL
     environ = {**environment(), "OMP_NUM_THREADS": "1", **changed}

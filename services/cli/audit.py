@@ -2,8 +2,8 @@
 
 from dataclasses import asdict
 
-from services.cli.designs import DesignArgument, fraud_alone
-from services.cli.output import JsonOption, err, fail, out, show_json
+from services.cli.options import DesignArgument, JsonOption, errors_as_messages, hook
+from services.cli.output import err, fail, out, show_json
 from services.platform.settings import settings
 
 
@@ -16,15 +16,9 @@ def audit(design: DesignArgument, as_json: JsonOption = False) -> None:
       whiteboard audit fraud
       whiteboard audit fraud --json
     """
-    fraud_alone(design, "a picture's features are its pixels: nothing is stored that could differ")
-    from services.fraud.monitoring.skew import audit as run
-    from services.platform.storage.lake import Lake
-
-    try:
-        with err.status("folding the events of the lake anew"):
-            found = run(Lake(settings()))
-    except OSError as error:
-        fail(f"{error}: is the stack up? `whiteboard up`")
+    run = hook(design.audit, design, "audit")
+    with errors_as_messages(), err.status("recomputing features from the lake's events"):
+        found = run(settings())
     if as_json:
         show_json(asdict(found))
     else:
@@ -36,4 +30,4 @@ def audit(design: DesignArgument, as_json: JsonOption = False) -> None:
         for example in found.examples:
             out.print(f"  {example.transaction_id}: {example.reason} {list(example.features)}")
     if found.mismatches:
-        fail("what was served is not what the events give")
+        fail("served features differ from those recomputed from the events")

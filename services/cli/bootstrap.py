@@ -1,14 +1,15 @@
 """`whiteboard bootstrap`."""
 
+from services.cli.options import HISTORY_DAYS, DaysOption, SeedOption
 from services.cli.output import say
-from services.cli.up import DaysOption, SeedOption, bootstrap_missing
+from services.cli.stack import bootstrap_missing
 from services.platform.settings import settings
 
 
-def bootstrap(seed: SeedOption = 7, days: DaysOption = 60) -> None:
+def bootstrap(seed: SeedOption = 7, days: DaysOption = HISTORY_DAYS) -> None:
     """Make history and train a first champion, where they are missing. The engines must run.
 
-    `whiteboard up` does this too; alone it serves where others start the engines.
+    `whiteboard up` does this too; use this where the engines are started otherwise.
 
     Examples:
       whiteboard bootstrap

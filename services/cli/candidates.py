@@ -1,16 +1,17 @@
 """`whiteboard candidates`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from services.cli.designs import DesignArgument, module
-from services.cli.output import JsonOption, bar, fail, out, show_json, table
+from services.cli.options import DesignArgument, JsonOption, hook
+from services.cli.output import bar, fail, out, show_json, table
 from services.platform.settings import settings
 
 if TYPE_CHECKING:
-    from services.platform.evaluation.comparison import Compared, Shown
+    from services.platform.evaluation.comparison import CandidateResult, ComparisonLabels
 
 
 def candidates(
@@ -25,24 +26,31 @@ def candidates(
       whiteboard candidates cv --seeds 1
       whiteboard candidates fraud --seeds 5 --json
     """
-    from services.platform.evaluation.comparison import figures
+    from services.platform.evaluation.comparison import comparison_json
 
-    comparison = module(design, "evaluation.comparison")
+    compare = hook(design.compare, design, "candidates")
     try:
-        found = comparison.compare(settings(), list(range(seeds)), bar)
+        found, labels = compare(settings(), list(range(seeds)), bar, _serve)
     except (ValueError, OSError, RuntimeError) as error:
         fail(f"{error}; is the stack up? `whiteboard up`")
     if as_json:
-        show_json(figures(found, comparison.SHOWN))
+        show_json(comparison_json(found, labels))
         return
-    _quality(found, comparison.SHOWN)
-    _speed(found, comparison.SHOWN)
+    _quality(found, labels)
+    _speed(found, labels)
 
 
-def _quality(found: "Sequence[Compared]", shown: "Shown") -> None:
+def _serve(factory: str, files: Mapping[str, bytes]) -> AbstractContextManager[Mapping[str, str]]:
+    """Serve each file beside this installation; decisions are not published."""
+    from infra.local.apps import serving_files
+
+    return serving_files(factory, settings(), files, heard=False)
+
+
+def _quality(found: "Sequence[CandidateResult]", shown: "ComparisonLabels") -> None:
     extra, heading = shown.extra
     board = table(
-        f"What they see; recall where {shown.stopped:.0%} of all {shown.subject} are stopped",
+        f"Quality; recall where {shown.stopped_share:.0%} of all {shown.subject} are stopped",
         "", *(one.name for one in found),
     )  # fmt: skip
     board.add_row("average precision", *(_with_interval(one) for one in found))
@@ -56,14 +64,14 @@ def _quality(found: "Sequence[Compared]", shown: "Shown") -> None:
     out.print(board)
 
 
-def _with_interval(one: "Compared") -> str:
+def _with_interval(one: "CandidateResult") -> str:
     low, high = one.intervals["ap"]
     return f"{one.ap:.3f} [dim]±{(high - low) / 2:.3f}[/]"
 
 
-def _speed(found: "Sequence[Compared]", shown: "Shown") -> None:
+def _speed(found: "Sequence[CandidateResult]", shown: "ComparisonLabels") -> None:
     request, heading = shown.request
-    board = table("What they cost", "", *(one.name for one in found))
+    board = table("Speed and size", "", *(one.name for one in found))
     board.add_row("role", *(one.role for one in found))
     calls = (f"{one.onnx_p50_ms:.3f}, {one.onnx_p99_ms:.3f}" for one in found)
     board.add_row("ONNX p50, p99, ms", *calls)

@@ -1,14 +1,16 @@
-"""`whiteboard describe`: the design, box by box, as one would tell it."""
+"""`whiteboard describe`: the design, step by step."""
 
 import json
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.panel import Panel
-
-from services.cli.designs import DesignArgument, DesignName, wiring
-from services.cli.output import JsonOption, out, show_json
+from services.cli.options import FIRST, DesignArgument, JsonOption
+from services.cli.output import out, show_json
+from services.platform.design import Design
 from services.platform.settings import settings
+
+if TYPE_CHECKING:
+    from services.platform.design import Step
 
 
 def describe(design: DesignArgument, as_json: JsonOption = False) -> None:
@@ -18,25 +20,31 @@ def describe(design: DesignArgument, as_json: JsonOption = False) -> None:
       whiteboard describe fraud
       whiteboard describe cv --json
     """
-    told = wiring(design)
-    kept = settings().home / "demo.json"
-    measured: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {}
-    # The demo's figures are fraud's, the other design's lie beneath its name.
-    steps = told.steps(measured if design is DesignName.fraud else measured.get(told.name, {}))
+    steps = design.steps(_measured(design))
     if as_json:
         every = [asdict(step) for step in steps]
-        show_json({"design": told.name, "title": told.title, "steps": every})
+        show_json({"design": design.name, "title": design.title, "steps": every})
         return
-    out.rule(f"[bold]{told.title}")
+    out.rule(f"[bold]{design.title}")
     for step in steps:
-        if not step.built:
-            out.print(f"[dim]{step.number} {step.title}: {step.decision}[/]")
-            continue
-        body = (
-            f"[bold]{step.decision}[/]\n\n{step.why}" if step.why else f"[bold]{step.decision}[/]"
-        )
-        figure = f"\n\n[green]{step.figure}[/]" if step.figure else ""
-        title = f"{step.number} {step.title}"
-        out.print(
-            Panel(body + figure, title=title, title_align="left", subtitle=step.file, width=90)
-        )
+        _show(step)
+
+
+def _measured(design: Design) -> dict[str, Any]:
+    """The last demo's figures: the first design's at the top, another's beneath its name."""
+    kept = settings().home / "demo.json"
+    figures: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {}
+    return figures if design is FIRST else figures.get(design.name, {})
+
+
+def _show(step: "Step") -> None:
+    from rich.panel import Panel
+
+    if not step.built:
+        out.print(f"[dim]{step.number} {step.title}: {step.decision}[/]")
+        return
+    why = f"\n\n{step.why}" if step.why else ""
+    figure = f"\n\n[green]{step.figure}[/]" if step.figure else ""
+    body = f"[bold]{step.decision}[/]{why}{figure}"
+    title = f"{step.number} {step.title}"
+    out.print(Panel(body, title=title, title_align="left", subtitle=step.file, width=90))

@@ -1,4 +1,4 @@
-"""`whiteboard fault`: make a failure that the docs discuss, and mend it."""
+"""`whiteboard fault`: make a process fail as the docs discuss, and bring it back."""
 
 import os
 import signal
@@ -9,12 +9,15 @@ from typing import Annotated
 import typer
 
 from infra.local.supervisor import Supervisor
+from services.cli.options import FIRST
 from services.cli.output import bar, fail, say
 from services.platform.settings import settings
 
+_NAMES = f"redis, nats, seaweedfs, {FIRST.http.name}, ..."
+
 
 class Kind(StrEnum):
-    """What can be done to a process."""
+    """Ways in which a process can fail."""
 
     kill = "kill"
     hang = "hang"
@@ -22,16 +25,16 @@ class Kind(StrEnum):
 
 
 def fault(
-    process: Annotated[str, typer.Argument(help="redis, nats, seaweedfs, scorer, ...")],
+    process: Annotated[str, typer.Argument(help=_NAMES)],
     kind: Annotated[
         Kind,
         typer.Option(help="kill: -9, and it is restarted; hang: stopped; away: down for a while."),
     ] = Kind.away,
     seconds: Annotated[float, typer.Option(min=1, help="How long it hangs or is away.")] = 10,
 ) -> None:
-    """Take a process of the running stack away, and bring it back.
+    """Make a process of the running stack fail, and bring it back.
 
-    Run it beside `whiteboard simulate fraud` and watch what the answers say.
+    Run it beside `whiteboard simulate fraud` and watch the answers.
 
     Examples:
       whiteboard fault redis --seconds 10

@@ -1,25 +1,24 @@
-"""`whiteboard load` and `whiteboard bench`: how much it carries, and how far that is from best."""
+"""`whiteboard load`: how many requests a second a design carries."""
 
 from dataclasses import asdict
-from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
-from services.cli.designs import DesignArgument, DesignName
-from services.cli.output import JsonOption, bar, fail, out, say, show_json, table
+from services.cli.options import DESIGNS, FIRST, DesignArgument, JsonOption
+from services.cli.output import bar, fail, out, say, show_json, table
+from services.platform.design import Design
 from services.platform.settings import settings
 
-_BUDGET_MS = 50.0
+_RATES = " or ".join(f"{design.load_rate}" for design in DESIGNS.values())
 _KNEE_SECONDS = 15
-# Less is how an allocator breathes.
+# Smaller growth is an allocator's normal variation.
 _GREW_MB = 20
 
 
 def load(
-    design: DesignArgument = DesignName.fraud,
-    rate: Annotated[int, typer.Option(min=0, help="Requests a second; 0: 500 or 20.")] = 0,
+    design: DesignArgument = FIRST,
+    rate: Annotated[int, typer.Option(min=0, help=f"Requests a second; 0: {_RATES}.")] = 0,
     duration: Annotated[int, typer.Option(min=5, help="Seconds, after 5 of warm-up.")] = 60,
     knee: Annotated[
         bool, typer.Option("--knee", help="Then raise the rate until p95 passes 50 ms.")
@@ -37,37 +36,40 @@ def load(
     """
     from loadtest.run import resident_mb, run
 
-    rate = rate or (500 if design is DesignName.fraud else 20)
+    if not design.load_rate:
+        fail(f"there is no loadtest/{design.name}.py: {design.name} has no load scenario")
+    rate = rate or design.load_rate
+    budget_ms = design.problem().latency_budget_ms
     folder = settings().home / "load"
     try:
         before = resident_mb(settings())
         with bar(f"{rate} requests/s") as step:
-            found = run(design.value, rate, duration, folder, step)
+            found = run(design.name, rate, duration, folder, step)
         after = resident_mb(settings())
         figures: dict[str, Any] = asdict(found)
         figures["memory_mb"] = {name: [before.get(name), mb] for name, mb in after.items()}
         if knee:
-            figures["knee"] = _knee(design.value, rate)
+            figures["knee"] = _knee(design, rate, budget_ms)
     except RuntimeError as error:
         fail(str(error))
     if as_json:
         show_json(figures)
     else:
-        _show(design.value, figures)
-    if found.failures or not found.p95_ms < _BUDGET_MS:
+        _show(design.name, figures)
+    if found.failures or not found.p95_ms < budget_ms:
         fail(f"p95 {found.p95_ms:.0f} ms, {found.failures} failures: it does not hold")
 
 
-def _knee(design: str, rate: int) -> list[dict[str, float]]:
+def _knee(design: Design, rate: int, budget_ms: float) -> list[dict[str, float]]:
     """Rates and their p95, up to the first that passes the budget."""
     from loadtest.run import run
 
     steps = []
     while True:
         with bar(f"{rate} requests/s") as step:
-            found = run(design, rate, _KNEE_SECONDS, settings().home / "load", step)
+            found = run(design.name, rate, _KNEE_SECONDS, settings().home / "load", step)
         steps.append({"asked": rate, "rate": found.rate, "p95_ms": found.p95_ms})
-        if found.p95_ms >= _BUDGET_MS or found.failures:
+        if found.p95_ms >= budget_ms or found.failures:
             return steps
         rate = round(rate * 1.25)
 
@@ -85,145 +87,3 @@ def _show(design: str, f: dict[str, Any]) -> None:
             board.add_row(f"memory of {name}", f"{before:,.0f} to {after:,.0f} MB")
     out.print(board)
     say(f"report {f['html']}, plot {f['plot']}")
-
-
-class What(StrEnum):
-    """What can be measured."""
-
-    score = "score"
-    stream = "stream"
-    waterfall = "waterfall"
-    growth = "growth"
-    swap = "swap"
-
-
-def bench(
-    what: Annotated[What, typer.Argument(help="Which figures.")] = What.score,
-    seconds: Annotated[int, typer.Option(min=2, help="Seconds a round.")] = 10,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds, of score and swap.")] = 3,
-    as_json: JsonOption = False,
-) -> None:
-    """Measure the hot paths.
-
-    score: /score beside a route that does nothing and beside the design by the book (needs wrk).
-    stream: one feature worker, events a second, and freshness at 1,000 a second.
-    waterfall: where a request's time goes, candidate by candidate, with a picture.
-    swap: shadow mode on and off in turn, and champions exchanged, at 300 requests/s.
-    growth: latency by feature views, customers and cart items; throughput by replicas (needs wrk).
-
-    All but stream need the running stack.
-
-    Examples:
-      whiteboard bench score --seconds 20 --rounds 5 --json
-      whiteboard bench stream
-      whiteboard bench waterfall --json
-    """
-    shown = {
-        What.score: lambda: _score(seconds, rounds),
-        What.stream: lambda: _stream(seconds),
-        What.waterfall: lambda: _waterfall(seconds),
-        What.growth: lambda: _growth(seconds),
-        What.swap: lambda: _swap(seconds, rounds),
-    }
-    try:
-        figures, board = shown[what]()
-    except (OSError, RuntimeError, ValueError) as error:
-        fail(str(error))
-    if as_json:
-        show_json(figures)
-        return
-    for part in board:
-        out.print(part)
-
-
-Shown = tuple[dict[str, Any], list[Table | str]]
-
-
-def _score(seconds: int, rounds: int) -> Shown:
-    from loadtest.bench import APPS
-    from loadtest.bench import bench as run
-
-    with bar("three servers in turn") as step:
-        found = run(settings(), seconds, rounds, step)
-    board = table("One process each, wrk", "", "requests/s", "p50, ms", "p95", "p99")
-    for name in APPS:
-        f = found[name]
-        row = (f"{f['rps']:,.0f}", *(f"{f[f'p{q}_ms']:.2f}" for q in (50, 95, 99)))
-        board.add_row(name.replace("_", " "), *row)
-    said = (
-        f"/score is {found['score_over_noop']:.2f} of the floor and "
-        f"{found['score_over_by_the_book']:.1f} times the book; "
-        f"{found['degraded']} of its answers were degraded"
-    )
-    beside = table("Processor time beside the scorer, a decision", "", "us")
-    for name, us in found["beside_us_a_decision"].items():
-        if us >= 1:
-            beside.add_row(name, f"{us:.0f}")
-    return found, [board, said, beside]
-
-
-def _stream(seconds: int) -> Shown:
-    from loadtest.stream import bench as run
-
-    found = run(60_000, 1_000, 2 * seconds, bar)
-    board = table("One feature worker, engines of its own", "", "measured")
-    board.add_row(f"{found.events:,} events, drained", f"{found.events_per_s:,.0f}/s")
-    fresh = f"p50 {found.freshness_p50_ms:.0f}, p99 {found.freshness_p99_ms:.0f} ms"
-    board.add_row(f"readable after, at {found.rate:,.0f}/s", fresh)
-    return found.as_json(), [board]
-
-
-def _waterfall(seconds: int) -> Shown:
-    from loadtest.waterfall import RATE, STAGES, plot
-    from loadtest.waterfall import bench as run
-
-    with bar("asking each candidate in turn") as step:
-        found = run(settings(), round(seconds * RATE), step)
-    path = settings().home / "load" / "waterfall.png"
-    plot(found, path)
-    board = table("Stages, ms: p50 / p95", "", *(one.name for one in found))
-    for stage in STAGES:
-        board.add_row(stage, *(_pair(one.stages[stage]) for one in found))
-    board.add_row("at the client", *(_pair(one.client) for one in found))
-    board.add_row("publish, off the path", *(_pair(one.publish) for one in found))
-    figures = {"candidates": [asdict(one) for one in found], "plot": str(path)}
-    return figures, [board, f"picture {path}"]
-
-
-def _pair(ms: tuple[float, float]) -> str:
-    return f"{ms[0]:.2f} / {ms[1]:.2f}"
-
-
-def _swap(seconds: int, rounds: int) -> Shown:
-    from loadtest.swaps import bench as run
-
-    with bar("shadow on and off, then swaps") as step:
-        found = run(settings(), 300.0, float(seconds), rounds, step)
-    board = table(f"{found.requests:,} requests at {found.rate:.0f}/s", "", "measured")
-    board.add_row("failed", str(found.failures))
-    on, off = found.shadow_on_p95_ms, found.shadow_off_p95_ms
-    ratio = f"{on:.1f} and {off:.1f} ms; a round's ratio {found.shadow_ratio:.2f}"
-    board.add_row("p95 with shadow mode on and off", ratio)
-    during = f"{found.changing_p95_ms:.1f} ms; worst second {found.worst_second_p95_ms:.1f} ms"
-    board.add_row(f"p95 over {found.changes} changes of champion", during)
-    return asdict(found), [board]
-
-
-def _growth(seconds: int) -> Shown:
-    from loadtest.growth import bench as run
-
-    found = run(settings(), seconds, bar)
-    titles = {
-        "views": "Feature views a request reads",
-        "customers": "Customers in the store",
-        "items": "Items in the cart",
-        "replicas": "Scorer processes",
-    }
-    boards: list[Table | str] = []
-    for name, points in found.items():
-        second = "worst p99, ms" if name == "replicas" else "p99"
-        board = table(titles[name], "", points[0].unit.partition(";")[0], second, "")
-        for p in points:
-            board.add_row(f"{p.size:,}", f"{p.p50:,.2f}", f"{p.p99:.2f}", p.note)
-        boards.append(board)
-    return {name: [asdict(p) for p in points] for name, points in found.items()}, boards

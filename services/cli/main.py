@@ -1,29 +1,19 @@
 """`whiteboard`: two ML system-design answers, drawn so that they run."""
 
 import sys
+from importlib import import_module
 
 import typer
 
-from services.cli import (
-    audit,
-    bootstrap,
-    candidates,
-    demo,
-    describe,
-    drill,
-    evaluate,
-    fault,
-    load,
-    monitor,
-    pictures,
-    replay,
-    simulate,
-    status,
-    swap,
-    train,
-    up,
-)
+from services.cli.options import DESIGNS, FIRST
 from services.cli.output import err
+
+# Modules of this package, each with a function of the same name.
+SHARED = (
+    "up", "down", "bootstrap", "status", "demo", "simulate", "train", "candidates", "swap",
+    "retrain", "night", "rollback", "history", "evaluate", "audit", "report", "scorecard",
+    "describe", "fault", "load",
+)  # fmt: skip
 
 app = typer.Typer(
     name="whiteboard",
@@ -34,34 +24,20 @@ app = typer.Typer(
     pretty_exceptions_short=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Begin with [bold]whiteboard demo[/]; walk through a design with "
-    "[bold]whiteboard describe fraud[/]; stop it all with [bold]whiteboard down[/].",
+    f"[bold]whiteboard describe {FIRST.name}[/]; stop it all with [bold]whiteboard down[/].",
 )
-app.command("up")(up.up)
-app.command("down")(up.down)
-app.command("bootstrap")(bootstrap.bootstrap)
-app.command("status")(status.status)
-app.command("demo")(demo.demo)
-app.command("simulate")(simulate.simulate)
-app.command("replay")(replay.replay)
-app.command("train")(train.train)
-app.command("candidates")(candidates.candidates)
-app.command("swap")(swap.swap)
-app.command("retrain")(swap.retrain)
-app.command("night")(swap.night)
-app.command("rollback")(swap.rollback)
-app.command("history")(swap.history)
-app.command("evaluate")(evaluate.evaluate)
-app.command("audit")(audit.audit)
-app.command("report")(monitor.report)
-app.command("scorecard")(monitor.scorecard)
-app.command("drill")(drill.drill)
-app.command("describe")(describe.describe)
-app.command("fault")(fault.fault)
-app.command("load")(load.load)
-app.command("bench")(load.bench)
-app.command("batch")(pictures.batch)
-app.command("reconcile")(pictures.reconcile)
-app.command("edge")(pictures.edge)
+
+
+def _mount(command: str, panel: str | None = None) -> None:
+    function = getattr(import_module(f"services.cli.{command}"), command)
+    app.command(command, rich_help_panel=panel)(function)
+
+
+for _command in SHARED:
+    _mount(_command)
+for _design in DESIGNS.values():
+    for _command in _design.commands:
+        _mount(_command, f"{_design.title} only")
 
 
 def main() -> None:

@@ -4,24 +4,29 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from services.platform.progress import Step
+from services.platform.progress import ProgressCallback
+
+if TYPE_CHECKING:
+    from services.platform.hooks import Table as TableText
 
 out = Console()
 err = Console(stderr=True)
 
-JsonOption = Annotated[bool, typer.Option("--json", help="Print figures as JSON.")]
+# By event of a model's history.
+EVENT_COLOURS = {"promoted": "green", "refused": "red", "rolled_back": "yellow"}
 
 
 @contextmanager
-def bar(title: str) -> Iterator[Step]:
-    """A progress bar on stderr, so that it mixes with no output; it stays when it is done."""
+def bar(title: str) -> Iterator[ProgressCallback]:
+    """A progress bar on stderr; it stays when the work is done."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
     columns = (
         TextColumn("{task.description:<34}"),
         BarColumn(bar_width=28),
@@ -40,18 +45,18 @@ def bar(title: str) -> Iterator[Step]:
 
 
 def say(message: str) -> None:
-    """A line for people, on stderr."""
+    """Print a line on stderr."""
     err.print(message, highlight=False)
 
 
 def fail(message: str, code: int = 1) -> NoReturn:
-    """End with a message that says what to do."""
+    """End the command with a message that says what to do."""
     err.print(f"[bold red]error:[/] {message}", highlight=False)
     raise typer.Exit(code)
 
 
 def show_json(figures: Mapping[str, Any]) -> None:
-    """Print figures for machines; what is not a number is null, as JSON knows no NaN."""
+    """Print figures as JSON; NaN and infinity become null."""
     print(json.dumps(_finite(figures), indent=2, default=str, allow_nan=False))
 
 
@@ -69,3 +74,13 @@ def table(title: str, *headers: str) -> Table:
     for header in headers:
         made.add_column(header)
     return made
+
+
+def show_table(text: "TableText") -> None:
+    """Print a table that a design made."""
+    made = table(text.title, *text.headers)
+    for row in text.rows:
+        made.add_row(*row)
+    out.print(made)
+    for line in text.footer:
+        out.print(f"  {line}", highlight=False)

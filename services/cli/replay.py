@@ -4,11 +4,15 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-import uvloop
 
-from services.cli.demo import RateOption
-from services.cli.designs import DesignArgument, fraud_alone
-from services.cli.output import JsonOption, bar, fail, say
+from services.cli.options import (
+    DesignArgument,
+    JsonOption,
+    RateOption,
+    errors_as_messages,
+    only_with,
+)
+from services.cli.output import bar, say
 from services.cli.simulate import show
 from services.platform.settings import settings
 
@@ -30,21 +34,23 @@ def replay(
       whiteboard replay fraud --file transactions.parquet --mapping handbook --most 2000
       whiteboard replay fraud --file mine.csv --mapping mine.yaml --rate 100
     """
-    fraud_alone(design, "`whiteboard train cv --data FOLDER` and `batch cv` take files")
-    from services.fraud.evaluation import run_report as scoreboard
-    from services.fraud.ingestion.replay import Mapping, happenings
+    only_with(design, "replay")
+    import uvloop
+
+    from services.fraud.evaluation import run_report
+    from services.fraud.ingestion.replay import FileMapping, replayed_events
     from services.fraud.simulator.run import replay as run
 
-    try:
-        rejected: list[str] = []
-        world = happenings(file, Mapping.load(mapping), since or None, rejected)
+    rejected: list[str] = []
+    with errors_as_messages():
+        events = replayed_events(file, FileMapping.load(mapping), since or None, rejected)
         with bar(f"replaying {file.name}") as step:
-            report = uvloop.run(run(settings(), world, rate, most, step))
-    except (ConnectionError, ValueError, OSError) as error:
-        fail(str(error))
+            report = uvloop.run(run(settings(), events, rate, most, step))
+    for reason in rejected[:3]:
+        say(f"[yellow]left out[/] {reason}")
     figures = {
-        **scoreboard.latency(report),
-        **scoreboard.quality(report),
+        **run_report.latency(report),
+        **run_report.quality(report),
         "requests": report.requests,
         "labels": report.labels,
         "failures": report.failures,
@@ -52,6 +58,4 @@ def replay(
         "rejected_rows": len(rejected),
         "errors": report.errors,
     }
-    for reason in rejected[:3]:
-        say(f"[yellow]left out[/] {reason}")
     show(figures, as_json)

@@ -1,4 +1,4 @@
-"""Start and stop what runs here: engines, then the designs' services."""
+"""Start what runs here: the engines, then the processes of every design."""
 
 import socket
 import sys
@@ -6,62 +6,81 @@ import time
 import urllib.error
 import urllib.request
 
-from infra.local.engines import Process, engines
+from infra.local.engines import Program, engines
 from infra.local.supervisor import Supervisor
-from services.cli.output import fail
-from services.cv_inspection import design as cv
-from services.fraud import design as fraud
-from services.platform.design import LAST, Service
+from services.cli.options import DESIGNS, errors_as_messages
+from services.cli.output import bar, err, fail
+from services.platform.design import SCHEDULER, HttpApp, Process
+from services.platform.run import SHARED
 from services.platform.settings import Settings
 
 _READY_S = 60.0
+# The scheduler runs its jobs by this command.
+_WHITEBOARD = (sys.executable, "-m", "services.cli.main")
 
 
-def services(config: Settings) -> list[Service]:
-    """Both designs' processes, and the scheduler that serves both."""
-    names = (fraud.DESIGN.name, cv.DESIGN.name)
-    port = {"metrics_port": config.metrics_port + 3}
-    scheduler = Service("scheduler", "services.platform.retraining.scheduler", names, port, LAST)
-    return [*fraud.services(config), *cv.services(config), scheduler]
-
-
-def service_processes(config: Settings) -> list[Process]:
-    """The services as processes of this machine."""
-    forced = {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
-    return [
-        Process(
-            s.name, (sys.executable, "-m", s.module, *s.arguments), dict(s.ports), forced, s.nice
-        )
-        for s in services(config)
+def programs(config: Settings) -> list[Program]:
+    """Every design's processes, and the shared ones, as programs of this machine."""
+    own = [
+        _program(config, design.name, process)
+        for design in DESIGNS.values()
+        for process in design.everything
     ]
+    return [*own, _program(config, SHARED, SCHEDULER, *_WHITEBOARD)]
+
+
+def _program(config: Settings, owner: str, process: HttpApp | Process, *more: str) -> Program:
+    command = (sys.executable, "-m", "services.platform.run", owner, process.name, *more)
+    ports = {process.port_setting: process.port(config)}
+    environment = {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
+    return Program(process.name, command, ports, environment, process.nice)
+
+
+def bring_up(config: Settings, seed: int, days: int) -> Supervisor:
+    """Start everything, showing progress. Ends the command where that fails."""
+    with err.status("starting NATS, Redis, SeaweedFS"):
+        supervisor = start_engines(config)
+    bootstrap_missing(config, seed, days)
+    with err.status("starting services and workers"):
+        start_services(config, supervisor)
+    return supervisor
+
+
+def bootstrap_missing(config: Settings, seed: int, days: int) -> bool:
+    """Make history and champions where they are missing. Returns whether they were."""
+    with errors_as_messages():
+        made = [design.bootstrap(config, seed, days, bar) for design in DESIGNS.values()]
+    return any(made)
 
 
 def start_engines(config: Settings) -> Supervisor:
     """Start the engines and wait until they answer. Ends the command if they do not."""
     supervisor = Supervisor(config)
     wanted = engines(config)
-    _start(supervisor, wanted)
-    for process in wanted:
-        for port in process.ports.values():
-            _wait_for_port(config.host, port, process.name)
-    _wait_for_bucket(config)
+    running = _start(supervisor, wanted)
+    for program in wanted:
+        for port in program.ports.values():
+            _wait_for_port(config.host, port, program.name)
+    if "seaweedfs" not in running:
+        _wait_for_bucket(config)
     return supervisor
 
 
 def start_services(config: Settings, supervisor: Supervisor) -> None:
-    """Start the services beside the engines and wait until scorer and inspector are ready."""
-    wanted = service_processes(config)
+    """Start the designs' processes beside the engines and wait until they are ready."""
+    wanted = programs(config)
     _start(supervisor, [*engines(config), *wanted])
-    _wait_for_url(f"{config.scorer}/readyz", "scorer")
-    _wait_for_url(f"{config.inspector}/readyz", "inspector")
-    for process in wanted:
-        for port in process.ports.values():
-            _wait_for_port(config.host, port, process.name)
+    for design in DESIGNS.values():
+        _wait_for_url(f"{design.http.url(config)}/readyz", design.http.name)
+    for program in wanted:
+        for port in program.ports.values():
+            _wait_for_port(config.host, port, program.name)
 
 
-def _start(supervisor: Supervisor, wanted: list[Process]) -> None:
+def _start(supervisor: Supervisor, wanted: list[Program]) -> set[str]:
+    """Start what does not run yet. Returns the names of what did."""
     try:
-        supervisor.start(wanted)
+        return supervisor.start(wanted)
     except (OSError, RuntimeError) as error:
         fail(str(error))
 

@@ -1,17 +1,18 @@
 """`whiteboard status`."""
 
-import asyncio
 import json
 import urllib.error
+import urllib.parse
 import urllib.request
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from infra.local.supervisor import Supervisor
-from services.cli.output import JsonOption, out, show_json, table
+from services.cli.options import DESIGNS, FIRST, JsonOption
+from services.cli.output import out, show_json, table
 from services.platform.settings import Settings, settings
+
+_CONNECT_S = 0.5
 
 
 def status(as_json: JsonOption = False) -> None:
@@ -25,8 +26,7 @@ def status(as_json: JsonOption = False) -> None:
     supervisor = Supervisor(config)
     figures: dict[str, Any] = {
         "processes": _processes(supervisor),
-        "scorer": _ready(config.scorer),
-        "inspector": _ready(config.inspector),
+        **{d.http.name: _ready(d.http.url(config)) for d in DESIGNS.values()},
         "alerts": _alerts(config),
         "reports": _reports(config),
         "ram_mb": round(supervisor.resident_mb()),
@@ -34,17 +34,31 @@ def status(as_json: JsonOption = False) -> None:
     }
     if as_json:
         show_json(figures)
-        return
-    if not figures["processes"]:
+    elif figures["processes"]:
+        _show(figures)
+    else:
         out.print("nothing is running: `whiteboard up` starts the stack")
-        return
+
+
+def urls(config: Settings) -> dict[str, str]:
+    """What a browser can open."""
+    return {
+        **{d.http.name: f"{d.http.url(config)}/docs" for d in DESIGNS.values()},
+        "metrics": f"{FIRST.http.url(config)}/metrics",
+        "streams": f"http://{config.host}:{config.nats_http_port}/jsz?streams=1",
+        "s3": config.s3,
+        "mlflow": f"mlflow ui --backend-store-uri {config.mlflow}",
+    }
+
+
+def _show(figures: dict[str, Any]) -> None:
     board = table("Processes", "name", "state", "pid", "MB", "log")
     for p in figures["processes"]:
         colour = "green" if p["state"] == "RUNNING" else "red"
         state = f"[{colour}]{p['state'].lower()}[/]"
         board.add_row(p["name"], state, str(p["pid"] or ""), str(p["mb"] or ""), p["log"])
     out.print(board)
-    for service in ("scorer", "inspector"):
+    for service in (design.http.name for design in DESIGNS.values()):
         for name, value in figures[service].items():
             out.print(f"  {service} {name}: {value}", highlight=False)
     for alert in figures["alerts"]:
@@ -55,27 +69,17 @@ def status(as_json: JsonOption = False) -> None:
         out.print(f"  {name:<9} {url}", highlight=False)
 
 
-def urls(config: Settings) -> dict[str, str]:
-    """Where a person would look."""
-    return {
-        "scorer": f"{config.scorer}/docs",
-        "inspector": f"{config.inspector}/docs",
-        "metrics": f"{config.scorer}/metrics",
-        "streams": f"http://{config.host}:{config.nats_http_port}/jsz?streams=1",
-        "s3": config.s3,
-        "mlflow": f"mlflow ui --backend-store-uri {config.mlflow}",
-    }
-
-
 def _alerts(config: Settings) -> list[dict[str, Any]]:
     """The newest alerts; none where NATS is away."""
-    from monitoring.alerts import newest
-    from services.platform.streaming.consumer import connect
+    import asyncio
+
+    from monitoring.alerts import newest_alerts
+    from services.platform.streaming.connection import connect
 
     async def read() -> list[dict[str, Any]]:
-        nc = await connect(config, "status", patience_s=1.0)
+        nc = await connect(config, "status", timeout_s=_CONNECT_S)
         try:
-            return [alert.model_dump(mode="json") for alert in await newest(nc.jetstream())]
+            return [alert.model_dump(mode="json") for alert in await newest_alerts(nc.jetstream())]
         finally:
             await nc.close()
 
@@ -86,16 +90,28 @@ def _alerts(config: Settings) -> list[dict[str, Any]]:
 
 
 def _reports(config: Settings) -> dict[str, str]:
-    """By design, where the newest report is; none where S3 is away."""
-    from services.platform.storage.lake import Lake
-    from services.platform.storage.reports import newest_report
+    """By design, URL of the newest report; none where its service is away."""
+    found = {d.name: _redirect(f"{d.http.url(config)}/reports/newest") for d in DESIGNS.values()}
+    return {name: url for name, url in found.items() if url}
 
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Leaves redirects unfollowed."""
+
+    def redirect_request(self, *args: Any) -> None:
+        return None
+
+
+def _redirect(url: str) -> str | None:
+    """Where a URL leads, None if nowhere."""
     try:
-        names = {design: newest_report(Lake(config), design) for design in ("fraud", "cv")}
+        urllib.request.build_opener(_NoRedirect).open(url, timeout=2).close()
+    except urllib.error.HTTPError as error:
+        where = error.headers.get("location")
+        return urllib.parse.urljoin(url, where) if where else None
     except OSError:
-        return {}
-    base = {"fraud": config.scorer, "cv": config.inspector}
-    return {design: f"{base[design]}/reports/{name}" for design, name in names.items() if name}
+        pass
+    return None
 
 
 def _processes(supervisor: Supervisor) -> list[dict[str, Any]]:
@@ -113,11 +129,13 @@ def _processes(supervisor: Supervisor) -> list[dict[str, Any]]:
 
 
 def _short(path: Path) -> str:
-    """A path as one would type it here."""
+    """A path as short as it can be typed here."""
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def _mb(pid: int | None) -> int | None:
+    import psutil
+
     try:
         return round(psutil.Process(pid).memory_info().rss / 1e6) if pid else None
     except psutil.NoSuchProcess:

@@ -1,63 +1,182 @@
-"""The inspection design's wiring: its processes, and the figure that each step is known by."""
+"""The inspection design's wiring: its processes, its commands' functions, each step's figure."""
 
-from services.platform.design import LAST, NEXT, Design, Measured, Service
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from services.platform.design import DEFERRABLE_NICE, WORKER_NICE, Design, HttpApp, Process
+from services.platform.hooks import (
+    Demo,
+    DriftBenchmarkResult,
+    Evaluation,
+    EvaluationRequest,
+    Figures,
+    Problem,
+    TrafficRequest,
+)
+from services.platform.progress import ProgressBar, ProgressCallback
 from services.platform.settings import Settings
+
+if TYPE_CHECKING:
+    import pyarrow.compute as pc
+
+    from services.platform.evaluation.comparison import (
+        CandidateResult,
+        ComparisonLabels,
+        ServeFiles,
+    )
+    from services.platform.models.registry import RegisteredModel
+    from services.platform.retraining.spec import RetrainingSpec
+    from services.platform.storage.lake import Lake
+    from services.platform.types import Floats
+
+_FIRST_CANDIDATE = "efficientnet"
+
+
+def _problem() -> Problem:
+    from services.cv_inspection.problem import LATENCY_BUDGET_MS, CostModel
+
+    return Problem(CostModel(), LATENCY_BUDGET_MS)
+
+
+def _bootstrap(config: Settings, seed: int, days: int, bar: ProgressBar) -> bool:
+    """`days` is not used: images have no history of events."""
+    from services.cv_inspection.simulator.bootstrap import bootstrap
+
+    return bootstrap(config, _FIRST_CANDIDATE, seed, bar)
+
+
+def _simulate(config: Settings, request: TrafficRequest, bar: ProgressBar) -> Figures:
+    from services.cv_inspection.evaluation.live import simulate
+
+    return simulate(config, request, bar)
+
+
+def _train(
+    config: Settings, candidate: str, seed: int, bar: ProgressBar, folder: Path | None
+) -> "RegisteredModel":
+    from services.cv_inspection.retraining.training import folder_split, train
+    from services.cv_inspection.simulator.labelled_images import HISTORY
+
+    source = HISTORY.split if folder is None else partial(folder_split, folder)
+    return train(config, candidate, seed, bar, source)
+
+
+def _retraining_spec() -> "RetrainingSpec[Any, Any]":
+    from services.cv_inspection.retraining.plan import retraining_spec
+    from services.cv_inspection.simulator.labelled_images import HISTORY
+
+    return retraining_spec(HISTORY)
+
+
+def _compare(
+    config: Settings, seeds: list[int], bar: ProgressBar, serve: "ServeFiles"
+) -> "tuple[Sequence[CandidateResult], ComparisonLabels]":
+    from services.cv_inspection.evaluation.comparison import COMPARISON_LABELS, compare
+
+    return compare(config, seeds, bar, serve), COMPARISON_LABELS
+
+
+def _newest(lake: "Lake", count: int, where: "pc.Expression | None") -> "tuple[int, Floats]":
+    from services.cv_inspection.monitoring.newest import newest
+
+    return newest(lake, count, where)
+
+
+def _benchmark_drifts(
+    config: Settings,
+    seeds: list[int],
+    drifts: Sequence[tuple[str, float]],
+    step: ProgressCallback,
+) -> DriftBenchmarkResult:
+    """Asks the champion. FileNotFoundError: there is none."""
+    from monitoring.drift_benchmark import run_benchmark
+    from services.cv_inspection.evaluation.drift_benchmark import streams
+    from services.cv_inspection.serving.model import read_model
+    from services.platform.models.names import served_path
+    from services.platform.storage.lake import Lake
+
+    champion = read_model(Lake(config).get(served_path(INSPECTION.name)))
+    return run_benchmark(streams(champion, seeds, drifts, step))
+
+
+def _evaluate(request: EvaluationRequest, bar: ProgressBar) -> Evaluation:
+    from services.cv_inspection.evaluation.magnetic_tile import evaluation
+
+    return evaluation(request, bar)
+
+
+def _demo() -> Demo:
+    from services.cv_inspection.evaluation import live
+
+    return Demo(live.demo, live.demo_failures, live.demo_table)
 
 
 def _money(minor: float) -> str:
     return f"{minor / 100:,.0f} EUR"
 
 
-def _problem(m: Measured) -> str:
-    return f"cost {_money(m['cost'])}, passing all {_money(m['cost_pass_all'])}"
+def _cost(f: Figures) -> str:
+    return f"cost {_money(f['cost'])}, passing all {_money(f['cost_pass_all'])}"
 
 
-def _ingestion(m: Measured) -> str:
+def _ingestion(f: Figures) -> str:
     return (
-        f"{m['landed']:,} pictures through the store, told after {m['delay_p50_ms']:.0f} ms "
-        f"(p95 {m['delay_p95_ms']:.0f} ms), {m['lost']} lost, {m['duplicates']} twice"
+        f"{f['landed']:,} images through the store, result after {f['delay_p50_ms']:.0f} ms "
+        f"(p95 {f['delay_p95_ms']:.0f} ms), {f['lost']} lost, {f['duplicates']} duplicates"
     )
 
 
-def _candidates(m: Measured) -> str:
-    return f"{m['model']}: {m['escapes']} of {m['defects']} defects escaped"
+def _candidates(f: Figures) -> str:
+    return f"{f['model']}: {f['escapes']} of {f['defects']} defects escaped"
 
 
-def _serving(m: Measured) -> str:
+def _serving(f: Figures) -> str:
     return (
-        f"{m['post_rate']:.0f} pictures/s posted: p50 {m['p50_ms']:.1f} ms, "
-        f"p95 {m['p95_ms']:.1f} ms, p99 {m['p99_ms']:.1f} ms"
+        f"{f['post_rate']:.0f} images/s posted: p50 {f['p50_ms']:.1f} ms, "
+        f"p95 {f['p95_ms']:.1f} ms, p99 {f['p99_ms']:.1f} ms"
     )
 
 
-DESIGN = Design(
+INSPECTION = Design(
     name="cv",
     title="Visual quality inspection",
     package="services.cv_inspection",
-    first_candidate="efficientnet",
+    http=HttpApp("inspector", "services.cv_inspection.serving.app:create_app", "/inspect"),
+    processes=(
+        Process("inspection-worker", "services.cv_inspection.serving.worker", 4, WORKER_NICE),
+        Process(
+            "cv-lake-writer", "services.cv_inspection.ingestion.lake_writer", 5, DEFERRABLE_NICE
+        ),
+        Process("cv-shadow", "services.cv_inspection.monitoring.shadow", 6, DEFERRABLE_NICE),
+        Process("cv-monitor", "services.cv_inspection.monitoring.drift", 8, DEFERRABLE_NICE),
+    ),
+    first_candidate=_FIRST_CANDIDATE,
+    traffic_rate=4.0,
+    load_rate=20,
+    drifts=("blur", "exposure", "new_defect"),
+    protocol="magnetic_tile",
+    commands=("batch", "reconcile", "edge"),
+    absent={
+        "audit": "an image's features are its pixels: nothing is stored that could differ",
+        "drill": "`whiteboard night cv` retrains the inspector",
+        "replay": "`whiteboard train cv --data FOLDER` and `batch cv` take files",
+    },
     figures={
-        "problem": _problem,
+        "problem": _cost,
         "ingestion": _ingestion,
         "candidates": _candidates,
         "serving": _serving,
     },
+    problem=_problem,
+    bootstrap=_bootstrap,
+    simulate=_simulate,
+    train=_train,
+    retraining_spec=_retraining_spec,
+    compare=_compare,
+    newest=_newest,
+    benchmark_drifts=_benchmark_drifts,
+    evaluate=_evaluate,
+    demo=_demo,
 )
-
-
-def services(settings: Settings) -> list[Service]:
-    """The design's processes."""
-    inspector = (
-        "services.cv_inspection.serving.app:create_app", "--factory", "--host", settings.host,
-        "--port", str(settings.inspector_port),
-        "--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning",
-    )  # fmt: skip
-    port = settings.metrics_port
-    names = ("serving.worker", "ingestion.lake_writer", "monitoring.shadow", "monitoring.drift")
-    worker, writer, shadow, monitor = (f"services.cv_inspection.{name}" for name in names)
-    return [
-        Service("inspector", "uvicorn", inspector, {"inspector_port": settings.inspector_port}),
-        Service("inspection-worker", worker, (), {"metrics_port": port + 4}, NEXT),
-        Service("cv-lake-writer", writer, (), {"metrics_port": port + 5}, LAST),
-        Service("cv-shadow", shadow, (), {"metrics_port": port + 6}, LAST),
-        Service("cv-monitor", monitor, (), {"metrics_port": port + 8}, LAST),
-    ]

@@ -1,41 +1,42 @@
-"""Step 1, problem and KPI: what a wrong look at a part costs, in money.
+"""Step 1, problem and KPI: what a wrong decision about a part costs, in money.
 
-Stop a good part and somebody looks at it again; let a defect through and it escapes to a customer,
-who sends it back. An escape costs forty looks, so the threshold minimises the sum: accuracy would
-pass everything on a line where one part in ten is bad, and IoU says how well a defect is outlined,
-not whether it left the house. IoU is watched, never optimised for.
+A good part that is stopped is inspected again; a defect that passes escapes to a customer, who
+sends it back. An escape costs as much as forty re-inspections, so the threshold minimises the sum.
+Accuracy would pass every part of a line where one in ten is bad, and IoU measures how well a defect
+is outlined, not whether the part was stopped: it is monitored, never optimised for.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from services.platform.evaluation import cost as kpi
+from services.platform.evaluation import cost
 
 REINSPECTION_COST_MINOR = 150
 ESCAPE_COST_MINOR = 6_000
 LATENCY_BUDGET_MS = 50.0
 
-# A picture beyond these shows too little to judge (brightness and clipped share, 0..1), and a mask
-# that covers this share of a part which would pass contradicts it: a person looks.
-DARKEST, BRIGHTEST = 0.10, 0.93
-MOST_CLIPPED = 0.40
-MASK_WITHOUT_DEFECT = 0.01
+# An image outside these limits shows too little for a decision (brightness and clipped share,
+# 0..1), and a mask that covers this share of a part that would pass contradicts the class: both go
+# to a person.
+MIN_BRIGHTNESS, MAX_BRIGHTNESS = 0.10, 0.93
+MAX_CLIPPED = 0.40
+MAX_MASK_SHARE_OF_PASSED = 0.01
 
-# What is told apart: the first is a good part, the rest are defects. A data set of one's own
-# brings its own classes, on its model's card.
+# The classes: the first is a good part, the others are defects. A data set from a folder has
+# classes of its own, which are on its model's card.
 GOOD: Final = "good"
 CLASSES = (GOOD, "scratch", "pit", "crack", "stain", "missing_thread")
 
-# Where hyperparameters are, a file a candidate.
+# Folder with the hyperparameters, one file for each candidate.
 CONF = Path(__file__).parent / "conf"
 
 
 @dataclass(frozen=True)
-class Kpi(kpi.Kpi):
-    """The cost of decisions: FP x re-inspection + FN x escape, minor units.
+class CostModel(cost.CostModel):
+    """The cost of decisions in minor units: FP x re-inspection + FN x escape.
 
-    What an escape costs is each part's `amount`; nothing comes on top of it.
+    The cost of an escape is the part's `amount`, with no fee on top.
     """
 
     review: int = REINSPECTION_COST_MINOR

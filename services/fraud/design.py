@@ -1,73 +1,184 @@
-"""The fraud design's wiring: its processes, and the figure that each step is known by."""
+"""The fraud design's wiring: its processes, its commands' functions, and each step's figure."""
 
-from services.platform.design import LAST, NEXT, Design, Measured, Service
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from services.platform.design import DEFERRABLE_NICE, WORKER_NICE, Design, HttpApp, Process
+from services.platform.hooks import (
+    AuditResult,
+    Demo,
+    DemoRequest,
+    DriftBenchmarkResult,
+    Evaluation,
+    EvaluationRequest,
+    Figures,
+    Problem,
+    TrafficRequest,
+)
+from services.platform.progress import ProgressBar, ProgressCallback
 from services.platform.settings import Settings
+
+if TYPE_CHECKING:
+    import pyarrow.compute as pc
+
+    from services.platform.evaluation.comparison import (
+        CandidateResult,
+        ComparisonLabels,
+        ServeFiles,
+    )
+    from services.platform.models.registry import RegisteredModel
+    from services.platform.retraining.spec import RetrainingSpec
+    from services.platform.storage.lake import Lake
+    from services.platform.types import Floats
+
+_FIRST_CANDIDATE = "xgboost"
+
+
+def _problem() -> Problem:
+    from services.fraud.problem import LATENCY_BUDGET_MS, CostModel
+
+    return Problem(CostModel(), LATENCY_BUDGET_MS)
+
+
+def _bootstrap(config: Settings, seed: int, days: int, bar: ProgressBar) -> bool:
+    from services.fraud.simulator.bootstrap import bootstrap
+
+    return bootstrap(config, _FIRST_CANDIDATE, seed, days, bar)
+
+
+def _simulate(config: Settings, request: TrafficRequest, bar: ProgressBar) -> Figures:
+    from services.fraud.evaluation.live import simulate
+
+    return simulate(config, request, bar)
+
+
+def _train(
+    config: Settings, candidate: str, seed: int, bar: ProgressBar, folder: Path | None
+) -> "RegisteredModel":
+    if folder is not None:
+        raise ValueError("--data is for `whiteboard train cv`: fraud trains on the lake's history")
+    from services.fraud.retraining.training import train
+
+    return train(config, candidate, seed, bar)
+
+
+def _retraining_spec() -> "RetrainingSpec[Any, Any]":
+    from services.fraud.retraining.plan import RETRAINING_SPEC
+
+    return RETRAINING_SPEC
+
+
+def _compare(
+    config: Settings, seeds: list[int], bar: ProgressBar, serve: "ServeFiles"
+) -> "tuple[Sequence[CandidateResult], ComparisonLabels]":
+    from services.fraud.evaluation.comparison import COMPARISON_LABELS, compare
+
+    return compare(config, seeds, bar, serve), COMPARISON_LABELS
+
+
+def _newest(lake: "Lake", count: int, where: "pc.Expression | None") -> "tuple[int, Floats]":
+    from services.fraud.monitoring.newest import newest
+
+    return newest(lake, count, where)
+
+
+def _benchmark_drifts(
+    config: Settings,
+    seeds: list[int],
+    drifts: Sequence[tuple[str, float]],
+    step: ProgressCallback,
+) -> DriftBenchmarkResult:
+    from monitoring.drift_benchmark import run_benchmark
+    from services.fraud.evaluation.drift_benchmark import streams
+
+    return run_benchmark(streams(seeds, drifts, step))
+
+
+def _evaluate(request: EvaluationRequest, bar: ProgressBar) -> Evaluation:
+    from services.fraud.evaluation.handbook import evaluation
+
+    return evaluation(request, bar)
+
+
+def _demo() -> Demo:
+    from services.fraud.evaluation import live
+
+    def run(config: Settings, request: DemoRequest, bar: ProgressBar) -> dict[str, Any]:
+        return live.demo(config, request, bar, FRAUD.worker("feature-worker").metrics_url(config))
+
+    return Demo(run, live.demo_failures, live.demo_table)
+
+
+def _audit(config: Settings) -> AuditResult:
+    from services.fraud.monitoring.skew import audit
+    from services.platform.storage.lake import Lake
+
+    return audit(Lake(config))
 
 
 def _money(minor: float) -> str:
     return f"{minor / 100:,.0f} EUR"
 
 
-def _problem(m: Measured) -> str:
-    return f"cost {_money(m['cost'])}, approving all {_money(m['cost_approve_all'])}"
+def _cost(f: Figures) -> str:
+    return f"cost {_money(f['cost'])}, approving all {_money(f['cost_approve_all'])}"
 
 
-def _ingestion(m: Measured) -> str:
-    return f"{m['requests']:,} transactions at {m['rate']:.0f}/s, {m['lost']} decisions lost"
+def _ingestion(f: Figures) -> str:
+    return f"{f['requests']:,} transactions at {f['rate']:.0f}/s, {f['lost']} decisions lost"
 
 
-def _features(m: Measured) -> str:
-    return f"readable after {m['freshness_p50_ms']:.0f} ms (p99 {m['freshness_p99_ms']:.0f} ms)"
+def _features(f: Figures) -> str:
+    return f"readable after {f['freshness_p50_ms']:.0f} ms (p99 {f['freshness_p99_ms']:.0f} ms)"
 
 
-def _candidates(m: Measured) -> str:
-    return f"{m['model']}: precision {m['precision']:.2f}, recall {m['recall']:.2f}"
+def _candidates(f: Figures) -> str:
+    return f"{f['model']}: precision {f['precision']:.2f}, recall {f['recall']:.2f}"
 
 
-def _serving(m: Measured) -> str:
-    return f"p50 {m['p50_ms']:.1f} ms, p95 {m['p95_ms']:.1f} ms, p99 {m['p99_ms']:.1f} ms"
+def _serving(f: Figures) -> str:
+    return f"p50 {f['p50_ms']:.1f} ms, p95 {f['p95_ms']:.1f} ms, p99 {f['p99_ms']:.1f} ms"
 
 
-def _monitoring(m: Measured) -> str:
-    return f"{m['vectors']:,} vectors audited, {m['mismatches']} mismatches"
+def _monitoring(f: Figures) -> str:
+    return f"{f['vectors']:,} vectors audited, {f['mismatches']} mismatches"
 
 
-DESIGN = Design(
+FRAUD = Design(
     name="fraud",
     title="Real-time fraud detection",
     package="services.fraud",
-    first_candidate="xgboost",
+    http=HttpApp("scorer", "services.fraud.serving.app:create_app", "/score"),
+    processes=(
+        Process("feature-worker", "services.fraud.features.worker", 0, WORKER_NICE),
+        Process("lake-writer", "services.fraud.ingestion.lake_writer", 1, DEFERRABLE_NICE),
+        Process("shadow", "services.fraud.monitoring.shadow", 2, DEFERRABLE_NICE),
+        Process("monitor", "services.fraud.monitoring.drift", 7, DEFERRABLE_NICE),
+    ),
+    first_candidate=_FIRST_CANDIDATE,
+    traffic_rate=200.0,
+    load_rate=500,
+    drifts=("covariate", "holiday", "null_device", "concept"),
+    protocol="handbook",
+    commands=("replay", "drill", "bench"),
     figures={
-        "problem": _problem,
+        "problem": _cost,
         "ingestion": _ingestion,
         "features": _features,
         "candidates": _candidates,
         "serving": _serving,
         "monitoring": _monitoring,
     },
+    problem=_problem,
+    bootstrap=_bootstrap,
+    simulate=_simulate,
+    train=_train,
+    retraining_spec=_retraining_spec,
+    compare=_compare,
+    newest=_newest,
+    benchmark_drifts=_benchmark_drifts,
+    evaluate=_evaluate,
+    demo=_demo,
+    audit=_audit,
 )
-
-
-def services(settings: Settings) -> list[Service]:
-    """The design's processes."""
-    scorer = (
-        "services.fraud.serving.app:create_app", "--factory", "--host", settings.host,
-        "--port", str(settings.scorer_port),
-        "--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning",
-    )  # fmt: skip
-    port = settings.metrics_port
-    return [
-        Service("scorer", "uvicorn", scorer, {"scorer_port": settings.scorer_port}),
-        Service(
-            "feature-worker", "services.fraud.features.worker", (), {"metrics_port": port}, NEXT
-        ),
-        Service(
-            "lake-writer",
-            "services.fraud.ingestion.lake_writer",
-            (),
-            {"metrics_port": port + 1},
-            LAST,
-        ),
-        Service("shadow", "services.fraud.monitoring.shadow", (), {"metrics_port": port + 2}, LAST),
-        Service("monitor", "services.fraud.monitoring.drift", (), {"metrics_port": port + 7}, LAST),
-    ]

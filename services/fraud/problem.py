@@ -1,9 +1,8 @@
-"""Step 1, problem and KPI: what a wrong decision costs, in money.
+"""Step 1, problem and KPI: the cost of a wrong decision, in money.
 
-Stop a genuine customer and somebody reviews the case; let a fraud through and the amount is
-charged back. The threshold minimises that sum, because the two mistakes differ in price by the
-size of each purchase: neither accuracy nor AUC knows that, and a fixed recall target overpays on
-small amounts.
+Declining a genuine customer costs a manual review; approving a fraud costs the amount and a
+chargeback fee. The threshold minimises the sum of both. The two errors differ in price by the size
+of each purchase: accuracy and AUC ignore that, and a fixed recall target overpays on small amounts.
 """
 
 from dataclasses import dataclass
@@ -18,17 +17,23 @@ CHARGEBACK_FEE_MINOR = 1_500
 DISPUTE_WINDOW_DAYS = 14
 LATENCY_BUDGET_MS = 50.0
 
-# Where hyperparameters are, a file a candidate.
+# Hyperparameters, one file per candidate.
 CONF = Path(__file__).parent / "conf"
 
 
 @dataclass(frozen=True)
-class Kpi(kpi.Kpi):
+class CostModel(kpi.CostModel):
     """The cost of decisions: FP x review + FN x (amount + fee), minor units.
 
     Attributes:
         review: Cost of reviewing one declined genuine transaction.
-        fee: What the card scheme charges on top of the amount for one chargeback.
+        fee: The card scheme's fee for one chargeback, on top of the amount.
+
+    Examples:
+        >>> import numpy as np
+        >>> declined, fraud = np.array([True, False]), np.array([False, True])
+        >>> CostModel().total(declined, fraud, np.array([4_000.0, 4_000.0]))
+        6000.0
     """
 
     review: int = REVIEW_COST_MINOR

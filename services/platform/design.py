@@ -1,10 +1,32 @@
-"""A design: the same eight steps, and the processes that run them."""
+"""A design: its eight steps, its processes, and the functions behind the commands.
 
+The one place where a design is wired. The process manager, Compose, Prometheus, the signal
+catalogue and the command line follow from it or are tested against it.
+"""
+
+import ast
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
+from pathlib import Path
+from typing import TypeVar
+
+from services.platform.hooks import (
+    Audit,
+    BenchmarkDrifts,
+    Bootstrap,
+    Compare,
+    Demo,
+    Evaluate,
+    Figures,
+    MakeRetrainingSpec,
+    NewestWindow,
+    Problem,
+    Simulate,
+    Train,
+)
+from services.platform.settings import Settings
 
 # (module, title); a step of two names is whichever of them a design has.
 STEPS: tuple[tuple[tuple[str, ...], str], ...] = (
@@ -18,28 +40,77 @@ STEPS: tuple[tuple[tuple[str, ...], str], ...] = (
     (("privacy", "edge"), "Privacy / edge"),
 )
 
-Measured = Mapping[str, Any]
-
-# Whose turn it is where several want a processor, as niceness: first what answers (0), next what it
-# hands on to, last what may lag. A tenth and a hundredth of the first one's share (ADR 11).
-NEXT, LAST = 10, 19
+# CPU priority as nice values: request path 0, engines and workers 10, deferrable consumers 19; a
+# tenth and a hundredth of the request path's share (ADR 11).
+WORKER_NICE, DEFERRABLE_NICE = 10, 19
 
 
 @dataclass(frozen=True)
-class Service:
-    """A process of a design.
+class Process:
+    """A worker process.
 
     Attributes:
-        module: What `python -m` is given. arguments: What follows it.
-        ports: What it listens on, by the setting that moves it.
-        nice: 0, `NEXT` or `LAST`.
+        name: As the process manager and Compose call it; unique over all designs.
+        module: Holds `async def main(settings, **options)`, which runs until it is cancelled, and
+            `parse_arguments(settings, arguments)`, which returns the options, where it takes any.
+        metrics_offset: Its Prometheus port, counted from the setting `metrics_port`.
+        nice: `WORKER_NICE` or `DEFERRABLE_NICE`.
     """
 
     name: str
     module: str
-    arguments: tuple[str, ...] = ()
-    ports: Mapping[str, int] = field(default_factory=dict)
-    nice: int = 0
+    metrics_offset: int
+    nice: int
+    port_setting = "metrics_port"
+
+    def port(self, settings: Settings) -> int:
+        """Its Prometheus port."""
+        return settings.metrics_port + self.metrics_offset
+
+    def metrics_url(self, settings: Settings) -> str:
+        """Its Prometheus page, on this machine."""
+        return f"http://{settings.host}:{self.port(settings)}/metrics"
+
+
+@dataclass(frozen=True)
+class HttpApp:
+    """The HTTP service of a design.
+
+    Attributes:
+        name: As the process manager and Compose call it. The settings `<name>_port` and
+            `<name>_url` move it.
+        factory: "module:function" that makes the app.
+        route: The route that decides.
+        default_port: Where `Settings` has no field `<name>_port`.
+    """
+
+    name: str
+    factory: str
+    route: str
+    default_port: int = 0
+    nice = 0
+
+    @property
+    def port_setting(self) -> str:
+        """Name of the setting that moves its port."""
+        return f"{self.name}_port"
+
+    def port(self, settings: Settings) -> int:
+        """The port it listens on."""
+        return int(settings.value(self.port_setting, str(self.default_port)))
+
+    def url(self, settings: Settings) -> str:
+        """Base URL, as clients reach it."""
+        return (
+            settings.value(f"{self.name}_url", "")
+            or f"http://{settings.host}:{self.port(settings)}"
+        )
+
+
+P = TypeVar("P", bound=HttpApp | Process)
+
+# Serves all designs: it retrains every night, and sooner on drift or by command.
+SCHEDULER = Process("scheduler", "services.platform.retraining.scheduler", 3, DEFERRABLE_NICE)
 
 
 @dataclass(frozen=True)
@@ -55,50 +126,128 @@ class Step:
     figure: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Design:
     """One of the designs.
 
+    Hooks that are None are commands that this design does not have.
+
     Attributes:
-        name: As on the command line. title: As a heading. package: Where its steps are.
-        first_candidate: Which candidate is the first champion.
-        figures: By step's module, a function that words its measured figure, given what the
-            last demo and training measured.
+        name: As on the command line.
+        title: As a heading.
+        package: Where its steps are.
+        http: Its HTTP service.
+        processes: Its workers.
+        first_candidate: The first champion.
+        traffic_rate: Simulated events a second unless the command line says otherwise.
+        load_rate: Requests a second of `load`; 0 if `loadtest` has no scenario for it.
+        drifts: What its simulator can change.
+        protocol: Name of the published protocol that `evaluate` follows.
+        commands: Commands that are this design's own.
+        absent: By command that it does not have, why, or what serves instead.
+        figures: By step, a function that words its measured figure, given those of the demo.
+        problem: Cost model and latency budget.
+        bootstrap: Makes streams, history and the first champion where they are missing. Cheap
+            where nothing is. Raises ConnectionError, OSError, ValueError.
+        simulate: Plays live traffic.
+        train: Trains a candidate and registers it. Raises KeyError, ValueError, OSError.
+        retraining_spec: How challengers are trained and compared.
+        compare: Trains every candidate on the same data.
+        newest: The newest decisions as the drift monitor sees them.
+        benchmark_drifts: Injects drifts and counts what the monitors detect.
+        evaluate: Runs the published protocol.
+        demo: Its part of the demo.
+        audit: Recomputes logged features from raw events.
     """
 
     name: str
     title: str
     package: str
+    http: HttpApp
+    processes: tuple[Process, ...]
     first_candidate: str
-    figures: Mapping[str, Callable[[Measured], str]]
+    problem: Callable[[], Problem]
+    bootstrap: Bootstrap
+    simulate: Simulate
+    train: Train
+    retraining_spec: MakeRetrainingSpec
+    traffic_rate: float
+    load_rate: int = 0
+    drifts: tuple[str, ...] = ()
+    protocol: str = ""
+    commands: tuple[str, ...] = ()
+    absent: Mapping[str, str] = field(default_factory=dict)
+    figures: Mapping[str, Callable[[Figures], str]] = field(default_factory=dict)
+    compare: Compare | None = None
+    newest: NewestWindow | None = None
+    benchmark_drifts: BenchmarkDrifts | None = None
+    evaluate: Evaluate | None = None
+    demo: Callable[[], Demo] | None = None
+    audit: Audit | None = None
 
-    def steps(self, measured: Measured) -> list[Step]:
-        """The eight steps; one whose file does not exist says that it is not built yet."""
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def everything(self) -> tuple[HttpApp | Process, ...]:
+        """The HTTP service and the workers."""
+        return self.http, *self.processes
+
+    def process(self, name: str) -> HttpApp | Process:
+        """A process by name. KeyError lists those there are."""
+        return _named(self.everything, name)
+
+    def worker(self, name: str) -> Process:
+        """A worker by name. KeyError lists those there are."""
+        return _named(self.processes, name)
+
+    def steps(self, figures: Figures) -> list[Step]:
+        """The eight steps; one whose file does not exist says that it is not built yet.
+
+        Args:
+            figures: What the last demo measured.
+        """
         return [
-            self._step(number, names, title, measured)
+            self._step(number, names, title, figures)
             for number, (names, title) in enumerate(STEPS, start=1)
         ]
 
-    def _step(self, number: int, names: tuple[str, ...], title: str, measured: Measured) -> Step:
+    def _step(self, number: int, names: tuple[str, ...], title: str, figures: Figures) -> Step:
         for name in names:
             module = f"{self.package}.{name}"
             spec = find_spec(module)
             if spec is not None and spec.origin:
-                path = "services/" + spec.origin.rpartition("/services/")[2]
-                path = path.removesuffix("__init__.py")
-                head, why = _read_aloud(import_module(module).__doc__ or "")
-                return Step(number, title, path, head, why, True, self._figure(name, measured))
+                path = module.replace(".", "/")
+                path += "/" if spec.submodule_search_locations is not None else ".py"
+                decision, why = _docstring(Path(spec.origin))
+                return Step(number, title, path, decision, why, True, self._figure(name, figures))
         return Step(number, title, "", "not built yet", "", False, "")
 
-    def _figure(self, name: str, measured: Measured) -> str:
+    def _figure(self, name: str, figures: Figures) -> str:
         try:
-            return self.figures[name](measured) if name in self.figures else ""
+            return self.figures[name](figures) if name in self.figures else ""
         except KeyError:
             return "not measured yet: `whiteboard demo`"
 
 
-def _read_aloud(text: str) -> tuple[str, str]:
-    """A step's docstring as (what is decided, why): its first line, and the rest."""
+def registered(settings: Settings) -> tuple[Design, ...]:
+    """The designs of this installation, as the module named by the setting `designs` lists them."""
+    return tuple(import_module(settings.designs).DESIGNS)
+
+
+def _named(processes: tuple[P, ...], name: str) -> P:
+    for process in processes:
+        if process.name == name:
+            return process
+    raise KeyError(f"no process {name!r}: choose from {', '.join(p.name for p in processes)}")
+
+
+def _docstring(path: Path) -> tuple[str, str]:
+    """A step's docstring as (what is decided, why): its first line, and the rest.
+
+    Read from the source: importing a step would import its libraries.
+    """
+    text = ast.get_docstring(ast.parse(path.read_text())) or ""
     head, _, rest = text.strip().partition("\n")
     decision = head.partition(": ")[2] or head
     paragraphs = (" ".join(part.split()) for part in rest.strip().split("\n\n"))

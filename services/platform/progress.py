@@ -1,9 +1,9 @@
-"""How long work tells how far it is, without knowing who shows it."""
+"""Progress callbacks: long work reports how far it is, without knowing what displays it."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
-# Told (done, of).
-Step = Callable[[int, int], None]
-# Opens a progress bar with a title; gives the step to tell.
-Bar = Callable[[str], AbstractContextManager[Step]]
+# Called with (done, total).
+ProgressCallback = Callable[[int, int], None]
+# Opens a progress bar with a title and yields its callback.
+ProgressBar = Callable[[str], AbstractContextManager[ProgressCallback]]

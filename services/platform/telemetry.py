@@ -1,4 +1,4 @@
-"""Metrics and stage timings: the same names and buckets for every service of every design."""
+"""Metrics and stage timings, with the same names and buckets in every service of every design."""
 
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -20,45 +20,32 @@ STAGE_SECONDS = Histogram(
 )
 DECISIONS = Counter("decisions_total", "Decisions taken", ["decision", "degraded"])
 OUTBOX_DEPTH = Gauge("outbox_events", "Decisions waiting to be published")
-OUTBOX_DROPPED = Gauge("outbox_dropped_events", "Decisions given up because the outbox was full")
-MODEL_VERSION = Gauge("model_version", "Version of the model held", ["role", "candidate"])
+OUTBOX_DROPPED = Gauge("outbox_dropped_events", "Decisions dropped because the outbox was full")
+MODEL_VERSION = Gauge("model_version", "Version of the loaded model", ["role", "candidate"])
 MODEL_REFUSED = Counter("models_refused_total", "Model files refused when loading")
 EVENTS = Counter("events_total", "Stream events handled", ["consumer", "outcome"])
 LAG = Gauge("consumer_lag_events", "Stream events not acknowledged yet", ["consumer"])
 FRESHNESS_SECONDS = Histogram(
     "freshness_seconds",
-    "From the stream taking an event to its state being readable",
+    "From storing an event in the stream until its state is readable",
     buckets=(
-        0.001,
-        0.002,
-        0.003,
-        0.005,
-        0.0075,
-        0.01,
-        0.015,
-        0.02,
-        0.03,
-        0.05,
-        0.075,
-        0.1,
-        0.2,
-        0.5,
-        1,
-        5,
-        60,
+        0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1,
+        5, 60,
     ),
-)
-
-
+)  # fmt: skip
 INSPECTION_SECONDS = Histogram(
     "inspection_delay_seconds",
-    "From the stream taking an image's event to its result being stored",
+    "From storing an image's event in the stream until its result is stored",
     buckets=(0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 15, 60),
 )
 
 
 class Stages:
-    """Times the stages of one request, for its `Server-Timing` header and the histograms."""
+    """Times the stages of one request, for its `Server-Timing` header and the histograms.
+
+    Attributes:
+        times: Seconds by stage.
+    """
 
     __slots__ = ("_last", "times")
 
@@ -67,13 +54,13 @@ class Stages:
         self.times: dict[str, float] = {}
 
     def mark(self, stage: str) -> None:
-        """End a stage: it lasted since the one before it ended."""
+        """End a stage that began when the previous one ended."""
         now = perf_counter()
         self.times[stage] = now - self._last
         self._last = now
 
     def add(self, stages: Mapping[str, float]) -> None:
-        """Take over stages that were timed elsewhere, seconds by name."""
+        """Add stages timed elsewhere, seconds by name."""
         self.times.update(stages)
         self._last = perf_counter()
 
@@ -83,27 +70,27 @@ class Stages:
 
     def observe(self) -> None:
         """Add the stages to the histograms."""
-        took(self.times.items())
+        observe_stages(self.times.items())
 
 
-def took(stages: Iterable[tuple[str, float]]) -> None:
+def observe_stages(stages: Iterable[tuple[str, float]]) -> None:
     """Add stages to the histograms, seconds each."""
     for name, seconds in stages:
         _stage(name).observe(seconds)
 
 
-def answered(route: str, status: int, seconds: float) -> None:
-    """Count an answered request. Routes are the service's own names, never a client's."""
+def count_request(route: str, status: int, seconds: float) -> None:
+    """Count an answered request. `route` must be a service's route, never a client's path."""
     _requests(route, status).inc()
     _request_seconds(route).observe(seconds)
 
 
-def decided(decision: str, degraded: bool = False) -> None:
+def count_decision(decision: str, degraded: bool = False) -> None:
     """Count a decision."""
     _decisions(decision, degraded).inc()
 
 
-# labels() takes a lock and a lookup each time; the children never change, and there are few.
+# labels() takes a lock and a lookup per call; the children are few and never change.
 @cache
 def _stage(name: str) -> Histogram:
     return STAGE_SECONDS.labels(name)

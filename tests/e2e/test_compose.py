@@ -1,4 +1,4 @@
-"""Docker Compose as a person runs it: built, up, every container killed, down, and up again."""
+"""Docker Compose as a user runs it: built, up, every container killed, down, and up again."""
 
 import json
 import os
@@ -15,16 +15,15 @@ from pathlib import Path
 import pytest
 
 from services.cv_inspection.simulator.camera import Camera
-from services.fraud.serving.app import EXAMPLE
+from services.designs import DESIGNS
+from services.fraud.serving.app import EXAMPLE_TRANSACTION
+from services.platform.design import SCHEDULER
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = "whiteboard-test"
 SCORER = "http://127.0.0.1:18080"
 INSPECTOR = "http://127.0.0.1:18081"
-SCRAPED = (
-    "scorer", "feature-worker", "lake-writer", "shadow", "monitor", "inspector",
-    "inspection-worker", "cv-lake-writer", "cv-shadow", "cv-monitor", "scheduler",
-)  # fmt: skip
+SCRAPED = (*(p.name for d in DESIGNS for p in d.everything), SCHEDULER.name)
 OURS = (*SCRAPED, "simulator", "stations", "mlflow")
 ENGINES = ("nats", "redis", "seaweedfs", "prometheus")
 
@@ -62,7 +61,7 @@ def stack():
 
 
 def score(base: str = SCORER, route: str = "score") -> dict:
-    request = urllib.request.Request(f"{base}/{route}", json.dumps(EXAMPLE).encode())
+    request = urllib.request.Request(f"{base}/{route}", json.dumps(EXAMPLE_TRANSACTION).encode())
     with urllib.request.urlopen(request, timeout=10) as answer:
         return dict(json.load(answer))
 
@@ -125,7 +124,7 @@ def test_images_and_containers_are_as_promised(stack):
 
 
 def asked_plainly(port: int, text: bytes) -> bytes:
-    """What a server says to somebody without a password."""
+    """A server's answer to a client without a password."""
     with socket.create_connection(("127.0.0.1", port), timeout=5) as line:
         line.sendall(text)
         said = b""
@@ -152,14 +151,14 @@ def test_prometheus_scrapes_every_service(stack):
     until(targets)
 
 
-def test_pictures_are_inspected(stack):
+def test_images_are_inspected(stack):
     begin = metric(18081, "decisions_total{")
     until(lambda: metric(18081, "decisions_total{") > begin + 20)
     found = json.loads(compose("run", "--rm", "-T", "--no-deps", "bootstrap", "whiteboard",
                                "reconcile", "cv", "--json"))  # fmt: skip
     assert found["told"] <= 2
-    picture = Camera(5).shot(1).jpeg()
-    request = urllib.request.Request(f"{INSPECTOR}/inspect", picture)
+    image = Camera(5).shot(1).jpeg()
+    request = urllib.request.Request(f"{INSPECTOR}/inspect", image)
     with urllib.request.urlopen(request, timeout=10) as answer:
         assert json.load(answer)["decision"] in ("pass", "reject", "review")
 
@@ -169,14 +168,14 @@ def test_the_load_profile_exits_by_its_checks(stack):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     p95 = re.search(r"p95, p99[^0-9]+[0-9]+, ([0-9]+),", done.stdout)
     assert ", 0 failed" in done.stdout, done.stdout + done.stderr[-3_000:]
-    # How fast this machine is, is a benchmark's business; that the exit says so is a test's.
+    # Speed is measured by benchmarks; this tests that the exit code follows from it.
     assert p95 is not None
     assert (done.returncode == 0) is (int(p95[1]) < 50)
 
 
 @pytest.mark.parametrize("service", [*ENGINES, *OURS])
 def test_a_killed_container_comes_back(stack, service):
-    # From outside: `docker kill` counts as somebody's wish, and is not followed by a restart.
+    # By a signal from outside: Docker does not restart what `docker kill` ended.
     before = container(service)
     os.kill(before["State"]["Pid"], signal.SIGKILL)
     until(lambda: container(service)["RestartCount"] > before["RestartCount"] and healthy(service))

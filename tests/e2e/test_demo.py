@@ -1,4 +1,4 @@
-"""The whole stack as a newcomer runs it: from nothing, again, killed, taken away, and down."""
+"""The whole stack as a new user runs it: from nothing, again, killed, taken away, and down."""
 
 import asyncio
 import json
@@ -14,11 +14,11 @@ import psutil
 import pytest
 
 from infra.local.engines import environment
-from services.platform.models.promotion import Succession, announce
-from services.platform.models.served_model import CHALLENGER, champion_path, reference_path
+from services.platform.models.names import CHALLENGER, label_version, reference_path, served_path
+from services.platform.models.promotion import ModelLifecycle, announce
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
-from services.platform.streaming.consumer import connect
+from services.platform.streaming.connection import connect
 from tests.conftest import DATA, make_settings
 from tests.unit.fraud.test_challengers import slowed
 
@@ -97,13 +97,13 @@ def test_the_first_demo(here):
 
 
 @pytest.mark.parametrize("process", ["inspection-worker", "inspector", "nats"])
-def test_a_line_loses_no_picture_and_inspects_none_twice(here, process):
+def test_a_line_loses_no_image_and_inspects_none_twice(here, process):
     running = here.begin("simulate", "cv", "--rate", "8", "--seconds", "14", "--json")
     time.sleep(7)
     here.run("fault", process, "--kind", "kill")
     found = json.loads(running.communicate(timeout=180)[0])
     if found["lost"]:
-        # The store may have told an inspector that was dying: then the store itself is asked.
+        # The store may have notified an inspector that was dying: reconciliation finds the image.
         time.sleep(31)
         assert here.figures("reconcile", "cv")["told"] <= found["lost"]
         time.sleep(5)
@@ -168,9 +168,9 @@ def test_swap_and_rollback_under_load_fail_no_request(here):
     assert decided["figures"]["cost_challenger"] < decided["figures"]["cost_champion"]
     if decided["event"] == "refused":
         # The gate's affair. Here it is about the change, under load.
-        succession = Succession(here.settings(), "fraud")
+        lifecycle = ModelLifecycle(here.settings(), "fraud")
         model, why = decided["model"], ["a test"]
-        asyncio.run(succession.promote(decided["version"], model, why, {}))
+        asyncio.run(lifecycle.promote(decided["version"], model, why, {}))
     until_served(here, "deepsets")
     here.run("rollback", "fraud", "--reason", "a test")
     until_served(here, "xgboost")
@@ -183,24 +183,24 @@ def test_swap_and_rollback_under_load_fail_no_request(here):
 
 def test_an_inspector_is_trained_shadowed_and_judged(here):
     """The traffic that shadows it brings the labels it is judged by."""
-    told = here.run(
+    output = here.run(
         "swap", "cv", "efficientnet", "--retrain", "--traffic", "10", "--json", code=None
     )
-    decided = json.loads(told)["record"]
+    decided = json.loads(output)["record"]
     assert decided["event"] in ("promoted", "refused")
     assert decided["figures"]["decisions"] >= 200
 
 
 def test_a_challenger_that_hangs_touches_no_response(here):
-    """A call of some minutes: shadow mode refuses the model, and nobody else notices."""
+    """A call of some minutes: shadow mode refuses the model, and no response is late."""
     config = here.settings()
     lake = Lake(config)
-    hung = slowed(lake.get(champion_path("fraud")), turns=3_000)
-    lake.put(champion_path("fraud", CHALLENGER), hung)
+    hung = slowed(lake.get(served_path("fraud")), turns=3_000)
+    lake.put(served_path("fraud", CHALLENGER), hung)
     running = here.flowing("simulate", "fraud", "--rate", "100", "--seconds", "30", "--json")
-    asyncio.run(told(config, 99))
+    asyncio.run(announce_challenger(config, 99))
     found = json.loads(running.communicate(timeout=120)[0])
-    asyncio.run(told(config, None))
+    asyncio.run(announce_challenger(config, None))
     assert (found["failures"], found["requests"]) == (0, 3_000)
     assert found["p95_ms"] < 50
     assert here.figures("status")["scorer"]["model"].startswith("xgboost")
@@ -208,10 +208,10 @@ def test_a_challenger_that_hangs_touches_no_response(here):
 
 def version(here) -> int:
     """The champion's."""
-    return int(here.figures("status")["scorer"]["model"].rpartition(":")[2])
+    return label_version(here.figures("status")["scorer"]["model"])
 
 
-async def told(config, version):
+async def announce_challenger(config, version):
     nc = await connect(config, "test")
     await announce(nc, "fraud", version, CHALLENGER)
     await nc.close()
@@ -219,7 +219,7 @@ async def told(config, version):
 
 def test_a_night_trains_the_champion_on_and_the_gate_decides(here):
     found = json.loads(here.run("night", "fraud", "--traffic", "100", "--json", code=None))
-    assert "parties placed" in found["said"]
+    assert "embeddings refreshed" in found["said"]
     assert found["record"]["event"] in ("promoted", "refused")
     version = found["record"]["version"]
     assert Lake(here.settings()).exists(reference_path("fraud", version))

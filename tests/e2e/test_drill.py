@@ -1,4 +1,4 @@
-"""The drill: fraudsters change, the nights answer, and the gate has the last word."""
+"""The drill: after a concept drift, nightly retraining reduces the cost again."""
 
 import pytest
 

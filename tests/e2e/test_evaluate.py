@@ -20,5 +20,5 @@ def test_folds_are_trained_side_by_side_and_judged(tmp_path):
     for name in ("auc", "recall_at_5fpr", "balanced_accuracy", "miou"):
         assert set(found[name]) == {"mean", "low", "high"}
         assert 0.0 <= found[name]["mean"] <= 1.0
-    # A black square on grey: whoever looked at it tells it from none.
+    # A black square on grey is easy to detect.
     assert found["auc"]["mean"] > 0.8

@@ -15,11 +15,11 @@ from infra.local.engines import environment
 from services.cv_inspection.ingestion.events import STREAMS as CV_STREAMS
 from services.cv_inspection.simulator.bootstrap import make_streams as make_cv_streams
 from services.fraud.ingestion.events import LABEL, STREAMS, TX, Event, LabelEvent, subject
-from services.fraud.simulator.bootstrap import make_streams
-from services.platform.models.promotion_log import HISTORY
+from services.fraud.simulator.bootstrap import create_streams
+from services.platform.models.promotion_log import HISTORY_STREAM
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
-from services.platform.streaming.consumer import connect
+from services.platform.streaming.connection import connect
 
 
 @pytest.fixture
@@ -27,10 +27,10 @@ async def nc(config: Settings) -> AsyncIterator[Client]:
     """A connection, with empty streams, an empty store and an empty lake."""
     client = await connect(config, "test")
     js = client.jetstream()
-    for name in [*STREAMS, *CV_STREAMS, HISTORY, "KV_bookmarks", "KV_models", "KV_simulator"]:
+    for name in [*STREAMS, *CV_STREAMS, HISTORY_STREAM, "KV_bookmarks", "KV_models", "KV_simulator"]:
         with suppress(NotFoundError):
             await js.delete_stream(name)
-    await make_streams(js, last_seq=0)
+    await create_streams(js, last_seq=0)
     await make_cv_streams(config)
     with Redis.from_url(config.redis) as redis:
         redis.flushdb()
@@ -46,12 +46,12 @@ Worker = Callable[..., "subprocess.Popen[bytes]"]
 
 @pytest.fixture
 def worker(config: Settings) -> Iterator[Worker]:
-    """Starts modules as processes; ends those that still run."""
+    """Starts a design's processes; ends those that still run."""
     running: list[subprocess.Popen[bytes]] = []
     log = (config.home / "workers.log").open("ab")
 
-    def begin(module: str, *arguments: str) -> "subprocess.Popen[bytes]":
-        command = [sys.executable, "-m", module, *arguments]
+    def begin(design: str, process: str, *arguments: str) -> "subprocess.Popen[bytes]":
+        command = [sys.executable, "-m", "services.platform.run", design, process, *arguments]
         process = subprocess.Popen(command, stdout=log, stderr=log, env=environment())
         running.append(process)
         return process

@@ -1,12 +1,13 @@
-"""Step 4, model options: an encoder with two heads, what it is and where; the KPI decides.
+"""Step 4, model options: an encoder with two heads, one for the class and one for the mask.
 
-EfficientNet-Lite0 answers first: 3 million weights, made for INT8 on an edge device. ViT-Tiny and
-TinyViT see further across a picture and cost several times as much. Why not a detector with boxes?
-A scratch is no box, and the line needs one verdict a part; the mask is there for the person who
-looks again. Why not anomaly detection on good parts alone? It is the better answer before there are
-defects to learn from; a line that keeps its rejects has them.
+The cost model decides between them. EfficientNet-Lite0 is the first: 3 million weights, made for
+INT8 on an edge device. ViT-Tiny and TinyViT relate distant parts of an image and cost several times
+as much. Why not a detector with boxes? A scratch does not fill a box, and the line needs one
+decision a part; the mask is there for the person who reviews it. Why not anomaly detection on good
+parts alone? It is the better answer before there are defects to learn from; a line that keeps its
+rejects has them.
 """
 
-from services.platform.models.candidates import Candidates
+from services.platform.models.candidates import CandidateRegistry
 
-CANDIDATES = Candidates(__name__)
+CANDIDATES = CandidateRegistry(__name__)

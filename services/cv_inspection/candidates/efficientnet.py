@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 with a feature pyramid: the one to answer fast, and on the edge.
+"""EfficientNet-Lite0 with a feature pyramid: the fastest candidate, and the one for the edge.
 
 Tan and Le, "EfficientNet", 2019; the Lite variants leave out squeeze-and-excitation and swish,
 which quantise badly.

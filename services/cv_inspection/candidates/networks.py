@@ -1,6 +1,7 @@
-"""The candidates' networks: an encoder of timm's, a mask decoder, and the two heads' answer.
+"""The candidates' networks: an encoder of timm, a mask decoder, and the two heads.
 
-Encoder and decoder come from segmentation_models_pytorch.
+Encoder and decoder are built by segmentation_models_pytorch. Names of submodules and buffers are
+keys of the stored weights, so they do not change.
 """
 
 import math
@@ -15,17 +16,19 @@ from services.cv_inspection.candidates import timm_guard  # noqa: F401
 import segmentation_models_pytorch as smp
 import timm
 
-# No probability is nothing: its logarithm is taken.
-_LEAST = 1e-7
-# Side of the patch that must look like a defect as a whole, pixels of the mask.
-_PATCH = 5
+# Lower bound of a probability whose logarithm is taken.
+_MIN_PROBABILITY = 1e-7
+# Side of the patch over which the mask is averaged, pixels.
+_PATCH_SIDE = 5
 
 
 class Network(nn.Module):
-    """An encoder and a mask decoder: (N, 3, S, S) -> levels [(N, c, s, s)], (N, 1, S, S) logits.
+    """An encoder and a mask decoder.
 
     Attributes:
-        encoder: timm's. channels: c of each level.
+        net: Both, as segmentation_models_pytorch builds them.
+        encoder: The timm model.
+        channels: c of each of the four levels.
     """
 
     def __init__(self, net: smp.base.SegmentationModel) -> None:
@@ -36,7 +39,7 @@ class Network(nn.Module):
 
 
 class Pyramid(Network):
-    """An encoder whose levels shrink, with a feature pyramid.
+    """An encoder with levels of decreasing size, and a feature pyramid.
 
     Source: Kirillov et al., "Panoptic Feature Pyramid Networks", 2019.
     """
@@ -49,12 +52,13 @@ class Pyramid(Network):
         super().__init__(net)
 
     def forward(self, values: Tensor) -> tuple[list[Tensor], Tensor]:
+        """(N, 3, S, S) to four levels [(N, c, s, s)] and (N, 1, S, S) mask logits."""
         levels = self.net.encoder(values)
         return levels[-4:], self.net.segmentation_head(self.net.decoder(levels))
 
 
 class DensePrediction(Network):
-    """A ViT, whose levels are of one size, with a dense prediction head.
+    """A ViT, whose levels have one size, and a dense prediction head.
 
     Source: Ranftl et al., "Vision Transformers for Dense Prediction", 2021.
     """
@@ -68,19 +72,22 @@ class DensePrediction(Network):
         super().__init__(net)
 
     def forward(self, values: Tensor) -> tuple[list[Tensor], Tensor]:
+        """(N, 3, S, S) to four levels [(N, c, s, s)] and (N, 1, S, S) mask logits."""
         levels, tokens = self.net.encoder(values)
         return levels, self.net.segmentation_head(self.net.decoder(levels, tokens))
 
 
-class Inspector(nn.Module):
-    """Pixels to what it is and where: (N, S, S, 3) uint8 -> (N, C) and (N, 1, S, S) logits.
+class InspectionNetwork(nn.Module):
+    """An encoder with a class head and a mask head.
 
-    Pre-processing is part of it, so that training and serving cannot differ in it. The class is
-    read off every level's mean and maximum, and off the mask: a pit of ten pixels is lost in a mean
-    over the deepest level, which is what a classifier of whole pictures looks at.
+    Pre-processing is part of the network, so that training and serving cannot differ in it. The
+    class head reads mean and maximum of every level and of the mask: a pit of ten pixels is lost in
+    the mean over the deepest level, which an image classifier uses.
 
     Args:
-        net: Encoder and mask decoder. encoder: Its encoder's name in timm.
+        net: Encoder and mask decoder.
+        encoder: The encoder's name in timm.
+        classes: C, the number of classes.
     """
 
     mean: Tensor
@@ -90,67 +97,69 @@ class Inspector(nn.Module):
     def __init__(self, net: Network, encoder: str, classes: int) -> None:
         super().__init__()
         self.net: Network = net
-        wanted = timm.get_pretrained_cfg(encoder)
-        mean = (0.5, 0.5, 0.5) if wanted is None else wanted.mean
-        spread = (0.5, 0.5, 0.5) if wanted is None else wanted.std
+        pretrained = timm.get_pretrained_cfg(encoder)
+        mean = (0.5, 0.5, 0.5) if pretrained is None else pretrained.mean
+        spread = (0.5, 0.5, 0.5) if pretrained is None else pretrained.std
         self.register_buffer("mean", 255.0 * torch.tensor(mean).view(1, 3, 1, 1))
         self.register_buffer("spread", 255.0 * torch.tensor(spread).view(1, 3, 1, 1))
         width = 2 * sum(net.channels) + 2
         self.kind = nn.Sequential(nn.BatchNorm1d(width), nn.Dropout(0.3), nn.Linear(width, classes))
-        # From how often a class was shown to how often it comes: see `expect`.
+        # Added to the log probabilities: see `adjust_priors`.
         self.register_buffer("shift", torch.zeros(classes))
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """What each head says alone, which is what each is trained on."""
+        """(N, S, S, 3) uint8 to (N, C) class logits and (N, 1, S, S) mask logits, for the loss."""
         values = (pixels.permute(0, 3, 1, 2).float() - self.mean) / self.spread
         levels, mask = self.net(values.contiguous(memory_format=torch.channels_last))
-        seen = [*levels, torch.sigmoid(mask)]
-        pooled = [pool(level) for level in seen for pool in (_mean, _highest)]
+        maps = [*levels, torch.sigmoid(mask)]
+        pooled = [pool(level) for level in maps for pool in (_mean, _max)]
         return self.kind(torch.cat(pooled, dim=1)), mask
 
-    def answer(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, C) probabilities and (N, 1, S, S) mask logits.
+    def infer(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, S, S, 3) uint8 to (N, C) probabilities and (N, 1, S, S) mask logits.
 
-        Two witnesses tell whether there is a defect, and the mean of what they say is better than
-        either (ADR 10): the class head, which sees the whole picture and learns the parts it was
-        shown by heart, and the mask, which only sees texture. What defect it is tells the head.
+        P(defect) is the mean of the class head and the mask head, which is better than either
+        (ADR 10): the class head uses the whole image and memorises training parts, the mask head
+        uses only texture. Which defect it is, the class head decides.
         """
-        kind, mask = self(pixels)
-        drawn = _highest(functional.avg_pool2d(torch.sigmoid(mask), _PATCH, stride=2))
-        good = 0.5 * (torch.softmax(kind, dim=1)[:, :1] + 1.0 - drawn)
-        bad = (1.0 - good) * torch.softmax(kind[:, 1:], dim=1)
-        said = torch.log(torch.cat([good, bad], dim=1).clamp(min=_LEAST))
-        return torch.softmax(said + self.shift, dim=1), mask
+        class_logits, mask = self(pixels)
+        mask_defect = _max(functional.avg_pool2d(torch.sigmoid(mask), _PATCH_SIDE, stride=2))
+        good = 0.5 * (torch.softmax(class_logits, dim=1)[:, :1] + 1.0 - mask_defect)
+        bad = (1.0 - good) * torch.softmax(class_logits[:, 1:], dim=1)
+        log_p = torch.log(torch.cat([good, bad], dim=1).clamp(min=_MIN_PROBABILITY))
+        return torch.softmax(log_p + self.shift, dim=1), mask
 
-    def expect(self, shown: float, come: float) -> None:
-        """Correct the probabilities for defects that were shown more often than they come.
+    def adjust_priors(self, train_good: float, line_good: float) -> None:
+        """Correct the probabilities for training data with more defects than the line has.
 
-        The defects among each other stay as they were shown: rare ones are too few to count.
+        The ratios between defects stay as in training: rare ones are too few to estimate.
 
         Args:
-            shown, come: Share of good parts in training, and on the line, both inside 0..1.
+            train_good: Share of good parts in training, inside 0..1.
+            line_good: Share of good parts on the line, inside 0..1.
 
         Source: Saerens et al., "Adjusting the Outputs of a Classifier to New a Priori
         Probabilities", Neural Computation 2002, eq. 2.
         """
-        self.shift[0] = math.log(come / shown)
-        self.shift[1:] = math.log((1 - come) / (1 - shown))
+        self.shift[0] = math.log(line_good / train_good)
+        self.shift[1:] = math.log((1 - line_good) / (1 - train_good))
 
 
 def _mean(level: Tensor) -> Tensor:
     return level.mean(dim=(2, 3))
 
 
-def _highest(level: Tensor) -> Tensor:
+def _max(level: Tensor) -> Tensor:
     return level.amax(dim=(2, 3))
 
 
-class Answers(nn.Module):
-    """An inspector that answers: what is exported."""
+class InferenceNetwork(nn.Module):
+    """The network with `infer` as its forward pass, for export."""
 
-    def __init__(self, net: Inspector) -> None:
+    def __init__(self, net: InspectionNetwork) -> None:
         super().__init__()
         self.net = net
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        return self.net.answer(pixels)
+        """(N, S, S, 3) uint8 to (N, C) probabilities and (N, 1, S, S) mask logits."""
+        return self.net.infer(pixels)

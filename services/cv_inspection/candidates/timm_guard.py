@@ -1,8 +1,8 @@
-"""Lets timm be imported where torch is the CPU build and torchvision is PyPI's.
+"""Make timm importable where torch is the CPU build and torchvision is PyPI's.
 
-timm imports torchvision, whose Python declares fake versions of operators that its CUDA-built
-library would have brought; beside a CPU torch that library does not load, and the import dies.
-Declaring the two operators first lets it through. Nothing here calls them.
+timm imports torchvision, whose Python code declares fake versions of operators that its CUDA-built
+library defines; beside a CPU torch that library does not load, and the import fails. Declaring the
+two operators first makes the import succeed. Nothing here calls them.
 """
 
 import torch
@@ -10,7 +10,7 @@ import torch
 from services.platform.torch import warnings_filter  # noqa: F401
 
 _OPERATORS = ("nms", "qnms")
-# Kept: the declarations go when the library object does.
+# Kept alive, because the declarations end with the library object.
 _declared: list[torch.library.Library] = []
 
 

@@ -1,7 +1,7 @@
-"""TinyViT-5M with a feature pyramid: attention in windows, a hierarchy as a convolutional net has.
+"""TinyViT-5M with a feature pyramid: attention in windows, and levels like a CNN's.
 
 Wu et al., "TinyViT: Fast Pretraining Distillation for Small Vision Transformers", 2022.
-`weights: FILE` in its conf starts it from a state dict on disk.
+`weights: FILE` in its conf initialises it from a state dict on disk.
 """
 
 from services.cv_inspection.candidates import CANDIDATES

@@ -1,4 +1,4 @@
-"""What the candidates share: training one network with two heads, its weights, its export.
+"""Base class of the candidates: training of a network with two heads, its weights, its export.
 
 Only training imports this module.
 """
@@ -15,28 +15,31 @@ import torch
 from torch import nn
 
 from services.cv_inspection.candidates import weights
-from services.cv_inspection.candidates.augmentation import varied
-from services.cv_inspection.candidates.losses import Losses
-from services.cv_inspection.candidates.networks import Answers, Inspector, Network
-from services.cv_inspection.features.labelled_images import Pictures
+from services.cv_inspection.candidates.augmentation import augment
+from services.cv_inspection.candidates.losses import InspectionLoss
+from services.cv_inspection.candidates.networks import InferenceNetwork, InspectionNetwork, Network
+from services.cv_inspection.features.labelled_images import LabelledImages
 from services.cv_inspection.serving.model import IMAGE, MASK, PROBABILITIES
-from services.platform.models.candidates import Candidate, Floats
-from services.platform.models.onnx import Floats32
-from services.platform.progress import Step
-from services.platform.torch.training import restore, saved
+from services.platform.models.candidates import Candidate
+from services.platform.progress import ProgressCallback
+from services.platform.torch.training import dump_weights, load_weights
+from services.platform.types import Floats, Floats32
 
 _FILE = "weights.pt"
-_SCORED_AT_ONCE = 32
-_WARM_UP = 0.15
+_PREDICT_BATCH = 32
+_WARM_UP_SHARE = 0.15
 
 
-class ImageCandidate(Candidate[Pictures]):
-    """A candidate that is one encoder with two heads.
+class ImageCandidate(Candidate[LabelledImages]):
+    """A candidate made of one encoder and two heads.
 
     Attributes:
-        encoder: Name in timm. package: A module that carries weights for it.
-        network: Which decoder goes with it.
-        origin: Where its first weights came from.
+        encoder: Name in timm.
+        package: A module that contains weights for it, if any.
+        network: The encoder's kind of network, with its decoder.
+        classes: Names of the C classes, `good` first.
+        size: S, the side of its images, pixels.
+        origin: Where its initial weights came from.
     """
 
     encoder: ClassVar[str]
@@ -48,107 +51,118 @@ class ImageCandidate(Candidate[Pictures]):
         self.classes = classes
         self.size = int(self.parameters["size"])
         self.origin = ""
-        self._net = self._untrained()
+        self._net = self._new_network()
 
-    def fit(self, train: Pictures, validation: Pictures, seed: int, step: Step) -> None:
-        """Train for a fixed number of epochs; validation gives the shares the classes come in."""
+    def fit(
+        self, train: LabelledImages, validation: LabelledImages, seed: int, step: ProgressCallback
+    ) -> None:
+        """Train for a fixed number of epochs; `validation` gives the share of good parts."""
         torch.manual_seed(seed)
-        self._net = self._untrained()
+        self._net = self._new_network()
         encoder = self._net.net.encoder
-        wanted = str(self.parameters.get("weights", "auto"))
-        self.origin = weights.start(encoder, self.encoder, wanted, self.package)
+        source = str(self.parameters.get("weights", "auto"))
+        self.origin = weights.initialise(encoder, self.encoder, source, self.package)
         self._train(train, seed, 1.0, self.parameters["epochs"], step)
-        self._expect(train, validation)
+        self._adjust_priors(train, validation)
 
-    def fit_more(self, train: Pictures, seed: int, step: Step) -> None:
-        """Train on from the present weights, for `more_epochs` at a fifth of the rate."""
+    def fit_more(self, train: LabelledImages, seed: int, step: ProgressCallback) -> None:
+        """Continue training, for `more_epochs` at a fifth of the learning rate."""
         torch.manual_seed(seed)
         self._train(train, seed, 0.2, self.parameters["more_epochs"], step)
 
     def predict(self, pixels: npt.NDArray[np.uint8]) -> tuple[Floats32, Floats32]:
-        """((N, C) probabilities, (N, S, S) mask logits) by torch."""
-        kinds, masks = [], []
-        net = Answers(self._net).eval()
+        """(N, C) probabilities and (N, S, S) mask logits of (N, S, S, 3) pixels, by torch."""
+        probabilities, masks = [], []
+        net = InferenceNetwork(self._net).eval()
         with torch.no_grad():
-            for begin in range(0, len(pixels), _SCORED_AT_ONCE):
-                kind, mask = net(torch.from_numpy(pixels[begin : begin + _SCORED_AT_ONCE]))
-                kinds.append(kind.numpy())
+            for begin in range(0, len(pixels), _PREDICT_BATCH):
+                p, mask = net(torch.from_numpy(pixels[begin : begin + _PREDICT_BATCH]))
+                probabilities.append(p.numpy())
                 masks.append(mask[:, 0].numpy())
-        return np.concatenate(kinds), np.concatenate(masks)
+        return np.concatenate(probabilities), np.concatenate(masks)
 
-    def score(self, examples: Pictures) -> Floats:
-        """Probability of any defect by torch, (N,)."""
+    def score(self, examples: LabelledImages) -> Floats:
+        """(N,) probability of any defect, by torch."""
         return 1.0 - self.predict(examples.vectors)[0][:, 0].astype(np.float64)
 
     def export(self) -> bytes:
         """Input `image` (N, S, S, 3) uint8; outputs `probabilities` (N, C), `mask` (N, 1, S, S)."""
         example = torch.zeros((2, self.size, self.size, 3), dtype=torch.uint8)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of torch's own parts against each other
+            warnings.simplefilter("ignore")  # deprecations inside torch
             program = torch.onnx.export(
-                Answers(self._net).eval(),
+                InferenceNetwork(self._net).eval(),
                 (example,),
                 input_names=[IMAGE],
                 output_names=[PROBABILITIES, MASK],
-                dynamic_shapes=({0: torch.export.Dim("pictures")},),
+                dynamic_shapes=({0: torch.export.Dim("images")},),
                 dynamo=True,
                 verbose=False,
             )
         if program is None:
-            raise RuntimeError("torch exported nothing")
+            raise RuntimeError("torch.onnx.export returned no program")
         data: bytes = program.model_proto.SerializeToString()
         onnx.checker.check_model(data)
         return data
 
     def save(self, folder: Path) -> None:
-        """Keep the weights."""
-        (folder / _FILE).write_bytes(saved(self._net))
+        """Write the weights into a folder."""
+        (folder / _FILE).write_bytes(dump_weights(self._net))
 
     def load(self, folder: Path) -> None:
-        """Take up kept weights. RuntimeError if they are of other classes."""
-        restore(self._net, (folder / _FILE).read_bytes())
+        """Read the weights from a folder. RuntimeError if they are of other classes."""
+        load_weights(self._net, (folder / _FILE).read_bytes())
 
-    def _untrained(self) -> Inspector:
+    def _new_network(self) -> InspectionNetwork:
         count = len(self.classes)
-        made = Inspector(self.network(self.encoder), self.encoder, count)
-        # Depthwise convolutions train half as fast again in this layout on a CPU.
-        return made.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        net = InspectionNetwork(self.network(self.encoder), self.encoder, count)
+        # Depthwise convolutions train 1.5 times as fast in this layout on a CPU.
+        return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def _expect(self, train: Pictures, validation: Pictures) -> None:
-        count = train.shown(len(self.classes))
-        shown, come = float(count[0] / count.sum()), 1.0 - float(validation.positive.mean())
-        if 0.0 < shown < 1.0 and 0.0 < come < 1.0:
-            self._net.expect(shown, come)
+    def _adjust_priors(self, train: LabelledImages, validation: LabelledImages) -> None:
+        count = train.class_counts(len(self.classes))
+        train_good = float(count[0] / count.sum())
+        line_good = 1.0 - float(validation.positive.mean())
+        if 0.0 < train_good < 1.0 and 0.0 < line_good < 1.0:
+            self._net.adjust_priors(train_good, line_good)
 
     def _train(
-        self, pictures: Pictures, seed: int, haste: float, epochs: object, step: Step
+        self,
+        images: LabelledImages,
+        seed: int,
+        learning_rate_scale: float,
+        epochs: object,
+        step: ProgressCallback,
     ) -> None:
-        """Minimise both heads' losses by AdamW on shuffled, moved and re-lit pictures.
+        """Minimise the losses of both heads by AdamW on shuffled and augmented images.
 
         Args:
-            haste: What the conf's learning rates are multiplied by.
+            learning_rate_scale: Factor of the conf's learning rates.
         """
         net, rng = self._net, np.random.default_rng(seed)
         batch = int(self.parameters["batch"])
-        batches = max(int(pictures.shown(len(self.classes)).sum()) // batch, 1)
+        batches = max(int(images.class_counts(len(self.classes)).sum()) // batch, 1)
         total = int(str(epochs)) * batches
-        encoder, heads = (haste * float(self.parameters[n]) for n in ("rate", "head_rate"))
-        # What began from chance has nothing worth keeping.
-        frozen = 0 if self.origin == weights.SCRATCH else int(self.parameters["frozen"])
-        _wake(net, frozen, still=bool(self.parameters["keep_statistics"]))
-        optimizer = torch.optim.AdamW(_groups(net, encoder, heads), weight_decay=0.01)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, [g["lr"] for g in optimizer.param_groups], total, pct_start=_WARM_UP
+        encoder, heads = (
+            learning_rate_scale * float(self.parameters[n])
+            for n in ("learning_rate", "head_learning_rate")
         )
-        losses = Losses(pictures, len(self.classes), float(self.parameters["focus"]))
+        # Random weights are not worth freezing.
+        frozen = 0 if self.origin == weights.SCRATCH else int(self.parameters["frozen_layers"])
+        _make_trainable(net, frozen, bool(self.parameters["freeze_batch_norm"]))
+        optimizer = torch.optim.AdamW(_parameter_groups(net, encoder, heads), weight_decay=0.01)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, [g["lr"] for g in optimizer.param_groups], total, pct_start=_WARM_UP_SHARE
+        )
+        loss_of = InspectionLoss(images, len(self.classes), float(self.parameters["focal_gamma"]))
         for number in range(total):
             if number % batches == 0:
-                order = pictures.even(rng)
+                order = images.balanced(rng)
             rows = order[(number % batches) * batch :][:batch]
-            some = pictures.where(rows)
-            pixels, mask = varied(some, float(self.parameters["light"]), rng)
-            kind, found = net(pixels)
-            loss = losses(kind, found[:, 0], some, mask)
+            drawn = images.select(rows)
+            pixels, mask = augment(drawn, float(self.parameters["exposure_jitter"]), rng)
+            class_logits, mask_logits = net(pixels)
+            loss = loss_of(class_logits, mask_logits[:, 0], drawn, mask)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -157,37 +171,39 @@ class ImageCandidate(Candidate[Pictures]):
         net.eval()
 
 
-def _groups(net: Inspector, rate: float, head_rate: float) -> list[dict[str, Any]]:
-    """The encoder knows something already and moves slowly; the heads begin from nothing."""
+def _parameter_groups(
+    net: InspectionNetwork, learning_rate: float, head_learning_rate: float
+) -> list[dict[str, Any]]:
+    """The pretrained encoder gets a lower learning rate than the heads, which start at random."""
     encoder = list(net.net.encoder.parameters())
     known = {id(p) for p in encoder}
     heads = [p for p in net.parameters() if id(p) not in known]
-    moving = [p for p in encoder if p.requires_grad]
-    return [{"params": moving, "lr": rate}, {"params": heads, "lr": head_rate}]
+    trainable = [p for p in encoder if p.requires_grad]
+    return [{"params": trainable, "lr": learning_rate}, {"params": heads, "lr": head_learning_rate}]
 
 
-def _wake(net: Inspector, frozen: int, still: bool) -> None:
-    """Begin training.
+def _make_trainable(net: InspectionNetwork, frozen_layers: int, freeze_batch_norm: bool) -> None:
+    """Switch a network to training, and freeze a part of its encoder.
 
     Args:
-        frozen: How many of the encoder's parts stay as they are, from the picture up.
-        still: Whether the rest of it keeps its batch statistics.
+        frozen_layers: How many of the encoder's layers stay as they are, from the input on.
+        freeze_batch_norm: Whether the other layers keep their batch statistics.
     """
     net.train()
     net.requires_grad_(True)
     encoder = net.net.encoder
     for module in encoder.modules():
-        if still and isinstance(module, nn.BatchNorm2d):
+        if freeze_batch_norm and isinstance(module, nn.BatchNorm2d):
             module.eval()
-    for part in _parts(encoder)[:frozen]:
-        part.eval().requires_grad_(False)
+    for layer in _layers(encoder)[:frozen_layers]:
+        layer.eval().requires_grad_(False)
 
 
-def _parts(encoder: nn.Module) -> list[nn.Module]:
-    """Stem, norms, stages or blocks, in the order a picture passes them."""
+def _layers(encoder: nn.Module) -> list[nn.Module]:
+    """Stem, norms, stages or blocks, in the order of the forward pass."""
     lists = (nn.Sequential, nn.ModuleList)
     return [
-        part
+        layer
         for child in encoder.children()
-        for part in (child if isinstance(child, lists) else (child,))
+        for layer in (child if isinstance(child, lists) else (child,))
     ]

@@ -1,4 +1,4 @@
-"""ViT-Tiny with a dense prediction head: every patch sees every other one, at one resolution.
+"""ViT-Tiny with a dense prediction head: attention between all patches, at one resolution.
 
 Dosovitskiy et al., "An Image is Worth 16x16 Words", 2021.
 """

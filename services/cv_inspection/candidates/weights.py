@@ -1,7 +1,7 @@
-"""Where an encoder's first weights come from: the hub, a package or file here, or chance.
+"""An encoder's initial weights: from the model hub, a package, a file, or at random.
 
-`weights: auto` tries them in this order and says which it took. What a candidate starts from
-decides how many pictures it needs, so it is written on the training run.
+`weights: auto` tries hub, package and random weights in this order. How many images a candidate
+needs depends on its initial weights, so their origin is logged with the training run.
 """
 
 import logging
@@ -25,48 +25,49 @@ log = logging.getLogger(__name__)
 HUB, SCRATCH = "hub", "from scratch"
 _PROBE_S = 2.0
 
-State = Mapping[str, Tensor]
+StateDict = Mapping[str, Tensor]
 
 
-def start(encoder: nn.Module, name: str, weights: str, package: str = "") -> str:
-    """Give an encoder its first weights.
+def initialise(encoder: nn.Module, name: str, weights: str, package: str = "") -> str:
+    """Load an encoder's initial weights.
 
     Args:
-        name: The encoder's name in timm. package: A module that carries weights for it.
+        name: The encoder's name in timm.
         weights: "auto", "scratch", or the path of a file with a state dict.
+        package: A module that contains weights for it, if any.
 
     Returns:
-        Where they came from.
+        Where the weights came from.
 
     Raises:
-        FileNotFoundError: `weights` is no file.
-        ValueError: a file's weights do not fit.
+        FileNotFoundError: there is no file `weights`.
+        ValueError: a file's weights do not fit the encoder.
     """
     if weights == "scratch":
         return SCRATCH
     if weights != "auto":
         return _from_file(encoder, Path(weights))
-    if _hub_answers():
+    if _hub_reachable():
         try:
-            _fit(encoder, timm.create_model(name, pretrained=True).state_dict())
+            _load_by_name(encoder, timm.create_model(name, pretrained=True).state_dict())
             return HUB
         except (OSError, RuntimeError, ValueError) as error:
-            log.warning("the hub did not give %s: %s", name, error)
+            log.warning("no weights of %s from the hub: %s", name, error)
     return _from_package(encoder, package) if package else SCRATCH
 
 
-def _hub_answers() -> bool:
-    """Whether the model hub can be reached; asking it blindly takes minutes to fail."""
-    where = urlsplit(constants.ENDPOINT)
+def _hub_reachable() -> bool:
+    """Whether the model hub is reachable; a download without it takes minutes to fail."""
+    url = urlsplit(constants.ENDPOINT)
     try:
-        socket.create_connection((where.hostname or "", where.port or 443), _PROBE_S).close()
+        socket.create_connection((url.hostname or "", url.port or 443), _PROBE_S).close()
     except OSError:
         return False
     return True
 
 
 def _from_package(encoder: nn.Module, package: str) -> str:
-    """Weights out of an installed package; from scratch where it is not installed."""
+    """Load the weights of an installed package; random weights if it is not installed."""
     try:
         path: Callable[[], str] = import_module(
             package
@@ -74,38 +75,38 @@ def _from_package(encoder: nn.Module, package: str) -> str:
     except ModuleNotFoundError:
         log.warning("package %s is not installed", package)
         return SCRATCH
-    _in_order(encoder, torch.load(path(), map_location="cpu", weights_only=True))
+    _load_in_order(encoder, torch.load(path(), map_location="cpu", weights_only=True))
     return f"package {package}"
 
 
 def _from_file(encoder: nn.Module, file: Path) -> str:
     if not file.is_file():
         raise FileNotFoundError(f"no weights at {file}")
-    _fit(encoder, torch.load(file, map_location="cpu", weights_only=True))
+    _load_by_name(encoder, torch.load(file, map_location="cpu", weights_only=True))
     return f"file {file.name}"
 
 
-def _fit(encoder: nn.Module, state: State) -> None:
-    """Load the weights that are there by name. ValueError if hardly any fit."""
+def _load_by_name(encoder: nn.Module, state: StateDict) -> None:
+    """Load the weights whose names match. ValueError if fewer than nine in ten fit."""
     wanted = encoder.state_dict()
-    there = {k: v for k, v in _renamed(state, wanted).items() if k in wanted}
-    fitting = {k: v for k, v in there.items() if v.shape == wanted[k].shape}
+    present = {k: v for k, v in _with_encoder_names(state, wanted).items() if k in wanted}
+    fitting = {k: v for k, v in present.items() if v.shape == wanted[k].shape}
     if len(fitting) < 0.9 * len(wanted):
-        raise ValueError(f"{len(fitting)} of the encoder's {len(wanted)} weights are there")
+        raise ValueError(f"{len(fitting)} of the encoder's {len(wanted)} weights fit")
     encoder.load_state_dict(fitting, strict=False)
 
 
-def _renamed(state: State, wanted: State) -> State:
-    """Names as the encoder has them: feature extractors flatten `stages.0` to `stages_0`."""
+def _with_encoder_names(state: StateDict, wanted: StateDict) -> StateDict:
+    """With the encoder's names: feature extractors flatten `stages.0` to `stages_0`."""
     flat = {k.replace("stages.", "stages_", 1): v for k, v in state.items()}
     return flat if len(flat.keys() & wanted.keys()) > len(state.keys() & wanted.keys()) else state
 
 
-def _in_order(encoder: nn.Module, state: State) -> None:
-    """Load weights of another implementation: the same tensors in the same order, other names.
+def _load_in_order(encoder: nn.Module, state: StateDict) -> None:
+    """Load weights of another implementation, with the same tensors in the same order.
 
     Raises:
-        ValueError: the shapes part ways before the encoder is full.
+        ValueError: a shape differs, or there are too few tensors.
     """
     wanted = {
         k: v for k, v in encoder.state_dict().items() if not k.endswith("num_batches_tracked")
@@ -113,8 +114,10 @@ def _in_order(encoder: nn.Module, state: State) -> None:
     given = [v for k, v in state.items() if not k.endswith("num_batches_tracked")]
     for (name, mine), theirs in zip(wanted.items(), given, strict=False):
         if mine.shape != theirs.shape:
-            raise ValueError(f"{name}: {tuple(mine.shape)} is wanted, {tuple(theirs.shape)} given")
+            raise ValueError(
+                f"{name}: the encoder has {tuple(mine.shape)}, the file {tuple(theirs.shape)}"
+            )
     if len(given) < len(wanted):
-        raise ValueError(f"{len(given)} weights given, {len(wanted)} are wanted")
+        raise ValueError(f"the file has {len(given)} weights, the encoder {len(wanted)}")
     named = dict(zip(wanted, given, strict=False))
     encoder.load_state_dict(named, strict=False)

@@ -1,8 +1,9 @@
-"""Step 8, edge: a small model beside the camera; the line needs no network.
+"""Step 8, edge: an INT8 model beside the camera; the line needs no network.
 
-The champion becomes INT8 (`quantisation.py`), and is refused where it costs more than it saves. At
-the edge the same look decides as in the stack (`inspection.inspect`). What was seen is kept in
-SQLite, and forwarded when the stack is back, each inspection under its identity: a power cut, a
-line that runs while it forwards, an answer that got lost cost nothing. Why not a stream at the
-edge? One more server on every device, for a queue with one writer and one reader.
+The champion is quantised to INT8 (`quantisation.py`), and the build is refused where its decisions
+cost too much more. The device decides by the same function as the stack (`serving.inspect`).
+Inspections are kept in SQLite and forwarded when the network is back, each with its identity: a
+power cut, a line that inspects while it forwards, or a lost acknowledgement lose and duplicate
+nothing. Why not a stream at the edge? It is one more server on every device, for a queue with one
+writer and one reader.
 """

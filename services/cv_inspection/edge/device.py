@@ -1,4 +1,4 @@
-"""Inspection beside the camera: a folder of images, results kept until the network is back."""
+"""Inspection beside the camera: inspect a folder, keep the results, forward them later."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -9,25 +9,25 @@ from pathlib import Path
 
 from services.cv_inspection.ingestion.events import (
     INSPECTION,
-    BadImage,
+    ImageRef,
     InspectionEvent,
-    Place,
     inspection_id,
     parse_inspection,
 )
+from services.cv_inspection.ingestion.images import InvalidImage
 from services.cv_inspection.serving.inspect import inspect
 from services.cv_inspection.serving.model import DESIGN, ImageModel
-from services.platform.progress import Step
+from services.platform.progress import ProgressCallback
 from services.platform.settings import Settings
-from services.platform.streaming.consumer import connect
+from services.platform.streaming.connection import connect
 
 _SUFFIXES = (".jpg", ".jpeg", ".png")
-# Another process of the device may be writing.
-_PATIENCE_S = 30.0
+# Seconds to wait for another process of the device that is writing.
+_LOCK_TIMEOUT_S = 30.0
 
 
-class Store:
-    """A device's inspections, each once, until and after they are forwarded."""
+class InspectionStore:
+    """A device's inspections, each stored once, with the state of their forwarding."""
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
@@ -41,20 +41,20 @@ class Store:
         return found.fetchone() is not None
 
     def add(self, event: InspectionEvent) -> None:
-        """Keep an inspection; one that is known changes nothing."""
+        """Store an inspection; a known one is ignored."""
         with self._db:
             self._db.execute(
                 "INSERT OR IGNORE INTO inspections (id, event) VALUES (?, ?)",
                 [event.inspection_id, event.model_dump_json().encode()],
             )
 
-    def waiting(self) -> list[InspectionEvent]:
-        """What is to be forwarded, in the order it was seen."""
-        found = self._db.execute("SELECT event FROM inspections WHERE NOT forwarded ORDER BY rowid")
-        return [parse_inspection(event) for (event,) in found]
+    def pending(self) -> list[InspectionEvent]:
+        """Inspections to forward, in the order of inspection."""
+        rows = self._db.execute("SELECT event FROM inspections WHERE NOT forwarded ORDER BY rowid")
+        return [parse_inspection(event) for (event,) in rows]
 
-    def forwarded(self, event: InspectionEvent) -> None:
-        """The stack has it."""
+    def mark_forwarded(self, event: InspectionEvent) -> None:
+        """Note that the stack has the inspection."""
         with self._db:
             self._db.execute(
                 "UPDATE inspections SET forwarded = 1 WHERE id = ?", [event.inspection_id]
@@ -62,27 +62,30 @@ class Store:
 
 
 @contextmanager
-def open_store(folder: Path) -> Iterator[Store]:
-    """A device's store in a folder, made if it is not there. OSError if it can't be."""
+def open_store(folder: Path) -> Iterator[InspectionStore]:
+    """Open a device's store in a folder, creating it if needed. OSError if that fails."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with closing(sqlite3.connect(folder / "inspections.sqlite", _PATIENCE_S)) as db:
-            yield Store(db)
+        with closing(sqlite3.connect(folder / "inspections.sqlite", _LOCK_TIMEOUT_S)) as db:
+            yield InspectionStore(db)
     except sqlite3.Error as error:
         raise OSError(f"store in {folder}: {error}") from error
 
 
 def model_path(folder: Path) -> Path:
-    """Where a device's model is."""
+    """Path of a device's model."""
     return folder / f"{DESIGN}-int8.onnx"
 
 
 @dataclass(frozen=True)
-class Run:
-    """What an edge run did.
+class EdgeRun:
+    """The counts of one run.
 
     Attributes:
-        known: Pictures that an earlier run had seen. bad: Why, by file that is no picture.
+        inspected: Images inspected now.
+        stopped: How many of them were rejected or need a review.
+        known: Images that an earlier run inspected.
+        bad: The reason, by path of an invalid file.
         waiting: Inspections that are still to be forwarded.
     """
 
@@ -93,73 +96,74 @@ class Run:
     waiting: int
 
 
-def run(model: ImageModel, folder: Path, store: Path, step: Step) -> Run:
-    """Inspect a folder of pictures with no network, and keep what was seen.
+def run(model: ImageModel, folder: Path, store: Path, step: ProgressCallback) -> EdgeRun:
+    """Inspect a folder of images without a network, and store the inspections.
 
-    What is kept already is not looked at again.
+    Images that are in the store are not inspected again.
 
     Args:
-        store: A folder; inspections wait in it until `forward`.
+        folder: Its images, at any depth.
+        store: Folder that keeps the inspections until `forward`.
 
     Raises:
-        OSError: the folder can't be read, or the store not be written.
+        OSError: the folder can't be read, or the store can't be written.
     """
     files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _SUFFIXES)
     bad: dict[str, str] = {}
     inspected = stopped = known = 0
-    with open_store(store) as kept:
+    with open_store(store) as inspections:
         for number, path in enumerate(files, start=1):
             step(number, len(files))
-            data, place = path.read_bytes(), _place(path, folder)
-            if inspection_id(place, data) in kept:
+            data, image_ref = path.read_bytes(), _image_ref(path, folder)
+            if inspection_id(image_ref, data) in inspections:
                 known += 1
                 continue
             try:
-                event = inspect(model, data, place, datetime.now(UTC)).event
-            except BadImage as error:
+                event = inspect(model, data, image_ref, datetime.now(UTC)).event
+            except InvalidImage as error:
                 bad[str(path)] = str(error)
                 continue
-            kept.add(event)
+            inspections.add(event)
             inspected += 1
             stopped += event.stopped
-        return Run(inspected, stopped, known, bad, len(kept.waiting()))
+        return EdgeRun(inspected, stopped, known, bad, len(inspections.pending()))
 
 
-async def forward(settings: Settings, store: Path, step: Step) -> int:
-    """Publish what waits. Returns how many; what the stream did not take goes on waiting.
+async def forward(settings: Settings, store: Path, step: ProgressCallback) -> int:
+    """Publish the pending inspections. Returns how many; the others stay pending.
 
     Raises:
-        ConnectionError, nats.errors.Error: the stack is away; nothing is lost.
+        ConnectionError, nats.errors.Error: the stack is not reachable; nothing is lost.
         OSError: the store can't be read.
     """
-    with open_store(store) as kept:
-        waiting = kept.waiting()
-        if not waiting:
+    with open_store(store) as inspections:
+        pending = inspections.pending()
+        if not pending:
             return 0
         nc = await connect(settings, "edge")
         try:
             js = nc.jetstream()
-            for number, event in enumerate(waiting, start=1):
+            for number, event in enumerate(pending, start=1):
                 await js.publish(
                     f"{INSPECTION}.{event.place.line}",
                     event.model_dump_json().encode(),
                     headers={"Nats-Msg-Id": event.inspection_id},
                 )
-                # Only now: dying before this line sends it twice, and its identity bears it.
-                kept.forwarded(event)
-                step(number, len(waiting))
+                # Last: a crash before this line sends it twice, and the stream drops the second.
+                inspections.mark_forwarded(event)
+                step(number, len(pending))
         finally:
             await nc.close()
-        return len(waiting)
+        return len(pending)
 
 
-def _place(path: Path, folder: Path) -> Place:
-    """A file's place: its own path where that has the parts, the folder's name otherwise."""
+def _image_ref(path: Path, folder: Path) -> ImageRef:
+    """A file's reference: from its path where that has the form of a key."""
     relative = path.relative_to(folder)
     try:
-        return Place.of(str(relative))
+        return ImageRef.from_key(str(relative))
     except ValueError:
         frame = "".join(
             c if c.isalnum() or c in "_-" else "-" for c in str(relative.with_suffix(""))
         )
-        return Place(line="edge", station="edge", lot="edge", frame=frame[-80:])
+        return ImageRef(line="edge", station="edge", lot="edge", frame=frame[-80:])

@@ -1,16 +1,16 @@
-"""From a champion to what fits beside the camera: INT8, held to the model it came from.
+"""Quantise a champion to INT8 for the edge, and compare its cost with the champion's.
 
-Static quantisation with the line's pictures to calibrate on: weights a channel, activations a
-tensor. Weights have seven bits: a processor without VNNI adds products of eight in sixteen bits,
-which overflow, and the device is not the machine that builds. The scores of the small model lie
-elsewhere, so it has a threshold of its own, where it stops as many pictures as the whole model:
-looking for the least cost again would find another sample's luck.
+Static quantisation, calibrated on the line's images: weights per channel, activations per tensor.
+Weights have seven bits: a processor without VNNI adds products of eight bits in sixteen bits, which
+overflow, and the device is another machine than the one that builds. The scores of the INT8 model
+are distributed differently, so it has its own threshold, at which it stops as many images as the
+FP32 model: minimising the cost again would fit the noise of another sample.
 
-It is not judged by accuracy alone: an INT8 model that lets one more scratch escape has cost more
-than the milliseconds were worth, so the build is refused where the cost on held-out pictures rises
-by more than a bound. Why not dynamic quantisation? It leaves convolutions in float. Why not train
-with quantisation in mind? It is the next step where this one is refused. Why not OpenVINO? Of the
-same file it was the slower runtime on the processors measured: docs/inspection.md.
+Accuracy alone does not decide: an INT8 model that lets one more scratch escape costs more than the
+milliseconds it saves, so the build is refused where the cost on held-out images rises by more than
+a bound. Why not dynamic quantisation? It leaves convolutions in float. Why not quantisation-aware
+training? It is the next step where this one is refused. Why not OpenVINO? It ran the same file more
+slowly on the processors measured: docs/inspection.md.
 
 Source: Jacob et al., "Quantization and Training of Neural Networks for Efficient
 Integer-Arithmetic-Only Inference", 2018.
@@ -30,22 +30,32 @@ import numpy as np
 import numpy.typing as npt
 
 from services.cv_inspection.edge.device import model_path
-from services.cv_inspection.features.labelled_images import Pictures
-from services.cv_inspection.problem import Kpi
+from services.cv_inspection.features.labelled_images import LabelledImages, mask_iou
+from services.cv_inspection.problem import CostModel
 from services.cv_inspection.serving.model import IMAGE, ImageModel, read_model
-from services.platform.models.onnx import ModelCard, stamp
-from services.platform.progress import Step
+from services.platform.models.onnx import ModelCard, write_card
+from services.platform.progress import ProgressCallback
 
-# The cost on held-out pictures may rise by this share.
-MOST_DEARER = 0.10
-_CALIBRATED_ON = 200
-_TIMED = 200
-_WARM_UP = 20
+# The cost on held-out images may rise by this share.
+MAX_COST_INCREASE = 0.10
+_CALIBRATION_IMAGES = 200
+_TIMED_CALLS = 200
+_WARM_UP_CALLS = 20
 
 
 @dataclass(frozen=True)
-class Figures:
-    """One model on the same pictures: one thread, one picture a call; cost in minor units."""
+class ModelMeasurements:
+    """One model on the held-out images; times of one image a call on one thread.
+
+    Attributes:
+        auc: Area under the ROC curve of P(defect).
+        iou: See `mask_iou`.
+        recall: Share of the defects that are stopped.
+        cost: Minor units.
+        p50_ms: Median time of a call.
+        p95_ms: 95th percentile.
+        size_mb: Size of the file.
+    """
 
     auc: float
     iou: float
@@ -57,65 +67,76 @@ class Figures:
 
 
 @dataclass(frozen=True)
-class Build:
-    """Both models, and why the INT8 one was refused, empty if it was not."""
+class EdgeBuild:
+    """The measurements of both models.
 
-    fp32: Figures
-    int8: Figures
+    Attributes:
+        fp32: The champion.
+        int8: The quantised model.
+        refused: Why the build was refused, empty if it was not.
+    """
+
+    fp32: ModelMeasurements
+    int8: ModelMeasurements
     refused: str
 
 
 def build(
     data: bytes,
-    calibration: Pictures,
-    choosing: Pictures,
-    held_out: Pictures,
-    step: Step,
-    bound: float = MOST_DEARER,
-) -> tuple[bytes, Build]:
-    """Quantise a model and hold it to the one it came from.
+    calibration: LabelledImages,
+    validation: LabelledImages,
+    held_out: LabelledImages,
+    step: ProgressCallback,
+    max_cost_increase: float = MAX_COST_INCREASE,
+) -> tuple[bytes, EdgeBuild]:
+    """Quantise a model and compare it with the original.
 
     Args:
-        data: The FP32 file. calibration, choosing, held_out: Pictures at the model's size, to
-            calibrate on, to choose the small model's threshold on, and to judge both on.
-        bound: Share by which the cost may rise.
+        data: The FP32 file.
+        calibration: Images at the model's size to calibrate on.
+        validation: Images to choose the INT8 model's threshold on.
+        held_out: Images to measure both models on.
+        max_cost_increase: Share by which the cost may rise.
 
     Returns:
-        The INT8 file, and both models' figures.
+        The INT8 file, and both models' measurements.
     """
-    whole = read_model(data)
+    fp32 = read_model(data)
     step(0, 4)
-    small = _quantised(data, calibration.vectors[:_CALIBRATED_ON])
-    small = stamp(small, _with_own_threshold(whole, read_model(stamp(small, whole.card)), choosing))
+    quantised = _quantise(data, calibration.vectors[:_CALIBRATION_IMAGES])
+    int8 = read_model(write_card(quantised, fp32.card))
+    quantised = write_card(quantised, _with_matched_threshold(fp32, int8, validation))
     step(1, 4)
-    models = {"fp32": whole, "int8": read_model(small)}
-    times = _timed(models, held_out.vectors)
+    models = {"fp32": fp32, "int8": read_model(quantised)}
+    times = _time_calls(models, held_out.vectors)
     step(2, 4)
-    files = {"fp32": data, "int8": small}
-    found = {}
+    files = {"fp32": data, "int8": quantised}
+    measured = {}
     for number, (name, model) in enumerate(models.items()):
-        found[name] = _judged(model, held_out, times[name], len(files[name]) / 1e6)
+        measured[name] = _measure(model, held_out, times[name], len(files[name]) / 1e6)
         step(3 + number, 4)
-    rise = found["int8"].cost / max(found["fp32"].cost, 1.0) - 1
+    rise = measured["int8"].cost / max(measured["fp32"].cost, 1.0) - 1
     refused = ""
-    if rise > bound:
+    if rise > max_cost_increase:
         refused = (
-            f"cost: {found['int8'].cost / 100:,.0f} against {found['fp32'].cost / 100:,.0f}, "
-            f"{rise:+.0%}; {bound:+.0%} is the most"
+            f"cost: {measured['int8'].cost / 100:,.0f} against {measured['fp32'].cost / 100:,.0f}, "
+            f"{rise:+.0%}; the maximum is {max_cost_increase:+.0%}"
         )
-    return small, Build(found["fp32"], found["int8"], refused)
+    return quantised, EdgeBuild(measured["fp32"], measured["int8"], refused)
 
 
-def _with_own_threshold(whole: ImageModel, small: ImageModel, pictures: Pictures) -> ModelCard:
-    """The card with the threshold at which the small model stops as many as the whole one."""
-    score = [1.0 - _answers(model, pictures.vectors)[0][:, 0] for model in (whole, small)]
-    stopped = int((score[0] >= whole.card.threshold).sum())
+def _with_matched_threshold(
+    fp32: ImageModel, int8: ImageModel, images: LabelledImages
+) -> ModelCard:
+    """The card with the threshold at which the INT8 model stops as many images as the FP32 one."""
+    score = [1.0 - _predict(model, images.vectors)[0][:, 0] for model in (fp32, int8)]
+    stopped = int((score[0] >= fp32.card.threshold).sum())
     threshold = float(np.sort(score[1])[-stopped]) if stopped else 1.0
-    return whole.card.model_copy(update={"threshold": threshold})
+    return fp32.card.model_copy(update={"threshold": threshold})
 
 
-def _quantised(data: bytes, pictures: npt.NDArray[np.uint8]) -> bytes:
-    # The onnx package and its tools are training's, not the edge's.
+def _quantise(data: bytes, pixels: npt.NDArray[np.uint8]) -> bytes:
+    # The onnx package is installed for training, not on edge devices.
     from onnxruntime.quantization import (
         CalibrationDataReader,
         CalibrationMethod,
@@ -127,12 +148,12 @@ def _quantised(data: bytes, pictures: npt.NDArray[np.uint8]) -> bytes:
 
     class Reader(CalibrationDataReader):
         def __init__(self) -> None:
-            self._left: Iterator[dict[str, Any]] = ({IMAGE: p[None]} for p in pictures)
+            self._left: Iterator[dict[str, Any]] = ({IMAGE: p[None]} for p in pixels)
 
         def get_next(self) -> dict[str, Any] | None:
             return next(self._left, None)
 
-    # The tools print what they do, where figures for machines are to stand.
+    # The tools print to stdout, where a command may print JSON.
     with TemporaryDirectory() as folder, redirect_stdout(StringIO()):
         before, ready, after = (Path(folder) / f"{n}.onnx" for n in ("fp32", "ready", "int8"))
         before.write_bytes(data)
@@ -147,58 +168,58 @@ def _quantised(data: bytes, pictures: npt.NDArray[np.uint8]) -> bytes:
             per_channel=True,
             reduce_range=True,
             calibrate_method=CalibrationMethod.Percentile,
-            # What convolutions pass on to each other; the heads decide, and stay in float.
+            # The convolutions and what lies between them; the heads stay in float.
             op_types_to_quantize=["Conv", "Add", "Clip"],
         )
         return after.read_bytes()
 
 
-def _timed(
-    models: dict[str, ImageModel], pictures: npt.NDArray[np.uint8]
+def _time_calls(
+    models: dict[str, ImageModel], pixels: npt.NDArray[np.uint8]
 ) -> dict[str, list[float]]:
-    """Seconds of calls for one picture, the models in turn: a busy moment strikes both."""
+    """Seconds of calls of one image; the models alternate, so that other load affects both."""
     times: dict[str, list[float]] = {name: [] for name in models}
-    for number in range(_TIMED + _WARM_UP):
-        picture = pictures[number % len(pictures)][None]
+    for number in range(_TIMED_CALLS + _WARM_UP_CALLS):
+        image = pixels[number % len(pixels)][None]
         for name, model in models.items():
             begin = perf_counter()
-            model.inspect(picture)
-            if number >= _WARM_UP:
+            model.inspect(image)
+            if number >= _WARM_UP_CALLS:
                 times[name].append(perf_counter() - begin)
     return times
 
 
-def _judged(model: ImageModel, pictures: Pictures, times: list[float], size_mb: float) -> Figures:
+def _measure(
+    model: ImageModel, images: LabelledImages, times: list[float], size_mb: float
+) -> ModelMeasurements:
     from sklearn.metrics import roc_auc_score
 
-    from services.cv_inspection.retraining.training import mask_iou
-
-    kinds, masks = _answers(model, pictures.vectors)
-    score = 1.0 - kinds[:, 0].astype(np.float64)
+    probabilities, masks = _predict(model, images.vectors)
+    score = 1.0 - probabilities[:, 0].astype(np.float64)
     stopped = score >= model.card.threshold
-    positive = pictures.positive
+    positive = images.positive
     p50, p95 = np.percentile(times, [50, 95]) * 1e3
-    return Figures(
+    return ModelMeasurements(
         auc=float(roc_auc_score(positive, score)),
-        iou=mask_iou(masks[:, 0], pictures),
+        iou=mask_iou(masks[:, 0], images),
         recall=float((stopped & positive).sum() / max(positive.sum(), 1)),
-        cost=Kpi().total(stopped, positive, pictures.amount),
+        cost=CostModel().total(stopped, positive, images.amount),
         p50_ms=float(p50),
         p95_ms=float(p95),
         size_mb=size_mb,
     )
 
 
-def _answers(model: ImageModel, pixels: npt.NDArray[np.uint8]) -> tuple[Any, Any]:
+def _predict(model: ImageModel, pixels: npt.NDArray[np.uint8]) -> tuple[Any, Any]:
     parts = [model.inspect(pixels[i : i + 32]) for i in range(0, len(pixels), 32)]
-    kinds, masks = zip(*parts, strict=True)
-    return np.concatenate(kinds), np.concatenate(masks)
+    probabilities, masks = zip(*parts, strict=True)
+    return np.concatenate(probabilities), np.concatenate(masks)
 
 
-def save(folder: Path, data: bytes, made: Build) -> Path:
-    """Keep a built model and its figures. Returns the model's path."""
+def save(folder: Path, data: bytes, measured: EdgeBuild) -> Path:
+    """Write a built model and its measurements. Returns the model's path."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "edge.json").write_text(json.dumps(asdict(made), indent=2))
+    (folder / "edge.json").write_text(json.dumps(asdict(measured), indent=2))
     path = model_path(folder)
     path.write_bytes(data)
     return path

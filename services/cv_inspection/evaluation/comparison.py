@@ -1,8 +1,8 @@
-"""The candidates side by side: what each one sees of each defect, what it costs, how long it takes.
+"""Compare the candidates: recall of each defect, cost, latency and training time.
 
-Every candidate is trained on the same pictures for several seeds, its threshold chosen on the same
-pictures as they come, and judged on 2,000 others. What it finds is compared where all of them stop
-the same share of pictures: at thresholds of their own, whoever stops more would seem to see more.
+Every candidate is trained on the same images for several seeds, its threshold is chosen on the same
+validation images, and it is evaluated on 2,000 others. Recalls are compared where all candidates
+stop the same share of images: at its own threshold, the one that stops more would have more recall.
 """
 
 import asyncio
@@ -13,36 +13,39 @@ from time import perf_counter
 import numpy as np
 from sklearn.metrics import average_precision_score
 
-from infra.local.apps import serving_files
 from services.cv_inspection.candidates import CANDIDATES
 from services.cv_inspection.candidates.vision import ImageCandidate
-from services.cv_inspection.features.labelled_images import Pictures
-from services.cv_inspection.problem import CLASSES, GOOD, Kpi
+from services.cv_inspection.features.labelled_images import ImageSplit, LabelledImages, mask_iou
+from services.cv_inspection.problem import CLASSES, GOOD, CostModel
 from services.cv_inspection.retraining.training import (
-    Split,
     all_cores,
-    card_of,
     hyperparameters,
-    mask_iou,
+    model_card,
     new_candidate,
-    simulated_held_out,
-    simulated_split,
 )
 from services.cv_inspection.serving.model import read_model
 from services.cv_inspection.simulator.camera import Camera
-from services.platform.evaluation.comparison import Compared, Shown, averaged, p95_ms, post_in_turn
-from services.platform.models.onnx import stamp
-from services.platform.progress import Bar
+from services.cv_inspection.simulator.labelled_images import simulated_held_out, simulated_split
+from services.platform.evaluation.comparison import (
+    CandidateResult,
+    ComparisonLabels,
+    ServeFiles,
+    average_runs,
+    p95_ms,
+    post_in_turn,
+)
+from services.platform.models.onnx import write_card
+from services.platform.progress import ProgressBar
 from services.platform.settings import Settings
 
-STOPPED = 0.10
+STOPPED_SHARE = 0.10
 CALLS = 300
-PICTURES, PICTURES_A_SECOND = 300, 10.0
+REQUESTS, REQUESTS_PER_SECOND = 300, 10.0
 _POSTED_FROM = 700_000
 _APP = "services.cv_inspection.serving.app:create_app"
-SHOWN = Shown(
-    stopped=STOPPED,
-    subject="pictures",
+COMPARISON_LABELS = ComparisonLabels(
+    stopped_share=STOPPED_SHARE,
+    subject="images",
     cost="cost of 1,000",
     extra=("iou", "IoU"),
     request=("inspect_p95_ms", "/inspect p95, ms"),
@@ -50,11 +53,13 @@ SHOWN = Shown(
 
 
 @dataclass
-class ImageCompared(Compared):
-    """One candidate: cost of 1,000 pictures, recall by defect.
+class ImageCandidateResult(CandidateResult):
+    """One candidate: cost of 1,000 images, recall by defect.
 
     Attributes:
-        iou: Mean IoU over the classes of defects. weights_from: What its encoder began with.
+        iou: Mean IoU over the defect classes.
+        inspect_p95_ms: 95th percentile of `POST /inspect`.
+        weights_from: Origin of the encoder's initial weights.
     """
 
     iou: float = 0.0
@@ -62,42 +67,50 @@ class ImageCompared(Compared):
     weights_from: str = ""
 
 
-def compare(settings: Settings, seeds: list[int], bar: Bar) -> list[ImageCompared]:
-    """Train, judge and time every candidate."""
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in sorted(CANDIDATES.all())}
+def compare(
+    settings: Settings, seeds: list[int], bar: ProgressBar, serve: ServeFiles
+) -> list[ImageCandidateResult]:
+    """Train, evaluate and time every candidate.
+
+    Args:
+        serve: Starts an inspector for each candidate's file.
+    """
+    metrics: dict[str, list[dict[str, float]]] = {name: [] for name in sorted(CANDIDATES.all())}
     files: dict[str, bytes] = {}
     origin: dict[str, str] = {}
     for seed in seeds:
-        shown: dict[int, tuple[Split, Pictures]] = {}
-        for name in found:
+        images: dict[int, tuple[ImageSplit, LabelledImages]] = {}
+        for name in metrics:
             size = int(str(hyperparameters(name)["size"]))
-            if size not in shown:
-                shown[size] = _pictures(seed, size, bar)
-            split, held_out = shown[size]
-            candidate, spent = _trained(name, split, seed, bar)
+            if size not in images:
+                images[size] = _simulated_images(seed, size, bar)
+            split, held_out = images[size]
+            candidate, train_s = _train(name, split, seed, bar)
             threshold = _threshold(candidate, split.validation)
-            found[name].append({**_judged(candidate, threshold, held_out), "train_s": spent})
-            card = card_of(candidate, threshold, split.fingerprint)
-            files[name], origin[name] = stamp(candidate.export(), card), candidate.origin
+            metrics[name].append({**_evaluate(candidate, threshold, held_out), "train_s": train_s})
+            card = model_card(candidate, threshold, split.fingerprint)
+            files[name], origin[name] = write_card(candidate.export(), card), candidate.origin
     result = [
-        ImageCompared(
+        ImageCandidateResult(
             name, f"{CANDIDATES.get(name).role}; weights: {origin[name]}",
-            size_mb=len(files[name]) / 1e6, weights_from=origin[name], **averaged(runs),
+            size_mb=len(files[name]) / 1e6, weights_from=origin[name], **average_runs(runs),
         )
-        for name, runs in found.items()
+        for name, runs in metrics.items()
     ]  # fmt: skip
     _time_calls(files, seeds[0], result)
-    _time_requests(settings, files, seeds[0], result, bar)
+    _time_requests(serve, files, seeds[0], result, bar)
     return result
 
 
-def _pictures(seed: int, size: int, bar: Bar) -> tuple[Split, Pictures]:
+def _simulated_images(seed: int, size: int, bar: ProgressBar) -> tuple[ImageSplit, LabelledImages]:
     split = simulated_split(seed, size, bar)
-    with bar("taking pictures to judge by") as step:
+    with bar("simulating held-out images") as step:
         return split, simulated_held_out(seed, size, step)
 
 
-def _trained(name: str, split: Split, seed: int, bar: Bar) -> tuple[ImageCandidate, float]:
+def _train(
+    name: str, split: ImageSplit, seed: int, bar: ProgressBar
+) -> tuple[ImageCandidate, float]:
     candidate = new_candidate(name)
     begin = perf_counter()
     with bar(f"{name}, seed {seed}") as step, all_cores():
@@ -105,20 +118,22 @@ def _trained(name: str, split: Split, seed: int, bar: Bar) -> tuple[ImageCandida
     return candidate, perf_counter() - begin
 
 
-def _threshold(candidate: ImageCandidate, valid: Pictures) -> float:
-    return Kpi().best_threshold(candidate.score(valid), valid.positive, valid.amount)
+def _threshold(candidate: ImageCandidate, valid: LabelledImages) -> float:
+    return CostModel().best_threshold(candidate.score(valid), valid.positive, valid.amount)
 
 
-def _judged(candidate: ImageCandidate, threshold: float, data: Pictures) -> dict[str, float]:
-    kinds, masks = candidate.predict(data.vectors)
-    score = 1.0 - kinds[:, 0].astype(np.float64)
-    stopped = score >= np.quantile(score, 1 - STOPPED)
+def _evaluate(
+    candidate: ImageCandidate, threshold: float, data: LabelledImages
+) -> dict[str, float]:
+    probabilities, masks = candidate.predict(data.vectors)
+    score = 1.0 - probabilities[:, 0].astype(np.float64)
+    stopped = score >= np.quantile(score, 1 - STOPPED_SHARE)
     recall = {
         f"recall_{name}": float(stopped[data.label == number].mean())
         for number, name in enumerate(CLASSES)
         if name != GOOD
     }
-    cost = Kpi().total(score >= threshold, data.positive, data.amount)
+    cost = CostModel().total(score >= threshold, data.positive, data.amount)
     return {
         "ap": float(average_precision_score(data.positive, score)),
         "cost": cost * 1_000 / len(data),
@@ -127,37 +142,37 @@ def _judged(candidate: ImageCandidate, threshold: float, data: Pictures) -> dict
     }
 
 
-def _time_calls(files: Mapping[str, bytes], seed: int, result: list[ImageCompared]) -> None:
-    """ONNX calls of one picture on one thread, the candidates taking turns."""
+def _time_calls(files: Mapping[str, bytes], seed: int, result: list[ImageCandidateResult]) -> None:
+    """Time ONNX calls of one image on one thread, the candidates in turn."""
     models = {name: read_model(data) for name, data in files.items()}
     rng = np.random.default_rng(seed)
     seconds: dict[str, list[float]] = {name: [] for name in models}
     for _ in range(CALLS):
         for name, model in models.items():
             shape = (1, model.size, model.size, 3)
-            picture = rng.integers(0, 256, shape, dtype=np.uint8)
+            image = rng.integers(0, 256, shape, dtype=np.uint8)
             begin = perf_counter()
-            model.inspect(picture)
+            model.inspect(image)
             seconds[name].append(perf_counter() - begin)
-    for one in result:
-        one.called(seconds[one.name])
+    for candidate in result:
+        candidate.record_call_times(seconds[candidate.name])
 
 
 def _time_requests(
-    settings: Settings,
+    serve: ServeFiles,
     files: Mapping[str, bytes],
     seed: int,
-    result: list[ImageCompared],
-    bar: Bar,
+    result: list[ImageCandidateResult],
+    bar: ProgressBar,
 ) -> None:
-    """`POST /inspect` on an inspector a candidate, in turn; inspections go nowhere."""
+    """Time `POST /inspect` on one inspector for each candidate, in turn."""
     camera = Camera(seed)
-    posts = [{"data": camera.shot(_POSTED_FROM + number).jpeg()} for number in range(PICTURES)]
+    posts = [{"data": camera.shot(_POSTED_FROM + number).jpeg()} for number in range(REQUESTS)]
     with (
-        serving_files(_APP, settings, files, heard=False) as urls,
-        bar("asking each inspector in turn") as step,
+        serve(_APP, files) as urls,
+        bar("posting to each inspector in turn") as step,
     ):
         routes = {name: f"{url}/inspect" for name, url in urls.items()}
-        answers = asyncio.run(post_in_turn(routes, posts, PICTURES_A_SECOND, step))
-    for one in result:
-        one.inspect_p95_ms = p95_ms(answers[one.name])
+        answers = asyncio.run(post_in_turn(routes, posts, REQUESTS_PER_SECOND, step))
+    for candidate in result:
+        candidate.inspect_p95_ms = p95_ms(answers[candidate.name])

@@ -1,7 +1,7 @@
-"""Streams whose truth is known, for the monitors' scorecard: this design's drifts.
+"""Simulated streams with known drift, for the drift benchmark.
 
-A lens or a lamp that fails shows in the pictures at once. A new defect shows nowhere but in what
-escapes: it holds on, and is seen in the cost once verdicts have come.
+A lens or a lamp that fails shows in image quality at once. A new defect shows only in the escapes:
+it lasts, and shows in the cost once labels have arrived.
 """
 
 from collections.abc import Iterator, Sequence
@@ -9,90 +9,103 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from monitoring.drift_benchmark import Injected, Stream
-from monitoring.quality import LEARNT
+from monitoring.drift_benchmark import BenchmarkStream, InjectedDrift
+from monitoring.quality import BASELINE_PERIODS
 from monitoring.reference import Reference
-from services.cv_inspection.features.labelled_images import Pictures
-from services.cv_inspection.monitoring.drift import WINDOW, reference
-from services.cv_inspection.problem import Kpi
-from services.cv_inspection.retraining.training import VALIDATION_PICTURES, simulated
+from services.cv_inspection.features.labelled_images import LabelledImages
+from services.cv_inspection.monitoring.drift import WINDOW_IMAGES, reference
+from services.cv_inspection.problem import CostModel
 from services.cv_inspection.serving.model import ImageModel
 from services.cv_inspection.simulator.camera import DEFECT_SHARE
-from services.cv_inspection.simulator.drift import Drift
-from services.platform.evaluation.cost import Floats
-from services.platform.progress import Step
+from services.cv_inspection.simulator.drift import CameraDrift
+from services.cv_inspection.simulator.labelled_images import VALIDATION_IMAGES, simulated_images
+from services.platform.progress import ProgressCallback
+from services.platform.types import Floats
 
-# By drift, how many streams of how many windows.
+# By drift: (number of streams, windows of each).
 DRIFTS = {"blur": (4, 3), "exposure": (4, 3), "new_defect": (1, 24)}
 _CLEAN = 50
-# A person has judged a window's pictures by the end of the next.
-_VERDICT_WINDOWS = 1
+# Operators have labelled a window's images by the end of the next window.
+_LABEL_DELAY_WINDOWS = 1
 _FROM = 2_000_000
 
 
 @dataclass(frozen=True)
 class _Line:
-    """A line with its model, what is normal for it, and what its first windows cost."""
+    """A line with its model and the monitors' baselines.
+
+    Attributes:
+        model: The champion.
+        seed: Seed of the camera.
+        reference: Of the drift monitor.
+        first_costs: (W,) logarithm of the mean cost of an image in each of the first windows.
+    """
 
     model: ImageModel
     seed: int
-    normal: Reference
+    reference: Reference
     first_costs: Floats
 
-    def stream(self, first: int, count: int, drift: str = "", strength: float = 0.0) -> Stream:
-        change = Drift.parse(f"{drift}={strength}") if drift else Drift()
+    def stream(
+        self, first: int, count: int, drift: str = "", strength: float = 0.0
+    ) -> BenchmarkStream:
+        change = CameraDrift.parse(f"{drift}={strength}") if drift else CameraDrift()
         windows, costs = _windows(self.model, self.seed, first, count, change)
-        return Stream(
-            self.normal, drift, strength, windows, costs, self.first_costs, _VERDICT_WINDOWS
+        return BenchmarkStream(
+            self.reference, drift, strength, windows, costs, self.first_costs, _LABEL_DELAY_WINDOWS
         )
 
 
 def streams(
-    model: ImageModel, seeds: list[int], injected: Sequence[Injected], step: Step
-) -> Iterator[Stream]:
-    """Clean pictures, and what is to be injected, for each seed."""
-    of = len(seeds) * (1 + len(injected))
+    model: ImageModel, seeds: list[int], injected: Sequence[InjectedDrift], step: ProgressCallback
+) -> Iterator[BenchmarkStream]:
+    """For each seed, a stream of clean windows and the streams of each injected drift."""
+    total = len(seeds) * (1 + len(injected))
     done = 0
     for seed in seeds:
         line = _line(model, seed)
         yield line.stream(_FROM, _CLEAN)
         done += 1
-        step(done, of)
+        step(done, total)
         for number, (drift, strength) in enumerate(injected):
             times, count = DRIFTS[drift]
             for onset in range(times):
                 first = _FROM + 100_000 * (number + 1) + 10_000 * onset
                 yield line.stream(first, count, drift, strength)
             done += 1
-            step(done, of)
+            step(done, total)
 
 
 def _line(model: ImageModel, seed: int) -> _Line:
-    known = simulated(seed, _FROM - 10_000, VALIDATION_PICTURES, DEFECT_SHARE, model.size, _nobody)
-    normal = reference(known, _score(model, known), seed)
-    _, first_costs = _windows(model, seed, _FROM - 5_000, LEARNT, Drift())
-    return _Line(model, seed, normal, first_costs)
+    images = simulated_images(
+        seed, _FROM - 10_000, VALIDATION_IMAGES, DEFECT_SHARE, model.size, _no_progress
+    )
+    baseline = reference(images, _score(model, images), seed)
+    _, first_costs = _windows(model, seed, _FROM - 5_000, BASELINE_PERIODS, CameraDrift())
+    return _Line(model, seed, baseline, first_costs)
 
 
 def _windows(
-    model: ImageModel, seed: int, first: int, count: int, drift: Drift
+    model: ImageModel, seed: int, first: int, count: int, drift: CameraDrift
 ) -> tuple[list[Floats], Floats]:
-    """Windows as the monitor sees them, and the logarithm of what a picture of each costs."""
-    found, costs = [], []
+    """Windows (n, F) of the monitored columns, and (W,) log1p of the mean cost of an image."""
+    windows, costs = [], []
     for number in range(count):
-        begin = first + number * WINDOW
-        shown = simulated(seed, begin, WINDOW, DEFECT_SHARE, model.size, _nobody, drift)
-        score = _score(model, shown)
-        found.append(np.column_stack([shown.quality, score]))
+        begin = first + number * WINDOW_IMAGES
+        images = simulated_images(
+            seed, begin, WINDOW_IMAGES, DEFECT_SHARE, model.size, _no_progress, drift
+        )
+        score = _score(model, images)
+        windows.append(np.column_stack([images.quality, score]))
         stopped = score >= model.card.threshold
-        costs.append(np.log1p(Kpi().costs(stopped, shown.positive, shown.amount).mean()))
-    return found, np.array(costs)
+        costs.append(np.log1p(CostModel().costs(stopped, images.positive, images.amount).mean()))
+    return windows, np.array(costs)
 
 
-def _score(model: ImageModel, pictures: Pictures) -> Floats:
-    parts = [model.score(pictures.vectors[i : i + 50]) for i in range(0, len(pictures), 50)]
+def _score(model: ImageModel, images: LabelledImages) -> Floats:
+    parts = [model.score(images.vectors[i : i + 50]) for i in range(0, len(images), 50)]
     return np.concatenate(parts).astype(np.float64)
 
 
-def _nobody(done: int, of: int) -> None:
-    """Nobody is told."""
+def _no_progress(done: int, total: int) -> None:
+    """Progress is reported by stream, not by image."""

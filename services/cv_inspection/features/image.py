@@ -1,4 +1,4 @@
-"""An image as a model sees it, and the figures that describe its quality."""
+"""An image as a model gets it, and the measures of its quality."""
 
 from typing import Final
 
@@ -7,39 +7,39 @@ import numpy.typing as npt
 from PIL import Image
 
 from services.cv_inspection.ingestion.events import Quality
+from services.platform.types import Booleans, Floats
 
-# Pictures are compared at one size: sharpness depends on it.
+# Quality is measured at one size, because sharpness depends on it.
 _QUALITY_SIDE: Final = 128
-QUALITY = ("brightness", "contrast", "sharpness", "clipped")
+QUALITY_MEASURES = ("brightness", "contrast", "sharpness", "clipped")
 
 Pixels = npt.NDArray[np.uint8]
-Floats = npt.NDArray[np.float64]
 
 
-def scaled(image: Image.Image, size: int) -> Pixels:
-    """(size, size, 3) uint8 of an RGB picture, as every model here is given it."""
+def resize(image: Image.Image, size: int) -> Pixels:
+    """(size, size, 3) uint8 of an RGB image, the input of every model here."""
     small = image.resize((size, size), Image.Resampling.BILINEAR, reducing_gap=2.0)
     return np.asarray(small, dtype=np.uint8)
 
 
-def scaled_mask(mask: Image.Image, size: int) -> npt.NDArray[np.bool_]:
-    """(size, size): where a quarter of what a pixel stands for is defect."""
+def resize_mask(mask: Image.Image, size: int) -> Booleans:
+    """(size, size): true where at least a quarter of the area behind a pixel is defect."""
     small = mask.convert("L").resize((size, size), Image.Resampling.BOX)
     return np.asarray(small) > 63
 
 
-def figures(image: Image.Image) -> Floats:
-    """(Q,) `quality` as an array, in the order of `QUALITY`."""
-    seen = quality(image)
-    return np.array([getattr(seen, name) for name in QUALITY])
+def quality_vector(image: Image.Image) -> Floats:
+    """(Q,) quality of an RGB image, in the order of `QUALITY_MEASURES`."""
+    quality = measure_quality(image)
+    return np.array([getattr(quality, name) for name in QUALITY_MEASURES])
 
 
-def quality(image: Image.Image) -> Quality:
-    """What an RGB picture is like.
+def measure_quality(image: Image.Image) -> Quality:
+    """Measure the quality of an RGB image.
 
-    brightness, contrast: mean and standard deviation of its grey, 0..1. sharpness: standard
-    deviation of its Laplacian (Pech-Pacheco et al., 2000). clipped: share of pixels at an end of
-    the scale.
+    brightness, contrast: mean and standard deviation of its grey values, 0..1.
+    sharpness: standard deviation of its Laplacian (Pech-Pacheco et al., 2000).
+    clipped: share of pixels at either end of the scale.
     """
     side = _QUALITY_SIDE
     small = image.convert("L").resize((side, side), Image.Resampling.BILINEAR, reducing_gap=2.0)

@@ -1,93 +1,76 @@
-"""Images, inspections and labels as events: fields, subjects, the store's notifications."""
+"""Images, inspections and labels as events: their fields, subjects and parsing."""
 
 import hashlib
-import io
 import re
-import warnings
 from datetime import datetime
 from typing import Annotated, Literal, TypeVar
-from urllib.parse import unquote_plus
 
-import numpy as np
-import pyarrow as pa
-from PIL import Image, UnidentifiedImageError
-from pydantic import (
-    AliasPath,
-    BaseModel,
-    ConfigDict,
-    Field,
-    StringConstraints,
-    TypeAdapter,
-    ValidationError,
-)
+from nats.aio.client import Client
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from services.cv_inspection.problem import GOOD
-from services.platform.streaming.consumer import Delivered
-from services.platform.streaming.messages import explain
+from services.platform.streaming.consumer import Message
+from services.platform.streaming.messages import validation_message
 
 STREAM, DECISIONS_STREAM, DEAD_STREAM = "CV", "CV_DECISIONS", "CV_DEAD"
-IMAGE, VERDICT, INSPECTION, DEAD = "cv.image", "cv.verdict", "cv.inspection", "cv.dead"
+IMAGE, LABEL, INSPECTION, DEAD = "cv.image", "cv.verdict", "cv.inspection", "cv.dead"
 STREAMS = {
-    STREAM: [f"{IMAGE}.>", f"{VERDICT}.>"],
+    STREAM: [f"{IMAGE}.>", f"{LABEL}.>"],
     DECISIONS_STREAM: [f"{INSPECTION}.>"],
     DEAD_STREAM: [f"{DEAD}.>"],
 }
 
-MOST_BYTES = 16 << 20
-MOST_PIXELS = 25_000_000
-LEAST_SIDE = 32
-_FORMATS = ("JPEG", "PNG")
 _KEY = re.compile(
     r"(?P<line>[A-Za-z0-9_-]{1,40})/(?P<station>[A-Za-z0-9_-]{1,40})/"
     r"(?P<lot>[A-Za-z0-9_-]{1,40})/(?P<frame>[A-Za-z0-9_-]{1,80})\.(?:jpg|jpeg|png)"
 )
 
-Token = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,80}$")]
+KeyPart = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,80}$")]
 
 
-class BadImage(ValueError):
-    """A file that is no picture we judge; the message says why."""
-
-
-class Strict(BaseModel):
-    """A message of which every field is known."""
+class StrictModel(BaseModel):
+    """A message without unknown fields."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-T = TypeVar("T", bound=Strict)
+T = TypeVar("T", bound=StrictModel)
 
 
-class Place(Strict):
-    """Where a picture was taken: the parts of its key."""
+class ImageRef(StrictModel):
+    """Where an image was taken: the parts of its key."""
 
-    line: Token
-    station: Token
-    lot: Token
-    frame: Token
+    line: KeyPart
+    station: KeyPart
+    lot: KeyPart
+    frame: KeyPart
 
     @classmethod
-    def of(cls, key: str) -> "Place":
-        """Read a key below the inbox. ValueError says what it should look like."""
-        found = _KEY.fullmatch(key)
-        if found is None:
+    def from_key(cls, key: str) -> "ImageRef":
+        """Parse a key below the inbox. ValueError names the expected form.
+
+        >>> ImageRef.from_key("line-a/station-1/lot-7/0001.jpg").lot
+        'lot-7'
+        """
+        match = _KEY.fullmatch(key)
+        if match is None:
             raise ValueError(f"key {key[:120]!r} is not <line>/<station>/<lot>/<frame>.jpg")
-        return cls(**found.groupdict())
+        return cls(**match.groupdict())
 
     @property
     def stem(self) -> str:
-        """What results are kept under."""
+        """The key without its extension; results are stored under it."""
         return f"{self.line}/{self.station}/{self.lot}/{self.frame}"
 
 
-class ImageEvent(Strict):
-    """An image landed. `key` lies below the inbox, with its extension."""
+class ImageEvent(StrictModel):
+    """An image landed. `key` is its key below the inbox, with the extension."""
 
     key: Annotated[str, Field(max_length=300)]
 
 
-class Quality(Strict):
-    """What the picture itself is like: see `features.quality`."""
+class Quality(StrictModel):
+    """Measures of an image's quality: see `features.image.measure_quality`."""
 
     brightness: float
     contrast: float
@@ -95,30 +78,34 @@ class Quality(Strict):
     clipped: float
 
 
-Outcome = Literal["pass", "reject", "review"]
+Decision = Literal["pass", "reject", "review"]
 
 
-class InspectionEvent(Strict):
-    """What was seen on one picture, and what was decided.
+class InspectionEvent(StrictModel):
+    """The result of one image's inspection, and the decision.
 
     Attributes:
-        inspection_id: Known by the picture's place and content, so the same picture has the same
-            whenever it is looked at. key: None for one that was posted.
-        at: When its event was taken, or it was posted, UTC.
-        label: The likeliest class. defect: Probability of any defect. probabilities: By class.
-        reason: Why it is to be looked at again, empty otherwise.
-        defect_share: Share of the picture that the mask covers.
-        mask_key: Where the mask is below `results`, None for one that was posted.
+        inspection_id: Made of the image's reference and content, so that a repeated inspection of
+            the same image has the same identity.
+        key: Key in the inbox, None for a posted image.
+        place: Reference of the image.
+        at: When its event was published, or it was posted, UTC.
+        label: The most probable class.
+        defect: Probability of any defect.
+        probabilities: By class.
+        reason: Why a person has to inspect the part, empty otherwise.
+        defect_share: Share of the image that the mask covers.
+        mask_key: Key of the mask in the bucket of results, None for a posted image.
     """
 
     inspection_id: str
     key: str | None
-    place: Place
+    place: ImageRef
     at: datetime
     label: str
     defect: float
     probabilities: dict[str, float]
-    decision: Outcome
+    decision: Decision
     reason: str
     threshold: float
     model: str
@@ -128,179 +115,60 @@ class InspectionEvent(Strict):
 
     @property
     def stopped(self) -> bool:
-        """Whether the part does not go on by itself."""
+        """Whether the part was rejected or sent to a person."""
         return self.decision != "pass"
 
 
-class VerdictEvent(Strict):
-    """What a person found: the class of a part, `good` or a defect's."""
+class LabelEvent(StrictModel):
+    """An operator's label: the class of a part, `good` or a defect."""
 
     inspection_id: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
-    label: Token
+    label: KeyPart
     by: Annotated[str, Field(max_length=40)] = "operator"
 
     @property
-    def defect(self) -> bool:
+    def has_defect(self) -> bool:
         """Whether there is a defect."""
         return self.label != GOOD
 
 
-def inspection_id(place: Place, data: bytes) -> str:
-    """The identity of a picture's inspection: its place and its bytes."""
-    return hashlib.sha256(place.stem.encode() + b"\0" + data).hexdigest()[:32]
+def inspection_id(image: ImageRef, data: bytes) -> str:
+    """The identity of an inspection: a hash of the image's reference and bytes.
 
-
-class StoreNotice(BaseModel):
-    """SeaweedFS's own notice; `key` is `/buckets/<bucket>/<key>`."""
-
-    key: str
-    event_type: str = ""
-    # Folders are told of, too.
-    is_folder: Annotated[
-        bool, Field(validation_alias=AliasPath("message", "new_entry", "is_directory"))
-    ] = False
-
-
-class S3Record(BaseModel):
-    """One object of an S3 event notification, its key URL-encoded."""
-
-    event: Annotated[str, Field(validation_alias="eventName")]
-    bucket: Annotated[str, Field(validation_alias=AliasPath("s3", "bucket", "name"))]
-    key: Annotated[str, Field(validation_alias=AliasPath("s3", "object", "key"))]
-
-
-class S3Notice(BaseModel):
-    """An S3 event notification.
-
-    Source: https://docs.aws.amazon.com/AmazonS3/latest/userguide/notification-content-structure.html
+    >>> inspection_id(ImageRef.from_key("a/b/c/1.jpg"), b"...")
+    '808efdcb1218e96f410779d6a218e188'
     """
-
-    records: Annotated[list[S3Record], Field(validation_alias="Records", min_length=1)]
-
-
-_NOTICE: TypeAdapter[StoreNotice | S3Notice] = TypeAdapter(StoreNotice | S3Notice)
+    return hashlib.sha256(image.stem.encode() + b"\0" + data).hexdigest()[:32]
 
 
-def image_keys(notice: bytes, inbox: str) -> list[str]:
-    """Keys below bucket `inbox` that a store's notice says were put; none if it is another matter.
-
-    Raises:
-        ValueError: it is no notice.
-    """
-    try:
-        told = _NOTICE.validate_json(notice)
-    except ValidationError as error:
-        raise ValueError(f"no notice of a store: {explain(error)}") from None
-    if isinstance(told, StoreNotice):
-        put = told.event_type in ("create", "update", "rename") and not told.is_folder
-        paths = [told.key] if put else []
-    else:
-        created = [one for one in told.records if one.event.startswith("ObjectCreated")]
-        paths = [f"/buckets/{one.bucket}/{unquote_plus(one.key)}" for one in created]
-    prefix = f"/buckets/{inbox}/"
-    keys = [path.removeprefix(prefix) for path in paths if path.startswith(prefix)]
-    # The parts of an upload lie in a folder of the store's own until it is complete.
-    return [key for key in keys if not key.startswith(".")]
-
-
-def parse_image(message: Delivered) -> ImageEvent:
-    """Read a message of the stream. ValueError says what is wrong with it."""
-    return _parsed(ImageEvent, message.data)
+def parse_image(message: Message) -> ImageEvent:
+    """Parse an image's event. ValueError says what is wrong with it."""
+    return _parse(ImageEvent, message.data)
 
 
 def parse_inspection(data: bytes) -> InspectionEvent:
-    """Read a decision. ValueError says what is wrong with it."""
-    return _parsed(InspectionEvent, data)
+    """Parse an inspection. ValueError says what is wrong with it."""
+    return _parse(InspectionEvent, data)
 
 
-def parse_verdict(data: bytes) -> VerdictEvent:
-    """Read a verdict. ValueError says what is wrong with it."""
-    return _parsed(VerdictEvent, data)
+def parse_label(data: bytes) -> LabelEvent:
+    """Parse a label. ValueError says what is wrong with it."""
+    return _parse(LabelEvent, data)
 
 
-def _parsed(kind: type[T], data: bytes) -> T:
+def _parse(kind: type[T], data: bytes) -> T:
     try:
         return kind.model_validate_json(data)
     except ValidationError as error:
-        raise ValueError(explain(error)) from None
+        raise ValueError(validation_message(error)) from None
 
 
-def decode(data: bytes) -> Image.Image:
-    """A file's picture as 8-bit RGB, its size checked before its pixels are unpacked.
+async def publish_image(nc: Client, key: str, line: str, identity: str) -> None:
+    """Publish an image's event. nats.errors.Error if the stream did not acknowledge it.
 
-    Grey, RGB and 16-bit grey are taken, and alpha that hides nothing.
-
-    Raises:
-        BadImage: it is no JPEG or PNG, is truncated, too small or too large, or has colours that
-            no camera here sends.
+    Args:
+        identity: The stream drops a second event with the same identity.
     """
-    if len(data) > MOST_BYTES:
-        raise BadImage(f"{len(data):,} bytes; {MOST_BYTES:,} are the most")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data), formats=_FORMATS)
-            _check_size(*image.size)
-            image.load()
-    except UnidentifiedImageError:
-        raise BadImage(f"no {' or '.join(_FORMATS)}: it begins with {data[:8]!r}") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise BadImage(f"far more than {MOST_PIXELS:,} pixels, which are the most") from None
-    except (OSError, SyntaxError, ValueError) as error:
-        if isinstance(error, BadImage):
-            raise
-        raise BadImage(f"it can't be unpacked: {error}") from None
-    return _rgb(image)
-
-
-def _check_size(width: int, height: int) -> None:
-    if min(width, height) < LEAST_SIDE:
-        raise BadImage(f"{width} x {height} pixels; {LEAST_SIDE} a side are the least")
-    if width * height > MOST_PIXELS:
-        raise BadImage(f"{width} x {height} pixels; {MOST_PIXELS:,} are the most")
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode in ("L", "RGB"):
-        return image.convert("RGB")
-    if image.mode.startswith("I;16") or image.mode == "I":
-        grey = np.asarray(image).astype(np.uint32) >> 8
-        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
-    if image.mode in ("RGBA", "LA"):
-        if image.getchannel("A").getextrema() != (255, 255):
-            raise BadImage("it is partly transparent: what lies behind is not known")
-        return image.convert("RGB")
-    raise BadImage(f"its colours are {image.mode}; a camera sends grey or RGB")
-
-
-INSPECTIONS = pa.schema(
-    [
-        pa.field("seq", pa.int64(), nullable=False),
-        pa.field("event_time", pa.timestamp("us", tz="UTC"), nullable=False),
-        pa.field("inspection_id", pa.string(), nullable=False),
-        pa.field("key", pa.string()),
-        pa.field("line", pa.string(), nullable=False),
-        pa.field("station", pa.string(), nullable=False),
-        pa.field("lot", pa.string(), nullable=False),
-        pa.field("label", pa.string(), nullable=False),
-        pa.field("defect", pa.float64(), nullable=False),
-        pa.field("decision", pa.string(), nullable=False),
-        pa.field("reason", pa.string(), nullable=False),
-        pa.field("threshold", pa.float64(), nullable=False),
-        pa.field("model", pa.string(), nullable=False),
-        pa.field("defect_share", pa.float64(), nullable=False),
-        pa.field("brightness", pa.float64(), nullable=False),
-        pa.field("contrast", pa.float64(), nullable=False),
-        pa.field("sharpness", pa.float64(), nullable=False),
-        pa.field("clipped", pa.float64(), nullable=False),
-    ]
-)
-VERDICTS = pa.schema(
-    [
-        pa.field("seq", pa.int64(), nullable=False),
-        pa.field("event_time", pa.timestamp("us", tz="UTC"), nullable=False),
-        pa.field("inspection_id", pa.string(), nullable=False),
-        pa.field("label", pa.string(), nullable=False),
-        pa.field("by", pa.string(), nullable=False),
-    ]
-)
+    event = ImageEvent(key=key).model_dump_json().encode()
+    headers = {"Nats-Msg-Id": identity}
+    await nc.jetstream().publish(f"{IMAGE}.{line}", event, headers=headers)

@@ -1,38 +1,30 @@
-"""What the lake keeps of this design's streams: inspections and verdicts."""
+"""The lake writer of this design: inspections and labels from the streams into tables."""
 
-from collections.abc import Mapping
 from datetime import UTC, datetime
-
-import pyarrow as pa
 
 from services.cv_inspection.ingestion.events import (
     DEAD,
     DECISIONS_STREAM,
-    INSPECTIONS,
+    LABEL,
     STREAM,
-    VERDICT,
-    VERDICTS,
     parse_inspection,
-    parse_verdict,
+    parse_label,
 )
-from services.platform.runtime.worker import run_worker
-from services.platform.settings import Settings, settings
+from services.cv_inspection.ingestion.tables import INSPECTIONS_TABLE, LABELS_TABLE, SCHEMAS
+from services.platform.settings import Settings
 from services.platform.storage import lake_writer
 from services.platform.storage.lake_writer import Row
-from services.platform.streaming.consumer import EVERYTHING, Delivered
+from services.platform.streaming.consumer import ALL_SUBJECTS, Message
 
-NAME, VERDICTS_NAME = "cv-lake", "cv-lake-verdicts"
-INSPECTIONS_TABLE, VERDICTS_TABLE = "cv/inspections", "cv/verdicts"
-
-SCHEMAS: Mapping[str, pa.Schema] = {INSPECTIONS_TABLE: INSPECTIONS, VERDICTS_TABLE: VERDICTS}
+INSPECTIONS_CONSUMER, LABELS_CONSUMER = "cv-lake", "cv-lake-verdicts"
 
 
-def to_row(message: Delivered) -> tuple[str, Row]:
+def to_row(message: Message) -> tuple[str, Row]:
     """The table a message belongs to, and its row. ValueError says what is wrong with it."""
-    if message.subject.startswith(f"{VERDICT}."):
-        told = parse_verdict(message.data)
+    if message.subject.startswith(f"{LABEL}."):
+        label = parse_label(message.data)
         at = datetime.fromtimestamp(message.published_us / 1e6, UTC)
-        return VERDICTS_TABLE, {"event_time": at, **told.model_dump()}
+        return LABELS_TABLE, {"event_time": at, **label.model_dump()}
     event = parse_inspection(message.data)
     return INSPECTIONS_TABLE, {
         "event_time": event.at,
@@ -42,20 +34,10 @@ def to_row(message: Delivered) -> tuple[str, Row]:
     }
 
 
-async def serve(config: Settings) -> None:
+async def main(config: Settings) -> None:
     """Run until cancelled."""
     streams = {
-        NAME: (DECISIONS_STREAM, EVERYTHING),
-        VERDICTS_NAME: (STREAM, f"{VERDICT}.>"),
+        INSPECTIONS_CONSUMER: (DECISIONS_STREAM, ALL_SUBJECTS),
+        LABELS_CONSUMER: (STREAM, f"{LABEL}.>"),
     }
     await lake_writer.serve(config, streams, SCHEMAS, to_row, DEAD)
-
-
-def main() -> None:
-    """Start the writer."""
-    config = settings()
-    run_worker(config, config.metrics_port + 5, lambda: serve(config))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,7 +1,7 @@
-"""Pictures whose event never came: the store is asked what it holds, and the rest is told.
+"""Reconciliation: find images in the store that have no result, and publish their events.
 
-A webhook keeps what it could not deliver in memory, so a store that is killed forgets it. The store
-itself does not.
+A webhook keeps undelivered notifications in memory, so a store that is killed loses them. The
+images are still in the store.
 """
 
 import asyncio
@@ -10,53 +10,53 @@ import time
 
 from pyarrow.fs import FileSelector, FileType
 
-from services.cv_inspection.ingestion.events import Place
-from services.cv_inspection.serving.app import publish_image
+from services.cv_inspection.ingestion.events import ImageRef, publish_image
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
-from services.platform.streaming.consumer import connect
+from services.platform.streaming.connection import connect
 
-# Younger ones may have their event on the way.
-OLD_ENOUGH_S = 30.0
+# The events of younger images may still be on their way.
+MIN_AGE_S = 30.0
 
 
-async def reconcile(config: Settings, old_enough_s: float = OLD_ENOUGH_S) -> int:
-    """Put an event on the stream for every picture without a result. Returns how many.
+async def reconcile(config: Settings, min_age_s: float = MIN_AGE_S) -> int:
+    """Publish an event for every image without a result. Returns how many.
 
     Raises:
-        OSError: S3 does not answer. ConnectionError, nats.errors.Error: NATS does not.
+        OSError: S3 does not answer.
+        ConnectionError, nats.errors.Error: NATS does not answer.
     """
-    missing = await asyncio.to_thread(missed, config, old_enough_s)
+    missing = await asyncio.to_thread(without_result, config, min_age_s)
     if not missing:
         return 0
     nc = await connect(config, "reconciliation")
     try:
         for key in missing:
             identity = hashlib.sha256(f"reconcile {key}".encode()).hexdigest()[:32]
-            await publish_image(nc, key, Place.of(key).line, identity)
+            await publish_image(nc, key, ImageRef.from_key(key).line, identity)
     finally:
         await nc.close()
     return len(missing)
 
 
-def missed(config: Settings, old_enough_s: float = OLD_ENOUGH_S) -> list[str]:
-    """Keys of pictures without a result. OSError if S3 does not answer."""
+def without_result(config: Settings, min_age_s: float = MIN_AGE_S) -> list[str]:
+    """Keys of images without a result, sorted. OSError if S3 does not answer."""
     inbox, results = Lake(config, config.inbox), Lake(config, config.results)
     done = {path.removesuffix(".json") for path, _ in _objects(results) if path.endswith(".json")}
-    newest = time.time() - old_enough_s
-    found = []
-    for key, changed in _objects(inbox):
+    newest = time.time() - min_age_s
+    missing = []
+    for key, modified in _objects(inbox):
         try:
-            stem = Place.of(key).stem
+            stem = ImageRef.from_key(key).stem
         except ValueError:
-            continue  # the dead letters have it
-        if stem not in done and changed < newest:
-            found.append(key)
-    return sorted(found)
+            continue  # it is among the dead letters
+        if stem not in done and modified < newest:
+            missing.append(key)
+    return sorted(missing)
 
 
 def _objects(lake: Lake) -> list[tuple[str, float]]:
-    """(key, when it changed) of everything in a bucket."""
+    """(key, time of modification in seconds) of every object in a bucket."""
     selector = FileSelector(lake.bucket, recursive=True, allow_not_found=True)
     infos = lake.filesystem.get_file_info(selector)
     prefix = f"{lake.bucket}/"

@@ -1,11 +1,11 @@
-"""Step 6, monitoring: drift of scores and of the pictures themselves; verdicts when they come.
+"""Step 6, monitoring: drift of scores and image quality, and cost once labels arrive.
 
-A lens that slips out of focus makes the model blind and sure of itself: its scores alone may not
-move. So the pictures' own figures (brightness, contrast, sharpness, clipping) are watched beside
-the score, and the inspector itself sends what shows too little to a person. An alarm names the
-station that moved most from its own past. Verdicts then tell what escaped. Why not watch
-embeddings? They see more and explain nothing; "sharpness drifted, most at line-b/station-2" is what
-somebody can act on.
+With a lens out of focus, the model misses defects and stays confident: its scores alone may not
+move. So the quality of the images (brightness, contrast, sharpness, clipping) is monitored beside
+the score, and the inspector sends images that show too little to a person. An alert names the
+station that moved most from its own past. Labels then show what escaped. Why not monitor
+embeddings? They detect more and explain nothing; "sharpness drifted, most at line-b/station-2" is
+an alert that a person can act on.
 
-The process is `monitor.py`; shadow mode is `shadow.py`.
+The monitor is `drift.py`, its quality and cost are `quality.py`; shadow mode is `shadow.py`.
 """

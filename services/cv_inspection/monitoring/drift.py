@@ -1,70 +1,70 @@
-"""The drift monitor of this design: the pictures' own figures, and the model's answer.
+"""The drift monitor of this design: image quality and P(defect).
 
-A window is a count of pictures: a line that stands still shows nothing new. Each station is also
-held to its own past, so that an alarm names the one whose lens to clean.
+A window is a number of images, because a line that stands still produces no data. Each station is
+also compared with its own past, so that an alert names the lens to clean.
 """
 
 import numpy as np
 
 from monitoring import worker as service
-from monitoring.drift_monitor import Windows
+from monitoring.drift_monitor import WindowCutter
 from monitoring.reference import Reference
-from monitoring.worker import Observed, Watched
-from services.cv_inspection.features.image import QUALITY
-from services.cv_inspection.features.labelled_images import Pictures
+from monitoring.window_watcher import MonitorSpec, Observation
+from services.cv_inspection.features.image import QUALITY_MEASURES
+from services.cv_inspection.features.labelled_images import LabelledImages
 from services.cv_inspection.ingestion.events import DECISIONS_STREAM, parse_inspection
 from services.cv_inspection.serving.model import DESIGN
-from services.platform.evaluation.cost import Floats
-from services.platform.runtime.worker import run_worker
-from services.platform.settings import settings
-from services.platform.streaming.consumer import Delivered
+from services.platform.models.names import label_version
+from services.platform.settings import Settings
+from services.platform.streaming.consumer import Message
+from services.platform.types import Floats
 
-COLUMNS = (*QUALITY, "defect")
-WINDOW = 200
+COLUMNS = (*QUALITY_MEASURES, "defect")
+WINDOW_IMAGES = 200
 _CLEAN_WINDOWS = 100
 
 
-def windows() -> Windows[Observed]:
-    """An empty window."""
-    return Windows(0.0, WINDOW, WINDOW)
+def new_windows() -> WindowCutter[Observation]:
+    """An empty window of `WINDOW_IMAGES` images, without a limit of time."""
+    return WindowCutter(0.0, WINDOW_IMAGES, WINDOW_IMAGES)
 
 
-def observe(message: Delivered) -> Observed | None:
-    """One inspection; None for one that can't be read."""
+def observe(message: Message) -> Observation | None:
+    """The values of one inspection; None for one that can't be parsed."""
     try:
         event = parse_inspection(message.data)
     except ValueError:
-        return None  # the lake writer puts it aside, with its reason
-    figures = [getattr(event.quality, name) for name in QUALITY]
-    values = np.array([*figures, event.defect])
-    version = int(event.model.rpartition(":")[2])
+        return None  # the lake writer dead-letters it, with a reason
+    quality = [getattr(event.quality, name) for name in QUALITY_MEASURES]
+    values = np.array([*quality, event.defect])
+    version = label_version(event.model)
     station = f"{event.place.line}/{event.place.station}"
-    return Observed(event.at.timestamp(), version, event.model, values, station)
+    return Observation(event.at.timestamp(), version, event.model, values, station)
 
 
-def reference(pictures: Pictures, score: Floats, seed: int = 0) -> Reference:
-    """What is normal, by pictures as they come.
+def reference(images: LabelledImages, score: Floats, seed: int = 0) -> Reference:
+    """The monitor's reference, from images of the line's own distribution.
 
-    Clean windows are drawn from the same pictures that the reference is made of. A true window
-    would differ from it by its own chance and by the reference's, so the drawn ones are smaller:
-    1 / n + 1 / N of the variance, as in a test of two samples.
+    Clean windows are drawn from the images that the reference is made of. A true window would
+    differ from it by the sampling error of both, so the drawn windows are smaller: the variance is
+    1 / n + 1 / N, as in a test of two samples.
+
+    Args:
+        images: N images with the line's share of defects.
+        score: (N,) P(defect).
     """
-    rows = np.column_stack([pictures.quality, score])
-    size = round(WINDOW * len(rows) / (WINDOW + len(rows)))
+    rows = np.column_stack([images.quality, score])
+    size = round(WINDOW_IMAGES * len(rows) / (WINDOW_IMAGES + len(rows)))
     rng = np.random.default_rng(seed)
     drawn = [rows[rng.integers(0, len(rows), size)] for _ in range(_CLEAN_WINDOWS)]
     return Reference.of(COLUMNS, rows, drawn, seed)
 
 
-def main() -> None:
-    """Start the monitor."""
-    # Not for training, which asks this file for a reference alone.
-    from services.cv_inspection.monitoring.quality import BILLS
+async def main(config: Settings) -> None:
+    """Run until cancelled."""
+    # Imported here because training, which imports this module for the reference, needs neither.
+    from services.cv_inspection.monitoring.quality import QUALITY_SPEC
 
-    config = settings()
-    watched = Watched(DESIGN, DECISIONS_STREAM, observe, windows, BILLS)
-    run_worker(config, config.metrics_port + 8, lambda: service.serve(config, watched))
-
-
-if __name__ == "__main__":
-    main()
+    await service.serve(
+        config, MonitorSpec(DESIGN, DECISIONS_STREAM, observe, new_windows, QUALITY_SPEC)
+    )

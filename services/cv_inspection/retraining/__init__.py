@@ -1,7 +1,7 @@
-"""Step 7, retraining: the operator's verdicts train the champion on, and only through the gate.
+"""Step 7, retraining: the champion is trained further on operators' labels, then the gate decides.
 
-A verdict comes minutes after the picture, not weeks, so the night trains on the day. What it was
-trained on before comes along, or it would forget what a rare defect looks like; the newest fifth of
-the verdicts is nobody's to train on, and the gate judges by it, whole lots at a time. Why not have
-the model label its own pictures? It would agree with itself, escapes included.
+A label arrives minutes after its image, not weeks, so each night trains on the day's labels. Images
+from earlier training are added, or the model would forget rare defects. The newest fifth of the
+labels is held out for the gate, which resamples whole lots. Why not let the model label its own
+images? It would agree with itself, escapes included.
 """

@@ -1,8 +1,8 @@
-"""Labelled pictures from folders: classes as folders, masks beside them where there are any.
+"""Read labelled images and their masks from folders.
 
-Two layouts are read: one's own (`FOLDER/<class>/*.jpg|png`, a mask as `<name>_mask.png` or as
-`masks/<name>.png`), and that of the magnetic-tile data (`MT_<class>/Imgs/<name>.jpg`, its mask
-`<name>.png` beside it, groups in `groups.csv`).
+Two layouts are supported: a folder for each class (`FOLDER/<class>/*.jpg|png`, a mask as
+`<name>_mask.png` or `masks/<name>.png`), and the magnetic-tile data set
+(`MT_<class>/Imgs/<name>.jpg`, its mask `<name>.png` beside it, groups in `groups.csv`).
 """
 
 import csv
@@ -14,19 +14,31 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from services.cv_inspection.features.image import QUALITY, figures, scaled, scaled_mask
-from services.cv_inspection.features.labelled_images import Pictures
-from services.cv_inspection.ingestion.events import decode
+from services.cv_inspection.features.image import (
+    QUALITY_MEASURES,
+    quality_vector,
+    resize,
+    resize_mask,
+)
+from services.cv_inspection.features.labelled_images import LabelledImages
+from services.cv_inspection.ingestion.images import decode
 from services.cv_inspection.problem import ESCAPE_COST_MINOR, GOOD
-from services.platform.progress import Step
+from services.platform.progress import ProgressCallback
 
 _SUFFIXES = (".jpg", ".jpeg", ".png")
 _GOOD_NAMES = {"good", "free", "ok", "mt_free", "normal"}
 
 
 @dataclass(frozen=True)
-class File:
-    """A labelled file. mask: None where there is none. group: What must not be split."""
+class LabelledFile:
+    """A labelled file.
+
+    Attributes:
+        path: Path of the image.
+        label: Name of the class.
+        mask: Path of the mask, None without one.
+        group: Images of one group are never split between training and test.
+    """
 
     path: Path
     label: str
@@ -35,20 +47,22 @@ class File:
 
 
 @dataclass(frozen=True)
-class Dataset:
-    """Pictures and the names of their classes, `good` first."""
+class FolderDataset:
+    """Images and the names of their classes, `good` first."""
 
-    pictures: Pictures
+    images: LabelledImages
     classes: tuple[str, ...]
 
 
-def read(folder: Path, size: int, step: Step) -> Dataset:
+def read_folder(folder: Path, size: int, step: ProgressCallback) -> FolderDataset:
     """Read a folder of either layout.
 
     Raises:
-        ValueError: it has no classes, only one, or none that is good; or a file is no picture.
+        ValueError: it has no classes, only one, or no good parts; or a file is not a valid image.
     """
-    files = list(_magnetic_tile(folder) if (folder / "groups.csv").exists() else _plain(folder))
+    files = list(
+        _magnetic_tile(folder) if (folder / "groups.csv").exists() else _class_folders(folder)
+    )
     names = sorted({f.label for f in files} - {GOOD})
     if not names or not any(f.label == GOOD for f in files):
         raise ValueError(
@@ -58,37 +72,41 @@ def read(folder: Path, size: int, step: Step) -> Dataset:
     classes = (GOOD, *names)
     pixels = np.zeros((len(files), size, size, 3), dtype=np.uint8)
     mask = np.zeros((len(files), size, size), dtype=bool)
-    quality = np.zeros((len(files), len(QUALITY)))
+    quality = np.zeros((len(files), len(QUALITY_MEASURES)))
     for i, file in enumerate(files):
         try:
             image = decode(file.path.read_bytes())
         except ValueError as error:
             raise ValueError(f"{file.path}: {error}") from None
-        pixels[i], quality[i] = scaled(image, size), figures(image)
+        pixels[i], quality[i] = resize(image, size), quality_vector(image)
         if file.mask is not None:
-            mask[i] = scaled_mask(Image.open(file.mask), size)
+            mask[i] = resize_mask(Image.open(file.mask), size)
         step(i + 1, len(files))
     label = np.array([classes.index(f.label) for f in files], dtype=np.int64)
     unit = pd.factorize(np.array([f.group for f in files], dtype=object))[0].astype(np.int64)
-    return Dataset(Pictures.of(pixels, label, mask, unit, quality, ESCAPE_COST_MINOR), classes)
+    return FolderDataset(
+        LabelledImages.from_arrays(pixels, label, mask, unit, quality, ESCAPE_COST_MINOR), classes
+    )
 
 
-def _plain(folder: Path) -> Iterator[File]:
+def _class_folders(folder: Path) -> Iterator[LabelledFile]:
     for kind in sorted(p for p in folder.iterdir() if p.is_dir()):
         label = GOOD if kind.name.lower() in _GOOD_NAMES else kind.name
         for path in sorted(kind.iterdir()):
             if path.suffix.lower() in _SUFFIXES and not path.stem.endswith("_mask"):
                 beside = (kind / f"{path.stem}_mask.png", kind / "masks" / f"{path.stem}.png")
                 mask = next((m for m in beside if m.exists()), None)
-                yield File(path, label, mask, f"{kind.name}/{path.name}")
+                yield LabelledFile(path, label, mask, f"{kind.name}/{path.name}")
 
 
-def _magnetic_tile(folder: Path) -> Iterator[File]:
-    """Pictures of one tile share a group: split by anything else and the test is known."""
+def _magnetic_tile(folder: Path) -> Iterator[LabelledFile]:
+    """Images of one tile share a group; another split would put a tile in training and test."""
     with (folder / "groups.csv").open() as file:
         for row in csv.DictReader(file):
             path = folder / row["path"]
             label = row["class"].removeprefix("MT_").lower()
             label = GOOD if label == "free" else label
             mask = path.with_suffix(".png")
-            yield File(path, label, mask if label != GOOD and mask.exists() else None, row["group"])
+            yield LabelledFile(
+                path, label, mask if label != GOOD and mask.exists() else None, row["group"]
+            )

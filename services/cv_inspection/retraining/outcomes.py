@@ -1,27 +1,37 @@
-"""Inspected pictures with a person's verdict: what gate and retraining work with."""
+"""Labelled inspections and their images, for gate and retraining."""
 
 import io
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from PIL import Image
 
-from services.cv_inspection.features.image import QUALITY, figures, scaled, scaled_mask
-from services.cv_inspection.features.labelled_images import Pictures, index_of
-from services.cv_inspection.ingestion.events import Place, decode, inspection_id
-from services.cv_inspection.ingestion.lake_writer import INSPECTIONS_TABLE, VERDICTS_TABLE
+from services.cv_inspection.features.image import (
+    QUALITY_MEASURES,
+    quality_vector,
+    resize,
+    resize_mask,
+)
+from services.cv_inspection.features.labelled_images import LabelledImages, class_index
+from services.cv_inspection.ingestion.events import ImageRef, inspection_id
+from services.cv_inspection.ingestion.images import decode
+from services.cv_inspection.ingestion.tables import INSPECTIONS_TABLE, LABELS_TABLE
 from services.cv_inspection.problem import ESCAPE_COST_MINOR, GOOD
-from services.platform.progress import Step
+from services.platform.progress import ProgressCallback
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
+from services.platform.types import Booleans
 
 
 @dataclass(frozen=True)
-class Labelled:
-    """N inspections in order of time, each once, with their verdict as column `verdict`."""
+class LabelledInspections:
+    """N inspections in order of time, without duplicates; column `label` is the operator's label.
+
+    Attributes:
+        rows: (N, columns) a row for each inspection.
+    """
 
     rows: pd.DataFrame
 
@@ -29,71 +39,82 @@ class Labelled:
         return len(self.rows)
 
     @property
-    def positive(self) -> npt.NDArray[np.bool_]:
-        """(N,) whether a person found a defect."""
-        return np.asarray(self.rows["verdict"].to_numpy() != GOOD, dtype=bool)
+    def positive(self) -> Booleans:
+        """(N,) whether the operator found a defect."""
+        return np.asarray(self.rows["label"].to_numpy() != GOOD, dtype=bool)
 
     @property
     def day(self) -> str:
-        """The newest moment among them: a line's day has no night between two shifts."""
+        """Time of the newest inspection; a line labels all day, so a date would be too coarse."""
         newest: datetime = self.rows["event_time"].max().to_pydatetime()
         return f"{newest.astimezone(UTC):%Y-%m-%dT%H-%M-%S}"
 
 
-def labelled(lake: Lake, since: float) -> Labelled:
-    """Inspections of pictures in the store since `since` (seconds) that a person judged.
+def labelled_inspections(lake: Lake, since: float) -> LabelledInspections:
+    """Labelled inspections of images in the store, since an event time `since` (seconds).
 
     Raises:
         OSError: S3 does not answer.
     """
     wanted = ["inspection_id", "event_time", "key", "line", "station", "lot", "decision"]
     inspections = lake.read(INSPECTIONS_TABLE, wanted, since=since)
-    verdicts = lake.read(VERDICTS_TABLE, ["inspection_id", "label"], since=since)
-    if inspections is None or verdicts is None:
-        return Labelled(pd.DataFrame({name: [] for name in (*wanted, "verdict")}))
-    # Told twice is one inspection; the newest verdict counts.
-    seen = inspections.to_pandas().drop_duplicates("inspection_id")
-    told = verdicts.to_pandas().drop_duplicates("inspection_id", keep="last")
-    told = told.rename(columns={"label": "verdict"})[["inspection_id", "verdict"]]
-    rows = seen.merge(told, on="inspection_id").dropna(subset=["key"])
+    labels = lake.read(LABELS_TABLE, ["inspection_id", "label"], since=since)
+    if inspections is None or labels is None:
+        return LabelledInspections(pd.DataFrame({name: [] for name in (*wanted, "label")}))
+    # The stream may repeat an inspection; of several labels the newest counts.
+    inspected = inspections.to_pandas().drop_duplicates("inspection_id")
+    labelled = labels.to_pandas().drop_duplicates("inspection_id", keep="last")
+    labelled = labelled[["inspection_id", "label"]]
+    rows = inspected.merge(labelled, on="inspection_id").dropna(subset=["key"])
     rows = rows[rows["event_time"] > pd.Timestamp(since, unit="s", tz="UTC")]
-    return Labelled(rows.sort_values("event_time").reset_index(drop=True))
+    return LabelledInspections(rows.sort_values("event_time").reset_index(drop=True))
 
 
-def pictures(
-    settings: Settings, found: Labelled, classes: tuple[str, ...], size: int, step: Step
-) -> Pictures:
-    """Their pictures out of the store; a verdict of an unknown class is any defect.
+def fetch_images(
+    settings: Settings,
+    inspections: LabelledInspections,
+    classes: tuple[str, ...],
+    size: int,
+    step: ProgressCallback,
+) -> LabelledImages:
+    """Fetch the images of labelled inspections; a label of an unknown class is any defect.
 
-    Nobody outlines a defect on the line: the mask is the one that was found where the verdict
-    agrees that there is something, and none otherwise. A picture that is gone from the store, or
-    another by now, is left out: the verdict was on the one that was inspected.
+    Operators do not outline defects: the mask is the model's where the label is a defect, and empty
+    otherwise. An image that was deleted or overwritten is left out, because its label belongs to
+    the content that was inspected.
+
+    Args:
+        classes: Names of the classes, `good` first.
+        size: Side of the images, pixels.
+
+    Raises:
+        OSError: S3 does not answer.
     """
     inbox, results = Lake(settings, settings.inbox), Lake(settings, settings.results)
-    count = len(found)
+    count = len(inspections)
     pixels = np.zeros((count, size, size, 3), dtype=np.uint8)
     mask = np.zeros((count, size, size), dtype=bool)
-    quality = np.zeros((count, len(QUALITY)))
-    kept = np.zeros(count, dtype=bool)
-    label = np.array([index_of(v, classes) for v in found.rows["verdict"]], dtype=np.int64)
-    told = zip(found.rows["key"], found.rows["inspection_id"], strict=True)
-    for i, (key, identity) in enumerate(told):
+    quality = np.zeros((count, len(QUALITY_MEASURES)))
+    present = np.zeros(count, dtype=bool)
+    label = np.array([class_index(v, classes) for v in inspections.rows["label"]], dtype=np.int64)
+    keys = zip(inspections.rows["key"], inspections.rows["inspection_id"], strict=True)
+    for i, (key, identity) in enumerate(keys):
         step(i + 1, count)
-        place = Place.of(key)
+        image_ref = ImageRef.from_key(key)
         try:
             data = inbox.get(key)
-            drawn = results.get(f"{place.stem}.mask.png") if label[i] else None
+            mask_png = results.get(f"{image_ref.stem}.mask.png") if label[i] else None
         except FileNotFoundError:
             continue
-        if inspection_id(place, data) != identity:
+        if inspection_id(image_ref, data) != identity:
             continue
-        kept[i] = True
+        present[i] = True
         image = decode(data)
-        pixels[i], quality[i] = scaled(image, size), figures(image)
-        if drawn is not None:
-            mask[i] = scaled_mask(Image.open(io.BytesIO(drawn)), size)
-    rows = found.rows[kept]
+        pixels[i], quality[i] = resize(image, size), quality_vector(image)
+        if mask_png is not None:
+            mask[i] = resize_mask(Image.open(io.BytesIO(mask_png)), size)
+    rows = inspections.rows[present]
     unit = pd.factorize(rows["line"] + rows["station"] + rows["lot"])[0].astype(np.int64)
-    return Pictures.of(
-        pixels[kept], label[kept], mask[kept], unit, quality[kept], ESCAPE_COST_MINOR
+    return LabelledImages.from_arrays(
+        pixels[present], label[present], mask[present], unit, quality[present], ESCAPE_COST_MINOR
     )

@@ -1,5 +1,7 @@
-"""What this design gives the model lifecycle: how it trains, retrains and compares models."""
+"""The design's spec for the model lifecycle: how it trains, retrains and evaluates models."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 
@@ -7,99 +9,125 @@ import numpy as np
 import numpy.typing as npt
 
 from services.cv_inspection.candidates import CANDIDATES
-from services.cv_inspection.features.labelled_images import Pictures
+from services.cv_inspection.features.labelled_images import ImageHistory, ImageSplit, LabelledImages
 from services.cv_inspection.ingestion.events import DECISIONS_STREAM
-from services.cv_inspection.problem import CLASSES, LATENCY_BUDGET_MS, Kpi
+from services.cv_inspection.problem import CLASSES, LATENCY_BUDGET_MS, CostModel
 from services.cv_inspection.retraining import training
-from services.cv_inspection.retraining.outcomes import Labelled, labelled, pictures
-from services.cv_inspection.retraining.training import Split
+from services.cv_inspection.retraining.outcomes import (
+    LabelledInspections,
+    fetch_images,
+    labelled_inspections,
+)
 from services.cv_inspection.serving.model import DESIGN, ImageModel, read_model
 from services.platform.models.onnx import ModelCard
-from services.platform.models.registry import Trained
-from services.platform.progress import Bar
-from services.platform.retraining.challenge import Plan, TooFewLabels
-from services.platform.retraining.gate import Evidence, Side
+from services.platform.models.registry import RegisteredModel
+from services.platform.progress import ProgressBar, ProgressCallback
+from services.platform.retraining.gate import Evidence, ModelResult
+from services.platform.retraining.spec import RetrainingSpec, TooFewLabels
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
 
-LEAST_LABELLED, LEAST_DEFECTS = 200, 15
-LEAST_SHADOWED = 200
+MIN_LABELLED, MIN_DEFECTS = 200, 15
+MIN_SHADOWED = 200
 GATE_SHARE = 0.2
-_REHEARSED = 400
-_MOST_TRAINED = 2_000
+_REHEARSAL_IMAGES = 400
+_MAX_TRAIN_IMAGES = 2_000
 _VALIDATION_SHARE = 0.3
-_STILL_THERE = "that the store still has"
+_IN_STORE = "whose images are still in the store"
 
 
-def fresh(settings: Settings, lake: Lake, card: ModelCard, bar: Bar) -> Labelled:
-    """What was judged since a model was trained, without the share that is the gate's.
+def new_outcomes(
+    settings: Settings, lake: Lake, card: ModelCard, bar: ProgressBar
+) -> LabelledInspections:
+    """Labelled inspections since a model was trained, without the share held out for the gate.
 
     Raises:
         TooFewLabels: too few to train on.
     """
     since = card.trained_until.timestamp() if card.trained_until else 0.0
-    with bar("reading verdicts"):
-        found = labelled(lake, since)
-    data = Labelled(found.rows.iloc[: round(len(found) * (1 - GATE_SHARE))].tail(_MOST_TRAINED))
-    _enough(data.positive, "to train on", f"since {card.candidate}:{card.version} was trained")
+    with bar("reading labels"):
+        labelled = labelled_inspections(lake, since)
+    data = LabelledInspections(
+        labelled.rows.iloc[: round(len(labelled) * (1 - GATE_SHARE))].tail(_MAX_TRAIN_IMAGES)
+    )
+    _check_enough(data.positive, "to train on", f"since {card.label} was trained")
     return data
 
 
-def train_on(
-    settings: Settings, card: ModelCard, native: Path, data: Labelled, seed: int, bar: Bar
-) -> Trained:
-    """Train a champion on, with some of what it knew; whole lots choose the threshold.
+def train_further(
+    settings: Settings,
+    card: ModelCard,
+    native: Path,
+    data: LabelledInspections,
+    seed: int,
+    bar: ProgressBar,
+    rehearsal: Callable[[int, int, int, ProgressCallback], LabelledImages],
+) -> RegisteredModel:
+    """Train a champion further on new outcomes and some old images, and register it.
+
+    Whole lots are held out to choose the threshold.
+
+    Args:
+        card: The champion's card.
+        native: Folder with the champion's native model.
+        data: The new outcomes.
+        rehearsal: See `ImageHistory`; not used where the champion has other classes than these.
 
     Raises:
-        TooFewLabels: the store has too few of the pictures still.
+        TooFewLabels: the store still has too few of the images.
     """
     candidate = training.new_candidate(card.candidate, card.classes)
     candidate.load(native)
-    with bar("fetching pictures") as step:
-        new = pictures(settings, data, card.classes, candidate.size, step)
-    _enough(new.positive, "to train on", _STILL_THERE)
-    late = training.held_out(new, _VALIDATION_SHARE, seed)
-    fit, valid = new.where(~late), new.where(late)
-    with bar("remembering old pictures") as step:
-        known = training.simulated(seed, 0, _REHEARSED, 0.5, candidate.size, step)
+    with bar("fetching images") as step:
+        new = fetch_images(settings, data, card.classes, candidate.size, step)
+    _check_enough(new.positive, "to train on", _IN_STORE)
+    held_out = training.hold_out_units(new, _VALIDATION_SHARE, seed)
+    fit, valid = new.select(~held_out), new.select(held_out)
+    if card.classes == CLASSES:
+        with bar("adding old images") as step:
+            fit = _concatenate(fit, rehearsal(seed, _REHEARSAL_IMAGES, candidate.size, step))
     begin = perf_counter()
-    both = _together(fit, known) if card.classes == CLASSES else fit
-    with bar(f"training {card.candidate} on") as step, training.all_cores():
-        candidate.fit_more(both, seed, step)
-    split = Split(both, valid, card.classes)
-    shown = {"seed": seed, "trained_on_from": card.version}
+    with bar(f"training {card.candidate} further") as step, training.all_cores():
+        candidate.fit_more(fit, seed, step)
     until = float(data.rows["event_time"].max().timestamp())
-    return training.register(settings, candidate, split, perf_counter() - begin, shown, bar, until)
+    split = ImageSplit(fit, valid, card.classes, until)
+    parameters = {"seed": seed, "trained_on_from": card.version}
+    return training.register(settings, candidate, split, perf_counter() - begin, parameters, bar)
 
 
-def evidence(settings: Settings, lake: Lake, models: list[ImageModel], bar: Bar) -> Evidence:
-    """Both models' scores on judged pictures that neither was trained on.
+def gate_evidence(
+    settings: Settings, lake: Lake, models: list[ImageModel], bar: ProgressBar
+) -> Evidence:
+    """Both models' scores on labelled images that neither was trained on.
+
+    Args:
+        models: Champion and challenger.
 
     Raises:
-        TooFewLabels: too few to judge by.
+        TooFewLabels: too few to evaluate on.
     """
     since = max(m.card.trained_until.timestamp() if m.card.trained_until else 0.0 for m in models)
-    with bar("reading verdicts"):
-        found = labelled(lake, since)
-    _enough(found.positive, "to judge by", "that neither model was trained on")
-    sides = []
+    with bar("reading labels"):
+        labelled = labelled_inspections(lake, since)
+    _check_enough(labelled.positive, "to evaluate on", "that neither model was trained on")
+    results = []
     for model in models:
-        with bar(f"looking again with {model.card.candidate}:{model.card.version}") as step:
-            shown = pictures(settings, found, model.card.classes, model.size, step)
-            _enough(shown.positive, "to judge by", _STILL_THERE)
-            sides.append(Side.of(model, shown.vectors, {}))
+        with bar(f"scoring with {model.card.label}") as step:
+            images = fetch_images(settings, labelled, model.card.classes, model.size, step)
+            _check_enough(images.positive, "to evaluate on", _IN_STORE)
+            results.append(ModelResult.from_model(model, images.vectors, {}))
     return Evidence(
-        champion=sides[0],
-        challenger=sides[1],
-        positive=shown.positive,
-        amount=shown.amount,
-        unit=shown.unit,
+        champion=results[0],
+        challenger=results[1],
+        positive=images.positive,
+        amount=images.amount,
+        unit=images.unit,
     )
 
 
-def _together(one: Pictures, other: Pictures) -> Pictures:
+def _concatenate(one: LabelledImages, other: LabelledImages) -> LabelledImages:
     parts = (one, other)
-    return Pictures.of(
+    return LabelledImages.from_arrays(
         np.concatenate([p.vectors for p in parts]),
         np.concatenate([p.label for p in parts]),
         np.concatenate([p.mask for p in parts]),
@@ -109,27 +137,33 @@ def _together(one: Pictures, other: Pictures) -> Pictures:
     )
 
 
-def _enough(positive: npt.NDArray[np.bool_], what_for: str, which: str) -> None:
+def _check_enough(positive: npt.NDArray[np.bool_], what_for: str, which: str) -> None:
     count, defects = len(positive), int(positive.sum())
-    if count < LEAST_LABELLED or defects < LEAST_DEFECTS:
+    if count < MIN_LABELLED or defects < MIN_DEFECTS:
         raise TooFewLabels(
-            f"{count:,} judged pictures with {defects} defects {which}; {LEAST_LABELLED:,} "
-            f"with {LEAST_DEFECTS} are needed {what_for}: `whiteboard simulate cv` makes some"
+            f"{count:,} labelled images with {defects} defects {which}; {MIN_LABELLED:,} with "
+            f"{MIN_DEFECTS} are needed {what_for}: `whiteboard simulate cv` makes more"
         )
 
 
-PLAN = Plan(
-    design=DESIGN,
-    candidates=CANDIDATES,
-    read=read_model,
-    train=training.train,
-    fresh=fresh,
-    train_on=train_on,
-    evidence=evidence,
-    costs=Kpi().costs,
-    budget_ms=LATENCY_BUDGET_MS,
-    decisions=DECISIONS_STREAM,
-    route="/inspect",
-    url=lambda settings: settings.inspector,
-    least_shadowed=LEAST_SHADOWED,
-)
+def retraining_spec(history: ImageHistory) -> RetrainingSpec[ImageModel, LabelledInspections]:
+    """Spec of this design's swaps and retraining.
+
+    Args:
+        history: Images to train new candidates on, and to train champions on again.
+    """
+    return RetrainingSpec(
+        design=DESIGN,
+        candidates=CANDIDATES,
+        read_model=read_model,
+        train=partial(training.train, source=history.split),
+        new_outcomes=new_outcomes,
+        train_further=partial(train_further, rehearsal=history.rehearsal),
+        gate_evidence=gate_evidence,
+        costs=CostModel().costs,
+        budget_ms=LATENCY_BUDGET_MS,
+        decision_stream=DECISIONS_STREAM,
+        route="/inspect",
+        url=lambda settings: settings.inspector,
+        min_shadowed=MIN_SHADOWED,
+    )

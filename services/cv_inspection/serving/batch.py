@@ -1,9 +1,9 @@
-"""Batch: a manifest of pictures, inspected in parallel; killed, it goes on where it stopped.
+"""Batch: inspect the images of a manifest in parallel; a run that was killed can be resumed.
 
-The manifest is S3 Batch Operations': CSV rows of bucket and key, keys URL-encoded
+The manifest has the format of S3 Batch Operations: CSV rows of bucket and key, keys URL-encoded
 (https://docs.aws.amazon.com/AmazonS3/latest/userguide/batch-ops-create-job.html). The report has a
-row for each object: bucket, key, status (succeeded or failed), decision, label, defect, and why
-not. It is written as the work goes on and says by itself what is done.
+row for each object: bucket, key, status (succeeded or failed), decision, label, defect, model and
+error. It is written during the run, so the next run skips what it lists as succeeded.
 """
 
 import csv
@@ -16,11 +16,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import unquote_plus, urlsplit
 
-from services.cv_inspection.ingestion.events import Place
+from services.cv_inspection.ingestion.events import ImageRef
 from services.cv_inspection.serving.inspect import inspect
 from services.cv_inspection.serving.model import DESIGN, ImageModel, read_model
-from services.platform.models.served_model import champion_path
-from services.platform.progress import Step
+from services.platform.models.names import served_path
+from services.platform.progress import ProgressCallback
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
 
@@ -29,7 +29,7 @@ SUCCEEDED, FAILED = "succeeded", "failed"
 
 
 @dataclass(frozen=True)
-class Item:
+class ManifestRow:
     """One row of a manifest."""
 
     bucket: str
@@ -37,8 +37,15 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Done:
-    """How a batch ended. `resumed` were in the report already."""
+class BatchSummary:
+    """How a batch ended.
+
+    Attributes:
+        succeeded: Objects inspected now.
+        failed: Objects that could not be inspected; the report says why.
+        resumed: Objects that the report listed as succeeded before.
+        report: Path of the report.
+    """
 
     succeeded: int
     failed: int
@@ -46,117 +53,127 @@ class Done:
     report: Path
 
 
-def read_manifest(settings: Settings, where: str) -> list[Item]:
+def read_manifest(settings: Settings, location: str) -> list[ManifestRow]:
     """Rows of a manifest, a file or `s3://bucket/key`.
 
     Raises:
-        FileNotFoundError: it is not there.
-        ValueError: it is no CSV, or names the line that is no row.
+        FileNotFoundError: there is no such file.
+        ValueError: it is not a CSV, or a line is not a row; the message names the line.
     """
-    url = urlsplit(where)
+    url = urlsplit(location)
     if url.scheme == "s3":
         data = Lake(settings, url.netloc).get(url.path.lstrip("/"))
     else:
-        data = Path(where).read_bytes()
-    items = []
-    for number, row in enumerate(_rows(where, data), start=1):
+        data = Path(location).read_bytes()
+    rows = []
+    for number, row in enumerate(_rows(location, data), start=1):
         if not row:
             continue
         if len(row) not in (2, 3) or not row[0].strip() or not row[1].strip():
-            raise ValueError(f"{where}, line {number}: not Bucket,Key: {','.join(row)[:80]!r}")
+            raise ValueError(f"{location}, line {number}: not Bucket,Key: {','.join(row)[:80]!r}")
         if number == 1 and row[0].strip().lower() == "bucket":
             continue
-        items.append(Item(row[0].strip(), unquote_plus(row[1].strip())))
-    return items
+        rows.append(ManifestRow(row[0].strip(), unquote_plus(row[1].strip())))
+    return rows
 
 
-def _rows(where: str, data: bytes) -> list[list[str]]:
+def _rows(location: str, data: bytes) -> list[list[str]]:
     try:
-        # Spreadsheets put a mark at the beginning of a CSV.
+        # Spreadsheet programs write a byte order mark.
         return list(csv.reader(data.decode("utf-8-sig").splitlines()))
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{where} is no CSV in UTF-8: {error}") from None
+        raise ValueError(f"{location} is not a CSV in UTF-8: {error}") from None
 
 
-def run(settings: Settings, items: list[Item], report: Path, workers: int, step: Step) -> Done:
-    """Inspect what the report does not list as succeeded.
+def run(
+    settings: Settings,
+    manifest: list[ManifestRow],
+    report: Path,
+    workers: int,
+    step: ProgressCallback,
+) -> BatchSummary:
+    """Inspect the objects that the report does not list as succeeded.
+
+    Args:
+        workers: Images inspected at the same time.
 
     Raises:
-        FileNotFoundError: there is no champion yet. OSError: S3 does not answer.
-        ValueError: the file for the report is something else.
+        FileNotFoundError: there is no champion yet.
+        OSError: S3 does not answer.
+        ValueError: the report's path is a file of another kind.
     """
-    model = read_model(Lake(settings).get(champion_path(DESIGN)))
-    begun = _mend(report)
-    known = set(_succeeded(report)) if begun else set()
-    wanted = [item for item in dict.fromkeys(items) if item not in known]
-    resumed = len(set(items)) - len(wanted)
+    model = read_model(Lake(settings).get(served_path(DESIGN)))
+    has_rows = _drop_partial_row(report)
+    done = set(_succeeded(report)) if has_rows else set()
+    remaining = [row for row in dict.fromkeys(manifest) if row not in done]
+    resumed = len(set(manifest)) - len(remaining)
     counts = {SUCCEEDED: 0, FAILED: 0}
     lock = threading.Lock()
-    stores = {bucket: Lake(settings, bucket) for bucket in {item.bucket for item in wanted}}
+    stores = {bucket: Lake(settings, bucket) for bucket in {row.bucket for row in remaining}}
     with report.open("a", newline="") as file, ThreadPoolExecutor(workers) as pool:
-        rows = csv.DictWriter(file, COLUMNS)
-        if not begun:
-            rows.writeheader()
+        writer = csv.DictWriter(file, COLUMNS)
+        if not has_rows:
+            writer.writeheader()
 
-        def one(item: Item) -> None:
-            row = _inspected(model, stores[item.bucket], item)
+        def inspect_and_report(row: ManifestRow) -> None:
+            entry = _inspect_row(model, stores[row.bucket], row)
             with lock:
-                rows.writerow(row)
+                writer.writerow(entry)
                 file.flush()
-                counts[row["status"]] += 1
-                step(resumed + sum(counts.values()), resumed + len(wanted))
+                counts[entry["status"]] += 1
+                step(resumed + sum(counts.values()), resumed + len(remaining))
 
-        list(pool.map(one, wanted))
-    return Done(counts[SUCCEEDED], counts[FAILED], resumed, report)
+        list(pool.map(inspect_and_report, remaining))
+    return BatchSummary(counts[SUCCEEDED], counts[FAILED], resumed, report)
 
 
-def _inspected(model: ImageModel, store: Lake, item: Item) -> dict[str, str]:
-    row = {"bucket": item.bucket, "key": item.key}
+def _inspect_row(model: ImageModel, store: Lake, row: ManifestRow) -> dict[str, str]:
+    entry = {"bucket": row.bucket, "key": row.key}
     try:
-        data = store.get(item.key)
-        seen = inspect(model, data, _place(item), datetime.now(UTC), item.key).event
+        data = store.get(row.key)
+        event = inspect(model, data, _image_ref(row), datetime.now(UTC), row.key).event
     except FileNotFoundError:
-        return {**row, "status": FAILED, "error": "no such object"}
+        return {**entry, "status": FAILED, "error": "no such object"}
     except (OSError, ValueError) as error:
-        return {**row, "status": FAILED, "error": " ".join(str(error).split())[:300]}
+        return {**entry, "status": FAILED, "error": " ".join(str(error).split())[:300]}
     return {
-        **row,
+        **entry,
         "status": SUCCEEDED,
-        "decision": seen.decision,
-        "label": seen.label,
-        "defect": f"{seen.defect:.6f}",
-        "model": seen.model,
+        "decision": event.decision,
+        "label": event.label,
+        "defect": f"{event.defect:.6f}",
+        "model": event.model,
         "error": "",
     }
 
 
-def _place(item: Item) -> Place:
-    """A place for an object wherever it lies: a manifest may name any key."""
+def _image_ref(row: ManifestRow) -> ImageRef:
+    """An object's reference; a manifest may name keys of any form."""
     try:
-        return Place.of(item.key)
+        return ImageRef.from_key(row.key)
     except ValueError:
-        digest = hashlib.sha256(item.key.encode()).hexdigest()[:32]
-        return Place(line="batch", station="batch", lot="batch", frame=digest)
+        digest = hashlib.sha256(row.key.encode()).hexdigest()[:32]
+        return ImageRef(line="batch", station="batch", lot="batch", frame=digest)
 
 
-def _mend(report: Path) -> bool:
-    """Drop a row that a crash cut short, or the next would be written behind it.
+def _drop_partial_row(report: Path) -> bool:
+    """Remove a last row that a crash left incomplete. Returns whether the report has rows.
 
-    Returns whether there is a report. ValueError if the file is something else.
+    ValueError if the file is not a report.
     """
     data = report.read_bytes() if report.exists() else b""
     header = ",".join(COLUMNS).encode()
     if not data.startswith(header[: len(data)]):
-        raise ValueError(f"{report} is there and no report of a batch: --report another file")
-    whole = data[: data.rfind(b"\n") + 1]
-    if whole != data:
-        report.write_bytes(whole)
-    return bool(whole)
+        raise ValueError(f"{report} exists and is not a batch report: --report another file")
+    complete = data[: data.rfind(b"\n") + 1]
+    if complete != data:
+        report.write_bytes(complete)
+    return bool(complete)
 
 
-def _succeeded(report: Path) -> Iterator[Item]:
-    """What a report lists as done."""
+def _succeeded(report: Path) -> Iterator[ManifestRow]:
+    """Objects that a report lists as succeeded."""
     with report.open(newline="") as file:
         for row in csv.DictReader(file):
             if row["status"] == SUCCEEDED:
-                yield Item(row["bucket"], row["key"])
+                yield ManifestRow(row["bucket"], row["key"])

@@ -1,6 +1,6 @@
-"""One picture in, one decision out: what HTTP, the stream, the batch and the edge all call.
+"""Inspect one image: the function that HTTP, the stream, the batch and the edge all call.
 
-It does no input or output of its own, so that a picture is judged alike wherever it comes from.
+It does no input or output, so an image gets the same decision wherever it comes from.
 """
 
 import io
@@ -12,28 +12,34 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from services.cv_inspection.features.image import quality, scaled
+from services.cv_inspection.features.image import measure_quality, resize
 from services.cv_inspection.ingestion.events import (
+    Decision,
+    ImageRef,
     InspectionEvent,
-    Outcome,
-    Place,
     Quality,
-    decode,
     inspection_id,
 )
+from services.cv_inspection.ingestion.images import decode
 from services.cv_inspection.problem import (
-    BRIGHTEST,
-    DARKEST,
-    MASK_WITHOUT_DEFECT,
-    MOST_CLIPPED,
+    MAX_BRIGHTNESS,
+    MAX_CLIPPED,
+    MAX_MASK_SHARE_OF_PASSED,
+    MIN_BRIGHTNESS,
 )
 from services.cv_inspection.serving.model import ImageModel
-from services.platform.models.onnx import Floats32
+from services.platform.types import Floats32
 
 
 @dataclass(frozen=True)
-class Inspected:
-    """An inspection's event and its mask, (S, S) bool; `stages` are seconds by name."""
+class InspectionResult:
+    """The result of one inspection.
+
+    Attributes:
+        event: What is published.
+        mask: (S, S) bool, where the defect is.
+        stages: Seconds by stage.
+    """
 
     event: InspectionEvent
     mask: npt.NDArray[np.bool_]
@@ -41,60 +47,78 @@ class Inspected:
 
     @property
     def mask_png(self) -> bytes:
-        """The mask as a file: 255 where the defect is."""
+        """The mask as a PNG file: 255 where the defect is."""
         out = io.BytesIO()
         Image.fromarray(self.mask).save(out, "PNG", optimize=False)
         return out.getvalue()
 
 
 def inspect(
-    model: ImageModel, data: bytes, place: Place, at: datetime, key: str | None = None
-) -> Inspected:
-    """Decode, look, decide.
+    model: ImageModel, data: bytes, image_ref: ImageRef, at: datetime, key: str | None = None
+) -> InspectionResult:
+    """Decode an image, run the model and decide.
 
     Args:
-        key: The picture's key in the inbox, None for one that was posted.
+        data: The image file.
+        at: When its event was published, or it was posted, UTC.
+        key: The image's key in the inbox, None for a posted image.
 
     Raises:
-        BadImage: it is no picture we judge.
+        InvalidImage: the file is not an image that a camera sends.
     """
-    clock = _Clock()
+    timer = _StageTimer()
     image = decode(data)
-    clock.mark("decode")
-    pixels = scaled(image, model.size)
-    seen = quality(image)
-    clock.mark("scale")
-    kinds, masks = model.inspect(pixels[None])
-    clock.mark("infer")
+    timer.mark("decode")
+    pixels = resize(image, model.size)
+    quality = measure_quality(image)
+    timer.mark("scale")
+    probabilities, masks = model.inspect(pixels[None])
+    timer.mark("infer")
     mask = masks[0, 0] > 0
-    event = _event(model, kinds[0], mask, seen, place, at, key, data)
-    clock.mark("decide")
-    return Inspected(event, mask, clock.stages)
+    event = _event(model, probabilities[0], mask, quality, image_ref, at, key, data)
+    timer.mark("decide")
+    return InspectionResult(event, mask, timer.stages)
 
 
 def decide(
-    defect: float, threshold: float, mask_share: float, seen: Quality
-) -> tuple[Outcome, str]:
-    """The decision, and why a person is asked to look, empty if none is.
+    defect: float, threshold: float, mask_share: float, quality: Quality
+) -> tuple[Decision, str]:
+    """The decision, and the reason for a review, empty otherwise.
 
-    A picture that shows nothing is nobody's to judge, and a mask with a defect on a part that would
-    pass is a contradiction.
+    An image that shows too little goes to a person, and so does a mask with a defect on a part that
+    would pass, because class and mask contradict each other.
+
+    Args:
+        defect: Probability of any defect.
+        mask_share: Share of the image that the mask covers.
+
+    >>> fine = Quality(brightness=0.5, contrast=0.1, sharpness=0.1, clipped=0.0)
+    >>> decide(0.02, 0.1, 0.0, fine), decide(0.3, 0.1, 0.0, fine)
+    (('pass', ''), ('reject', ''))
+    >>> decide(0.02, 0.1, 0.05, fine)
+    ('review', 'the mask covers 5.0%, the class is good')
     """
-    if seen.brightness < DARKEST:
-        return "review", f"too dark: brightness {seen.brightness:.2f}"
-    if seen.brightness > BRIGHTEST:
-        return "review", f"too bright: brightness {seen.brightness:.2f}"
-    if seen.clipped > MOST_CLIPPED:
-        return "review", f"{seen.clipped:.0%} of it is clipped"
+    if quality.brightness < MIN_BRIGHTNESS:
+        return "review", f"too dark: brightness {quality.brightness:.2f}"
+    if quality.brightness > MAX_BRIGHTNESS:
+        return "review", f"too bright: brightness {quality.brightness:.2f}"
+    if quality.clipped > MAX_CLIPPED:
+        return "review", f"{quality.clipped:.0%} of the image is clipped"
     if defect >= threshold:
         return "reject", ""
-    if mask_share >= MASK_WITHOUT_DEFECT:
-        return "review", f"the mask covers {mask_share:.1%}, the class says good"
+    if mask_share >= MAX_MASK_SHARE_OF_PASSED:
+        return "review", f"the mask covers {mask_share:.1%}, the class is good"
     return "pass", ""
 
 
 def run_lengths(mask: npt.NDArray[np.bool_]) -> list[int]:
-    """Lengths of runs, row by row, of 0 and 1 in turn, beginning with 0."""
+    """Lengths of alternating runs of 0 and 1 in a mask (H, W), row by row, beginning with 0.
+
+    >>> run_lengths(np.array([[0, 0, 1], [1, 0, 0]], dtype=bool))
+    [2, 2, 2]
+    >>> run_lengths(np.ones((1, 2), dtype=bool))
+    [0, 2]
+    """
     flat = np.concatenate([[False], mask.ravel(), [not mask.ravel()[-1]]])
     edges = np.flatnonzero(flat[1:] != flat[:-1])
     return [int(n) for n in np.diff(np.concatenate([[0], edges]))]
@@ -102,36 +126,36 @@ def run_lengths(mask: npt.NDArray[np.bool_]) -> list[int]:
 
 def _event(
     model: ImageModel,
-    kinds: Floats32,
+    probabilities: Floats32,
     mask: npt.NDArray[np.bool_],
-    seen: Quality,
-    place: Place,
+    quality: Quality,
+    image_ref: ImageRef,
     at: datetime,
     key: str | None,
     data: bytes,
 ) -> InspectionEvent:
     card = model.card
-    defect, share = float(1.0 - kinds[0]), float(mask.mean())
-    decision, reason = decide(defect, card.threshold, share, seen)
+    defect, share = float(1.0 - probabilities[0]), float(mask.mean())
+    decision, reason = decide(defect, card.threshold, share, quality)
     return InspectionEvent(
-        inspection_id=inspection_id(place, data),
+        inspection_id=inspection_id(image_ref, data),
         key=key,
-        place=place,
+        place=image_ref,
         at=at,
-        label=card.classes[int(kinds.argmax())],
+        label=card.classes[int(probabilities.argmax())],
         defect=defect,
-        probabilities={n: float(p) for n, p in zip(card.classes, kinds, strict=True)},
+        probabilities={n: float(p) for n, p in zip(card.classes, probabilities, strict=True)},
         decision=decision,
         reason=reason,
         threshold=card.threshold,
-        model=f"{card.candidate}:{card.version}",
+        model=card.label,
         defect_share=share,
-        quality=seen,
-        mask_key=None if key is None else f"{place.stem}.mask.png",
+        quality=quality,
+        mask_key=None if key is None else f"{image_ref.stem}.mask.png",
     )
 
 
-class _Clock:
+class _StageTimer:
     def __init__(self) -> None:
         self._last = perf_counter()
         self.stages: dict[str, float] = {}

@@ -1,4 +1,4 @@
-"""An inspection model as serving knows it: one ONNX file, one picture in, what and where out."""
+"""An inspection model in serving: one ONNX file that returns class probabilities and a mask."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,15 +8,9 @@ import numpy.typing as npt
 import onnxruntime as ort
 from PIL import Image
 
-from services.cv_inspection.features.image import scaled
-from services.platform.models.onnx import (
-    Floats32,
-    ModelCard,
-    ModelRefused,
-    open_session,
-    probing,
-    read_card,
-)
+from services.cv_inspection.features.image import resize
+from services.platform.models.onnx import ModelCard, ModelRefused, open_session, probe, read_card
+from services.platform.types import Floats32
 
 IMAGE, PROBABILITIES, MASK = "image", "probabilities", "mask"
 DESIGN = "cv"
@@ -26,38 +20,39 @@ class ImageModel:
     """An ONNX session and its card, checked and warm.
 
     Attributes:
-        size: Side of the square pictures it takes.
+        card: The model's card.
+        size: Side of the square images it takes, pixels.
     """
 
     def __init__(self, data: bytes, threads: int = 1) -> None:
         """Load a file.
 
         Raises:
-            ModelRefused: it is corrupt, of another design, or does not answer like a model.
+            ModelRefused: it is corrupt, of another design, or its outputs are invalid.
         """
-        self._session = open_session(data, threads, prepared=False)
+        self._session = open_session(data, threads, optimised=False)
         self.card: ModelCard = read_card(self._session, DESIGN)
-        self.size = self._checked_size()
-        self._check_answers()
+        self.size = self._read_size()
+        self._check_outputs()
         self._session = open_session(data, threads)
-        self._check_answers()
+        self._check_outputs()
 
     def inspect(
         self, pixels: npt.NDArray[np.uint8], options: ort.RunOptions | None = None
     ) -> tuple[Floats32, Floats32]:
-        """((N, C) probabilities, (N, 1, S, S) mask logits) of N pictures (N, S, S, 3)."""
-        found: Any = self._session.run([PROBABILITIES, MASK], {IMAGE: pixels}, options)
-        return found[0], found[1]
+        """((N, C) probabilities, (N, 1, S, S) mask logits) of N images (N, S, S, 3)."""
+        outputs: Any = self._session.run([PROBABILITIES, MASK], {IMAGE: pixels}, options)
+        return outputs[0], outputs[1]
 
     def score(
         self, vectors: npt.NDArray[Any], sets: Mapping[str, Floats32] | None = None
     ) -> Floats32:
-        """Probability of any defect (N,) of N pictures (N, H, W, 3) of any size; no `sets`."""
+        """Probability of any defect (N,) of N images (N, H, W, 3) of any size; `sets` is unused."""
         if vectors.shape[1:3] != (self.size, self.size):
-            vectors = np.stack([scaled(Image.fromarray(v), self.size) for v in vectors])
+            vectors = np.stack([resize(Image.fromarray(v), self.size) for v in vectors])
         return np.asarray(1.0 - self.inspect(vectors)[0][:, 0], dtype=np.float32)
 
-    def _checked_size(self) -> int:
+    def _read_size(self) -> int:
         inputs = {i.name: i for i in self._session.get_inputs()}
         outputs = {o.name for o in self._session.get_outputs()}
         if set(inputs) != {IMAGE} or not outputs >= {PROBABILITIES, MASK}:
@@ -67,26 +62,29 @@ class ImageModel:
         shape = inputs[IMAGE].shape
         square = len(shape) == 4 and shape[3] == 3 and shape[1] == shape[2]
         if not square or not isinstance(shape[1], int):
-            raise ModelRefused(f"takes pictures of {shape}, not (N, S, S, 3)")
+            raise ModelRefused(f"takes images of {shape}, not (N, S, S, 3)")
         return int(shape[1])
 
-    def _check_answers(self) -> None:
-        """Look at a black, a white and a grey picture: a check, and the warm-up."""
+    def _check_outputs(self) -> None:
+        """Inspect a black, a white and a grey image, to check the outputs and to warm up."""
         shape = (self.size, self.size, 3)
-        probe = np.stack([np.full(shape, value, dtype=np.uint8) for value in (0, 255, 128)])
-        with probing() as options:
-            self.inspect(probe[:1], options)
-            kinds, masks = self.inspect(probe, options)
-        if kinds.shape != (3, len(self.card.classes)):
+        images = np.stack([np.full(shape, value, dtype=np.uint8) for value in (0, 255, 128)])
+        with probe() as options:
+            self.inspect(images[:1], options)
+            probabilities, masks = self.inspect(images, options)
+        if probabilities.shape != (3, len(self.card.classes)):
             raise ModelRefused(
-                f"its card names {len(self.card.classes)} classes, it answers {kinds.shape}"
+                f"its card names {len(self.card.classes)} classes, "
+                f"its probabilities are {probabilities.shape}"
             )
         if masks.shape != (3, 1, self.size, self.size):
             raise ModelRefused(f"its masks are {masks.shape}")
-        if not np.isfinite(masks).all() or not np.allclose(kinds.sum(axis=1), 1.0, atol=1e-3):
-            raise ModelRefused("its answers are no probabilities")
+        if not np.isfinite(masks).all() or not np.allclose(
+            probabilities.sum(axis=1), 1.0, atol=1e-3
+        ):
+            raise ModelRefused("its outputs are not probabilities")
 
 
 def read_model(data: bytes) -> ImageModel:
-    """A model of this design, checked and warm. ModelRefused if the file is none."""
+    """A checked and warm model of this design. ModelRefused if the file is not one."""
     return ImageModel(data)

@@ -1,4 +1,4 @@
-"""The camera of a line: procedural surfaces, defects with pixel-true masks, light and lens.
+"""Simulated camera of a line: procedural surfaces, defects with exact masks, light and lens.
 
-Simulated; real images come by `whiteboard train cv --data FOLDER`.
+Real images are trained on with `whiteboard train cv --data FOLDER`.
 """

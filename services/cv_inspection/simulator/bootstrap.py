@@ -1,31 +1,35 @@
-"""First start: streams, and a first champion where the registry has none."""
+"""First start: create the streams, and train a first champion where there is none."""
 
 import asyncio
 
-from services.cv_inspection.design import DESIGN
 from services.cv_inspection.ingestion.events import STREAMS
-from services.platform.models.served_model import champion_path
-from services.platform.progress import Bar
+from services.cv_inspection.serving.model import DESIGN
+from services.platform.models.names import served_path
+from services.platform.progress import ProgressBar
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
-from services.platform.streaming.consumer import connect, ensure_stream
+from services.platform.streaming.connection import connect, ensure_stream
 
 
-def bootstrap(config: Settings, seed: int, bar: Bar) -> bool:
-    """Do what is missing. Returns whether anything was.
+def bootstrap(config: Settings, candidate: str, seed: int, bar: ProgressBar) -> bool:
+    """Make what is missing. Returns whether anything was.
+
+    Args:
+        candidate: The first champion.
 
     Raises:
         ConnectionError, OSError: an engine does not answer.
     """
     asyncio.run(make_streams(config))
-    if Lake(config).exists(champion_path(DESIGN.name)):
+    if Lake(config).exists(served_path(DESIGN)):
         return False
-    # Training's libraries take seconds to import, and are needed once.
+    # Imported here because training's libraries take seconds to import and are needed once.
     from services.cv_inspection.retraining.training import train
-    from services.platform.retraining.challenge import promote_unjudged
+    from services.cv_inspection.simulator.labelled_images import HISTORY
+    from services.platform.retraining.challenge import promote_without_gate
 
-    made = train(config, DESIGN.first_candidate, seed, bar)
-    promote_unjudged(config, made, "the first champion")
+    made = train(config, candidate, seed, bar, HISTORY.split)
+    promote_without_gate(config, made, "the first champion")
     return True
 
 

@@ -1,16 +1,17 @@
-"""How the world may change on purpose: the lens, the light, or a defect nobody has seen."""
+"""Drift of the simulated camera: the lens, the light, or a new kind of defect."""
 
 from dataclasses import dataclass, fields
 
 
 @dataclass(frozen=True)
-class Drift:
-    """Strengths in 0..1, all 0 for the world as it was trained on.
+class CameraDrift:
+    """Strengths in 0..1; 0 is the distribution that models are trained on.
 
     Attributes:
-        blur: The lens goes out of focus. exposure: The light fails.
-        new_defect: Share of defects that are dents, of which there were none before.
-        at: The one station it happens at, "<line>/<station>"; empty for all of them.
+        blur: The lens goes out of focus.
+        exposure: The light fails.
+        new_defect: Share of the defects that are dents, which no model was trained on.
+        at: The one station that drifts, "<line>/<station>"; empty for all of them.
     """
 
     blur: float = 0.0
@@ -19,25 +20,28 @@ class Drift:
     at: str = ""
 
     @classmethod
-    def parse(cls, text: str) -> "Drift":
-        """Read `blur=0.5,exposure=1`, or `blur=1@line-b/station-2`; `none` is none.
+    def parse(cls, text: str) -> "CameraDrift":
+        """Parse `blur=0.5,exposure=1`, or `blur=1@line-b/station-2`; `none` is no drift.
+
+        >>> CameraDrift.parse("blur=0.5@line-b/station-2")
+        CameraDrift(blur=0.5, exposure=0.0, new_defect=0.0, at='line-b/station-2')
 
         Raises:
-            ValueError: it says what is wrong.
+            ValueError: the message says what is wrong.
         """
         if text == "none":
             return cls()
         known = [field.name for field in fields(cls) if field.type is float]
-        found: dict[str, float] = {}
+        parsed: dict[str, float] = {}
         strengths, _, at = text.partition("@")
         for part in strengths.split(","):
             name, _, value = part.partition("=")
             if name not in known:
-                raise ValueError(f"no drift {name!r}: choose from {', '.join(known)}")
+                raise ValueError(f"unknown drift {name!r}: choose from {', '.join(known)}")
             try:
-                found[name] = float(value)
+                parsed[name] = float(value)
             except ValueError:
-                raise ValueError(f"{name}: {value!r} is no number") from None
-            if not 0.0 <= found[name] <= 1.0:
-                raise ValueError(f"{name}: {value} does not lie in 0..1")
-        return cls(**found, at=at)
+                raise ValueError(f"{name}: {value!r} is not a number") from None
+            if not 0.0 <= parsed[name] <= 1.0:
+                raise ValueError(f"{name}: {value} is not in 0..1")
+        return cls(**parsed, at=at)

@@ -1,7 +1,7 @@
-"""A station of the line: puts pictures into the store, posts some, and reports what came of them.
+"""Stations of the line: put images into the store, post others, and measure the inspections.
 
-Open loop: each picture has its moment, and its delay counts from that moment. The operator is
-simulated too: for every picture that was judged, the true class is posted as a verdict.
+Open loop: each image has its scheduled time, and its delay counts from that time. Operators are
+simulated, too: the true class of every inspected image of the store is posted as its label.
 """
 
 import asyncio
@@ -22,73 +22,73 @@ from nats.js.errors import NotFoundError
 from services.cv_inspection.ingestion.events import DECISIONS_STREAM, InspectionEvent
 from services.cv_inspection.problem import GOOD
 from services.cv_inspection.simulator.camera import LINES, LIVE_FROM, Camera, Shot
-from services.cv_inspection.simulator.drift import Drift
-from services.platform.progress import Step
+from services.cv_inspection.simulator.drift import CameraDrift
+from services.platform.progress import ProgressCallback
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
-from services.platform.streaming.consumer import (
-    Delivered,
-    OrderedConsumer,
-    connect,
-    consume,
-    ensure_bucket,
-    insist,
-)
+from services.platform.streaming.connection import connect, ensure_bucket
+from services.platform.streaming.consumer import Message, OrderedConsumer, consume
+from services.platform.streaming.retry import retry_forever
 
 BUCKET = "simulator"
 _NAME = "station"
 _CURSOR = "cv.cursor"
-_PATIENCE_S = 20.0
+_DRAIN_TIMEOUT_S = 20.0
 _TIMEOUT_S = 10.0
 
 
 @dataclass
-class Report:
-    """What the stations saw.
+class StationReport:
+    """What the stations measured.
 
     Attributes:
-        landed: Pictures put into the store. delay_ms: From the moment a picture was due in the
-            store to its inspection being told. posted_ms: The same of posted pictures, to their
-            answer. told: Where in the stream a picture's inspection was told, by key: more than one
-            place is a duplicate, one place heard twice (NATS died and forgot what was heard) none.
-        stopped, defect: Of the pictures in the store that were judged, in one order.
-        failures: Posts without an answer, by reason.
+        landed: Images put into the store.
+        delay_ms: From the scheduled time of an image in the store to its inspection, by image.
+        posted_ms: From the scheduled time of a posted image to its response, by image.
+        published: By key, the sequence numbers of an image's inspections in the stream. Two numbers
+            are a duplicate; one number delivered twice (NATS lost an acknowledgement) is not.
+        stopped: Whether an image of the store was stopped, in order of inspection.
+        defect: Whether it has a defect, in the same order.
+        reviews: Images sent to a person.
+        labels: Labels accepted.
+        failures: Posts without a response, by reason.
+        seconds: Duration of the run.
     """
 
     landed: int = 0
     delay_ms: list[float] = field(default_factory=list)
     posted_ms: list[float] = field(default_factory=list)
-    told: dict[str, set[int]] = field(default_factory=dict)
+    published: dict[str, set[int]] = field(default_factory=dict)
     stopped: list[bool] = field(default_factory=list)
     defect: list[bool] = field(default_factory=list)
     reviews: int = 0
-    verdicts: int = 0
+    labels: int = 0
     failures: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
 
     @property
     def lost(self) -> int:
-        """Pictures in the store that nobody told of."""
-        return self.landed - len(self.told)
+        """Images in the store without an inspection in the stream."""
+        return self.landed - len(self.published)
 
     @property
     def duplicates(self) -> int:
-        """Inspections told more than once."""
-        return sum(len(places) - 1 for places in self.told.values())
+        """Inspections published more than once."""
+        return sum(len(numbers) - 1 for numbers in self.published.values())
 
-    def hear(self, key: str, seq: int) -> bool:
-        """Note where in the stream an inspection was told. False if it was told before."""
-        first = key not in self.told
-        self.told.setdefault(key, set()).add(seq)
+    def record_inspection(self, key: str, seq: int) -> bool:
+        """Record an inspection's sequence number. False if its image has one already."""
+        first = key not in self.published
+        self.published.setdefault(key, set()).add(seq)
         return first
 
-    def fail(self, why: str) -> None:
-        """Count a post without an answer."""
-        self.failures[why] = self.failures.get(why, 0) + 1
+    def count_failure(self, reason: str) -> None:
+        """Count a post without a response."""
+        self.failures[reason] = self.failures.get(reason, 0) + 1
 
 
 class Station:
-    """Puts and posts pictures, and listens for what comes of them."""
+    """Puts and posts images, and consumes their inspections."""
 
     def __init__(self, config: Settings, nc: Client, http: aiohttp.ClientSession) -> None:
         self._inbox = Lake(config, config.inbox)
@@ -97,43 +97,55 @@ class Station:
         self._http = http
         self._due: dict[str, tuple[float, Shot]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self.report = Report()
+        self.report = StationReport()
 
     async def run(
-        self, camera: Camera, first: int, rate: float, post_rate: float, seconds: float, step: Step
+        self,
+        camera: Camera,
+        first: int,
+        rate: float,
+        post_rate: float,
+        seconds: float,
+        step: ProgressCallback,
     ) -> int:
-        """Put `rate` pictures a second and post `post_rate`. Returns the next picture's number."""
+        """Put `rate` images a second and post `post_rate`. Returns the next image's number."""
         js = self._nc.jetstream()
         before = (await js.stream_info(DECISIONS_STREAM)).state.last_seq
-        told = OrderedConsumer(self._nc, DECISIONS_STREAM, _NAME)
-        hearing = asyncio.create_task(consume(told, self._hear, after=before))
+        inspections = OrderedConsumer(self._nc, DECISIONS_STREAM, _NAME)
+        consuming = asyncio.create_task(consume(inspections, self._on_batch, after=before))
         try:
             return await self._play(camera, first, rate, post_rate, seconds, step)
         finally:
-            hearing.cancel()
+            consuming.cancel()
             with suppress(NatsError, OSError, TimeoutError):
-                await told.forget()
+                await inspections.delete()
 
     async def _play(
-        self, camera: Camera, first: int, rate: float, post_rate: float, seconds: float, step: Step
+        self,
+        camera: Camera,
+        first: int,
+        rate: float,
+        post_rate: float,
+        seconds: float,
+        step: ProgressCallback,
     ) -> int:
-        # The first picture of each line makes its surface, which takes a second.
+        # The first image of each line generates its surface, which takes a second.
         for number in range(len(LINES)):
             await asyncio.to_thread(camera.shot, first + number)
         begin = time.perf_counter()
         puts, posts = round(rate * seconds), round(post_rate * seconds)
-        # Each has its own run of pictures, so that both see all lines in turn.
-        moments = [(begin + i / rate, first + i, self._put) for i in range(puts)]
-        moments += [(begin + i / post_rate, first + puts + i, self._post) for i in range(posts)]
-        moments.sort(key=itemgetter(0))
-        for done, (due, number, send) in enumerate(moments, start=1):
+        # Puts and posts have their own images, so that both cover all lines in turn.
+        schedule = [(begin + i / rate, first + i, self._put) for i in range(puts)]
+        schedule += [(begin + i / post_rate, first + puts + i, self._post) for i in range(posts)]
+        schedule.sort(key=itemgetter(0))
+        for done, (due, number, send) in enumerate(schedule, start=1):
             shot = await asyncio.to_thread(camera.shot, number)
             await asyncio.sleep(max(due - time.perf_counter(), 0.0))
             self._start(send(shot, due))
-            step(done, len(moments))
-        await self._rest(puts)
+            step(done, len(schedule))
+        await self._drain(puts)
         self.report.seconds = time.perf_counter() - begin
-        return first + len(moments)
+        return first + len(schedule)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -146,68 +158,73 @@ class Station:
         self.report.landed += 1
 
     async def _post(self, shot: Shot, due: float) -> None:
-        place = {"line": shot.line, "station": shot.station, "lot": shot.lot, "frame": shot.frame}
+        query = {"line": shot.line, "station": shot.station, "lot": shot.lot, "frame": shot.frame}
         try:
             url = f"{self._url}/inspect"
-            async with self._http.post(url, params=place, data=shot.jpeg()) as response:
-                answer = await response.read()
+            async with self._http.post(url, params=query, data=shot.jpeg()) as response:
+                body = await response.read()
                 if response.status != 200:
-                    self.report.fail(f"{response.status}: {answer[:200].decode(errors='replace')}")
+                    self.report.count_failure(
+                        f"{response.status}: {body[:200].decode(errors='replace')}"
+                    )
                     return
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            self.report.fail(str(error) or type(error).__name__)
+            self.report.count_failure(str(error) or type(error).__name__)
             return
         self.report.posted_ms.append((time.perf_counter() - due) * 1e3)
 
-    async def _hear(self, batch: list[Delivered]) -> None:
-        """What the worker told, as the stream has it: it may have to say a thing twice."""
+    async def _on_batch(self, batch: list[Message]) -> None:
+        """Handle inspections of the stream, which may deliver one twice."""
         for message in batch:
-            self._heard(InspectionEvent.model_validate_json(message.data), message.seq)
+            self._on_inspection(InspectionEvent.model_validate_json(message.data), message.seq)
 
-    def _heard(self, event: InspectionEvent, seq: int) -> None:
+    def _on_inspection(self, event: InspectionEvent, seq: int) -> None:
         key = event.key or ""
         if key not in self._due:
             return
         due, shot = self._due[key]
-        if not self.report.hear(key, seq):
+        if not self.report.record_inspection(key, seq):
             return
         self.report.delay_ms.append((time.perf_counter() - due) * 1e3)
         self.report.stopped.append(event.stopped)
         self.report.defect.append(shot.label != GOOD)
         self.report.reviews += event.decision == "review"
-        self._start(self._verdict(event.inspection_id, shot.label))
+        self._start(self._post_label(event.inspection_id, shot.label))
 
-    async def _verdict(self, identity: str, label: str) -> None:
+    async def _post_label(self, identity: str, label: str) -> None:
         body = orjson.dumps({"inspection_id": identity, "label": label, "by": "simulator"})
         try:
             async with self._http.post(f"{self._url}/verdict", data=body) as response:
-                self.report.verdicts += response.status == 202
+                self.report.labels += response.status == 202
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            self.report.fail(f"verdict: {error}")
+            self.report.count_failure(f"label: {error}")
 
-    async def _rest(self, puts: int) -> None:
-        """Wait for what is still under way."""
-        end = time.perf_counter() + _PATIENCE_S
-        while (len(self.report.told) < puts or self._tasks) and time.perf_counter() < end:
+    async def _drain(self, puts: int) -> None:
+        """Wait for inspections and posts that are not finished."""
+        end = time.perf_counter() + _DRAIN_TIMEOUT_S
+        while (len(self.report.published) < puts or self._tasks) and time.perf_counter() < end:
             await asyncio.sleep(0.05)
 
 
-async def play(
+async def run_stations(
     config: Settings,
     seed: int,
     rate: float,
     post_rate: float,
     seconds: float,
-    step: Step,
-    drift: Drift | None = None,
-) -> Report:
-    """Run the stations for some seconds, from where they last stopped.
+    step: ProgressCallback,
+    drift: CameraDrift | None = None,
+) -> StationReport:
+    """Run the stations for some seconds, from the image where the last run stopped.
 
     Args:
-        rate: Pictures a second into the store. post_rate: Pictures a second posted.
+        rate: Images a second put into the store.
+        post_rate: Images a second posted to the inspector.
+        drift: Of the camera; none if None.
 
     Raises:
-        ConnectionError: NATS does not answer. OSError: S3 does not.
+        ConnectionError: NATS does not answer.
+        OSError: S3 does not answer.
     """
     nc = await connect(config, "station")
     timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
@@ -217,15 +234,15 @@ async def play(
             station = Station(config, nc, http)
             camera = Camera(seed, drift=drift)
             last = await station.run(camera, first, rate, post_rate, seconds, step)
-        bucket = await insist(partial(nc.jetstream().key_value, BUCKET), "the cursor")
-        await insist(partial(bucket.put, _CURSOR, str(last).encode()), "the cursor")
+        bucket = await retry_forever(partial(nc.jetstream().key_value, BUCKET), "the cursor")
+        await retry_forever(partial(bucket.put, _CURSOR, str(last).encode()), "the cursor")
         return station.report
     finally:
         await nc.close()
 
 
 async def _cursor(nc: Client) -> int:
-    """Number of the next picture; pictures are not taken twice."""
+    """Number of the next image; no image is taken twice."""
     bucket = await ensure_bucket(nc.jetstream(), BUCKET)
     try:
         return int((await bucket.get(_CURSOR)).value or LIVE_FROM)

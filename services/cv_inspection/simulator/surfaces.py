@@ -1,6 +1,6 @@
 """Surfaces: brushed steel, magnetic tile, woven textile.
 
-A large sheet of each is made once from its seed; a picture is a window somewhere on it, so that
+A large sheet of each is made once from its seed; an image is a window somewhere on it, so that
 making one costs a copy. Values are reflectance, float32 around 0.5.
 """
 
@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-Image = npt.NDArray[np.float32]
+Reflectance = npt.NDArray[np.float32]
 
 SHEET = 1_024
 STEEL, TILE, TEXTILE = "steel", "tile", "textile"
@@ -20,22 +20,22 @@ def _standardised(noise: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return (noise - noise.mean()) / (noise.std() + 1e-9)
 
 
-def steel(rng: np.random.Generator) -> Image:
+def steel(rng: np.random.Generator) -> Reflectance:
     """Brushed steel: fine lines along x, with slow changes across."""
     lines = ndimage.gaussian_filter(rng.standard_normal((SHEET, SHEET)), (0.6, 40), mode="wrap")
     slow = ndimage.gaussian_filter(rng.standard_normal((SHEET, SHEET)), (60, 90), mode="wrap")
     return (0.55 + 0.055 * _standardised(lines) + 0.03 * _standardised(slow)).astype(np.float32)
 
 
-def tile(rng: np.random.Generator) -> Image:
+def tile(rng: np.random.Generator) -> Reflectance:
     """Sintered magnetic tile: dark, grainy, with faint grinding marks."""
     grain = ndimage.gaussian_filter(rng.standard_normal((SHEET, SHEET)), 1.2, mode="wrap")
     marks = ndimage.gaussian_filter(rng.standard_normal((SHEET, SHEET)), (25, 1.0), mode="wrap")
     return (0.38 + 0.035 * _standardised(grain) + 0.025 * _standardised(marks)).astype(np.float32)
 
 
-def textile(rng: np.random.Generator) -> Image:
-    """A plain weave: threads over and under, none quite straight. The pitch is 8 px."""
+def textile(rng: np.random.Generator) -> Reflectance:
+    """A plain weave of slightly wavy threads; the pitch is 8 px."""
     y, x = np.mgrid[0:SHEET, 0:SHEET].astype(np.float64)
     wobble = _standardised(
         ndimage.gaussian_filter(rng.standard_normal((SHEET, SHEET)), 30, mode="wrap")
@@ -48,7 +48,7 @@ def textile(rng: np.random.Generator) -> Image:
 
 
 SURFACES = {STEEL: steel, TILE: tile, TEXTILE: textile}
-# What can go wrong with each.
+# Defects that each surface can have.
 DEFECTS = {
     STEEL: ("scratch", "pit", "stain"),
     TILE: ("pit", "crack", "scratch"),
@@ -57,15 +57,15 @@ DEFECTS = {
 
 
 @lru_cache(maxsize=8)
-def sheet(surface: str, seed: int) -> Image:
-    """(SHEET, SHEET) of a surface; the same for the same seed. KeyError lists nothing else."""
-    made = SURFACES[surface](np.random.default_rng([seed, len(surface)]))
-    made.setflags(write=False)
-    return made
+def sheet(surface: str, seed: int) -> Reflectance:
+    """(SHEET, SHEET) of a surface; the same for the same seed."""
+    reflectance = SURFACES[surface](np.random.default_rng([seed, len(surface)]))
+    reflectance.setflags(write=False)
+    return reflectance
 
 
-def window(surface: str, seed: int, size: int, rng: np.random.Generator) -> Image:
-    """(size, size) cut out of a sheet somewhere."""
+def window(surface: str, seed: int, size: int, rng: np.random.Generator) -> Reflectance:
+    """(size, size) at a random position of a sheet."""
     whole = sheet(surface, seed)
     y, x = rng.integers(0, SHEET - size, 2)
     return whole[y : y + size, x : x + size].copy()

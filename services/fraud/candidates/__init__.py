@@ -1,9 +1,10 @@
-"""Step 4, model options: a file a candidate, each exporting one ONNX graph.
+"""Step 4, model options: one file per candidate, each exporting one ONNX graph.
 
-XGBoost is the default: tabular features, a single row, microseconds, and a threshold anyone can
-explain. What it cannot see is the inside of a cart, and who else shops where.
+XGBoost is the default: it scores a row of tabular features in microseconds, and its threshold is
+easy to explain. It sees neither the items of a cart nor which customers share merchants and
+devices; DeepSets and the graph candidates do.
 """
 
-from services.platform.models.candidates import Candidates
+from services.platform.models.candidates import CandidateRegistry
 
-CANDIDATES = Candidates(__name__)
+CANDIDATES = CandidateRegistry(__name__)

@@ -1,14 +1,15 @@
-"""GNN: where the parties stand in the graph of who buys where, beside the tabular features.
+"""GNN: embeddings of the transaction's parties in the purchase graph, plus the tabular features.
 
-A graph network (`encoder.py`) places every customer, merchant, device and address overnight; by
-day a small head scores the four places and the tabular features of one transaction. The head also
-gets the products of the customer's place with the other three: a dot product says whether two
-parties belong together, which neither place says alone.
+A graph network (`features/encoder.py`) embeds every customer, merchant, device and address each
+night. Online, a small head scores the four embeddings and the tabular features of one transaction.
+The head also gets the element-wise products of the customer's embedding with the other three: their
+similarity shows whether two parties belong together, which one embedding alone does not.
 
-A party no night has seen has no place: its values are missing, and the head is told so.
+A party that is new since the last night has no embedding: its values are missing, and the head gets
+a flag for each missing value.
 
 Source: Hamilton et al., "Inductive Representation Learning on Large Graphs" (GraphSAGE), NeurIPS
-2017; the split into places by night and a head by day is that of NVIDIA's fraud blueprint.
+2017. Nightly embeddings with an online head follow NVIDIA's fraud detection blueprint.
 """
 
 from collections.abc import Mapping
@@ -18,24 +19,28 @@ import torch
 from torch import Tensor, nn
 
 from services.fraud.candidates import CANDIDATES
-from services.fraud.features.states import GRAPH, GRAPH_SIZE, PLACES
-from services.platform.torch import training as neural
+from services.fraud.features.states import EMBEDDING_FEATURES, EMBEDDING_SIZE, EMBEDDINGS
+from services.platform.torch.tabular import TabularNormalizer, mlp
 from services.platform.torch.training import NeuralCandidate
 
 
 class Head(nn.Module):
-    """(N, F) features, the last of them the places -> (N,) logits."""
+    """Scores features whose last columns are the four embeddings.
+
+    The names of the submodules are keys of stored weights.
+    """
 
     def __init__(self, sample: Tensor, parameters: Mapping[str, Any]) -> None:
         super().__init__()
-        self.columns = neural.Tabular(sample)
-        width = 2 * sample.shape[1] + (len(GRAPH) - 1) * GRAPH_SIZE
-        self.together = neural.perceptron(width, int(parameters["hidden"]))
+        self.columns = TabularNormalizer(sample)
+        width = 2 * sample.shape[1] + (len(EMBEDDINGS) - 1) * EMBEDDING_SIZE
+        self.together = mlp(width, int(parameters["hidden"]))
 
     def forward(self, features: Tensor) -> Tensor:
-        placed = features[:, -len(PLACES) :]
-        placed = torch.where(torch.isnan(placed), 0.0, placed)
-        customer, *others = torch.split(placed, GRAPH_SIZE, dim=1)
+        """Features (N, F) to logits (N,)."""
+        embeddings = features[:, -len(EMBEDDING_FEATURES) :]
+        embeddings = torch.where(torch.isnan(embeddings), 0.0, embeddings)
+        customer, *others = torch.split(embeddings, EMBEDDING_SIZE, dim=1)
         products = [customer * other for other in others]
         logits: Tensor = self.together(torch.cat([self.columns(features), *products], dim=1))
         return logits.squeeze(1)
@@ -43,12 +48,12 @@ class Head(nn.Module):
 
 @CANDIDATES.register
 class GNN(NeuralCandidate):
-    """A small network over the places, which are given, and the tabular features."""
+    """A small network over fixed embeddings and the tabular features."""
 
     name = "gnn"
-    role = "sees who keeps company with whom"
+    role = "sees who shops with whom"
     groups = ("graph",)
 
     def network(self, sample: Tensor) -> nn.Module:
-        """The head, standardising by a sample of vectors."""
+        """The untrained head; `sample` (S, F) sets the mean and spread of each column."""
         return Head(sample, self.parameters)

@@ -1,7 +1,7 @@
-"""GNN and XGBoost: the trees over the tabular features and the places in the graph.
+"""GNN and XGBoost: trees over the tabular features and the graph embeddings.
 
-The same file, the same speed as the trees alone, and what the graph knows: this is how NVIDIA's
-blueprint for fraud detection combines the two.
+Serving is as for the trees alone, with more columns. NVIDIA's fraud detection blueprint combines
+the two in this way.
 """
 
 from services.fraud.candidates import CANDIDATES
@@ -10,7 +10,7 @@ from services.fraud.candidates.xgboost import XGBoost
 
 @CANDIDATES.register
 class GraphXGBoost(XGBoost):
-    """XGBoost with more columns."""
+    """XGBoost with the graph embeddings as further columns."""
 
     name = "gnn_xgboost"
     role = "trees that see the graph"

@@ -1,4 +1,4 @@
-"""XGBoost: gradient-boosted trees over the tabular features. The fastest, and hard to beat.
+"""XGBoost: gradient-boosted trees over the tabular features. The fastest candidate.
 
 Source: Chen and Guestrin, "XGBoost: A Scalable Tree Boosting System", KDD 2016.
 """
@@ -12,20 +12,21 @@ from onnxmltools import convert_xgboost
 from onnxmltools.convert.common.data_types import FloatTensorType
 
 from services.fraud.candidates import CANDIDATES
-from services.platform.models.candidates import Candidate, Examples, Floats
+from services.platform.models.candidates import Candidate, Examples
 from services.platform.models.export import positive_only
-from services.platform.progress import Step
+from services.platform.progress import ProgressCallback
+from services.platform.types import Floats
 
 # TreeEnsembleClassifier is in ai.onnx.ml 1; the rest of the graph is one Gather.
 _OPSET = 15
 _FILE = "xgboost.json"
-_OURS = ("rounds", "more_rounds")
+_NOT_FOR_XGBOOST = ("rounds", "more_rounds")
 
 
 class _Progress(xgb.callback.TrainingCallback):
-    """Passes XGBoost's rounds on to whoever shows progress."""
+    """Reports XGBoost's rounds as progress."""
 
-    def __init__(self, step: Step, rounds: int) -> None:
+    def __init__(self, step: ProgressCallback, rounds: int) -> None:
         super().__init__()
         self._step = step
         self._rounds = rounds
@@ -37,47 +38,52 @@ class _Progress(xgb.callback.TrainingCallback):
 
 @CANDIDATES.register
 class XGBoost(Candidate):
-    """300 shallow trees on histograms; missing values take the side that training chose."""
+    """Shallow trees on histograms; each split learns which side missing values take."""
 
     name = "xgboost"
     role = "fastest; tabular"
 
     _booster: xgb.Booster
 
-    def fit(self, train: Examples, validation: Examples, seed: int, step: Step) -> None:
-        """Boost for a fixed number of rounds; the validation set chooses only the threshold."""
+    def fit(self, train: Examples, validation: Examples, seed: int, step: ProgressCallback) -> None:
+        """Boost for a fixed number of rounds; the validation set is not used here."""
         self._booster = self._boost(train, seed, step, int(self.parameters["rounds"]), None)
 
-    def fit_more(self, train: Examples, seed: int, step: Step) -> None:
-        """Boost on from the present trees, for `more_rounds`."""
+    def fit_more(self, train: Examples, seed: int, step: ProgressCallback) -> None:
+        """Add `more_rounds` trees to the present ones."""
         rounds = int(self.parameters["more_rounds"])
         self._booster = self._boost(train, seed, step, rounds, self._booster)
 
     def score(self, examples: Examples) -> Floats:
-        """Probabilities by the booster itself, (N,)."""
+        """Probabilities (N,) by the booster."""
         matrix = self._matrix(examples.vectors)
         return np.asarray(self._booster.predict(matrix), dtype=np.float64)
 
     def export(self) -> bytes:
-        """Convert the trees, keep the probability of fraud as the only output."""
+        """Convert the trees to ONNX with P(fraud) as the only output."""
         booster = self._booster.copy()
-        booster.feature_names = None  # the converter wants f0, f1, ...
+        booster.feature_names = None  # the converter expects f0, f1, ...
         types = [("features", FloatTensorType([None, len(self.features)]))]
         graph = convert_xgboost(booster, initial_types=types, target_opset=_OPSET).graph
         return positive_only(graph, {"": _OPSET, "ai.onnx.ml": 1})
 
     def save(self, folder: Path) -> None:
-        """Keep the booster as JSON."""
+        """Write the booster as JSON."""
         self._booster.save_model(folder / _FILE)
 
     def load(self, folder: Path) -> None:
-        """Take up a kept booster."""
+        """Read a booster that `save` wrote."""
         self._booster = xgb.Booster(model_file=folder / _FILE)
 
     def _boost(
-        self, train: Examples, seed: int, step: Step, rounds: int, begin: xgb.Booster | None
+        self,
+        train: Examples,
+        seed: int,
+        step: ProgressCallback,
+        rounds: int,
+        start_from: xgb.Booster | None,
     ) -> xgb.Booster:
-        parameters = {k: v for k, v in self.parameters.items() if k not in _OURS}
+        parameters = {k: v for k, v in self.parameters.items() if k not in _NOT_FOR_XGBOOST}
         return xgb.train(
             {
                 "objective": "binary:logistic",
@@ -89,11 +95,11 @@ class XGBoost(Candidate):
             self._matrix(train.vectors, train.positive),
             num_boost_round=rounds,
             callbacks=[_Progress(step, rounds)],
-            xgb_model=begin,
+            xgb_model=start_from,
         )
 
     def _matrix(self, vectors: Floats, label: Any = None) -> xgb.DMatrix:
-        # float32, as the ONNX graph gets them: a split then falls the same way in both.
+        # float32, as in the ONNX graph, so that both take the same side of each split.
         return xgb.DMatrix(
             vectors.astype(np.float32), label=label, feature_names=list(self.features)
         )

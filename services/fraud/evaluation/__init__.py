@@ -1,1 +1,1 @@
-"""Comparisons, published protocols, the drift benchmark, run reports and the drill."""
+"""Candidate comparison, published protocols, drift benchmark, run report and retraining drill."""

@@ -1,104 +1,126 @@
-"""Streams whose truth is known, for the monitors' scorecard: this design's drifts.
+"""Streams with known drift for the drift benchmark.
 
-A model is trained on a world's first days as always; then the world changes for three days and
-rests for a week, again and again, since what is watched forgets within days. Concept drift is in
-nobody's features: it holds on, and shows in the cost once labels have come.
+A model is trained on the first days of a simulated data set as usual. Then the simulation drifts
+for three days and rests for a week, several times: the monitored features forget within days.
+Concept drift does not show in the features: it persists, and shows in the cost once labels arrive.
 """
 
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from monitoring.drift_benchmark import Injected, Stream
-from monitoring.quality import LEARNT
+from monitoring.drift_benchmark import BenchmarkStream, InjectedDrift
+from monitoring.quality import BASELINE_PERIODS
 from monitoring.reference import Reference
-from services.fraud.evaluation.simulated_data import World, midnight
-from services.fraud.monitoring.drift import LEAST_ROWS, reference, watched_columns
-from services.fraud.problem import DISPUTE_WINDOW_DAYS, Kpi
-from services.fraud.retraining.training import WARM_UP_DAYS, new_candidate
+from services.fraud.evaluation.simulated_data import SimulatedData, midnight
+from services.fraud.monitoring.drift import MIN_ROWS, monitored_columns, reference
+from services.fraud.problem import DISPUTE_WINDOW_DAYS, CostModel
+from services.fraud.retraining.dataset import WARM_UP_DAYS
+from services.fraud.retraining.training import new_candidate
 from services.fraud.simulator.drift import Drift
-from services.platform.evaluation.cost import Floats
 from services.platform.models.candidates import Candidate
-from services.platform.progress import Step
+from services.platform.progress import ProgressCallback
+from services.platform.types import Floats
 
 DRIFTS = ("covariate", "holiday", "null_device", "concept")
-_FIT_DAYS, _KNOWN_DAYS = 37, 44
-_LIVE_FROM, _ON, _OFF, _ONSETS = 58, 3, 7, 4
+_FIT_UNTIL, _VALIDATION_UNTIL = 37, 44
+_LIVE_FROM, _DRIFT_DAYS, _REST_DAYS, _ONSETS = 58, 3, 7, 4
 _CLEAN_DAYS = 150
-_ROUNDS = 120
+_BOOSTING_ROUNDS = 120
 _CONCEPT_DAYS = 24
 
 
-class Watched:
-    """A world's model and what is normal for it."""
+class MonitoredModel:
+    """A model trained on a simulated data set, with its drift reference.
 
-    def __init__(self, seed: int, world: World) -> None:
-        fit, valid = world.examples(WARM_UP_DAYS, _FIT_DAYS), world.examples(_FIT_DAYS, _KNOWN_DAYS)
+    Attributes:
+        model: The trained candidate.
+        threshold: Its threshold of least cost.
+        reference: The drift monitor's reference.
+        baseline_costs: (BASELINE_PERIODS,) log mean cost of the days before the stream begins.
+    """
+
+    def __init__(self, seed: int, data: SimulatedData) -> None:
+        fit = data.examples(WARM_UP_DAYS, _FIT_UNTIL)
+        valid = data.examples(_FIT_UNTIL, _VALIDATION_UNTIL)
         self.model: Candidate = new_candidate("xgboost")
-        self.model.parameters["rounds"] = _ROUNDS
+        self.model.parameters["rounds"] = _BOOSTING_ROUNDS
         self.model.fit(fit, valid, seed, lambda *_: None)
-        self.threshold = Kpi().best_threshold(self.model.score(valid), valid.positive, valid.amount)
-        known = world.between(WARM_UP_DAYS, _KNOWN_DAYS)
-        score = self.model.score(world.examples(WARM_UP_DAYS, _KNOWN_DAYS))
-        self.reference: Reference = reference(world.vectors[known], score, world.time[known])
-        self.first_costs = self.costs(world, _LIVE_FROM - LEARNT, _LIVE_FROM)
+        self.threshold = CostModel().best_threshold(
+            self.model.score(valid), valid.positive, valid.amount
+        )
+        known = data.between_days(WARM_UP_DAYS, _VALIDATION_UNTIL)
+        score = self.model.score(data.examples(WARM_UP_DAYS, _VALIDATION_UNTIL))
+        self.reference: Reference = reference(data.vectors[known], score, data.time[known])
+        self.baseline_costs = self.costs(data, _LIVE_FROM - BASELINE_PERIODS, _LIVE_FROM)
 
-    def windows(self, world: World, first: int, last: int) -> list[Floats]:
-        """Days as the monitor sees them."""
-        days = [world.examples(day, day + 1) for day in range(first, last)]
-        made = [watched_columns(day.vectors, self.model.score(day)) for day in days]
-        return [window for window in made if len(window) >= LEAST_ROWS]
+    def windows(self, data: SimulatedData, first: int, last: int) -> list[Floats]:
+        """The monitored columns of each day from `first` up to, not including, `last`."""
+        days = [data.examples(day, day + 1) for day in range(first, last)]
+        windows = [monitored_columns(day.vectors, self.model.score(day)) for day in days]
+        return [window for window in windows if len(window) >= MIN_ROWS]
 
-    def costs(self, world: World, first: int, last: int) -> Floats:
-        """(D,) logarithm of the cost of days, a transaction's mean: one large fraud is no trend."""
+    def costs(self, data: SimulatedData, first: int, last: int) -> Floats:
+        """(D,) log of each day's mean cost per transaction; the log damps a single large fraud."""
         out = []
-        for day in (world.examples(d, d + 1) for d in range(first, last)):
+        for day in (data.examples(d, d + 1) for d in range(first, last)):
             declined = self.model.score(day) >= self.threshold
-            out.append(np.log1p(Kpi().costs(declined, day.positive, day.amount).mean()))
+            out.append(np.log1p(CostModel().costs(declined, day.positive, day.amount).mean()))
         return np.array(out)
 
 
-def streams(seeds: list[int], injected: Sequence[Injected], step: Step) -> Iterator[Stream]:
-    """Clean days, and what is to be injected, for each seed."""
-    of = len(seeds) * (1 + len(injected))
+def streams(
+    seeds: list[int], injected: Sequence[InjectedDrift], step: ProgressCallback
+) -> Iterator[BenchmarkStream]:
+    """For each seed, one stream of clean days and the streams with each injected drift."""
+    total = len(seeds) * (1 + len(injected))
     done = 0
     for seed in seeds:
-        watched, clean = _clean(seed)
+        monitored, clean = _clean_stream(seed)
         yield clean
         done += 1
-        step(done, of)
+        step(done, total)
         for drift, strength in injected:
-            yield from _drifted(seed, watched, drift, strength)
+            yield from _drifted_streams(seed, monitored, drift, strength)
             done += 1
-            step(done, of)
+            step(done, total)
 
 
-def _clean(seed: int) -> tuple[Watched, Stream]:
-    """What is normal for a world, and many days of it; the world itself is large, and let go."""
-    world = World(seed, _LIVE_FROM + _CLEAN_DAYS)
-    watched = Watched(seed, world)
-    return watched, _stream(watched, world, "", 0.0, _LIVE_FROM, _CLEAN_DAYS)
+def _clean_stream(seed: int) -> tuple[MonitoredModel, BenchmarkStream]:
+    """The monitored model of a seed and its clean stream; the large data set is not kept."""
+    data = SimulatedData(seed, _LIVE_FROM + _CLEAN_DAYS)
+    monitored = MonitoredModel(seed, data)
+    return monitored, _stream(monitored, data, "", 0.0, _LIVE_FROM, _CLEAN_DAYS)
 
 
-def _drifted(seed: int, watched: Watched, drift: str, strength: float) -> Iterator[Stream]:
+def _drifted_streams(
+    seed: int, monitored: MonitoredModel, drift: str, strength: float
+) -> Iterator[BenchmarkStream]:
     change = Drift(**{drift: strength})
     if drift == "concept":
-        world = World(seed, _LIVE_FROM + _CONCEPT_DAYS, ((midnight(_LIVE_FROM), change),))
-        yield _stream(watched, world, drift, strength, _LIVE_FROM, _CONCEPT_DAYS)
+        data = SimulatedData(seed, _LIVE_FROM + _CONCEPT_DAYS, ((midnight(_LIVE_FROM), change),))
+        yield _stream(monitored, data, drift, strength, _LIVE_FROM, _CONCEPT_DAYS)
         return
-    onsets = [_LIVE_FROM + number * (_ON + _OFF) for number in range(_ONSETS)]
+    onsets = [_LIVE_FROM + number * (_DRIFT_DAYS + _REST_DAYS) for number in range(_ONSETS)]
     schedule = [
-        part for day in onsets for part in ((midnight(day), change), (midnight(day + _ON), Drift()))
+        part
+        for day in onsets
+        for part in ((midnight(day), change), (midnight(day + _DRIFT_DAYS), Drift()))
     ]
-    world = World(seed, onsets[-1] + _ON, tuple(schedule))
+    data = SimulatedData(seed, onsets[-1] + _DRIFT_DAYS, tuple(schedule))
     for day in onsets:
-        yield _stream(watched, world, drift, strength, day, _ON)
+        yield _stream(monitored, data, drift, strength, day, _DRIFT_DAYS)
 
 
 def _stream(
-    watched: Watched, world: World, drift: str, strength: float, first: int, days: int
-) -> Stream:
-    return Stream(
-        watched.reference, drift, strength, watched.windows(world, first, first + days),
-        watched.costs(world, first, first + days), watched.first_costs, DISPUTE_WINDOW_DAYS,
+    monitored: MonitoredModel,
+    data: SimulatedData,
+    drift: str,
+    strength: float,
+    first: int,
+    days: int,
+) -> BenchmarkStream:
+    return BenchmarkStream(
+        monitored.reference, drift, strength, monitored.windows(data, first, first + days),
+        monitored.costs(data, first, first + days), monitored.baseline_costs, DISPUTE_WINDOW_DAYS,
     )  # fmt: skip

@@ -1,8 +1,8 @@
-"""A simulated world in memory, as a model sees it: a minute a year, no engine asked.
+"""Simulated data sets in memory, as feature vectors: a minute for a year, without engines.
 
-The simulator's days go through the kernel that the workers and the backfill use, so the vectors are
-those that a scorer would have logged. For what needs many days of known truth: the monitors'
-scorecard, and the drill.
+The simulated days go through the same kernel as the workers and the backfill, so the vectors equal
+those a scorer would have logged. Used by the drift benchmark and the retraining drill, which need
+many days with known truth.
 """
 
 from collections.abc import Mapping
@@ -12,71 +12,80 @@ import pandas as pd
 import pyarrow as pa
 
 from features.aggregation import backfill
-from features.spec import Floats
-from services.fraud.features.backfill import simulate
-from services.fraud.features.states import STATES, TABULAR, contributions, vectors
-from services.fraud.ingestion.events import Events
-from services.fraud.retraining.training import entity_frame, own_frame
+from services.fraud.features.kernel import contributions, feature_vectors
+from services.fraud.features.request import request_columns
+from services.fraud.features.states import STATES, TABULAR
+from services.fraud.ingestion.columns import Events, event_times
+from services.fraud.simulator.day import DAY_US, START_US
 from services.fraud.simulator.drift import Schedule
+from services.fraud.simulator.history import simulate_days
 from services.fraud.simulator.tables import label_table, transaction_table
-from services.fraud.simulator.traffic import DAY_US, START_US, Traffic
-from services.platform.evaluation.cost import Booleans
+from services.fraud.simulator.traffic import Traffic
 from services.platform.models.candidates import Examples
-from services.platform.progress import Step
+from services.platform.progress import ProgressCallback
+from services.platform.types import Booleans, Floats
 
-# Rows at a time: whole vectors of a year would be several times what is kept of them.
+# Rows per chunk: all columns of a year's vectors would take several times the memory of the result.
 _CHUNK = 100_000
 
 
 def midnight(day: int) -> int:
-    """When a day begins, microseconds since the epoch."""
+    """Start of a day, microseconds since the epoch."""
     return START_US + day * DAY_US
 
 
-class World:
-    """Days of a simulated world, N transactions.
+class SimulatedData:
+    """N simulated transactions of some days.
 
     Attributes:
-        vectors: (N, F) tabular features as of just before each. time: (N,) event time, seconds.
-        day: (N,) number of its day. fraud, amount: (N,) outcome, and minor units.
-        customer: (N,) number of who paid.
+        vectors: (N, len(TABULAR)) features as of just before each transaction.
+        time: (N,) event time, seconds.
+        day: (N,) number of the day.
+        fraud: (N,) outcome.
+        amount: (N,) minor units.
+        customer: (N,) number of the customer.
     """
 
     def __init__(
-        self, seed: int, days: int, schedule: Schedule = (), step: Step = lambda *_: None
+        self,
+        seed: int,
+        days: int,
+        schedule: Schedule = (),
+        step: ProgressCallback = lambda *_: None,
     ) -> None:
-        history = simulate(Traffic(seed, schedule), days, step)
+        history = simulate_days(Traffic(seed, schedule), days, step)
         pairs = list(zip(history.days, history.seqs, strict=True))
         transactions = pa.concat_tables([transaction_table(d, seq) for d, (seq, _) in pairs])
         labels = pa.concat_tables(
             [label_table(d, np.nonzero(s)[0], s[np.nonzero(s)[0]]) for d, (_, s) in pairs]
         )
         events = Events.from_tables(transactions, labels)
-        slots = np.where(events.sighting, np.cumsum(events.sighting) - 1, -1)
-        folded = backfill(STATES, events, contributions, slots)
-        frame = entity_frame(transactions)
-        self.vectors = _tabular({n: done.before for n, done in folded.items()}, own_frame(frame))
-        self.time = np.array(frame["request_seconds"])
+        snapshot_index = np.where(events.is_transaction, np.cumsum(events.is_transaction) - 1, -1)
+        states = backfill(STATES, events, contributions, snapshot_index)
+        self.vectors = _tabular(
+            {n: done.snapshots for n, done in states.items()}, request_columns(transactions)
+        )
+        self.time = event_times(transactions)
         self.day = ((self.time * 1e6 - START_US) // DAY_US).astype(np.int64)
         self.fraud: Booleans = np.concatenate([day.scenario > 0 for day in history.days])
         self.amount = np.concatenate([d.amount for d in history.days]).astype(np.float64)
         self.customer = pd.factorize(transactions["customer_id"].to_numpy(zero_copy_only=False))[0]
 
-    def between(self, first: int, last: int) -> Booleans:
-        """(N,) which are of day `first` or later, and before day `last`."""
+    def between_days(self, first: int, last: int) -> Booleans:
+        """(N,) whether a transaction is on day `first` or later, and before day `last`."""
         return (self.day >= first) & (self.day < last)
 
     def examples(self, first: int, last: int) -> Examples:
-        """Days `first` up to, not including, `last`."""
-        of = self.between(first, last)
-        return Examples(self.vectors[of], self.fraud[of], self.amount[of])
+        """The transactions of days `first` up to, not including, `last`."""
+        chosen = self.between_days(first, last)
+        return Examples(self.vectors[chosen], self.fraud[chosen], self.amount[chosen])
 
 
-def _tabular(rows: Mapping[str, Floats], own: Floats) -> Floats:
-    """(N, len(TABULAR)) the tabular part of N vectors."""
-    out = np.empty((len(own), len(TABULAR)))
-    for begin in range(0, len(own), _CHUNK):
+def _tabular(rows: Mapping[str, Floats], request: Floats) -> Floats:
+    """(N, len(TABULAR)) features from each state's rows (N, width) and the request (N, R)."""
+    out = np.empty((len(request), len(TABULAR)))
+    for begin in range(0, len(request), _CHUNK):
         part = slice(begin, begin + _CHUNK)
-        made = vectors({name: of[part] for name, of in rows.items()}, own[part])
+        made = feature_vectors({name: of[part] for name, of in rows.items()}, request[part])
         out[part] = made[:, : len(TABULAR)]
     return out

@@ -1,10 +1,10 @@
-"""Who buys where: the graph of customers, merchants, devices and addresses as of one moment.
+"""The transaction graph: customers, merchants, devices and IP addresses as of one moment.
 
-An edge joins a customer to whoever they dealt with: `pays` for the last 30 days, `recent` for the
-last 7, `disputes` where the charge was disputed. `shares` joins two customers who paid with one
-device: a device's neighbours are its owner first of all, and by these edges the owner hears of the
-others alone. Only what was known at the moment is in it: a purchase of the day itself is not, nor a
-chargeback that came later.
+Edges join a customer with the other parties of their transactions: `pays` for the last 30 days,
+`recent` for the last 7, `disputes` where the charge was disputed. `shares` joins two customers who
+paid with the same device: most of a device's edges lead to its owner, and `shares` carries messages
+from the other users only. The graph holds only what was known at the moment: no later purchases
+and no later chargebacks.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,119 +14,129 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from features.spec import DAY, Booleans, Floats, Integers
-from services.fraud.ingestion.events import ENTITIES, seconds
+from features.spec import DAY
+from services.fraud.ingestion.columns import event_times
+from services.fraud.ingestion.events import ENTITIES
+from services.platform.types import Booleans, Floats, Integers
 
 CUSTOMER, *PARTIES = ENTITIES
 RELATIONS = ("pays", "recent", "disputes")
-MEMORY_DAYS, RECENT_DAYS, BUSY_DAYS = 30, 7, 3
+WINDOW_DAYS, RECENT_DAYS, BUSY_DAYS = 30, 7, 3
 NODE_INPUTS = 5
-# Shared gateways join everybody to everybody within a month: only a week of addresses is used.
+# Within a month, shared gateways connect most customers: IP addresses get a week of edges only.
 SKIPPED = ("pays", "ip")
 SHARES, SHARED = "shares", "device_id"
-# A device of more customers than this is a counter's, and says nothing of any of them.
-MOST_SHARING = 20
+# A device with more customers than this is a shop terminal and carries no information on them.
+MAX_SHARING = 20
 
 
 @dataclass(frozen=True)
-class Ledger:
-    """N transactions and L chargebacks as columns, parties numbered.
+class TransactionLog:
+    """N transactions and L chargebacks as columns, with numbered parties.
 
     Attributes:
-        names: By entity, the keys. codes: By entity, (N,) index into them, -1 for none.
-        seq, time: (N,) sequence and event time, seconds. amount: (N,) major units.
-        disputed_at: (L,) event time of the chargebacks. disputed: By entity, (L,) their parties.
+        keys: By entity, the keys of its K parties.
+        codes: By entity, (N,) index into its keys, -1 for none.
+        seq: (N,) stream sequence.
+        time: (N,) event time, seconds.
+        amount: (N,) major units.
+        chargeback_time: (L,) event time of the chargebacks, seconds.
+        chargeback_codes: By entity, (L,) index into its keys, -1 for none.
     """
 
-    names: Mapping[str, np.ndarray]
+    keys: Mapping[str, np.ndarray]
     codes: Mapping[str, Integers]
     seq: Integers
     time: Floats
     amount: Floats
-    disputed_at: Floats
-    disputed: Mapping[str, Integers]
+    chargeback_time: Floats
+    chargeback_codes: Mapping[str, Integers]
 
     @classmethod
-    def of(cls, transactions: pa.Table, labels: pa.Table) -> "Ledger":
+    def of(cls, transactions: pa.Table, labels: pa.Table) -> "TransactionLog":
         """Number the parties of the lake's transactions and labels."""
         frauds = labels.filter(labels["fraud"])
         count = len(transactions)
-        names, codes, disputed = {}, {}, {}
+        keys, codes, chargeback_codes = {}, {}, {}
         for entity in ENTITIES:
-            keys = [t[entity].to_numpy(zero_copy_only=False) for t in (transactions, frauds)]
-            numbers, names[entity] = pd.factorize(np.concatenate(keys))
-            codes[entity], disputed[entity] = numbers[:count], numbers[count:]
+            parts = [t[entity].to_numpy(zero_copy_only=False) for t in (transactions, frauds)]
+            numbers, keys[entity] = pd.factorize(np.concatenate(parts))
+            codes[entity], chargeback_codes[entity] = numbers[:count], numbers[count:]
         return cls(
-            names=names,
+            keys=keys,
             codes=codes,
             seq=transactions["seq"].to_numpy(),
-            time=_times(transactions),
+            time=event_times(transactions),
             amount=transactions["amount_minor"].to_numpy() / 100.0,
-            disputed_at=_times(frauds),
-            disputed=disputed,
+            chargeback_time=event_times(frauds),
+            chargeback_codes=chargeback_codes,
         )
 
     def within(self, begin: float, end: float) -> Integers:
-        """Transactions with begin <= time < end."""
+        """Indices of the transactions with begin <= time < end (seconds)."""
         return np.nonzero((self.time >= begin) & (self.time < end))[0]
-
-
-def _times(table: pa.Table) -> Floats:
-    return seconds(table["event_time"].cast(pa.int64()).to_numpy())
 
 
 @dataclass(frozen=True)
 class Edges:
-    """Edges by receiver: those of node i come from `sender[begin[i]:begin[i + 1]]`."""
+    """Edges as a compressed sparse row matrix of receivers by senders.
 
-    begin: Integers
-    sender: Integers
+    Attributes:
+        indptr: (receivers + 1,). Node i receives from `indices[indptr[i]:indptr[i + 1]]`.
+        indices: (edges,) sending nodes.
+        senders: Number of possible sending nodes.
+    """
+
+    indptr: Integers
+    indices: Integers
     senders: int
 
 
 @dataclass(frozen=True)
-class Snapshot:
-    """The graph as of `at`, event time in seconds.
+class GraphSnapshot:
+    """The graph as of one moment.
 
     Attributes:
-        seq: Sequence of the last transaction before `at`, 0 for none.
-        nodes: By entity, (K, NODE_INPUTS). seen: By entity, (K,) whether a node has any edge.
+        at: Event time, seconds.
+        last_seq: Sequence of the last transaction before `at`, 0 for none.
+        nodes: By entity, (K, NODE_INPUTS).
+        has_edge: By entity, (K,) whether a node has an edge.
         edges: By (sending entity, relation, receiving entity).
     """
 
     at: float
-    seq: int
+    last_seq: int
     nodes: Mapping[str, Floats]
-    seen: Mapping[str, Booleans]
+    has_edge: Mapping[str, Booleans]
     edges: Mapping[tuple[str, str, str], Edges]
 
 
-def snapshot(ledger: Ledger, at: float) -> Snapshot:
-    """The graph that was known at a moment."""
-    past = ledger.within(at - MEMORY_DAYS * DAY, at)
+def graph_snapshot(log: TransactionLog, at: float) -> GraphSnapshot:
+    """The graph as known at event time `at` (seconds)."""
+    past = log.within(at - WINDOW_DAYS * DAY, at)
     disputes = np.nonzero(
-        (ledger.disputed_at < at) & (ledger.disputed_at >= at - MEMORY_DAYS * DAY)
+        (log.chargeback_time < at) & (log.chargeback_time >= at - WINDOW_DAYS * DAY)
     )[0]
-    recent = past[ledger.time[past] >= at - RECENT_DAYS * DAY]
+    recent = past[log.time[past] >= at - RECENT_DAYS * DAY]
     pairs = {
-        "pays": {e: ledger.codes[e][past] for e in ENTITIES},
-        "recent": {e: ledger.codes[e][recent] for e in ENTITIES},
-        "disputes": {e: ledger.disputed[e][disputes] for e in ENTITIES},
+        "pays": {e: log.codes[e][past] for e in ENTITIES},
+        "recent": {e: log.codes[e][recent] for e in ENTITIES},
+        "disputes": {e: log.chargeback_codes[e][disputes] for e in ENTITIES},
     }
     edges: dict[tuple[str, str, str], Edges] = {}
     for party in PARTIES:
         for relation in RELATIONS:
             if (relation, party) != SKIPPED:
-                edges.update(_both_ways(ledger, relation, party, pairs[relation]))
-    edges[CUSTOMER, SHARES, CUSTOMER] = _sharing(ledger, past)
-    nodes = {e: _node_inputs(ledger, e, at, past, pairs["disputes"][e]) for e in ENTITIES}
+                edges.update(_both_ways(log, relation, party, pairs[relation]))
+    edges[CUSTOMER, SHARES, CUSTOMER] = _sharing(log, past)
+    nodes = {e: _node_inputs(log, e, at, past, pairs["disputes"][e]) for e in ENTITIES}
     # The first input counts transactions, the third disputes.
-    seen = {e: (inputs[:, 0] > 0) | (inputs[:, 2] > 0) for e, inputs in nodes.items()}
-    return Snapshot(at, int(ledger.seq[past].max(initial=0)), nodes, seen, edges)
+    has_edge = {e: (inputs[:, 0] > 0) | (inputs[:, 2] > 0) for e, inputs in nodes.items()}
+    return GraphSnapshot(at, int(log.seq[past].max(initial=0)), nodes, has_edge, edges)
 
 
 def relations() -> Iterator[tuple[str, str, str]]:
-    """All (sender, relation, receiver) there are."""
+    """All (sending entity, relation, receiving entity)."""
     for party in PARTIES:
         for relation in RELATIONS:
             if (relation, party) != SKIPPED:
@@ -136,58 +146,58 @@ def relations() -> Iterator[tuple[str, str, str]]:
 
 
 def _both_ways(
-    ledger: Ledger, relation: str, party: str, codes: Mapping[str, Integers]
+    log: TransactionLog, relation: str, party: str, codes: Mapping[str, Integers]
 ) -> dict[tuple[str, str, str], Edges]:
     customers, parties = codes[CUSTOMER], codes[party]
-    there = parties >= 0
-    many = max(len(ledger.names[party]), 1)
-    pair = np.unique(customers[there] * many + parties[there])
-    customer, other = pair // many, pair % many
+    present = parties >= 0
+    count = max(len(log.keys[party]), 1)
+    pair = np.unique(customers[present] * count + parties[present])
+    customer, other = pair // count, pair % count
     return {
-        (party, relation, CUSTOMER): _edges(ledger, party, other, CUSTOMER, customer),
-        (CUSTOMER, relation, party): _edges(ledger, CUSTOMER, customer, party, other),
+        (party, relation, CUSTOMER): _edges(log, party, other, CUSTOMER, customer),
+        (CUSTOMER, relation, party): _edges(log, CUSTOMER, customer, party, other),
     }
 
 
-def _sharing(ledger: Ledger, past: Integers) -> Edges:
-    """Customers who paid with the same device, nobody with themselves."""
-    used = pd.DataFrame({c: ledger.codes[c][past] for c in (CUSTOMER, SHARED)})
+def _sharing(log: TransactionLog, past: Integers) -> Edges:
+    """Edges between different customers who paid with the same device."""
+    used = pd.DataFrame({c: log.codes[c][past] for c in (CUSTOMER, SHARED)})
     used = used[used[SHARED] >= 0].drop_duplicates()
     users = used[SHARED].map(used[SHARED].value_counts())
-    used = used[(users > 1) & (users <= MOST_SHARING)]
+    used = used[(users > 1) & (users <= MAX_SHARING)]
     pairs = used.merge(used, on=SHARED, suffixes=("", "_other"))[[CUSTOMER, f"{CUSTOMER}_other"]]
     pairs = pairs[pairs[CUSTOMER] != pairs[f"{CUSTOMER}_other"]].drop_duplicates()
     sender, receiver = pairs[f"{CUSTOMER}_other"].to_numpy(), pairs[CUSTOMER].to_numpy()
-    return _edges(ledger, CUSTOMER, sender, CUSTOMER, receiver)
+    return _edges(log, CUSTOMER, sender, CUSTOMER, receiver)
 
 
 def _edges(
-    ledger: Ledger, sending: str, sender: Integers, receiving: str, receiver: Integers
+    log: TransactionLog, sending: str, sender: Integers, receiving: str, receiver: Integers
 ) -> Edges:
     order = np.lexsort((sender, receiver))
-    count = np.bincount(receiver, minlength=len(ledger.names[receiving]))
-    begin = np.concatenate([[0], np.cumsum(count)]).astype(np.int64)
-    return Edges(begin, sender[order].astype(np.int64), len(ledger.names[sending]))
+    count = np.bincount(receiver, minlength=len(log.keys[receiving]))
+    indptr = np.concatenate([[0], np.cumsum(count)]).astype(np.int64)
+    return Edges(indptr, sender[order].astype(np.int64), len(log.keys[sending]))
 
 
 def _node_inputs(
-    ledger: Ledger, entity: str, at: float, past: Integers, disputed: Integers
+    log: TransactionLog, entity: str, at: float, past: Integers, disputed: Integers
 ) -> Floats:
-    """(K, NODE_INPUTS): how much a node deals, how often it is disputed, for what amounts."""
-    count = len(ledger.names[entity])
-    there = past[ledger.codes[entity][past] >= 0]
-    busy = there[ledger.time[there] >= at - BUSY_DAYS * DAY]
-    codes = ledger.codes[entity]
-    dealt = np.bincount(codes[there], minlength=count)
-    lately = np.bincount(codes[busy], minlength=count)
+    """(K, NODE_INPUTS): transactions in 30 and 3 days, disputes, dispute rate, mean log amount."""
+    count = len(log.keys[entity])
+    present = past[log.codes[entity][past] >= 0]
+    busy = present[log.time[present] >= at - BUSY_DAYS * DAY]
+    codes = log.codes[entity]
+    bought = np.bincount(codes[present], minlength=count)
+    recently = np.bincount(codes[busy], minlength=count)
     charged = np.bincount(disputed[disputed >= 0], minlength=count)
-    amount = np.bincount(codes[there], np.log1p(ledger.amount[there]), minlength=count)
+    amount = np.bincount(codes[present], np.log1p(log.amount[present]), minlength=count)
     return np.column_stack(
         [
-            np.log1p(dealt),
-            np.log1p(lately),
+            np.log1p(bought),
+            np.log1p(recently),
             np.log1p(charged),
-            10.0 * charged / (dealt + 5.0),
-            amount / np.maximum(dealt, 1) / 4.0,
+            10.0 * charged / (bought + 5.0),
+            amount / np.maximum(bought, 1) / 4.0,
         ]
     )

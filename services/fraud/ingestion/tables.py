@@ -1,5 +1,8 @@
-"""The lake's tables of this design, and which decisions of them count."""
+"""The fraud tables in the lake: paths, schemas, and filters of decisions."""
 
+from collections.abc import Mapping
+
+import pyarrow as pa
 import pyarrow.compute as pc
 
 TRANSACTIONS_TABLE = "fraud/transactions"
@@ -8,6 +11,48 @@ DECISIONS_TABLE = "fraud/decisions"
 TRUTH_TABLE = "fraud/truth"
 STATE_LOG = "fraud/states"
 
-# REAL leaves out load tests' decisions; WHOLE those taken without the online store, too.
-REAL = ~pc.field("synthetic")
-WHOLE = REAL & ~pc.field("degraded")
+# Filters: without the decisions of load tests; and without those taken without the online store.
+NOT_SYNTHETIC = ~pc.field("synthetic")
+NOT_DEGRADED = NOT_SYNTHETIC & ~pc.field("degraded")
+
+_PARTIES = [
+    pa.field("seq", pa.int64(), nullable=False),
+    pa.field("transaction_id", pa.string(), nullable=False),
+    pa.field("event_time", pa.timestamp("us", tz="UTC"), nullable=False),
+    pa.field("customer_id", pa.string(), nullable=False),
+    pa.field("merchant_id", pa.string(), nullable=False),
+    pa.field("device_id", pa.string()),
+    pa.field("ip", pa.string()),
+]
+_ITEM = pa.struct([("category", pa.string()), ("price_minor", pa.int64())])
+TRANSACTION_SCHEMA = pa.schema(
+    [
+        *_PARTIES,
+        pa.field("amount_minor", pa.int64(), nullable=False),
+        pa.field("currency", pa.string(), nullable=False),
+        pa.field("cart", pa.list_(_ITEM), nullable=False),
+        pa.field("outcome", pa.string()),
+    ]
+)
+LABEL_SCHEMA = pa.schema([*_PARTIES, pa.field("fraud", pa.bool_(), nullable=False)])
+DECISION_SCHEMA = pa.schema(
+    [
+        *_PARTIES,
+        pa.field("amount_minor", pa.int64(), nullable=False),
+        pa.field("cart", pa.list_(_ITEM), nullable=False),
+        pa.field("decision_id", pa.string(), nullable=False),
+        pa.field("decision", pa.string(), nullable=False),
+        pa.field("score", pa.float64(), nullable=False),
+        pa.field("threshold", pa.float64(), nullable=False),
+        pa.field("model", pa.string(), nullable=False),
+        pa.field("degraded", pa.bool_(), nullable=False),
+        pa.field("synthetic", pa.bool_(), nullable=False),
+        pa.field("features", pa.list_(pa.float64()), nullable=False),
+        pa.field("seqs", pa.map_(pa.string(), pa.int64()), nullable=False),
+    ]
+)
+SCHEMAS: Mapping[str, pa.Schema] = {
+    TRANSACTIONS_TABLE: TRANSACTION_SCHEMA,
+    LABELS_TABLE: LABEL_SCHEMA,
+    DECISIONS_TABLE: DECISION_SCHEMA,
+}

@@ -1,8 +1,8 @@
-"""The drift monitor of this design: what it watches, and a window's length.
+"""The drift monitor of this design: the columns that it monitors, and a window's length.
 
-A window is a day of event time, since no hour is like another. Sums over a month are left out: they
-settle for months after the first day of history, and would always be on their way. The model's own
-answer is the last column.
+A window is a day of event time, because hours differ from each other. Sums over a month are left
+out: they take months to settle after the first day of data, and would drift all that time. The
+model's score is the last column.
 """
 
 from datetime import datetime
@@ -10,18 +10,19 @@ from datetime import datetime
 import numpy as np
 import orjson
 
-from features.spec import DAY, Floats
+from features.spec import DAY
 from monitoring import worker as service
-from monitoring.drift_monitor import Windows
+from monitoring.drift_monitor import WindowCutter
 from monitoring.reference import Reference
-from monitoring.worker import Observed, Watched
+from monitoring.window_watcher import MonitorSpec, Observation
 from services.fraud.features.states import FEATURES, GROUPS, TABULAR
 from services.fraud.ingestion.events import DECISIONS_STREAM
-from services.platform.runtime.worker import run_worker
-from services.platform.settings import settings
-from services.platform.streaming.consumer import Delivered
+from services.platform.models.names import label_version
+from services.platform.settings import Settings
+from services.platform.streaming.consumer import Message
+from services.platform.types import Floats
 
-WATCHED = (
+MONITORED_FEATURES = (
     "amount", "hour_of_day", "cart_items", "cart_highest_price",
     "customer_transactions_1h", "customer_transactions_1d", "customer_mean_amount_1h",
     "customer_mean_amount_1d", "customer_amount_zscore_7d", "customer_amount_ratio_30d",
@@ -30,61 +31,71 @@ WATCHED = (
     "ip_transactions_1d", "merchant_transactions_1h", "merchant_transactions_1d",
     "merchant_amount_ratio_30d",
 )  # fmt: skip
-COLUMNS = (*WATCHED, "score")
-_WHERE = np.array([TABULAR.index(name) for name in WATCHED])
-# What a decision knows without the online store: the transaction, and not the score, which is of a
-# model that saw nothing else.
+COLUMNS = (*MONITORED_FEATURES, "score")
+_FEATURE_INDICES = np.array([TABULAR.index(name) for name in MONITORED_FEATURES])
+# Columns that a decision lacks without the online store: all but the transaction's; the score too,
+# because the model saw nothing else.
 _UNREAD = np.array([name not in GROUPS["transaction"] for name in COLUMNS])
-LEAST_ROWS, MOST_ROWS = 2_000, 40_000
+MIN_ROWS, MAX_ROWS = 2_000, 40_000
 
 
-def windows() -> Windows[Observed]:
+def new_windows() -> WindowCutter[Observation]:
     """An empty window of a day."""
-    return Windows(DAY, LEAST_ROWS, MOST_ROWS)
+    return WindowCutter(DAY, MIN_ROWS, MAX_ROWS)
 
 
-def observe(message: Delivered) -> Observed | None:
-    """One logged decision; None for a load test's.
+def observe(message: Message) -> Observation | None:
+    """One logged decision; None for a load test's, and for one that can't be read.
 
-    Of one that was taken without the online store the transaction counts all the same: an outage
-    is minutes of a day, and without them the day would seem to have other hours.
+    A decision that was taken without the online store counts by its transaction: without the
+    minutes of an outage, the day's `hour_of_day` would drift.
     """
     try:
         event = orjson.loads(message.data)
         if event.get("synthetic") or len(event["features"]) != len(FEATURES):
             return None
-        vector = np.array(event["features"], dtype=np.float64)[_WHERE]
+        vector = np.array(event["features"], dtype=np.float64)[_FEATURE_INDICES]
         at = datetime.fromisoformat(event["transaction"]["event_time"]).timestamp()
         model = str(event["model"])
         values = np.append(vector, float(event["score"]))
         unread = _UNREAD if event["degraded"] else None
-        return Observed(at, int(model.rpartition(":")[2]), model, values, unread=unread)
+        return Observation(at, label_version(model), model, values, unread=unread)
     except (KeyError, TypeError, ValueError):
-        return None  # the lake writer puts it aside, with its reason
+        return None  # the lake writer stores it as rejected, with the reason
 
 
-def watched_columns(vectors: Floats, score: Floats) -> Floats:
-    """(N, F) what is watched of N vectors and their scores."""
-    return np.column_stack([vectors[:, _WHERE], score])
+def monitored_columns(vectors: Floats, score: Floats) -> Floats:
+    """(N, F) monitored columns, the score last.
+
+    Args:
+        vectors: (N, all features).
+        score: (N,).
+    """
+    return np.column_stack([vectors[:, _FEATURE_INDICES], score])
 
 
 def reference(vectors: Floats, score: Floats, time: Floats) -> Reference:
-    """What is normal, by training days. ValueError if those are too few."""
-    rows = watched_columns(vectors, score)
+    """What is normal, with training days as clean windows.
+
+    Args:
+        vectors: (N, all features) of training.
+        score: (N,).
+        time: (N,) event times, seconds.
+
+    Raises:
+        ValueError: there are too few days.
+    """
+    rows = monitored_columns(vectors, score)
     day = (time // DAY).astype(np.int64)
     days = [rows[day == number] for number in np.unique(day)]
-    return Reference.of(COLUMNS, rows, [d for d in days if len(d) >= LEAST_ROWS])
+    return Reference.of(COLUMNS, rows, [d for d in days if len(d) >= MIN_ROWS])
 
 
-def main() -> None:
-    """Start the monitor."""
-    # Not for training, which asks this file for a reference alone.
-    from services.fraud.monitoring.quality import BILLS
+async def main(config: Settings) -> None:
+    """Run until cancelled."""
+    # Not for training, which needs nothing of this module but the reference.
+    from services.fraud.monitoring.quality import QUALITY_SPEC
 
-    config = settings()
-    watched = Watched("fraud", DECISIONS_STREAM, observe, windows, BILLS)
-    run_worker(config, config.metrics_port + 7, lambda: service.serve(config, watched))
-
-
-if __name__ == "__main__":
-    main()
+    await service.serve(
+        config, MonitorSpec("fraud", DECISIONS_STREAM, observe, new_windows, QUALITY_SPEC)
+    )

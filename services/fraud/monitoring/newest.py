@@ -2,22 +2,26 @@
 
 import pyarrow.compute as pc
 
-from features.spec import Floats
-from services.fraud.ingestion.tables import DECISIONS_TABLE, WHOLE
-from services.fraud.monitoring.drift import watched_columns
+from services.fraud.ingestion.tables import DECISIONS_TABLE, NOT_DEGRADED
+from services.fraud.monitoring.drift import monitored_columns
+from services.platform.models.names import label_version
 from services.platform.storage.lake import Lake
+from services.platform.types import Floats
 
 
 def newest(lake: Lake, count: int, where: pc.Expression | None = None) -> tuple[int, Floats]:
-    """The champion's version and what the monitor watches of its newest decisions, (N, F).
+    """The champion's version and the monitored columns of its newest decisions, (N, F).
 
     Args:
-        where: Which decisions count, all if None; the champion is whoever took the last of them.
+        lake: Where decisions are stored.
+        count: How many at most.
+        where: Which decisions count, all if None; the champion is the model that took the last one.
 
     Raises:
-        ValueError: nothing was decided yet. OSError: S3 did not answer.
+        ValueError: there are no decisions yet.
+        OSError: S3 did not answer.
     """
-    wanted = WHOLE if where is None else WHOLE & where
+    wanted = NOT_DEGRADED if where is None else NOT_DEGRADED & where
     rows = lake.read(DECISIONS_TABLE, ["model", "score", "features"], wanted)
     if rows is None or not len(rows):
         raise ValueError("nothing was decided yet")
@@ -25,4 +29,4 @@ def newest(lake: Lake, count: int, where: pc.Expression | None = None) -> tuple[
     last = rows.filter(pc.equal(rows["model"], model))[-count:]
     flat = pc.list_flatten(last["features"].combine_chunks())
     vectors = flat.to_numpy(zero_copy_only=False).reshape(len(last), -1)
-    return int(model.rpartition(":")[2]), watched_columns(vectors, last["score"].to_numpy())
+    return label_version(model), monitored_columns(vectors, last["score"].to_numpy())

@@ -1,89 +1,92 @@
-"""Shadow mode for this design: what the decision stream logged, as a model is asked about it."""
+"""Shadow mode: the design's logged decisions as inputs of a challenger."""
 
 import numpy as np
 from pydantic import ValidationError
 from redis import Redis
+from redis.exceptions import RedisError
 
 from features.online import OnlineTable
-from features.spec import Floats
-from services.fraud.features.states import FEATURES, GRAPH, TABULAR, cart_items, place_values
+from services.fraud.features.kernel import embedding_values
+from services.fraud.features.request import cart_set
+from services.fraud.features.states import EMBEDDINGS, FEATURES, TABULAR
 from services.fraud.ingestion.events import DECISIONS_STREAM, DecisionEvent
-from services.fraud.serving.app import read_model, wants_places
-from services.platform.models.onnx import Model
+from services.fraud.serving.scorer import load_model, needs_embeddings
+from services.platform.models.tabular import TabularModel
 from services.platform.retraining import shadow
-from services.platform.retraining.shadow import Logged
-from services.platform.runtime.worker import run_worker
-from services.platform.settings import Settings, settings
-from services.platform.streaming.consumer import Delivered
+from services.platform.retraining.shadow import LoggedDecision
+from services.platform.settings import Settings
+from services.platform.streaming.consumer import Message
+from services.platform.types import Floats
 
 BATCH = 500
 
 
-class Decisions:
-    """Reads logged decisions.
+class DecisionReader:
+    """Turns messages of the decision stream into logged decisions.
 
-    The scorer reads places only for a champion that needs them, so for a challenger that does,
-    they are read here.
+    The scorer reads embeddings only for a champion that needs them. For a challenger that needs
+    them they are read here.
     """
 
     def __init__(self, redis: Redis) -> None:
-        self._tables = {view: OnlineTable(redis, view) for view in GRAPH}
+        self._tables = {view: OnlineTable(redis, view) for view in EMBEDDINGS}
 
-    def prepare(self, models: tuple[Model, ...], batch: list[Delivered]) -> list[Logged]:
-        """The decisions of a batch that were taken with the online store.
+    def prepare(
+        self, models: tuple[TabularModel, ...], batch: list[Message]
+    ) -> list[LoggedDecision]:
+        """The valid decisions of a batch, without those made without the online store.
+
+        Args:
+            models: Challenger and champion, as far as there are any.
+            batch: Messages of the decision stream.
 
         Raises:
-            redis.RedisError: the places can't be read.
+            redis.RedisError: the embeddings cannot be read.
         """
-        read = [(message, event) for message in batch if (event := _event(message)) is not None]
-        vectors = np.array([event.features for _, event in read], dtype=np.float64)
+        valid = [(message, event) for message in batch if (event := _parse(message)) is not None]
+        vectors = np.array([event.features for _, event in valid], dtype=np.float64)
         vectors = vectors.reshape(-1, len(FEATURES))
-        if read and any(wants_places(model) for model in models):
-            vectors[:, len(TABULAR) :] = self._places([event for _, event in read])
+        if valid and any(needs_embeddings(model) for model in models):
+            vectors[:, len(TABULAR) :] = self._embeddings([event for _, event in valid])
         carts = any(model.card.sets for model in models)
         return [
-            _logged(message.seq, event, vectors[i : i + 1], carts)
-            for i, (message, event) in enumerate(read)
+            _logged_decision(message.seq, event, vectors[i : i + 1], carts)
+            for i, (message, event) in enumerate(valid)
         ]
 
-    def _places(self, events: list[DecisionEvent]) -> Floats:
+    def _embeddings(self, events: list[DecisionEvent]) -> Floats:
+        """(N, len(EMBEDDING_FEATURES)), NaN for parties without an embedding."""
         columns = []
         for view, table in self._tables.items():
             keys = [getattr(event.transaction, view.keys[0]) for event in events]
             rows = table.load([(key or "",) for key in keys])
-            columns.append(place_values(rows))
+            columns.append(embedding_values(rows))
         return np.hstack(columns)
 
 
-def _event(message: Delivered) -> DecisionEvent | None:
+def _parse(message: Message) -> DecisionEvent | None:
     try:
         event = DecisionEvent.model_validate_json(message.data)
     except ValidationError:
-        return None  # the lake writer puts it aside, with its reason
+        return None  # the lake writer stores it as rejected, with the reason
     return None if event.degraded or len(event.features) != len(FEATURES) else event
 
 
-def _logged(seq: int, event: DecisionEvent, vector: Floats, with_cart: bool) -> Logged:
+def _logged_decision(
+    seq: int, event: DecisionEvent, vector: Floats, with_cart: bool
+) -> LoggedDecision:
     transaction = event.transaction
     fields = {
         "seq": seq,
         "event_time": transaction.event_time,
         "decision_id": event.decision_id,
     }
-    return Logged(fields, vector, {"items": cart_items(transaction)} if with_cart else {})
+    return LoggedDecision(fields, vector, {"items": cart_set(transaction)} if with_cart else {})
 
 
-async def serve(config: Settings) -> None:
+async def main(config: Settings) -> None:
     """Run until cancelled."""
-    decisions = Decisions(Redis.from_url(config.redis, socket_timeout=5.0))
-    await shadow.serve(config, "fraud", read_model, decisions.prepare, DECISIONS_STREAM, BATCH)
-
-
-def main() -> None:
-    """Start the worker."""
-    config = settings()
-    run_worker(config, config.metrics_port + 2, lambda: serve(config))
-
-
-if __name__ == "__main__":
-    main()
+    decisions = DecisionReader(Redis.from_url(config.redis, socket_timeout=5.0))
+    await shadow.serve(
+        config, "fraud", load_model, decisions.prepare, DECISIONS_STREAM, BATCH, (RedisError,)
+    )

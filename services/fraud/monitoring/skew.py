@@ -1,4 +1,4 @@
-"""The skew audit: every logged vector recomputed from the raw events, and compared by bytes."""
+"""The skew audit: recompute every logged feature vector from the raw events and compare bytes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,21 +10,24 @@ import pyarrow as pa
 from pyarrow import compute as pc
 
 from features.aggregation import backfill
-from features.spec import SEQ, SEQ_COLUMN, Embedding, Floats, Integers
+from features.spec import SEQ, SEQ_COLUMN, Embedding
 from features.state_log import stack
-from services.fraud.features.embeddings import log_tables
-from services.fraud.features.states import FEATURES, GRAPH, STATES, contributions, vectors
-from services.fraud.ingestion.events import ENTITIES, Events
+from services.fraud.features.embedding_log import read_embedding_log
+from services.fraud.features.kernel import contributions, feature_vectors
+from services.fraud.features.request import request_columns
+from services.fraud.features.states import EMBEDDINGS, FEATURES, STATES
+from services.fraud.ingestion.columns import Events
+from services.fraud.ingestion.events import ENTITIES
 from services.fraud.ingestion.tables import DECISIONS_TABLE, LABELS_TABLE, TRANSACTIONS_TABLE
-from services.fraud.retraining.training import entity_frame, own_frame
 from services.platform.storage.lake import Lake
+from services.platform.types import Floats, Integers
 
-_LOOKS, _LOOK_AGAIN_S = 4, 2.0
+_READ_ATTEMPTS, _RETRY_S = 4, 2.0
 
 
 @dataclass(frozen=True)
 class Mismatch:
-    """One decision whose vector is not what its events give."""
+    """A decision whose vector differs from the one recomputed from its events."""
 
     transaction_id: str
     decision_id: str
@@ -37,11 +40,12 @@ class Audit:
     """Outcome of a skew audit.
 
     Attributes:
-        vectors: Decisions compared. mismatches: Those that differ. degraded: Decisions among
-            them that were taken without the online store.
-        events: Events folded. gaps: Sequences up to the last that are not in the lake: messages
-            put aside as malformed, or else lost.
-        examples: Some of the mismatches.
+        vectors: Decisions compared.
+        mismatches: Decisions whose vector differs.
+        degraded: Decisions taken without the online store.
+        events: Events folded.
+        gaps: Sequences up to the last that are missing in the lake: dead letters, or lost events.
+        examples: The first mismatches.
     """
 
     vectors: int = 0
@@ -53,26 +57,28 @@ class Audit:
 
 
 def audit(lake: Lake) -> Audit:
-    """Recompute every logged decision's vector from the raw events and compare bytes.
+    """Recompute the vector of every logged decision from the raw events and compare bytes.
 
     Raises:
         OSError: S3 did not answer.
+        ValueError: the decisions have another number of features.
     """
     decisions = lake.read(DECISIONS_TABLE)
     events = _events(lake)
     if decisions is None or events is None:
         return Audit()
-    return compare(events, decisions, log_tables(lake))
+    return compare(events, decisions, read_embedding_log(lake))
 
 
 def _events(lake: Lake) -> Events | None:
     """All events up to the last transaction.
 
-    Labels that are written while transactions are read would look like a gap before them; one that
-    is there all the same is looked at again, for a batch is written table by table.
+    Later labels are left out: they may have been written after the transactions were read, which
+    would look like a gap. A batch is written table by table, so a gap is read again before it
+    counts.
     """
     columns = ["event_time", *ENTITIES, "fraud"]
-    for _ in range(_LOOKS):
+    for _ in range(_READ_ATTEMPTS):
         transactions = lake.read(TRANSACTIONS_TABLE)
         if transactions is None:
             return None
@@ -80,90 +86,103 @@ def _events(lake: Lake) -> Events | None:
         events = Events.from_tables(transactions, lake.read(LABELS_TABLE, columns, so_far))
         if not _gaps(events):
             break
-        sleep(_LOOK_AGAIN_S)
+        sleep(_RETRY_S)
     return events
 
 
 def _gaps(events: Events) -> int:
-    """Sequences up to the last that are missing."""
+    """Number of missing sequences up to the last."""
     return int(events.seq[-1]) - len(events)
 
 
 def compare(
-    events: Events, decisions: pa.Table, nights: Mapping[str, pa.Table | None] | None = None
+    events: Events, decisions: pa.Table, embedding_logs: Mapping[str, pa.Table | None] | None = None
 ) -> Audit:
-    """Compare logged vectors with those that folding `events` gives.
+    """Compare the logged vectors with those computed from `events`.
 
     Args:
-        events: All events up to and past the decisions, in stream order.
-        decisions: Rows of `ingestion.DECISIONS`.
-        nights: By view name, the log of the places in the graph.
+        events: All events up to the decisions or further, in stream order.
+        decisions: D rows of `DECISION_SCHEMA`.
+        embedding_logs: By view name, the embedding log.
     """
     logged = _seqs(decisions)
-    rows = rows_at(events, decisions, logged)
-    for view in GRAPH:
-        rows[view.name] = _placed(decisions, view, logged[view.name], (nights or {}).get(view.name))
-    own = own_frame(entity_frame(decisions))
-    again = vectors(rows, own)
-    seen = np.array(decisions["features"].to_pylist(), dtype=np.float64).reshape(len(decisions), -1)
-    if seen.shape[1] != len(FEATURES):
-        raise ValueError(f"decisions hold {seen.shape[1]} features, {len(FEATURES)} are known")
-    differs = _bits(again) != _bits(seen)
-    unfounded = _unfounded(rows, logged)
-    wrong = np.nonzero(differs.any(axis=1) | unfounded)[0]
+    rows = rows_as_of(events, decisions, logged)
+    for view in EMBEDDINGS:
+        log = (embedding_logs or {}).get(view.name)
+        rows[view.name] = _embedding_rows(decisions, view, logged[view.name], log)
+    recomputed = feature_vectors(rows, request_columns(decisions))
+    served = np.array(decisions["features"].to_pylist(), dtype=np.float64)
+    served = served.reshape(len(decisions), -1)
+    if served.shape[1] != len(FEATURES):
+        raise ValueError(f"decisions hold {served.shape[1]} features, {len(FEATURES)} are known")
+    differs = _bits(recomputed) != _bits(served)
+    unknown_seq = _unknown_seq(rows, logged)
+    wrong = np.nonzero(differs.any(axis=1) | unknown_seq)[0]
     return Audit(
         vectors=len(decisions),
         mismatches=len(wrong),
         events=len(events),
         gaps=_gaps(events),
         degraded=int(pc.sum(decisions["degraded"]).as_py() or 0),
-        examples=[_example(decisions, int(i), differs[i], bool(unfounded[i])) for i in wrong[:10]],
+        examples=[
+            _example(decisions, int(i), differs[i], bool(unknown_seq[i])) for i in wrong[:10]
+        ],
     )
 
 
-def rows_at(
+def rows_as_of(
     events: Events, decisions: pa.Table, logged: Mapping[str, Integers]
 ) -> dict[str, Floats]:
-    """By state, (D, width): each decision's row as of the sequence it logged, -1 for unread.
+    """By state name, (D, width): each decision's row as of the sequence it logged.
 
-    Each decision becomes a probe: an event that adds nothing, placed right behind the event it
-    names. Probes differ by state, since a decision reads rows of different age.
+    Each decision becomes a probe: an event that adds nothing, directly after the event whose
+    sequence it logged. Probes differ by state, since a decision reads rows of different ages.
+
+    Args:
+        logged: By state name, (D,) logged sequences, -1 for a row that was not read.
     """
     rows = {}
     for state in STATES:
-        needed = _with_probes(events, decisions, logged[state.name])
-        # The device counts new pairs, so the pairs fold along with it.
+        probed = _with_probes(events, decisions, logged[state.name])
+        # The device counts new pairs, so it is folded together with the pairs.
         together = STATES if "new_customers" in state.measures else (state,)
-        slots = np.where(needed.probe >= 0, needed.probe, -1)
-        found = backfill(together, needed.events, contributions, slots)[state.name].before
+        folded = backfill(together, probed.events, contributions, probed.decision)
+        found = folded[state.name].snapshots
         found[logged[state.name] < 0] = np.nan
         rows[state.name] = found
     return rows
 
 
-def _placed(decisions: pa.Table, view: Embedding, logged: Integers, log: pa.Table | None) -> Floats:
-    """(D, width): each decision's place as the night it names wrote it."""
+def _embedding_rows(
+    decisions: pa.Table, view: Embedding, logged: Integers, log: pa.Table | None
+) -> Floats:
+    """(D, width): each decision's embedding from the snapshot whose sequence it logged."""
     rows = np.full((len(decisions), view.width), np.nan)
     rows[logged == 0] = 0.0
-    named = np.nonzero(logged > 0)[0]
-    if log is None or not len(named):
+    read = np.nonzero(logged > 0)[0]
+    if log is None or not len(read):
         return rows
     key = view.keys[0]
-    kept = log.to_pandas().assign(place=np.arange(len(log)))
-    asked = pd.DataFrame({key: decisions[key].to_pandas()[named], SEQ_COLUMN: logged[named]})
-    found = asked.merge(kept[[key, SEQ_COLUMN, "place"]], on=[key, SEQ_COLUMN], how="left")
-    there = found["place"].notna().to_numpy()
-    values = kept[view.name].iloc[found["place"][there].astype(np.int64)]
-    rows[named[there]] = stack(values, view.width)
+    entries = log.to_pandas().assign(entry=np.arange(len(log)))
+    wanted = pd.DataFrame({key: decisions[key].to_pandas()[read], SEQ_COLUMN: logged[read]})
+    found = wanted.merge(entries[[key, SEQ_COLUMN, "entry"]], on=[key, SEQ_COLUMN], how="left")
+    present = found["entry"].notna().to_numpy()
+    values = entries[view.name].iloc[found["entry"][present].astype(np.int64)]
+    rows[read[present]] = stack(values, view.width)
     return rows
 
 
 @dataclass(frozen=True)
 class _Probed:
-    """Events with probes among them. probe: (N,) index of the decision, -1 for an event."""
+    """Events and probes in one order.
+
+    Attributes:
+        events: N events and probes.
+        decision: (N,) index of the probe's decision, -1 for an event.
+    """
 
     events: Events
-    probe: Integers
+    decision: Integers
 
 
 def _with_probes(events: Events, decisions: pa.Table, after: Integers) -> _Probed:
@@ -181,7 +200,7 @@ def _with_probes(events: Events, decisions: pa.Table, after: Integers) -> _Probe
         Events(
             seq=np.concatenate([events.seq, np.zeros(count, np.int64)])[order],
             time=np.concatenate([events.time, nothing])[order],
-            sighting=np.concatenate([events.sighting, none])[order],
+            is_transaction=np.concatenate([events.is_transaction, none])[order],
             amount=np.concatenate([events.amount, nothing])[order],
             chargeback=np.concatenate([events.chargeback, none])[order],
             keys=keys,
@@ -191,9 +210,9 @@ def _with_probes(events: Events, decisions: pa.Table, after: Integers) -> _Probe
 
 
 def _seqs(decisions: pa.Table) -> dict[str, Integers]:
-    """By state, (D,) logged sequences, -1 where the row was not read."""
+    """By view name, (D,) logged sequences, -1 for a row that was not read."""
     logged = [dict(pairs) for pairs in decisions["seqs"].to_pylist()]
-    names = [state.name for state in STATES] + [view.name for view in GRAPH]
+    names = [state.name for state in STATES] + [view.name for view in EMBEDDINGS]
     return {n: np.array([_known(d, n) for d in logged], dtype=np.int64) for n in names}
 
 
@@ -202,8 +221,8 @@ def _known(logged: Mapping[str, int | None], name: str) -> int:
     return -1 if value is None else int(value)
 
 
-def _unfounded(rows: Mapping[str, Floats], logged: Mapping[str, Integers]) -> np.ndarray:
-    """(D,) whether a decision names a sequence that its entity's events do not have."""
+def _unknown_seq(rows: Mapping[str, Floats], logged: Mapping[str, Integers]) -> np.ndarray:
+    """(D,) whether a decision logged a sequence that its entity's events do not have."""
     wrong = np.zeros(len(next(iter(logged.values()))), dtype=bool)
     for name, seqs in logged.items():
         found = np.nan_to_num(rows[name][:, SEQ], nan=-1.0)
@@ -212,15 +231,15 @@ def _unfounded(rows: Mapping[str, Floats], logged: Mapping[str, Integers]) -> np
 
 
 def _bits(values: Floats) -> Integers:
-    """The bytes of float64s as integers, every NaN alike: JSON has but one."""
+    """The bytes of float64s as integers, with one NaN for all, as in JSON."""
     values = np.where(np.isnan(values), np.nan, values)
     return values.view(np.int64)
 
 
-def _example(decisions: pa.Table, i: int, differs: np.ndarray, unfounded: bool) -> Mismatch:
+def _example(decisions: pa.Table, i: int, differs: np.ndarray, unknown_seq: bool) -> Mismatch:
     return Mismatch(
         decisions["transaction_id"][i].as_py(),
         decisions["decision_id"][i].as_py(),
         tuple(FEATURES[k] for k in np.nonzero(differs)[0]),
-        "a logged sequence is not among the events" if unfounded else "the vector differs",
+        "a logged sequence is not among the events" if unknown_seq else "the vector differs",
     )

@@ -1,10 +1,11 @@
-"""Step 7, retraining: every night from where the champion stands, and only through the gate.
+"""Step 7, retraining: nightly, from the champion's weights, and promoted only through the gate.
 
-The night trains the champion on with what was decided and labelled since, and enters the result
-as a challenger. A challenger, from the night or from `swap`, is judged by the newest labelled days,
-which no model here is ever trained on, and by how it does in shadow mode beside live traffic.
-Why not train from scratch on everything? It takes longer each night and changes what need not
-change; `swap` does it when a person asks.
+Nightly retraining continues the champion's training on the decisions labelled since, and enters the
+result as a challenger. A challenger, from nightly retraining or from `swap`, is compared with the
+champion on the newest labelled days, which no model is trained on, and in shadow mode on live
+traffic. Training from scratch on all data would take longer every night and change more than the
+new labels require; `swap` does it on demand.
 
-Labels are two weeks late by nature. The night does not guess them: it says that there are too few.
+Labels arrive two weeks late. Nightly retraining does not guess them: with too few it trains nothing
+and reports that.
 """

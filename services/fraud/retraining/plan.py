@@ -1,4 +1,4 @@
-"""What this design gives the model lifecycle: how it trains, retrains and compares models."""
+"""The design's retraining spec: how it trains, retrains and compares models."""
 
 from pathlib import Path
 from time import perf_counter
@@ -9,139 +9,171 @@ import pandas as pd
 from features.spec import DAY
 from monitoring.reference import Reference
 from services.fraud.candidates import CANDIDATES
-from services.fraud.features import embeddings as places
+from services.fraud.features import embeddings
+from services.fraud.features.request import cart_sets
+from services.fraud.ingestion.columns import event_times
 from services.fraud.ingestion.events import DECISIONS_STREAM
 from services.fraud.monitoring.drift import reference
-from services.fraud.problem import LATENCY_BUDGET_MS, Kpi
+from services.fraud.problem import LATENCY_BUDGET_MS, CostModel
 from services.fraud.retraining import training
-from services.fraud.retraining.outcomes import Labelled, labelled
-from services.fraud.retraining.training import GATE_DAYS, Split, cart_sets, examples, times
-from services.fraud.serving.app import read_model, wants_places
+from services.fraud.retraining.dataset import GATE_DAYS, TrainingData, examples, fingerprint
+from services.fraud.retraining.outcomes import LabelledDecisions, labelled_decisions
+from services.fraud.serving.scorer import load_model, needs_embeddings
 from services.platform.models.candidates import Candidate
-from services.platform.models.onnx import Model, ModelCard
-from services.platform.models.registry import Trained
-from services.platform.progress import Bar
-from services.platform.retraining.challenge import Plan, TooFewLabels
-from services.platform.retraining.gate import Evidence, Side
+from services.platform.models.onnx import ModelCard
+from services.platform.models.registry import RegisteredModel
+from services.platform.models.tabular import TabularModel
+from services.platform.progress import ProgressBar
+from services.platform.retraining.gate import Evidence, ModelResult
+from services.platform.retraining.spec import RetrainingSpec, TooFewLabels
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
 
-LEAST_LABELLED, LEAST_FRAUDS = 5_000, 30
+MIN_LABELLED, MIN_FRAUDS = 5_000, 30
 VALIDATION_SHARE = 0.3
-NORMAL_DAYS = 30
+REFERENCE_DAYS = 30
 
 
-def fresh(settings: Settings, lake: Lake, card: ModelCard, bar: Bar) -> Labelled:
-    """What was labelled since a model was trained, without the days that are the gate's.
+def new_outcomes(
+    settings: Settings, lake: Lake, card: ModelCard, bar: ProgressBar
+) -> LabelledDecisions:
+    """Decisions labelled since a model was trained, without the days held out for the gate.
 
     Raises:
         TooFewLabels: too few to train on.
     """
     since = card.trained_until.timestamp() if card.trained_until else 0.0
     with bar("reading labelled decisions"):
-        data = labelled(settings, lake, since, "graph" in CANDIDATES.get(card.candidate).groups)
+        data = labelled_decisions(
+            settings, lake, since, "graph" in CANDIDATES.get(card.candidate).groups
+        )
     if data is not None and len(data):
-        time_of = times(data.rows)
-        data = data.where(time_of < time_of.max() - GATE_DAYS * DAY)
-    return _enough(data, "to train on", f"since {card.candidate}:{card.version} was trained")
+        time_of = event_times(data.rows)
+        data = data.select(time_of < time_of.max() - GATE_DAYS * DAY)
+    return _require_enough(
+        data, "to train on", f"since {card.label} was trained"
+    )
 
 
-def train_on(
-    settings: Settings, card: ModelCard, native: Path, data: Labelled, seed: int, bar: Bar
-) -> Trained:
-    """Train a champion on; the last part of the data chooses the threshold."""
+def train_further(
+    settings: Settings,
+    card: ModelCard,
+    native: Path,
+    data: LabelledDecisions,
+    seed: int,
+    bar: ProgressBar,
+) -> RegisteredModel:
+    """Continue the training of a champion; the newest part of the data chooses the threshold.
+
+    Args:
+        settings: Where lake and registry are.
+        card: The champion's card.
+        native: Folder with the champion's native model.
+        data: Labelled decisions it was not trained on.
+        seed: Seed of the training.
+        bar: Opens a progress bar with a title.
+    """
     kind = CANDIDATES.get(card.candidate)
     candidate = training.new_candidate(card.candidate)
     candidate.load(native)
-    time_of = times(data.rows)
-    late = time_of > np.quantile(time_of, 1 - VALIDATION_SHARE)
-    fit, valid = (data.where(chosen) for chosen in (~late, late))
-    new = examples(fit.rows, fit.vectors, kind)
+    time_of = event_times(data.rows)
+    is_late = time_of > np.quantile(time_of, 1 - VALIDATION_SHARE)
+    fit, valid = (data.select(chosen) for chosen in (~is_late, is_late))
+    examples_to_fit = examples(fit.rows, fit.vectors, kind)
     begin = perf_counter()
-    with bar(f"training {card.candidate} on") as step:
-        candidate.fit_more(new, seed, step)
-    held = Split(
-        train=new,
+    with bar(f"continuing the training of {card.candidate}") as step:
+        candidate.fit_more(examples_to_fit, seed, step)
+    training_data = TrainingData(
+        train=examples_to_fit,
         validation=examples(valid.rows, valid.vectors, kind),
-        fingerprint=training.fingerprint(data.vectors, data.rows),
+        fingerprint=fingerprint(data.vectors, data.rows),
         until=float(time_of.max()),
-        time=np.concatenate([times(fit.rows), times(valid.rows)]),
+        time=np.concatenate([event_times(fit.rows), event_times(valid.rows)]),
     )
-    normal = _normal(settings, candidate, held.until, bar)
-    shown = {"seed": seed, "trained_on_from": card.version}
-    return training.register(settings, candidate, held, normal, perf_counter() - begin, shown)
+    drift_reference = _reference(settings, candidate, training_data.until, bar)
+    train_s = perf_counter() - begin
+    parameters = {"seed": seed, "trained_on_from": card.version}
+    return training.register(
+        settings, candidate, training_data, drift_reference, train_s, parameters
+    )
 
 
-def _normal(settings: Settings, candidate: Candidate, until: float, bar: Bar) -> Reference:
-    """What is normal for a model that was trained on: by the month before, not a night's few days.
+def _reference(
+    settings: Settings, candidate: Candidate, until: float, bar: ProgressBar
+) -> Reference:
+    """The drift monitor's reference for a retrained model, from the month before its training end.
+
+    One night's new labels cover too few days for a reference.
 
     Raises:
-        TooFewLabels: that month has too few days to say.
+        TooFewLabels: the month has too few labelled days.
     """
     kind = type(candidate)
-    since = until - NORMAL_DAYS * DAY
-    with bar("reading what is normal"):
-        month = labelled(settings, Lake(settings), since, "graph" in kind.groups)
+    since = until - REFERENCE_DAYS * DAY
+    with bar("reading the reference month"):
+        month = labelled_decisions(settings, Lake(settings), since, "graph" in kind.groups)
     if month is None:
-        raise TooFewLabels("no labelled days to say what is normal by")
-    month = month.where(times(month.rows) <= until)
+        raise TooFewLabels("no labelled days for the drift reference")
+    month = month.select(event_times(month.rows) <= until)
     score = candidate.score(examples(month.rows, month.vectors, kind))
     try:
-        return reference(month.vectors, score, times(month.rows))
+        return reference(month.vectors, score, event_times(month.rows))
     except ValueError as error:
-        raise TooFewLabels(f"the last {NORMAL_DAYS} labelled days: {error}") from None
+        raise TooFewLabels(f"the last {REFERENCE_DAYS} labelled days: {error}") from None
 
 
-def evidence(settings: Settings, lake: Lake, models: list[Model], bar: Bar) -> Evidence:
+def gate_evidence(
+    settings: Settings, lake: Lake, models: list[TabularModel], bar: ProgressBar
+) -> Evidence:
     """Both models' scores on labelled decisions that neither was trained on.
 
     Raises:
-        TooFewLabels: too few to judge by.
+        TooFewLabels: too few to decide on.
     """
     since = max(m.card.trained_until.timestamp() if m.card.trained_until else 0.0 for m in models)
     with bar("reading labelled decisions"):
-        found = labelled(settings, lake, since, any(wants_places(m) for m in models))
-    data = _enough(found, "to judge by", "that neither model was trained on")
+        found = labelled_decisions(settings, lake, since, any(needs_embeddings(m) for m in models))
+    data = _require_enough(found, "to decide on", "that neither model was trained on")
     sets = {"items": cart_sets(data.rows)} if any(m.card.sets for m in models) else {}
-    sides = [Side.of(m, data.vectors, sets) for m in models]
+    results = [ModelResult.from_model(m, data.vectors, sets) for m in models]
     return Evidence(
-        champion=sides[0],
-        challenger=sides[1],
+        champion=results[0],
+        challenger=results[1],
         positive=data.rows["fraud"].to_numpy(),
         amount=data.rows["amount_minor"].to_numpy().astype(np.float64),
         unit=pd.factorize(data.rows["customer_id"].to_numpy())[0],
     )
 
 
-def place_everybody(settings: Settings, bar: Bar) -> str:
-    """Give every party its place in the graph anew."""
-    return f"{places.refresh(settings, Lake(settings), bar):,} parties placed"
+def refresh_embeddings(settings: Settings, bar: ProgressBar) -> str:
+    """Recompute the embeddings of all parties; returns what was done, for the log."""
+    return f"{embeddings.refresh(settings, Lake(settings), bar):,} embeddings refreshed"
 
 
-def _enough(data: Labelled | None, what_for: str, since: str) -> Labelled:
+def _require_enough(data: LabelledDecisions | None, purpose: str, since: str) -> LabelledDecisions:
     found = 0 if data is None else len(data)
     frauds = 0 if data is None else int(data.rows["fraud"].to_numpy().sum())
-    if data is None or found < LEAST_LABELLED or frauds < LEAST_FRAUDS:
+    if data is None or found < MIN_LABELLED or frauds < MIN_FRAUDS:
         raise TooFewLabels(
-            f"{found:,} labelled decisions with {frauds} frauds {since}; {LEAST_LABELLED:,} with "
-            f"{LEAST_FRAUDS} are needed {what_for}. Labels come two simulated weeks after the "
-            "transaction: `whiteboard simulate fraud --rate 400` makes time pass"
+            f"{found:,} labelled decisions with {frauds} frauds {since}; {MIN_LABELLED:,} with "
+            f"{MIN_FRAUDS} are needed {purpose}. Labels come two simulated weeks after the "
+            "transaction: run `whiteboard simulate fraud --rate 400`"
         )
     return data
 
 
-PLAN = Plan(
+RETRAINING_SPEC = RetrainingSpec(
     design="fraud",
     candidates=CANDIDATES,
-    read=read_model,
+    read_model=load_model,
     train=training.train,
-    fresh=fresh,
-    train_on=train_on,
-    evidence=evidence,
-    costs=Kpi().costs,
+    new_outcomes=new_outcomes,
+    train_further=train_further,
+    gate_evidence=gate_evidence,
+    costs=CostModel().costs,
     budget_ms=LATENCY_BUDGET_MS,
-    decisions=DECISIONS_STREAM,
+    decision_stream=DECISIONS_STREAM,
     route="/score",
     url=lambda settings: settings.scorer,
-    before_night=place_everybody,
+    before_retraining=refresh_embeddings,
 )

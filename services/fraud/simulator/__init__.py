@@ -1,4 +1,4 @@
-"""The world outside the design: customers, merchants, fraudsters, and the payment gateway.
+"""Simulated customers, merchants, fraudsters and payment gateway.
 
-Everything here is simulated, and says so. The same seed gives the same bytes.
+The same seed gives the same bytes.
 """

@@ -1,7 +1,7 @@
-"""First start: history into the lake, states into the store, streams, and a first champion.
+"""First start: backfill lake and online store, create the streams, train a first champion.
 
-Each part is skipped where it is done already. Creating the stream comes last of the first part:
-a bootstrap that is interrupted before it starts over.
+Completed parts are skipped. The stream of events is created last in the backfill: a bootstrap that
+is interrupted earlier starts over.
 """
 
 import asyncio
@@ -10,71 +10,83 @@ from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 from redis import Redis
 
-from features.online import OnlineTable
-from services.fraud.features import backfill as history
-from services.fraud.features.states import STATES
-from services.fraud.ingestion.events import STREAM, STREAMS, Events
-from services.fraud.retraining.training import WARM_UP_DAYS, train
-from services.fraud.simulator.gateway import WorldState
-from services.fraud.simulator.traffic import DAY_US, START_US, Traffic
-from services.platform.models.served_model import champion_path
-from services.platform.progress import Bar
-from services.platform.retraining.challenge import promote_unjudged
+from services.fraud.ingestion.events import STREAM, STREAMS
+from services.platform.models.names import served_path
+from services.platform.progress import ProgressBar
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
-from services.platform.streaming.consumer import connect, ensure_stream
-
-HISTORY_DAYS = 60
-CANDIDATE = "xgboost"
+from services.platform.streaming.connection import connect, ensure_stream
 
 
-def bootstrap(config: Settings, seed: int, days: int, bar: Bar) -> bool:
-    """Do what is missing. Returns whether anything was.
+def bootstrap(config: Settings, candidate: str, seed: int, days: int, bar: ProgressBar) -> bool:
+    """Do what is missing. Heavy modules are imported only when needed: a complete start is fast.
+
+    Args:
+        config: Where the engines run.
+        candidate: The first champion.
+        seed: Seed of the simulation and of the training.
+        days: Days to backfill.
+        bar: Opens a progress bar with a title.
+
+    Returns:
+        Whether anything was missing.
 
     Raises:
         ConnectionError, OSError, redis.RedisError: an engine does not answer.
-        TooLittleHistory: `days` are too few to train on.
+        NotEnoughData: `days` are too few to train on.
     """
-    fresh = not asyncio.run(_have_streams(config))
-    if fresh:
-        _make_history(config, Traffic(seed), days, bar)
-    untrained = not Lake(config).exists(champion_path("fraud"))
+    is_new = not asyncio.run(_streams_exist(config))
+    if is_new:
+        _backfill(config, seed, days, bar)
+    untrained = not Lake(config).exists(served_path("fraud"))
     if untrained:
-        made = train(config, CANDIDATE, seed, bar)
-        promote_unjudged(config, made, "the first champion")
-    return fresh or untrained
+        from services.fraud.retraining.training import train
+        from services.platform.retraining.challenge import promote_without_gate
+
+        made = train(config, candidate, seed, bar)
+        promote_without_gate(config, made, "the first champion")
+    return is_new or untrained
 
 
-def _make_history(config: Settings, traffic: Traffic, days: int, bar: Bar) -> None:
+def _backfill(config: Settings, seed: int, days: int, bar: ProgressBar) -> None:
+    from features.online import OnlineTable
+    from services.fraud.features import backfill
+    from services.fraud.features.states import STATES
+    from services.fraud.ingestion.columns import Events
+    from services.fraud.retraining.dataset import WARM_UP_DAYS
+    from services.fraud.simulator.day import DAY_US, START_US
+    from services.fraud.simulator.history import simulate_days, write_lake
+    from services.fraud.simulator.traffic import Traffic
+
     lake = Lake(config)
     with bar(f"simulating {days} days") as step:
-        made = history.simulate(traffic, days, step)
-    with bar("writing them to the lake") as step:
+        made = simulate_days(Traffic(seed), days, step)
+    with bar("writing the lake") as step:
         lake.remove(["fraud"])
-        transactions, labels = history.write_lake(lake, made, step)
-    with bar("folding features") as step:
+        transactions, labels = write_lake(lake, made, step)
+    with bar("computing states") as step:
         step(0, 1)
         events = Events.from_tables(transactions, labels)
-        folded = history.fold_history(events)
+        states = backfill.backfill_states(events)
         step(1, 1)
     with bar("logging states for training") as step:
         since = (START_US + WARM_UP_DAYS * DAY_US) / 1e6
-        history.write_states(lake, events, folded, since, step)
+        backfill.write_states(lake, events, states, since, step)
     with bar("loading the online store") as step, Redis.from_url(config.redis) as redis:
         tables = {state.name: OnlineTable(redis, state) for state in STATES}
         for table in tables.values():
             table.clear()
-        history.load_online(tables, folded, step)
-    asyncio.run(_make_streams(config, made.last_seq, START_US + days * DAY_US))
+        backfill.load_online(tables, states, step)
+    asyncio.run(_start_live(config, made.last_seq, START_US + days * DAY_US))
 
 
-async def _have_streams(config: Settings) -> bool:
-    """Whether there are streams; those that are there are brought up to date."""
+async def _streams_exist(config: Settings) -> bool:
+    """Whether the stream of events exists; existing streams are updated."""
     nc = await connect(config, "bootstrap")
     js = nc.jetstream()
     try:
         await js.stream_info(STREAM)
-        await make_streams(js, last_seq=0)
+        await create_streams(js, last_seq=0)
     except NotFoundError:
         return False
     finally:
@@ -82,19 +94,26 @@ async def _have_streams(config: Settings) -> bool:
     return True
 
 
-async def _make_streams(config: Settings, last_seq: int, end_us: int) -> None:
+async def _start_live(config: Settings, last_seq: int, end_us: int) -> None:
+    from services.fraud.simulator.state import SimulationState
+
     nc = await connect(config, "bootstrap")
     try:
         js = nc.jetstream()
-        state = await WorldState.open(js, end_us)
-        await state.store()
-        await make_streams(js, last_seq)
+        state = await SimulationState.open(js, end_us)
+        await state.checkpoint()
+        await create_streams(js, last_seq)
     finally:
         await nc.close()
 
 
-async def make_streams(js: JetStreamContext, last_seq: int) -> None:
-    """Create the streams that are missing. That of events comes last: history is complete then."""
+async def create_streams(js: JetStreamContext, last_seq: int) -> None:
+    """Create missing streams, the stream of events last: its existence means a complete backfill.
+
+    Args:
+        js: The JetStream context.
+        last_seq: Sequence of the last backfilled event; the stream of events continues after it.
+    """
     for name, subjects in reversed(STREAMS.items()):
         first = last_seq + 1 if name == STREAM else 1
         await ensure_stream(js, name, subjects, first)

@@ -1,17 +1,17 @@
-"""Switches that make the world change, so that what watches it can be tested."""
+"""Drift that can be injected into the simulation, to test the monitors."""
 
 from dataclasses import dataclass, fields
 
 
 @dataclass(frozen=True)
 class Drift:
-    """How strongly the world has changed, from `day` on; each strength is in 0..1.
+    """Strength of each kind of drift, 0..1.
 
     Attributes:
         covariate: Customers change: amounts grow by up to half and shopping moves into the night.
         concept: Fraudsters change: stolen cards are used for small amounts at the victim's own
-            shops, and twice as often, so what was learnt of them no longer holds.
-        holiday: A season of gifts: more transactions, larger ones. Ordinary, and not fraud.
+            shops, and twice as often, so that learnt patterns no longer hold.
+        holiday: A gift season: more and larger transactions, without more fraud.
         null_device: Share of transactions that arrive without a device, as from a broken client.
     """
 
@@ -28,7 +28,15 @@ class Drift:
 
     @classmethod
     def parse(cls, text: str) -> "Drift":
-        """Read "covariate=0.5,null_device=1", or "none". ValueError names what it does not know."""
+        """Read a drift from text, "none" for no drift.
+
+        Raises:
+            ValueError: an unknown name, or a strength outside 0..1.
+
+        Examples:
+            >>> Drift.parse("covariate=0.5,null_device")
+            Drift(covariate=0.5, concept=0.0, holiday=0.0, null_device=1.0)
+        """
         known = [f.name for f in fields(cls)]
         strengths = {}
         if text == "none":
@@ -41,5 +49,5 @@ class Drift:
         return cls(**strengths)
 
 
-# Drifts, each with the moment (microseconds since the epoch) from which it holds, in order.
+# Drifts in order, each with the time (microseconds since the epoch) from which it holds.
 Schedule = tuple[tuple[int, Drift], ...]

@@ -1,15 +1,16 @@
-"""The payment gateway: asks for a score, then publishes what happened. At a rate, open loop.
+"""The payment gateway: posts each transaction to the scorer, then publishes its outcome.
 
-Each transaction has its moment, and its latency counts from that moment: a slow answer delays
-nobody else and cannot hide behind the ones it held up (no coordinated omission). Event time is
-the simulated world's own: at 200 transactions a second a day of it passes in a minute.
+It is an open loop at a fixed rate. Each transaction has a due time, and latency counts from the due
+time: a slow answer does not delay other requests, and waiting requests count as slow (no
+coordinated omission). Event time is simulated: at 200 transactions a second, a simulated day takes
+a minute.
 """
 
 import asyncio
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from itertools import chain, islice
@@ -19,8 +20,6 @@ import aiohttp
 import orjson
 from nats.aio.client import Client
 from nats.js import JetStreamContext
-from nats.js.errors import NotFoundError
-from nats.js.kv import KeyValue
 
 from services.fraud.ingestion.events import (
     LABEL,
@@ -28,38 +27,36 @@ from services.fraud.ingestion.events import (
     Event,
     LabelEvent,
     Outcome,
+    SimulatedEvent,
     Transaction,
     TransactionEvent,
     microseconds,
     subject,
 )
-from services.fraud.simulator.drift import Drift, Schedule
-from services.fraud.simulator.tables import label, merged, transaction
-from services.fraud.simulator.traffic import DAY_US, START_US, Traffic
-from services.platform.progress import Step
-from services.platform.streaming.consumer import ensure_bucket, insist
+from services.fraud.simulator.day import DAY_US, START_US
+from services.fraud.simulator.tables import events_of_day, label, transaction
+from services.fraud.simulator.traffic import Traffic
+from services.platform.progress import ProgressCallback
+from services.platform.streaming.retry import retry_forever
 
-BUCKET = "simulator"
 _TIMEOUT_S = 10.0
 
 
-@dataclass(frozen=True)
-class Happening:
-    """An event of the world, and for a transaction whether it truly is fraud."""
-
-    event: Transaction | LabelEvent
-    fraud: bool = False
-
-
 @dataclass
-class Report:
-    """What the gateway saw, one entry a transaction in order of completion.
+class TrafficReport:
+    """What the gateway measured. Lists have one entry per answer, in order of completion.
 
     Attributes:
-        latency_ms: From the moment a request was due to its answer.
-        decision_ids: Of every answer. declined, fraud, amount: Of the same transactions.
-        degraded: Answers given without the online store. failures: Requests without an answer.
-        errors: What went wrong, by message. seconds: How long the run took.
+        latency_ms: From due time to answer.
+        decision_ids: Identity of each decision.
+        declined: Whether the transaction was declined.
+        fraud: Whether the transaction truly is fraud.
+        amount: Minor units.
+        degraded: Number of answers given without the online store.
+        labels: Number of labels published.
+        failures: Number of requests without an answer.
+        errors: Number of failures by message.
+        seconds: Duration of the run.
     """
 
     latency_ms: list[float] = field(default_factory=list)
@@ -75,61 +72,65 @@ class Report:
 
     @property
     def requests(self) -> int:
-        """Requests made, answered or not."""
+        """Number of requests, answered or not."""
         return len(self.latency_ms) + self.failures
 
-    def fail(self, why: str) -> None:
-        """Count a request that got no answer."""
+    def count_failure(self, message: str) -> None:
+        """Count a request without an answer."""
         self.failures += 1
-        self.errors[why] = self.errors.get(why, 0) + 1
+        self.errors[message] = self.errors.get(message, 0) + 1
 
 
 class Gateway:
-    """Sends happenings to the scorer and the stream."""
+    """Sends simulated transactions to the scorer, and transactions and labels to the stream."""
 
     def __init__(self, nc: Client, scorer_url: str, shards: int) -> None:
         self._js: JetStreamContext = nc.jetstream()
         self._url = f"{scorer_url}/score"
         self._shards = shards
         self._tasks: set[asyncio.Task[None]] = set()
-        self.report = Report()
+        self.report = TrafficReport()
 
     async def run(
         self,
-        happenings: Iterable[Happening],
+        events: Iterable[SimulatedEvent],
         rate: float,
-        most: int,
-        step: Step,
-        mark: Callable[[int], None] = lambda _: None,
-    ) -> Report:
-        """Send up to `most` transactions, `rate` a second, with the labels that fall due.
+        max_transactions: int,
+        step: ProgressCallback,
+        on_sent: Callable[[int], None] = lambda _: None,
+    ) -> TrafficReport:
+        """Send transactions at a rate, and the labels that fall due between them.
 
         Args:
-            step: Told (sent, most). mark: Told the event time (microseconds) of what was sent.
+            events: Transactions and labels in order of event time.
+            rate: Transactions a second.
+            max_transactions: Stop after this many.
+            step: Called with (sent, max_transactions).
+            on_sent: Called with the event time (microseconds since the epoch) of each event sent.
         """
-        world = iter(happenings)
-        ready = list(islice(world, 1))  # The world is made before the clock runs.
+        source = iter(events)
+        first = list(islice(source, 1))  # Simulating the first day must not count as latency.
         begin = started = time.perf_counter()
-        present = Present()
+        clock = WallClock()
         sent = 0
         connector = aiohttp.TCPConnector(limit=512)
         timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
         async with aiohttp.ClientSession(connector=connector, timeout=timeout) as http:
             try:
-                for happening in chain(ready, world):
-                    event = happening.event
+                for simulated in chain(first, source):
+                    event = simulated.event
                     if isinstance(event, LabelEvent):
                         self._start(self._label(event))
-                    elif sent == most:
+                    elif sent == max_transactions:
                         break
                     else:
-                        due = begin + sent / rate + present.wait_s(event.event_time)
+                        due = begin + sent / rate + clock.wait_s(event.event_time)
                         begin = due - sent / rate
-                        await _until(due)
-                        self._start(self._transaction(http, event, happening.fraud, due))
+                        await _sleep_until(due)
+                        self._start(self._transaction(http, event, simulated.fraud, due))
                         sent += 1
-                        step(sent, most)
-                    mark(microseconds(event.event_time))
+                        step(sent, max_transactions)
+                    on_sent(microseconds(event.event_time))
             finally:
                 await asyncio.gather(*self._tasks)
         self.report.seconds = time.perf_counter() - started
@@ -141,26 +142,28 @@ class Gateway:
         task.add_done_callback(self._tasks.discard)
 
     async def _transaction(
-        self, http: aiohttp.ClientSession, asked: Transaction, fraud: bool, due: float
+        self, http: aiohttp.ClientSession, request: Transaction, fraud: bool, due: float
     ) -> None:
-        outcome = await self._ask(http, asked, fraud, due)
-        event = TransactionEvent(**dict(asked), outcome=outcome)
+        outcome = await self._score(http, request, fraud, due)
+        event = TransactionEvent(**dict(request), outcome=outcome)
         await self._publish(TX, event)
 
-    async def _ask(
-        self, http: aiohttp.ClientSession, asked: Transaction, fraud: bool, due: float
+    async def _score(
+        self, http: aiohttp.ClientSession, request: Transaction, fraud: bool, due: float
     ) -> Outcome | None:
-        """The scorer's answer; None without one, and the gateway lets the customer pay."""
-        body = asked.model_dump_json().encode()
+        """The scorer's decision; None without an answer, and the gateway lets the customer pay."""
+        body = request.model_dump_json().encode()
         headers = {"Content-Type": "application/json"}
         try:
             async with http.post(self._url, data=body, headers=headers) as response:
                 answer = await response.read()
                 if response.status != 200:
-                    self.report.fail(f"{response.status}: {answer[:200].decode(errors='replace')}")
+                    self.report.count_failure(
+                        f"{response.status}: {answer[:200].decode(errors='replace')}"
+                    )
                     return None
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            self.report.fail(str(error) or type(error).__name__)
+            self.report.count_failure(str(error) or type(error).__name__)
             return None
         self.report.latency_ms.append((time.perf_counter() - due) * 1e3)
         decision = orjson.loads(answer)
@@ -168,7 +171,7 @@ class Gateway:
         self.report.decision_ids.append(decision["decision_id"])
         self.report.declined.append(outcome == "decline")
         self.report.fraud.append(fraud)
-        self.report.amount.append(asked.amount_minor)
+        self.report.amount.append(request.amount_minor)
         self.report.degraded += decision["degraded"]
         return outcome
 
@@ -177,102 +180,52 @@ class Gateway:
         self.report.labels += 1
 
     async def _publish(self, prefix: str, event: Event) -> None:
-        """Publish until the stream has it: what happened is not to be forgotten."""
-        where = subject(prefix, event, self._shards)
+        """Retry until the stream acknowledges; events must not be lost."""
+        target = subject(prefix, event, self._shards)
         headers = {"Nats-Msg-Id": f"{prefix}-{event.transaction_id}"}
         data = event.model_dump_json().encode()
-        await insist(partial(self._js.publish, where, data, headers=headers), "publishing")
+        await retry_forever(partial(self._js.publish, target, data, headers=headers), "publishing")
 
 
-class Present:
-    """The wall clock, which no world is played past: an event from the future would be refused.
+class WallClock:
+    """The wall clock: no event is sent before its event time, because the scorer refuses those.
 
-    A world that was played faster than time passes comes to it one day, and goes on in real time.
+    A simulation that runs faster than real time continues in real time once it has caught up.
     """
 
     def __init__(self, now: Callable[[], float] = time.time) -> None:
         self._now = now
 
     def wait_s(self, event_time: datetime) -> float:
-        """Seconds until an event may be sent, 0 for one of the past."""
+        """Seconds until an event may be sent, 0 for a past one."""
         return max(event_time.timestamp() - self._now(), 0.0)
 
 
-async def _until(due: float) -> None:
-    """Sleep until a moment of `perf_counter`; always let others run."""
+async def _sleep_until(due: float) -> None:
+    """Sleep until a time of `perf_counter`; yields to the event loop at least once."""
     await asyncio.sleep(max(due - time.perf_counter(), 0.0))
 
 
-def happenings(traffic: Traffic, after_us: int) -> Iterator[Happening]:
-    """The simulated world after a moment, in order of event time, for ever.
+def simulated_events(traffic: Traffic, after_us: int) -> Iterator[SimulatedEvent]:
+    """Simulated transactions and labels after an event time, in order, without end.
 
-    A day is made while the one before is played: at its midnight no request is to wait for it.
+    Each day is simulated in a thread while the day before is sent, so that no request waits at
+    midnight.
+
+    Args:
+        traffic: The simulated traffic.
+        after_us: Event time, microseconds since the epoch.
     """
     number = max((after_us - START_US) // DAY_US, 0)
-    with ThreadPoolExecutor(1) as maker:
-        coming = maker.submit(merged, traffic, number)
+    with ThreadPoolExecutor(1) as pool:
+        upcoming = pool.submit(events_of_day, traffic, number)
         while True:
             number += 1
-            today, coming = coming.result(), maker.submit(merged, traffic, number)
+            today, upcoming = upcoming.result(), pool.submit(events_of_day, traffic, number)
             for time_us, day, index, is_label in today:
                 if time_us <= after_us:
                     continue
                 if is_label:
-                    yield Happening(label(day, index))
+                    yield SimulatedEvent(label(day, index))
                 else:
-                    yield Happening(transaction(day, index), bool(day.scenario[index] > 0))
-
-
-class WorldState:
-    """How far the simulated world has been played, and how it changed, kept beside the stream.
-
-    The cursor is moved ahead of what is sent, so that a crash skips a moment and repeats nothing.
-    """
-
-    _AHEAD = 2.0
-
-    def __init__(self, bucket: KeyValue, at_us: int, schedule: Schedule) -> None:
-        self._bucket = bucket
-        self.at_us = at_us
-        self.schedule = schedule
-
-    @classmethod
-    async def open(cls, js: JetStreamContext, default_us: int) -> "WorldState":
-        """Read what is kept; the world stands at `default_us` where nothing is."""
-        bucket = await ensure_bucket(js, BUCKET)
-        at_us = await _get(bucket, "cursor", default_us)
-        kept = await _get(bucket, "schedule", [])
-        return cls(bucket, at_us, tuple((at, Drift(**drift)) for at, drift in kept))
-
-    async def change(self, drift: Drift) -> None:
-        """Let the world change now, if it does."""
-        if drift == (self.schedule[-1][1] if self.schedule else Drift()):
-            return
-        self.schedule = (*self.schedule, (self.at_us, drift))
-        kept = [(at, asdict(change)) for at, change in self.schedule]
-        await self._bucket.put("schedule", orjson.dumps(kept))
-
-    def reach(self, at_us: int) -> None:
-        """Note that the world has come to a moment."""
-        self.at_us = max(self.at_us, at_us)
-
-    async def keep(self) -> None:
-        """Store the cursor every second, ahead by as much as the last second took."""
-        while True:
-            before = self.at_us
-            await asyncio.sleep(1.0)
-            await self._put(self.at_us + int(self._AHEAD * (self.at_us - before)))
-
-    async def store(self) -> None:
-        """Store the cursor as it stands, once everything before it was sent."""
-        await self._put(self.at_us)
-
-    async def _put(self, at_us: int) -> None:
-        await insist(partial(self._bucket.put, "cursor", orjson.dumps(at_us)), "the cursor")
-
-
-async def _get(bucket: KeyValue, key: str, default: Any) -> Any:
-    try:
-        return orjson.loads((await bucket.get(key)).value or b"null")
-    except NotFoundError:
-        return default
+                    yield SimulatedEvent(transaction(day, index), bool(day.scenario[index] > 0))

@@ -1,20 +1,18 @@
-"""Who exists: customers, merchants, devices and addresses, drawn once from the seed."""
+"""The population: customers, merchants, devices and addresses, drawn once from the seed."""
 
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
+from services.platform.types import Floats, Integers
 
 CUSTOMERS = 5_000
 MERCHANTS = 1_000
 FAVOURITES = 12
-DEVICES_EACH = 3
+DEVICES_PER_CUSTOMER = 3
 
-# What a shop sells decides what its carts hold. Resale goods turn into cash quickly: each is an
-# ordinary thing to buy, several different ones in one cart are not.
+# Categories of goods. A shop's carts hold only what it sells. Resale goods turn into cash quickly:
+# one of them in a cart is ordinary, several different ones are not.
 CATEGORIES = (
     "bread", "dairy", "fruit", "meat", "drinks", "household", "snacks",
     "shirt", "shoes", "coat", "underwear", "bag",
@@ -42,47 +40,54 @@ SHOPS: dict[str, tuple[float, int, float, tuple[str, ...]]] = {
 
 
 def generator(seed: int, *path: int) -> np.random.Generator:
-    """A random generator of its own for one place in the world, e.g. (seed, purpose, day).
+    """A separate random generator for each path, e.g. (seed, purpose, day).
 
-    Each day draws from its own generator, so any day can be made without those before it.
+    Each day draws from its own generator, so any day can be simulated without the days before it.
+
+    Examples:
+        >>> bool(generator(7, 1, 3).random() == generator(7, 1, 3).random())
+        True
     """
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, *path])))
 
 
 @dataclass(frozen=True)
 class Population:
-    """The people and shops of one seed.
+    """Customers and merchants of one seed.
 
     Attributes:
-        weight: (C,) share of the transactions a customer makes; sums to 1.
-        spending: (C,) log of a customer's level of spending against the shop's median.
-        wake: (C,) hours the customer's day is shifted by.
+        seed: The seed.
+        weight: (C,) a customer's share of all transactions; sums to 1.
+        spending: (C,) log of a customer's spending relative to the shop's median.
+        hour_shift: (C,) hours by which the customer's day is shifted.
         favourites: (C, FAVOURITES) merchants a customer returns to, most visited first.
-        devices: (C, DEVICES_EACH) device numbers, the usual one first; households share some.
-        home_ip: (C,) the address at home, as a 32-bit number; households share it.
+        devices: (C, DEVICES_PER_CUSTOMER) devices, the usual one first; households share some.
+        home_ip: (C,) home address as a 32-bit number; households share it.
         kind: (M,) index into `SHOPS`.
-        popularity: (M,) share of the chance visits; sums to 1.
+        popularity: (M,) a merchant's share of visits outside favourites; sums to 1.
     """
 
     seed: int
     weight: Floats
     spending: Floats
-    wake: Floats
-    favourites: Ints
-    devices: Ints
-    home_ip: Ints
-    kind: Ints
+    hour_shift: Floats
+    favourites: Integers
+    devices: Integers
+    home_ip: Integers
+    kind: Integers
     popularity: Floats
 
     @classmethod
-    def of(cls, seed: int) -> "Population":
+    def draw(cls, seed: int) -> "Population":
         """Draw the population of a seed."""
         rng = generator(seed, 0)
         weight = rng.lognormal(0.0, 0.7, CUSTOMERS)
         popularity = rng.pareto(1.3, MERCHANTS) + 0.2
         popularity /= popularity.sum()
         kind = rng.choice(len(SHOPS), MERCHANTS, p=[share for share, *_ in SHOPS.values()])
-        devices = np.arange(CUSTOMERS * DEVICES_EACH).reshape(CUSTOMERS, DEVICES_EACH)
+        devices = np.arange(CUSTOMERS * DEVICES_PER_CUSTOMER).reshape(
+            CUSTOMERS, DEVICES_PER_CUSTOMER
+        )
         home_ip = 0x0A000000 + rng.permutation(1 << 20)[:CUSTOMERS].astype(np.int64)
         shares_home = np.nonzero(rng.random(CUSTOMERS - 1) < 0.15)[0] + 1
         devices[shares_home, 1] = devices[shares_home - 1, 0]
@@ -91,7 +96,7 @@ class Population:
             seed=seed,
             weight=weight / weight.sum(),
             spending=rng.normal(0.0, 0.45, CUSTOMERS),
-            wake=rng.normal(0.0, 1.5, CUSTOMERS),
+            hour_shift=rng.normal(0.0, 1.5, CUSTOMERS),
             favourites=rng.choice(MERCHANTS, (CUSTOMERS, FAVOURITES), p=popularity),
             devices=devices,
             home_ip=home_ip,

@@ -1,58 +1,80 @@
-"""Play the simulated world into the running stack."""
+"""Send simulated traffic to the running stack."""
 
 import asyncio
 import contextlib
 from collections.abc import Iterable
 
+from services.fraud.ingestion.events import SimulatedEvent
+from services.fraud.simulator.day import START_US
 from services.fraud.simulator.drift import Drift
-from services.fraud.simulator.gateway import Gateway, Happening, Report, WorldState, happenings
-from services.fraud.simulator.traffic import START_US, Traffic
-from services.platform.progress import Step
+from services.fraud.simulator.gateway import Gateway, TrafficReport, simulated_events
+from services.fraud.simulator.state import SimulationState
+from services.fraud.simulator.traffic import Traffic
+from services.platform.progress import ProgressCallback
 from services.platform.settings import Settings
-from services.platform.streaming.consumer import connect
+from services.platform.streaming.connection import connect
 
 
-async def play(
+async def simulate_live(
     config: Settings,
     seed: int,
     rate: float,
     seconds: float,
-    step: Step,
+    step: ProgressCallback,
     drift: Drift | None = None,
-) -> Report:
-    """Simulate live traffic for some seconds, from where it last stopped.
+) -> TrafficReport:
+    """Simulate live traffic for some seconds, continuing at the stored cursor.
 
     Args:
-        drift: How the world is from now on; None to leave it as it is.
+        config: Where the stack runs.
+        seed: Seed of the simulation.
+        rate: Transactions a second.
+        seconds: Duration.
+        step: Called with (sent, total).
+        drift: The drift from now on; None keeps the present one.
 
     Raises:
         ConnectionError: NATS does not answer.
     """
     nc = await connect(config, "simulator")
-    state = await WorldState.open(nc.jetstream(), START_US)
+    state = await SimulationState.open(nc.jetstream(), START_US)
     if drift is not None:
-        await state.change(drift)
-    keeping = asyncio.create_task(state.keep())
+        await state.set_drift(drift)
+    checkpoints = asyncio.create_task(state.checkpoint_forever())
     try:
         gateway = Gateway(nc, config.scorer, config.shards)
-        world = happenings(Traffic(seed, state.schedule), state.at_us)
-        report = await gateway.run(world, rate, round(rate * seconds), step, state.reach)
-        keeping.cancel()
-        await state.store()
+        simulated = simulated_events(Traffic(seed, state.schedule), state.cursor_us)
+        report = await gateway.run(simulated, rate, round(rate * seconds), step, state.advance)
+        checkpoints.cancel()
+        await state.checkpoint()
         return report
     finally:
-        keeping.cancel()
+        checkpoints.cancel()
         with contextlib.suppress(asyncio.CancelledError):
-            await keeping
+            await checkpoints
         await nc.close()
 
 
 async def replay(
-    config: Settings, world: Iterable[Happening], rate: float, most: int, step: Step
-) -> Report:
-    """Send happenings of another source through the same path."""
+    config: Settings,
+    events: Iterable[SimulatedEvent],
+    rate: float,
+    max_transactions: int,
+    step: ProgressCallback,
+) -> TrafficReport:
+    """Send events of another source through the same gateway.
+
+    Args:
+        config: Where the stack runs.
+        events: Transactions and labels in order of event time.
+        rate: Transactions a second.
+        max_transactions: Stop after this many.
+        step: Called with (sent, max_transactions).
+    """
     nc = await connect(config, "replay")
     try:
-        return await Gateway(nc, config.scorer, config.shards).run(world, rate, most, step)
+        return await Gateway(nc, config.scorer, config.shards).run(
+            events, rate, max_transactions, step
+        )
     finally:
         await nc.close()

@@ -1,7 +1,7 @@
-"""Five ways to commit fraud. Each is a campaign: it begins on a day and runs for some days.
+"""Five fraud scenarios. Each consists of campaigns, which begin on a day and run for some days.
 
-A campaign is drawn from the seed and its first day alone. A scenario's rate is the mean number of
-campaigns that begin a day; rates and sizes together make about 0.8 % of all transactions.
+A campaign depends only on the seed and its first day. A scenario's rate is the mean number of
+campaigns beginning per day; together about 0.8 % of all transactions are fraud.
 """
 
 from collections.abc import Callable
@@ -16,11 +16,10 @@ from services.fraud.simulator.population import (
     MERCHANTS,
     RESALE,
     SHOPS,
-    Floats,
-    Ints,
     Population,
     generator,
 )
+from services.platform.types import Floats, Integers
 
 GENUINE, STOLEN_CARD, ACCOUNT_TAKEOVER, COMPROMISED_MERCHANT, COLLUSION_RING, CART_FRAUD = range(6)
 SCENARIOS = (
@@ -33,32 +32,41 @@ SCENARIOS = (
 )
 SHOPS_MEDIAN = np.array([median for _, median, *_ in SHOPS.values()])
 RESALE_CODES = np.array([CODE[name] for name in RESALE])
-# Numbers above these belong to fraudsters and to replaced phones, one block a day.
-FRESH_DEVICES = 1_000_000
-FRESH_IPS = 0x2D000000
+# Numbers from here on are fraudsters' devices and replaced phones, one block per day, and
+# fraudsters' addresses.
+FIRST_NEW_DEVICE = 1_000_000
+FIRST_NEW_IP = 0x2D000000
 RING_DAYS, RING_ACCOUNTS, RING_ACTIVE_DAYS = 28, 16, 6
 
 
 @dataclass(frozen=True)
-class Wave:
-    """What one scenario adds to one day: N transactions, as columns.
+class CampaignWave:
+    """N transactions of one campaign (or of ordinary shopping) on one day, as columns.
 
-    `merchant`, `device`, `ip` and `median` are -1 where the customer's own habit decides.
-    `median` is the median amount in minor units, `second` the second of the day, and `resale`
-    says that the cart holds goods for resale.
+    In `merchant`, `device`, `ip` and `median`, -1 stands for the customer's habit.
+
+    Attributes:
+        scenario: Index into `SCENARIOS`.
+        customer: (N,) customer numbers.
+        merchant: (N,) merchant numbers.
+        device: (N,) device numbers.
+        ip: (N,) addresses as 32-bit numbers.
+        second: (N,) second of the day.
+        median: (N,) median amount, minor units.
+        resale: Whether the carts hold goods for resale.
     """
 
     scenario: int
-    customer: Ints
-    merchant: Ints
-    device: Ints
-    ip: Ints
+    customer: Integers
+    merchant: Integers
+    device: Integers
+    ip: Integers
     second: Floats
-    median: Ints
+    median: Integers
     resale: bool = False
 
 
-def _none(n: int) -> Ints:
+def _by_habit(n: int) -> Integers:
     return np.full(n, -1, dtype=np.int64)
 
 
@@ -67,7 +75,7 @@ def _campaigns(
 ) -> list[tuple[int, np.random.Generator]]:
     """(first day, generator) of every campaign of a scenario that is running on a day.
 
-    The generator is at the same state whichever day asks, so a campaign keeps its victims.
+    The generator's state is the same on every day, so a campaign keeps its victims.
     """
     running = []
     for first in range(max(day - length + 1, 0), day + 1):
@@ -77,16 +85,16 @@ def _campaigns(
     return running
 
 
-def _today(campaign: np.random.Generator, day: int) -> np.random.Generator:
-    """A generator for what a campaign does on one day."""
+def _day_generator(campaign: np.random.Generator, day: int) -> np.random.Generator:
+    """A campaign's generator for one day."""
     return generator(int(campaign.integers(1 << 62)), 4, day)
 
 
-def stolen_card(population: Population, day: int, drift: Drift) -> list[Wave]:
-    """A leaked card: a burst of large purchases within two hours, at shops the owner never saw."""
+def stolen_card(population: Population, day: int, drift: Drift) -> list[CampaignWave]:
+    """A stolen card: a burst of large purchases within two hours, at shops new to the owner."""
     waves = []
     for _, campaign in _campaigns(population, STOLEN_CARD, day, 4.0 * (1 + drift.concept), 1):
-        rng = _today(campaign, day)
+        rng = _day_generator(campaign, day)
         n = int(rng.integers(4, 10))
         customer = np.full(n, rng.integers(CUSTOMERS))
         merchant = rng.choice(MERCHANTS, n)
@@ -98,28 +106,28 @@ def stolen_card(population: Population, day: int, drift: Drift) -> list[Wave]:
             spread = 36_000.0
         start = rng.uniform(0, 86_400 - spread)
         waves.append(
-            Wave(
-                STOLEN_CARD, customer, merchant, _none(n),
-                np.full(n, FRESH_IPS + int(rng.integers(1 << 22))),
+            CampaignWave(
+                STOLEN_CARD, customer, merchant, _by_habit(n),
+                np.full(n, FIRST_NEW_IP + int(rng.integers(1 << 22))),
                 start + rng.uniform(0, spread, n), median,
             )
         )  # fmt: skip
     return waves
 
 
-def account_takeover(population: Population, day: int, drift: Drift) -> list[Wave]:
-    """A phished login: a device and an address not seen before, over three days."""
+def account_takeover(population: Population, day: int, drift: Drift) -> list[CampaignWave]:
+    """A phished login: purchases from a new device and address over three days."""
     waves = []
     for first, campaign in _campaigns(population, ACCOUNT_TAKEOVER, day, 2.5, 3):
         customer = int(campaign.integers(CUSTOMERS))
-        device = FRESH_DEVICES + first * 1_000 + int(campaign.integers(500))
-        ip = FRESH_IPS + int(campaign.integers(1 << 22))
-        rng = _today(campaign, day)
+        device = FIRST_NEW_DEVICE + first * 1_000 + int(campaign.integers(500))
+        ip = FIRST_NEW_IP + int(campaign.integers(1 << 22))
+        rng = _day_generator(campaign, day)
         n = int(rng.integers(1, 5))
         merchant = rng.choice(MERCHANTS, n, p=population.popularity)
         median = SHOPS_MEDIAN[population.kind[merchant]] * 2
         waves.append(
-            Wave(
+            CampaignWave(
                 ACCOUNT_TAKEOVER, np.full(n, customer), merchant, np.full(n, device),
                 np.full(n, ip), rng.uniform(0, 86_400, n), median,
             )
@@ -127,30 +135,30 @@ def account_takeover(population: Population, day: int, drift: Drift) -> list[Wav
     return waves
 
 
-def compromised_merchant(population: Population, day: int, drift: Drift) -> list[Wave]:
-    """A skimmed terminal: for 21 days, cards that pay there are charged by someone else too."""
+def compromised_merchant(population: Population, day: int, drift: Drift) -> list[CampaignWave]:
+    """A skimmed terminal: for 21 days, fraudulent charges there on cards of its customers."""
     waves = []
     for _, campaign in _campaigns(population, COMPROMISED_MERCHANT, day, 0.16, 21):
         merchant = int(campaign.integers(MERCHANTS))
-        rng = _today(campaign, day)
+        rng = _day_generator(campaign, day)
         n = int(rng.integers(3, 12))
         customer = rng.choice(CUSTOMERS, n, p=population.weight)
         waves.append(
-            Wave(
-                COMPROMISED_MERCHANT, customer, np.full(n, merchant), _none(n), _none(n),
-                rng.uniform(6 * 3600, 23 * 3600, n), _none(n),
+            CampaignWave(
+                COMPROMISED_MERCHANT, customer, np.full(n, merchant), _by_habit(n), _by_habit(n),
+                rng.uniform(6 * 3600, 23 * 3600, n), _by_habit(n),
             )
         )  # fmt: skip
     return waves
 
 
-def collusion_ring(population: Population, day: int, drift: Drift) -> list[Wave]:
-    """Mule accounts in league for four weeks, one taking over from another.
+def collusion_ring(population: Population, day: int, drift: Drift) -> list[CampaignWave]:
+    """A ring of mule accounts, active one after another for four weeks.
 
-    Each purchase is ordinary: the account's own phone, its usual shops and amounts. By the time
-    an account is charged back, it is idle. What gives a fresh one away is the company it keeps:
-    when an account starts, it also pays, honestly, with the phones of the three that will follow
-    in a week, so a fresh account's phone was lent to accounts that are being charged back now.
+    Each purchase is ordinary: the account's own phone, usual shops and amounts. An account is idle
+    by the time its chargebacks arrive. Only the graph gives a new account away: when an account
+    starts, it also makes genuine payments with the phones of the three accounts that will start in
+    a week, so a new account's phone was used by accounts that are being charged back now.
     """
     waves = []
     for first, campaign in _campaigns(population, COLLUSION_RING, day, 0.16, RING_DAYS):
@@ -159,35 +167,37 @@ def collusion_ring(population: Population, day: int, drift: Drift) -> list[Wave]
         starts = np.arange(RING_ACCOUNTS) * 3 // 2
         age = day - first
         active = np.nonzero((starts <= age) & (age < starts + RING_ACTIVE_DAYS))[0]
-        rng = _today(campaign, day)
+        rng = _day_generator(campaign, day)
         who = rng.choice(active, int(rng.integers(2, 6)))
         waves.append(_ring_wave(rng, COLLUSION_RING, accounts[who], phones[who]))
-        for fresh in np.nonzero(starts == age)[0]:
-            lent = phones[fresh + 4 : fresh + 7]
-            waves.append(_ring_wave(rng, GENUINE, np.full(len(lent), accounts[fresh]), lent))
+        for starting in np.nonzero(starts == age)[0]:
+            lent = phones[starting + 4 : starting + 7]
+            waves.append(_ring_wave(rng, GENUINE, np.full(len(lent), accounts[starting]), lent))
     return waves
 
 
-def _ring_wave(rng: np.random.Generator, scenario: int, customer: Ints, phone: Ints) -> Wave:
+def _ring_wave(
+    rng: np.random.Generator, scenario: int, customer: Integers, phone: Integers
+) -> CampaignWave:
     n = len(customer)
     second = rng.uniform(8 * 3600, 22 * 3600, n)
-    return Wave(scenario, customer, _none(n), phone, _none(n), second, _none(n))
+    return CampaignWave(scenario, customer, _by_habit(n), phone, _by_habit(n), second, _by_habit(n))
 
 
-def cart_fraud(population: Population, day: int, drift: Drift) -> list[Wave]:
-    """Stolen credentials used with care: usual shop, device and amount; goods for resale."""
+def cart_fraud(population: Population, day: int, drift: Drift) -> list[CampaignWave]:
+    """Stolen credentials used with the usual shop, device and amount, but goods for resale."""
     rng = generator(population.seed, 5, day)
     n = int(rng.poisson(15.0))
     customer = rng.choice(CUSTOMERS, n, p=population.weight)
     return [
-        Wave(
-            CART_FRAUD, customer, _none(n), _none(n), _none(n),
-            rng.uniform(8 * 3600, 23 * 3600, n), _none(n), resale=True,
+        CampaignWave(
+            CART_FRAUD, customer, _by_habit(n), _by_habit(n), _by_habit(n),
+            rng.uniform(8 * 3600, 23 * 3600, n), _by_habit(n), resale=True,
         )
     ]  # fmt: skip
 
 
-WAVES: tuple[Callable[[Population, int, Drift], list[Wave]], ...] = (
+SCENARIO_WAVES: tuple[Callable[[Population, int, Drift], list[CampaignWave]], ...] = (
     stolen_card,
     account_takeover,
     compromised_merchant,

@@ -1,1 +1,1 @@
-"""Cost, metrics, and the comparison of candidates."""
+"""The cost model, metrics, and the comparison of candidates."""

@@ -1,7 +1,8 @@
-"""Comparing candidates fairly: intervals over seeds, and clocks that strike all of them alike."""
+"""Fair comparison of candidates: intervals over seeds, and interleaved latency measurement."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from time import perf_counter
 from typing import Any
@@ -10,20 +11,29 @@ import aiohttp
 import numpy as np
 from scipy import stats
 
-from services.platform.progress import Step
+from services.platform.progress import ProgressCallback
+
+# Starts a service ("module:factory") for each ONNX file; gives their base URLs by name.
+ServeFiles = Callable[[str, Mapping[str, bytes]], AbstractContextManager[Mapping[str, str]]]
 
 _WARM_UP_SHARE = 0.1
 
 
 @dataclass
-class Compared:
-    """One candidate, means over seeds; a design adds figures of its own.
+class CandidateResult:
+    """Results of one candidate, means over seeds; a design adds figures of its own.
 
     Attributes:
-        ap: Average precision. cost: Minor units at its own threshold, over what the design says.
-        recall: By what there is to find, where all candidates stop the same share.
-        onnx_p50_ms, onnx_p99_ms: Its ONNX call for one row. size_mb: Of its file.
-        intervals: 95 % Student intervals over seeds of what was judged.
+        name: Name of the candidate.
+        role: Why one would choose it.
+        ap: Average precision.
+        cost: Minor units at its own threshold, over the period that the design names.
+        recall: By kind of positive, where all candidates stop the same share.
+        onnx_p50_ms: Median time of its ONNX call for one row.
+        onnx_p99_ms: 99th percentile of it.
+        size_mb: Size of its file.
+        train_s: Training time.
+        intervals: 95 % Student intervals over seeds, by metric.
     """
 
     name: str
@@ -37,23 +47,25 @@ class Compared:
     train_s: float = 0.0
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
 
-    def called(self, seconds: Sequence[float]) -> None:
-        """Take what its ONNX calls took."""
+    def record_call_times(self, seconds: Sequence[float]) -> None:
+        """Set the percentiles from the durations of its ONNX calls."""
         p50, p99 = np.percentile(seconds, [50, 99]) * 1e3
         self.onnx_p50_ms, self.onnx_p99_ms = float(p50), float(p99)
 
 
 @dataclass(frozen=True)
-class Shown:
-    """How a design's comparison is shown.
+class ComparisonLabels:
+    """Labels of a design's comparison table.
 
     Attributes:
-        stopped: Share of everything that is stopped where recalls are compared.
-        subject: What it is a share of. cost: Heading of the cost.
-        extra, request: Field and heading of the design's own figure, and of its request's p95.
+        stopped_share: Share of all cases that is stopped where recalls are compared.
+        subject: What it is a share of.
+        cost: Heading of the cost.
+        extra: Field and heading of the design's own figure.
+        request: Field and heading of the p95 of its request.
     """
 
-    stopped: float
+    stopped_share: float
     subject: str
     cost: str
     extra: tuple[str, str]
@@ -61,7 +73,11 @@ class Shown:
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-    """95 % Student interval of a mean, NaN left out; a single value is its own."""
+    """95 % Student interval of a mean, ignoring NaN; of a single value, that value twice.
+
+    >>> [round(bound, 3) for bound in interval([1.0, 2.0, 3.0])]
+    [-0.484, 4.484]
+    """
     known = np.asarray(values, dtype=np.float64)
     known = known[~np.isnan(known)]
     mean = float(known.mean())
@@ -71,8 +87,8 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     return mean - half, mean + half
 
 
-def averaged(runs: Sequence[Mapping[str, float]]) -> dict[str, Any]:
-    """Runs' figures as `Compared` has them; `recall_x` goes to `recall["x"]`."""
+def average_runs(runs: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    """Mean metrics of runs, as fields of `CandidateResult`; `recall_x` becomes `recall["x"]`."""
     by_name = {key: [run[key] for run in runs] for key in runs[0]}
     mean = {key: float(np.nanmean(values)) for key, values in by_name.items()}
     plain = {key: value for key, value in mean.items() if not key.startswith("recall_")}
@@ -83,25 +99,33 @@ def averaged(runs: Sequence[Mapping[str, float]]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Answer:
-    """Of one post: seconds until it was read, and its headers."""
+    """The answer to one post.
+
+    Attributes:
+        seconds: Time until its body was read.
+        headers: Its headers.
+    """
 
     seconds: float
     headers: Mapping[str, str]
 
 
 async def post_in_turn(
-    urls: Mapping[str, str], posts: Sequence[Mapping[str, Any]], rate: float, step: Step
+    urls: Mapping[str, str], posts: Sequence[Mapping[str, Any]], rate: float, step: ProgressCallback
 ) -> dict[str, list[Answer]]:
-    """Post the same bodies to several services, in turn, so many bodies a second.
+    """Post each body to every service in turn, so that a disturbance affects all services alike.
 
     Args:
-        urls: By name, where to. posts: What each post is, as aiohttp's `post` takes it.
+        urls: URL by name of the service.
+        posts: Arguments of aiohttp's `post`, for each body.
+        rate: Bodies a second.
+        step: Called with (done, total) bodies.
 
     Returns:
-        By name, the answers; the first tenth is left out.
+        The answers by name, without the first tenth.
 
     Raises:
-        aiohttp.ClientError: one did not answer with success.
+        aiohttp.ClientError: a service answered with an error status, or not at all.
     """
     answers: dict[str, list[Answer]] = {name: [] for name in urls}
     async with aiohttp.ClientSession() as http:
@@ -115,15 +139,21 @@ async def post_in_turn(
                     answer.raise_for_status()
                 answers[name].append(Answer(perf_counter() - sent, answer.headers))
             step(number + 1, len(posts))
-    warm = round(len(posts) * _WARM_UP_SHARE)
-    return {name: found[warm:] for name, found in answers.items()}
+    warm_up = round(len(posts) * _WARM_UP_SHARE)
+    return {name: of_service[warm_up:] for name, of_service in answers.items()}
 
 
 def p95_ms(answers: Sequence[Answer]) -> float:
-    """95th percentile of their times."""
+    """95th percentile of the answers' times, ms.
+
+    >>> round(p95_ms([Answer(0.010, {}), Answer(0.020, {})]), 1)
+    19.5
+    """
     return float(np.percentile([answer.seconds for answer in answers], 95) * 1e3)
 
 
-def figures(result: Sequence[Compared], shown: Shown) -> dict[str, object]:
-    """As JSON shows it."""
-    return {"candidates": [asdict(one) for one in result], "stopped": shown.stopped}
+def comparison_json(
+    results: Sequence[CandidateResult], labels: ComparisonLabels
+) -> dict[str, object]:
+    """The comparison as `--json` prints it."""
+    return {"candidates": [asdict(one) for one in results], "stopped": labels.stopped_share}

@@ -1,28 +1,31 @@
-"""Step 1 as a contract: decisions are priced, and a threshold is the one of least cost."""
+"""Step 1 as a contract: the cost of decisions, and the threshold of least cost."""
 
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
-Booleans = npt.NDArray[np.bool_]
+from services.platform.types import Booleans, Floats
 
 
 @dataclass(frozen=True)
-class Kpi:
+class CostModel:
     """The cost of decisions, in minor units.
 
     Attributes:
-        review: Cost of a person looking at one case that was stopped and was fine.
-        fee: What a case let through costs on top of its amount.
+        review: Cost of reviewing a false positive: a negative case that was stopped.
+        fee: Cost of a false negative in addition to its amount.
     """
 
     review: int
     fee: int
 
     def costs(self, declined: Booleans, positive: Booleans, amount_minor: Floats) -> Floats:
-        """Cost of each of N decisions, (N,) minor units: FP x review + FN x (amount + fee)."""
+        """Cost of each of N decisions, (N,) minor units: FP x review + FN x (amount + fee).
+
+        >>> declined, positive = np.array([True, False, True]), np.array([False, True, True])
+        >>> CostModel(review=500, fee=1_500).costs(declined, positive, np.full(3, 1_000.0)).tolist()
+        [500.0, 2500.0, 0.0]
+        """
         missed = np.where(positive & ~declined, amount_minor + self.fee, 0.0)
         return missed + np.where(declined & ~positive, float(self.review), 0.0)
 
@@ -36,20 +39,25 @@ class Kpi:
         """Total cost at every threshold that changes a decision.
 
         Returns:
-            (thresholds, costs), both (K,), thresholds falling: decline where score >= threshold.
-            The first is above every score: let everything through.
+            (thresholds, costs), both (K,), by falling threshold. A case is declined if its score is
+            at least the threshold; the first one is infinite, so that nothing is declined.
         """
         order = np.argsort(-score, kind="stable")
-        saved = np.where(positive[order], -(amount_minor[order] + self.fee), float(self.review))
-        everything = self.total(np.zeros(len(positive), dtype=bool), positive, amount_minor)
-        costs = everything + np.concatenate([[0.0], np.cumsum(saved)])
+        change = np.where(positive[order], -(amount_minor[order] + self.fee), float(self.review))
+        approve_all = self.total(np.zeros(len(positive), dtype=bool), positive, amount_minor)
+        costs = approve_all + np.concatenate([[0.0], np.cumsum(change)])
         ordered = score[order]
         last_of_equals = np.concatenate([[True], ordered[1:] != ordered[:-1], [True]])
         thresholds = np.concatenate([[np.inf], ordered])
         return thresholds[last_of_equals], costs[last_of_equals]
 
     def best_threshold(self, score: Floats, positive: Booleans, amount_minor: Floats) -> float:
-        """The threshold of least cost. ValueError without cases."""
+        """The threshold of least cost; 1 if declining nothing is cheapest. ValueError if N is 0.
+
+        >>> score, positive = np.array([0.9, 0.6, 0.2]), np.array([True, True, False])
+        >>> CostModel(review=500, fee=1_500).best_threshold(score, positive, np.full(3, 1_000.0))
+        0.6
+        """
         if len(score) == 0:
             raise ValueError("nothing to choose a threshold on")
         thresholds, costs = self.by_threshold(score, positive, amount_minor)

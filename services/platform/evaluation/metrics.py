@@ -1,4 +1,4 @@
-"""How good a scorer is: the figures and the three plots that every candidate is judged by."""
+"""Metrics of a scorer, and the three plots that every training run logs."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -7,7 +7,8 @@ import numpy as np
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
-from services.platform.evaluation.cost import Booleans, Floats, Kpi
+from services.platform.evaluation.cost import CostModel
+from services.platform.types import Booleans, Floats
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,6 +19,9 @@ def calibration_error(score: Floats, positive: Booleans, bins: int = 15) -> floa
     """Expected calibration error over equal-width bins, in 0..1.
 
     Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, eq. 3.
+
+    >>> calibration_error(np.array([0.25, 0.25]), np.array([False, True]))
+    0.25
     """
     which = np.minimum((score * bins).astype(int), bins - 1)
     count = np.bincount(which, minlength=bins)
@@ -28,9 +32,9 @@ def calibration_error(score: Floats, positive: Booleans, bins: int = 15) -> floa
 
 
 def metrics(
-    score: Floats, positive: Booleans, amount: Floats, threshold: float, cost: Kpi
+    score: Floats, positive: Booleans, amount: Floats, threshold: float, cost: CostModel
 ) -> dict[str, float]:
-    """Figures of N scored examples at a threshold; cost in minor units."""
+    """Metrics of N scored examples at a threshold; costs and `amount` (N,) in minor units."""
     flagged = score >= threshold
     hits = int((flagged & positive).sum())
     return {
@@ -45,10 +49,10 @@ def metrics(
     }
 
 
-def figures(
-    score: Floats, positive: Booleans, amount: Floats, threshold: float, cost: Kpi
+def plots(
+    score: Floats, positive: Booleans, amount: Floats, threshold: float, cost: CostModel
 ) -> Mapping[str, "Figure"]:
-    """Precision by recall, cost by threshold, calibration."""
+    """Plots by file name: precision by recall, cost by threshold, calibration."""
     return {
         "precision_recall.png": _precision_recall(score, positive),
         "cost_by_threshold.png": _cost_by_threshold(score, positive, amount, threshold, cost),
@@ -57,7 +61,7 @@ def figures(
 
 
 def _axes(title: str, x: str, y: str) -> "tuple[Figure, Axes]":
-    # The monitor asks for figures and draws none.
+    # Imported here: the monitor needs metrics and no plots.
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5, 4), layout="constrained")
@@ -77,7 +81,7 @@ def _precision_recall(score: Floats, positive: Booleans) -> "Figure":
 
 
 def _cost_by_threshold(
-    score: Floats, positive: Booleans, amount: Floats, threshold: float, cost: Kpi
+    score: Floats, positive: Booleans, amount: Floats, threshold: float, cost: CostModel
 ) -> "Figure":
     figure, axes = _axes("Cost by threshold", "threshold", "cost, major units")
     thresholds, costs = cost.by_threshold(score, positive, amount)

@@ -1,7 +1,7 @@
-"""Step 4 as a contract: what every candidate is, and the registry it enters by decorator.
+"""Step 4 as a contract: what every candidate implements, and the registry of candidates.
 
-A candidate is one file in its design's `candidates/`: it trains in whatever it likes and exports
-one ONNX graph. Adding one touches no other file.
+A candidate is one file in its design's `candidates/`, registered by decorator: it trains with any
+library and exports one ONNX graph. Adding one touches no other file.
 """
 
 from abc import ABC, abstractmethod
@@ -12,14 +12,11 @@ from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any, ClassVar, Generic
 
-import numpy as np
 import numpy.typing as npt
 from typing_extensions import TypeVar
 
-from services.platform.models.onnx import Floats32
-from services.platform.progress import Step
-
-Floats = npt.NDArray[np.float64]
+from services.platform.progress import ProgressCallback
+from services.platform.types import Booleans, Floats, Floats32
 
 
 @dataclass(frozen=True)
@@ -27,13 +24,15 @@ class Examples:
     """N labelled examples.
 
     Attributes:
-        vectors: (N, F) features, or whatever else a model looks at.
-        positive: (N,) labels. amount: (N,) minor units, for the KPI.
-        sets: By name, (N, M, K): what a row has any number of, for candidates that ask for it.
+        vectors: (N, F) features, or other inputs (N, ...) of a design's models.
+        positive: (N,) labels.
+        amount: (N,) minor units, for the cost model.
+        sets: By name, (N, M, K): items of which a row has any number, for candidates that ask
+            for them.
     """
 
     vectors: npt.NDArray[Any]
-    positive: npt.NDArray[np.bool_]
+    positive: Booleans
     amount: Floats
     sets: Mapping[str, Floats32] = field(default_factory=dict)
 
@@ -48,8 +47,12 @@ class Candidate(ABC, Generic[E]):
     """One answer to "which model?".
 
     Attributes:
-        name: What it is called on the command line. role: Why one would choose it, in a clause.
-        groups: Feature groups it asks for besides the design's own. sets: Sets it asks for.
+        name: Name on the command line.
+        role: Why one would choose it, in a clause.
+        groups: Feature groups it needs besides the design's own.
+        sets: Sets it needs.
+        parameters: Hyperparameters, from the design's `conf/<name>.yaml`.
+        features: (F,) names of its features, in order.
     """
 
     name: ClassVar[str]
@@ -62,61 +65,70 @@ class Candidate(ABC, Generic[E]):
         self.features = features
 
     @abstractmethod
-    def fit(self, train: E, validation: E, seed: int, step: Step) -> None:
-        """Train from scratch. `step(done, of)` is called as it goes on."""
+    def fit(self, train: E, validation: E, seed: int, step: ProgressCallback) -> None:
+        """Train from scratch.
+
+        Args:
+            train: N examples to fit on.
+            validation: Examples to stop early or to tune on.
+            seed: Of every random choice.
+            step: Called with (done, total).
+        """
 
     @abstractmethod
     def score(self, examples: E) -> Floats:
-        """Scores (N,) by the native model: what the export is held to."""
+        """Scores (N,) by the native model, which the exported graph must reproduce."""
 
     @abstractmethod
     def export(self) -> bytes:
-        """The ONNX file. Tabular: `features` (N, F) and the sets, float32, to `score` (N,)."""
+        """The ONNX file. Tabular: `features` (N, F) and the sets, float32, -> `score` (N,)."""
 
     @abstractmethod
     def save(self, folder: Path) -> None:
-        """Keep the native model in a folder, to train on from later."""
+        """Write the native model into a folder, for later training."""
 
     @abstractmethod
     def load(self, folder: Path) -> None:
-        """Take up a native model that `save` kept."""
+        """Read a native model that `save` wrote."""
 
     @abstractmethod
-    def fit_more(self, train: E, seed: int, step: Step) -> None:
-        """Train on from where it stands, on examples it has not seen."""
+    def fit_more(self, train: E, seed: int, step: ProgressCallback) -> None:
+        """Continue training on N examples it has not seen. Arguments as of `fit`."""
 
 
 C = TypeVar("C", bound=type[Candidate[Any]])
 
 
-class Candidates:
-    """The candidates of one design, found in one package."""
+class CandidateRegistry:
+    """The candidates of one design: the modules of one package."""
 
     def __init__(self, package: str) -> None:
         self._package = package
         self._known: dict[str, type[Candidate[Any]]] = {}
-        self._looked = False
+        self._imported = False
 
     def register(self, candidate: C) -> C:
         """Class decorator. ValueError if the name is taken."""
         taken = self._known.get(candidate.name)
         if taken is not None:
-            raise ValueError(f"candidate {candidate.name!r} is {taken.__module__} already")
+            raise ValueError(
+                f"candidate {candidate.name!r} is already defined in {taken.__module__}"
+            )
         self._known[candidate.name] = candidate
         return candidate
 
     def get(self, name: str) -> type[Candidate[Any]]:
-        """A candidate by name. KeyError lists those there are."""
+        """A candidate by name. KeyError lists the known ones."""
         known = self.all()
         if name not in known:
             raise KeyError(f"no candidate {name!r}: choose from {', '.join(sorted(known))}")
         return known[name]
 
     def all(self) -> dict[str, type[Candidate[Any]]]:
-        """All candidates, their files imported."""
-        if not self._looked:
+        """All candidates by name, after importing their files."""
+        if not self._imported:
             package = import_module(self._package)
             for module in iter_modules(package.__path__):
                 import_module(f"{self._package}.{module.name}")
-            self._looked = True
+            self._imported = True
         return dict(self._known)

@@ -1,4 +1,4 @@
-"""What exports have in common: converters answer (label, probabilities), a candidate one score."""
+"""Adapts a converter's graph, (label, probabilities), to a candidate's output, one score."""
 
 from collections.abc import Mapping
 
@@ -11,11 +11,11 @@ _IR_VERSION = 8
 
 
 def positive_only(graph: onnx.GraphProto, opsets: Mapping[str, int]) -> bytes:
-    """A converter's graph as a candidate's file.
+    """A candidate's ONNX file of a converter's graph: the probability of the positive class.
 
     Args:
         graph: One input (N, F); outputs (label, probabilities (N, 2)).
-        opsets: The operator sets it uses, by domain.
+        opsets: Versions of the operator sets it uses, by domain.
     """
     probabilities = graph.output[1].name
     second = helper.make_tensor("second", TensorProto.INT64, [], [1])

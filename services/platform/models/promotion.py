@@ -1,8 +1,8 @@
-"""Who is champion, who is challenger, and how it came to be.
+"""The model lifecycle: which version is champion or challenger, and the history of both.
 
-A promotion does four things in this order: the registry's alias moves, the file goes to where
-serving loads it from, a note in a NATS key-value bucket announces it, and a row is added to the
-history. Serving watches the bucket; after a restart the bucket's last value says what to load.
+A promotion does four things in this order: it moves the registry's alias, copies the file to where
+serving loads it, announces the version in a NATS key-value bucket, and appends a history row.
+Serving watches the bucket; after a restart it loads the version that was announced last.
 """
 
 from collections.abc import Mapping
@@ -11,46 +11,51 @@ from datetime import UTC, datetime
 import orjson
 from nats.aio.client import Client
 
-from services.platform.models.promotion_log import Event, Record, append, read
-from services.platform.models.registry import Registry
-from services.platform.models.served_model import (
-    BUCKET,
+from services.platform.models.names import (
+    ANNOUNCEMENTS,
     CHALLENGER,
     CHAMPION,
-    champion_path,
-    note_key,
+    announcement_key,
+    served_path,
     version_path,
 )
+from services.platform.models.promotion_log import (
+    PromotionEvent,
+    PromotionRecord,
+    append_record,
+    read_history,
+)
+from services.platform.models.registry import ModelRegistry
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
-from services.platform.streaming.consumer import connect, ensure_bucket
+from services.platform.streaming.connection import connect, ensure_bucket
 
 
-class NothingBefore(ValueError):
+class NoPreviousChampion(ValueError):
     """There is no earlier champion to go back to."""
 
 
-class Succession:
-    """The line of champions of one design. It connects for each call, and keeps nothing open."""
+class ModelLifecycle:
+    """Champion and challenger of one design. It connects for each call and keeps nothing open."""
 
     def __init__(self, settings: Settings, design: str) -> None:
         self._settings = settings
         self._design = design
-        self._registry = Registry(settings)
+        self._registry = ModelRegistry(settings)
 
-    async def challenge(self, version: int) -> None:
+    async def start_shadow(self, version: int) -> None:
         """Put a registered version into shadow mode. FileNotFoundError if its file is gone."""
         self._copy(version, CHALLENGER)
         self._registry.set_challenger(self._design, version)
-        nc = await connect(self._settings, "succession")
+        nc = await connect(self._settings, "model-lifecycle")
         try:
             await announce(nc, self._design, version, CHALLENGER)
         finally:
             await nc.close()
 
-    async def withdraw(self) -> None:
+    async def stop_shadow(self) -> None:
         """End shadow mode."""
-        nc = await connect(self._settings, "succession")
+        nc = await connect(self._settings, "model-lifecycle")
         try:
             await announce(nc, self._design, None, CHALLENGER)
         finally:
@@ -63,8 +68,8 @@ class Succession:
         model: str,
         reasons: list[str],
         figures: Mapping[str, float],
-        event: Event = Event.promoted,
-    ) -> Record:
+        event: PromotionEvent = PromotionEvent.promoted,
+    ) -> PromotionRecord:
         """Make a registered version the champion. FileNotFoundError if its file is gone."""
         before = self._registry.champion(self._design)
         self._registry.set_champion(self._design, version)
@@ -73,54 +78,54 @@ class Succession:
 
     async def refuse(
         self, version: int, model: str, reasons: list[str], figures: Mapping[str, float]
-    ) -> Record:
-        """Note that a challenger was refused."""
+    ) -> PromotionRecord:
+        """Record that a challenger was refused."""
         before = self._registry.champion(self._design)
         return await self._record(
-            Event.refused, version, model, before, reasons, figures, announced=False
+            PromotionEvent.refused, version, model, before, reasons, figures, announced=False
         )
 
-    async def roll_back(self, reason: str) -> Record:
-        """Make the champion before this one champion again.
-
-        Asked again, it goes one further back.
+    async def roll_back(self, reason: str) -> PromotionRecord:
+        """Make the previous champion champion again; each further call goes one further back.
 
         Raises:
-            NothingBefore: this was the first.
+            NoPreviousChampion: the present champion was the first.
         """
-        line = _line(await self.history())
-        if len(line) < 2:
-            raise NothingBefore("there is no champion before this one")
-        before = line[-2]
-        return await self.promote(before.version, before.model, [reason], {}, Event.rolled_back)
+        champions = _champions(await self.history())
+        if len(champions) < 2:
+            raise NoPreviousChampion("there is no champion before this one")
+        before = champions[-2]
+        return await self.promote(
+            before.version, before.model, [reason], {}, PromotionEvent.rolled_back
+        )
 
-    async def history(self) -> list[Record]:
-        """All that happened, oldest first."""
-        nc = await connect(self._settings, "succession")
+    async def history(self) -> list[PromotionRecord]:
+        """All promotions, refusals and rollbacks, oldest first."""
+        nc = await connect(self._settings, "model-lifecycle")
         try:
-            return await read(nc.jetstream(), self._design)
+            return await read_history(nc.jetstream(), self._design)
         finally:
             await nc.close()
 
     def champion(self) -> int | None:
-        """Version of the champion, None before there is one."""
+        """Version of the champion, None if there is none yet."""
         return self._registry.champion(self._design)
 
     def _copy(self, version: int, role: str) -> None:
         lake = Lake(self._settings)
-        lake.put(champion_path(self._design, role), lake.get(version_path(self._design, version)))
+        lake.put(served_path(self._design, role), lake.get(version_path(self._design, version)))
 
     async def _record(
         self,
-        event: Event,
+        event: PromotionEvent,
         version: int,
         model: str,
         before: int | None,
         reasons: list[str],
         figures: Mapping[str, float],
         announced: bool,
-    ) -> Record:
-        record = Record(
+    ) -> PromotionRecord:
+        record = PromotionRecord(
             at=datetime.now(UTC),
             event=event,
             design=self._design,
@@ -130,28 +135,28 @@ class Succession:
             reasons=reasons,
             figures=dict(figures),
         )
-        nc = await connect(self._settings, "succession")
+        nc = await connect(self._settings, "model-lifecycle")
         try:
             if announced:
                 await announce(nc, self._design, version)
-            await append(nc.jetstream(), record)
+            await append_record(nc.jetstream(), record)
         finally:
             await nc.close()
         return record
 
 
-def _line(records: list[Record]) -> list[Record]:
-    """The champions that led to the present one: a rollback takes the last of them away."""
-    line: list[Record] = []
+def _champions(records: list[PromotionRecord]) -> list[PromotionRecord]:
+    """The promotions that led to the present champion: a rollback removes the last of them."""
+    champions: list[PromotionRecord] = []
     for record in records:
-        if record.event is Event.promoted:
-            line.append(record)
-        elif record.event is Event.rolled_back:
-            line.pop()
-    return line
+        if record.event is PromotionEvent.promoted:
+            champions.append(record)
+        elif record.event is PromotionEvent.rolled_back:
+            champions.pop()
+    return champions
 
 
 async def announce(nc: Client, design: str, version: int | None, role: str = CHAMPION) -> None:
-    """Tell whoever holds a design's champion or challenger that its file has changed."""
-    bucket = await ensure_bucket(nc.jetstream(), BUCKET)
-    await bucket.put(note_key(design, role), orjson.dumps({"version": version}))
+    """Announce the version in a role to every process that serves it; None: there is none."""
+    bucket = await ensure_bucket(nc.jetstream(), ANNOUNCEMENTS)
+    await bucket.put(announcement_key(design, role), orjson.dumps({"version": version}))

@@ -1,6 +1,7 @@
-"""What was promoted, refused and rolled back, when, against whom, and by which figures.
+"""The history of promotions, refusals and rollbacks, with their reasons and figures.
 
-A stream from which nothing can be deleted. It knows no registry, so serving may read it.
+A stream from which nothing can be deleted. It does not depend on the registry, so serving can
+read it.
 """
 
 from datetime import datetime
@@ -10,28 +11,33 @@ from nats.js import JetStreamContext, api
 from nats.js.errors import NotFoundError
 from pydantic import BaseModel
 
-HISTORY = "MODEL_HISTORY"
+HISTORY_STREAM = "MODEL_HISTORY"
 
 
-class Event(StrEnum):
-    """What can happen to a model."""
+class PromotionEvent(StrEnum):
+    """A decision about a model."""
 
     promoted = "promoted"
     refused = "refused"
     rolled_back = "rolled_back"
 
 
-class Record(BaseModel):
+class PromotionRecord(BaseModel):
     """One row of the history.
 
     Attributes:
-        at: When, UTC. model: "candidate:version" the event is about; after a rollback, the model
-            that serves again. before: The champion until then.
-        reasons: Why, a clause each. figures: What the decision was based on.
+        at: When, UTC.
+        event: The decision.
+        design: Design of the model.
+        version: Version of the model.
+        model: Its label "candidate:version"; after a rollback, the model that serves again.
+        before: Version of the champion until then; None for the first.
+        reasons: Why, a clause each.
+        figures: The figures the decision is based on.
     """
 
     at: datetime
-    event: Event
+    event: PromotionEvent
     design: str
     version: int
     model: str
@@ -40,14 +46,14 @@ class Record(BaseModel):
     figures: dict[str, float] = {}
 
 
-async def append(js: JetStreamContext, record: Record) -> None:
-    """Add a row. nats.errors.Error if the stream did not take it."""
+async def append_record(js: JetStreamContext, record: PromotionRecord) -> None:
+    """Append a row. nats.errors.Error if the stream did not acknowledge it."""
     try:
-        await js.stream_info(HISTORY)
+        await js.stream_info(HISTORY_STREAM)
     except NotFoundError:
         await js.add_stream(
             api.StreamConfig(
-                name=HISTORY,
+                name=HISTORY_STREAM,
                 subjects=["model.>"],
                 storage=api.StorageType.FILE,
                 deny_delete=True,
@@ -57,15 +63,15 @@ async def append(js: JetStreamContext, record: Record) -> None:
     await js.publish(f"model.{record.design}", record.model_dump_json().encode())
 
 
-async def read(js: JetStreamContext, design: str) -> list[Record]:
-    """All rows of a design, oldest first."""
+async def read_history(js: JetStreamContext, design: str) -> list[PromotionRecord]:
+    """All rows of a design, oldest first; none before there is a stream."""
     try:
-        state = (await js.stream_info(HISTORY)).state
+        state = (await js.stream_info(HISTORY_STREAM)).state
     except NotFoundError:
         return []
     records = []
     for seq in range(max(state.first_seq, 1), state.last_seq + 1):
-        message = await js.get_msg(HISTORY, seq)
+        message = await js.get_msg(HISTORY_STREAM, seq)
         if message.subject == f"model.{design}":
-            records.append(Record.model_validate_json(message.data or b""))
+            records.append(PromotionRecord.model_validate_json(message.data or b""))
     return records

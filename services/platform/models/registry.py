@@ -1,6 +1,6 @@
-"""The model registry: MLflow keeps every version, an alias says which one is champion.
+"""The model registry: MLflow keeps every version, an alias marks the champion.
 
-A version's ONNX file is also kept on S3, where serving, which knows no MLflow, can load it; see
+A version's ONNX file is also kept on S3, where serving, which has no MLflow, loads it: see
 `promotion.py`.
 """
 
@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from services.platform.models.onnx import ModelCard, stamp
-from services.platform.models.served_model import CHALLENGER, CHAMPION, reference_path, version_path
+from services.platform.models.names import CHALLENGER, CHAMPION, reference_path, version_path
+from services.platform.models.onnx import ModelCard, write_card
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
 
@@ -24,12 +24,15 @@ logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
 @dataclass(frozen=True)
-class Training:
-    """What one training run leaves behind.
+class TrainingRun:
+    """The results of one training run.
 
     Attributes:
-        card: The model's card, without a version yet. onnx: The file.
-        parameters, metrics: As MLflow shows them. figures: By file name.
+        card: The model's card, without a version yet.
+        onnx: The ONNX file.
+        parameters: Hyperparameters, as MLflow shows them.
+        metrics: Metrics, as MLflow shows them.
+        plots: Plots by file name.
         native: Folder with the native model.
     """
 
@@ -37,23 +40,28 @@ class Training:
     onnx: bytes
     parameters: Mapping[str, object]
     metrics: Mapping[str, float]
-    figures: Mapping[str, Figure]
+    plots: Mapping[str, Figure]
     native: Path
 
 
 @dataclass(frozen=True)
-class Trained:
-    """A registered model: its card, with a version, and how it did on the validation days."""
+class RegisteredModel:
+    """A registered model.
+
+    Attributes:
+        card: Its card, with a version.
+        metrics: Its metrics on the validation days.
+    """
 
     card: ModelCard
     metrics: dict[str, float]
 
 
-class Registry:
+class ModelRegistry:
     """The registry of one installation."""
 
     def __init__(self, settings: Settings) -> None:
-        # Of MLflow's own code, and only now: libraries imported since set filters that come first.
+        # MLflow's own warnings. Set here, so that libraries imported earlier do not override it.
         warnings.filterwarnings("ignore", category=DeprecationWarning, module="mlflow")
         warnings.filterwarnings("ignore", message="The ``noload`` loader strategy")
         if not settings.mlflow_uri:
@@ -63,8 +71,8 @@ class Registry:
             None if settings.mlflow_uri else (settings.home / "mlflow" / "artifacts").resolve()
         )
 
-    def log(self, training: Training) -> ModelCard:
-        """Keep a training run and register its model. Returns the card with its version."""
+    def log(self, training: TrainingRun) -> ModelCard:
+        """Store a training run and register its model. Returns the card with its version."""
         design = training.card.design
         run = self._client.create_run(self._experiment(design), run_name=training.card.candidate)
         run_id = run.info.run_id
@@ -72,41 +80,41 @@ class Registry:
             self._client.log_param(run_id, name, value)
         for name, value in training.metrics.items():
             self._client.log_metric(run_id, name, value)
-        for name, figure in training.figures.items():
+        for name, figure in training.plots.items():
             self._client.log_figure(run_id, figure, f"plots/{name}")
         self._client.log_artifacts(run_id, str(training.native), "native")
         version = self._register(design, run_id, f"{run.info.artifact_uri}/native")
         card = training.card.model_copy(update={"version": version})
         model = training.native.parent / f"{design}-{version}.onnx"
-        model.write_bytes(stamp(training.onnx, card))
+        model.write_bytes(write_card(training.onnx, card))
         self._client.log_artifact(run_id, str(model), "model")
         self._client.set_terminated(run_id)
         return card
 
     def champion(self, design: str) -> int | None:
-        """Version of the champion, None before there is one."""
+        """Version of the champion, None if there is none yet."""
         try:
             return int(self._client.get_model_version_by_alias(design, CHAMPION).version)
         except MlflowException:
             return None
 
     def set_champion(self, design: str, version: int) -> None:
-        """Move the alias of the champion."""
+        """Move the champion's alias."""
         self._client.set_registered_model_alias(design, CHAMPION, str(version))
 
     def set_challenger(self, design: str, version: int | None) -> None:
-        """Move the alias of the challenger, or take it away."""
+        """Move the challenger's alias, or remove it."""
         if version is None:
             self._client.delete_registered_model_alias(design, CHALLENGER)
         else:
             self._client.set_registered_model_alias(design, CHALLENGER, str(version))
 
-    def native(self, design: str, version: int, folder: Path) -> Path:
-        """Copy a version's native model into a folder. Returns where it lies."""
+    def download_native(self, design: str, version: int, folder: Path) -> Path:
+        """Copy a version's native model into a folder. Returns its path."""
         run_id = self._client.get_model_version(design, str(version)).run_id
         return Path(self._client.download_artifacts(run_id, "native", str(folder)))
 
-    def newest(self, design: str, candidate: str) -> int | None:
+    def newest_version(self, design: str, candidate: str) -> int | None:
         """The newest version of a candidate, None if it was never trained."""
         try:
             runs = self._client.search_runs(
@@ -135,10 +143,10 @@ class Registry:
 
 
 def store_reference(settings: Settings, card: ModelCard, data: bytes) -> None:
-    """Put what is normal for a registered model where its monitor finds it."""
+    """Store a registered model's drift reference where its monitor reads it."""
     Lake(settings).put(reference_path(card.design, card.version), data)
 
 
 def store_model(settings: Settings, card: ModelCard, onnx: bytes) -> None:
-    """Put a registered model's file where serving can load it."""
-    Lake(settings).put(version_path(card.design, card.version), stamp(onnx, card))
+    """Store a registered model's file where serving loads it."""
+    Lake(settings).put(version_path(card.design, card.version), write_card(onnx, card))

@@ -1,6 +1,6 @@
-"""The champion as serving holds it, and the challenger as shadow mode holds it.
+"""The model in one role: the champion that serving holds, the challenger that shadow mode holds.
 
-Loaded, checked, watched, and exchanged in one assignment.
+It is loaded, checked, watched for promotions, and replaced by one assignment.
 """
 
 import asyncio
@@ -12,68 +12,59 @@ import orjson
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
-from services.platform.models.onnx import ModelRefused, Scoring
+from services.platform.models.names import ANNOUNCEMENTS, CHAMPION, announcement_key, served_path
+from services.platform.models.onnx import ModelRefused, ScoringModel
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
 from services.platform.telemetry import MODEL_REFUSED, MODEL_VERSION
 
 log = logging.getLogger(__name__)
 
-BUCKET = "models"
-_EVERY_S = 1.0
+_POLL_S = 1.0
+
+M = TypeVar("M", bound=ScoringModel)
 
 
-CHAMPION, CHALLENGER = "champion", "challenger"
+class ServedModel(Generic[M]):
+    """The model in a role. A request reads `model` once and uses it to its end.
 
+    Attributes:
+        role: `CHAMPION` or `CHALLENGER`.
+        model: The model in use; None before the first is loaded, and for a challenger whenever
+            none is announced.
+        refused: Why the last file was refused, empty if it was not.
+    """
 
-def champion_path(design: str, role: str = CHAMPION) -> str:
-    """Where in the bucket serving finds the champion, or the challenger."""
-    return f"models/{design}/{role}.onnx"
-
-
-def version_path(design: str, version: int) -> str:
-    """Where in the bucket a version is kept."""
-    return f"models/{design}/{version}.onnx"
-
-
-def reference_path(design: str, version: int) -> str:
-    """Where what is normal for a version is kept: see `monitoring.reference`."""
-    return f"models/{design}/{version}.reference.npz"
-
-
-def note_key(design: str, role: str) -> str:
-    """Key of the note that announces a design's champion or challenger."""
-    return f"{design}.{role}"
-
-
-M = TypeVar("M", bound=Scoring)
-
-
-class Champion(Generic[M]):
-    """The model being served. Requests take `model` once and keep it to their end."""
-
-    role = CHAMPION
-
-    def __init__(self, settings: Settings, design: str, read: Callable[[bytes], M]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        design: str,
+        read_model: Callable[[bytes], M],
+        role: str = CHAMPION,
+    ) -> None:
         """Hold no model yet.
 
         Args:
-            read: Makes a checked and warm model of a file. ModelRefused if it is none.
+            read_model: Makes a checked and warm model of a file. ModelRefused if it is unusable.
+            role: `CHAMPION` or `CHALLENGER`.
         """
         self._settings = settings
         self._design = design
-        self._read = read
+        self._read_model = read_model
+        self.role = role
         self.model: M | None = None
         self.refused = ""
 
     def load(self) -> bool:
-        """Load the file that is champion now, from the model folder or from S3.
+        """Load the role's present file, from the model file of the settings or from S3.
 
-        The file is checked and warmed before it takes over; a refused one changes nothing.
-        Returns false where it is worth asking again: S3 did not answer, or has no such file yet.
+        The file is checked and warmed up before it takes over; a refused one changes nothing.
+
+        Returns:
+            False if a retry may succeed: S3 did not answer, or has no such file yet.
         """
         try:
-            model = self._read(self._file())
+            model = self._read_model(self._file())
         except FileNotFoundError:
             self._refuse(f"there is no {self.role} yet: train one first")
             return False
@@ -84,66 +75,56 @@ class Champion(Generic[M]):
             self._refuse(str(error))
             return True
         self.refused = ""
-        self._take(model)
-        log.info("%s: %s", self.role, self._serving())
+        self._replace(model)
+        log.info("%s: %s", self.role, self._label())
         return True
 
-    def _refuse(self, why: str) -> None:
-        if why != self.refused:
-            MODEL_REFUSED.inc()
-            log.error("%s refused, keeping %s: %s", self.role, self._serving(), why)
-        self.refused = why
+    async def watch(self, nc: Client) -> None:
+        """Reload whenever a promotion is announced. Runs until cancelled.
 
-    def _take(self, model: M | None) -> None:
+        It polls once a second: a subscription lost with a server would have to be detected by a
+        watch of its own, and a promotion can wait a second (ADR 5).
+        """
+        seen = 0
+        while True:
+            try:
+                bucket = await nc.jetstream().key_value(ANNOUNCEMENTS)
+                note = await bucket.get(announcement_key(self._design, self.role))
+                revision = note.revision or 0
+                # A refused file is not tried again until the next announcement: it costs a core.
+                if revision != seen and await self._follow(note.value):
+                    seen = revision
+            except (NatsError, OSError, TimeoutError) as error:
+                log.debug("polling for promotions: %s", error)
+            await asyncio.sleep(_POLL_S)
+
+    async def _follow(self, note: bytes | None) -> bool:
+        """Hold the announced version. False if a retry may succeed."""
+        version = orjson.loads(note or b"{}").get("version")
+        if version is None and self.role != CHAMPION:
+            self._replace(None)
+            return True
+        if self.model is not None and version == self.model.card.version:
+            return True
+        return await asyncio.to_thread(self.load)
+
+    def _refuse(self, reason: str) -> None:
+        if reason != self.refused:
+            MODEL_REFUSED.inc()
+            log.error("%s refused, keeping %s: %s", self.role, self._label(), reason)
+        self.refused = reason
+
+    def _replace(self, model: M | None) -> None:
         if self.model is not None:
             MODEL_VERSION.remove(self.role, self.model.card.candidate)
         self.model = model
         if model is not None:
             MODEL_VERSION.labels(self.role, model.card.candidate).set(model.card.version)
 
-    async def watch(self, nc: Client) -> None:
-        """Reload whenever a promotion is announced. Runs until cancelled.
-
-        It asks once a second: a subscription would have to be watched itself, to notice that it
-        was lost with a server, and a promotion can wait a second.
-        """
-        seen = 0
-        while True:
-            try:
-                bucket = await nc.jetstream().key_value(BUCKET)
-                note = await bucket.get(note_key(self._design, self.role))
-                revision = note.revision or 0
-                # A refused file stays refused until another is announced: trying it costs a core.
-                if revision != seen and (
-                    not self._differs(note.value) or await asyncio.to_thread(self.load)
-                ):
-                    seen = revision
-            except (NatsError, OSError, TimeoutError) as error:
-                log.debug("asking for promotions: %s", error)
-            await asyncio.sleep(_EVERY_S)
-
-    def _differs(self, note: bytes | None) -> bool:
-        """Whether a note announces another version than the one that is served."""
-        announced = orjson.loads(note or b"{}").get("version")
-        return self.model is None or announced != self.model.card.version
-
     def _file(self) -> bytes:
         if self.role == CHAMPION and self._settings.model_file.exists():
             return self._settings.model_file.read_bytes()
-        return Lake(self._settings).get(champion_path(self._design, self.role))
+        return Lake(self._settings).get(served_path(self._design, self.role))
 
-    def _serving(self) -> str:
-        card = self.model.card if self.model else None
-        return f"{card.candidate} v{card.version}" if card else "nothing"
-
-
-class Challenger(Champion[M]):
-    """The model in shadow mode; there is none most of the time."""
-
-    role = CHALLENGER
-
-    def _differs(self, note: bytes | None) -> bool:
-        if orjson.loads(note or b"{}").get("version") is None:
-            self._take(None)
-            return False
-        return super()._differs(note)
+    def _label(self) -> str:
+        return self.model.card.label if self.model else "nothing"

@@ -1,1 +1,1 @@
-"""The model lifecycle: training, shadow mode, the gate, and the scheduler."""
+"""Retraining: challengers, shadow mode, the gate, the scheduler, and the admin routes."""

@@ -1,30 +1,36 @@
-"""Admin routes of a scorer: ask for a swap, a rollback or a night, and read the history.
+"""Admin routes of a service: request a swap, a rollback or a retraining, and read the history.
 
-The scorer does none of it itself: it puts an order on the control stream, and the scheduler,
-which has what training needs, carries it out. The routes are shut unless a token is set.
+The service only publishes a command on the control stream; the scheduler, which has the training
+libraries, executes it. The routes are disabled unless a token is set.
 """
 
 from collections.abc import Callable
 from typing import Annotated, Literal
 
-from fastapi import Depends, FastAPI, Header, HTTPException
+from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from pydantic import BaseModel, ConfigDict, Field
 
-from services.platform.models.promotion_log import Record, read
-from services.platform.runtime.http import bears
+from services.platform.models.promotion_log import PromotionRecord, read_history
+from services.platform.runtime.http import has_bearer_token
 
 CONTROL = "CONTROL"
 
 
 def control_subject(design: str) -> str:
-    """Where the orders for a design go."""
+    """Subject of a design's commands."""
     return f"control.{design}"
 
 
-class Order(BaseModel):
-    """What is to be done; `candidate` goes with a swap, `reason` with a rollback."""
+class Command(BaseModel):
+    """A command for the scheduler.
+
+    Attributes:
+        verb: What to do; "night" is the nightly retraining.
+        candidate: Of a swap: the candidate.
+        reason: Of a rollback: why.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -33,62 +39,74 @@ class Order(BaseModel):
     reason: Annotated[str, Field(max_length=200)] = "by order"
 
 
-class Swap(BaseModel):
-    """Which candidate is to challenge the champion."""
+class SwapRequest(BaseModel):
+    """The candidate that challenges the champion."""
 
     model_config = ConfigDict(extra="forbid")
 
     candidate: Annotated[str, Field(pattern=r"^[a-z0-9_]{1,40}$")]
 
 
-class Reason(BaseModel):
-    """Why the champion is to go."""
+class RollbackRequest(BaseModel):
+    """Why the champion is rolled back."""
 
     model_config = ConfigDict(extra="forbid")
 
     reason: Annotated[str, Field(max_length=200)] = "by order"
 
 
-class Taken(BaseModel):
-    """An order that was taken; what becomes of it is in the history."""
+class CommandAccepted(BaseModel):
+    """An accepted command; its result appears in the history.
+
+    Attributes:
+        order: Its sequence on the control stream.
+    """
 
     order: int
 
 
 def add_admin(app: FastAPI, design: str, token: str, nats: Callable[[], Client]) -> None:
-    """Add `/admin/swap`, `/admin/rollback`, `/admin/night` and `/admin/history`."""
+    """Add `/admin/swap`, `/admin/rollback`, `/admin/night` and `/admin/history`.
+
+    Args:
+        token: The bearer token; empty: every request is refused.
+        nats: Returns the connection to publish on.
+    """
 
     def authorised(authorization: Annotated[str, Header()] = "") -> None:
         if not token:
             raise HTTPException(403, "no admin token is set: WHITEBOARD_ADMIN_TOKEN")
-        if not bears(authorization, token):
-            raise HTTPException(401, "a bearer token is needed", {"WWW-Authenticate": "Bearer"})
+        if not has_bearer_token(authorization, token):
+            raise HTTPException(401, "a bearer token is required", {"WWW-Authenticate": "Bearer"})
 
-    async def order(what: Order) -> Taken:
+    async def publish(command: Command) -> CommandAccepted:
         try:
             js = nats().jetstream()
-            ack = await js.publish(control_subject(design), what.model_dump_json().encode())
+            ack = await js.publish(control_subject(design), command.model_dump_json().encode())
         except (NatsError, TimeoutError) as error:
-            raise HTTPException(503, "the control stream is away: ask again") from error
-        return Taken(order=ack.seq)
+            raise HTTPException(503, "the control stream is unavailable: retry") from error
+        return CommandAccepted(order=ack.seq)
 
-    shared = {"tags": ["admin"], "dependencies": [Depends(authorised)]}
+    guard = [Depends(authorised)]
+    router = APIRouter(prefix="/admin", tags=["admin"], dependencies=guard)
 
-    @app.post("/admin/swap", status_code=202, summary="Enter a challenger", **shared)  # type: ignore[arg-type]
-    async def swap(body: Swap) -> Taken:
-        return await order(Order(verb="swap", candidate=body.candidate))
+    @router.post("/swap", status_code=202, summary="Enter a challenger")
+    async def swap(body: SwapRequest) -> CommandAccepted:
+        return await publish(Command(verb="swap", candidate=body.candidate))
 
-    @app.post("/admin/rollback", status_code=202, summary="Back to the one before", **shared)  # type: ignore[arg-type]
-    async def rollback(body: Reason) -> Taken:
-        return await order(Order(verb="rollback", reason=body.reason))
+    @router.post("/rollback", status_code=202, summary="Roll back to the previous champion")
+    async def rollback(body: RollbackRequest) -> CommandAccepted:
+        return await publish(Command(verb="rollback", reason=body.reason))
 
-    @app.post("/admin/night", status_code=202, summary="Let a night pass", **shared)  # type: ignore[arg-type]
-    async def night() -> Taken:
-        return await order(Order(verb="night"))
+    @router.post("/night", status_code=202, summary="Run the nightly retraining")
+    async def night() -> CommandAccepted:
+        return await publish(Command(verb="night"))
 
-    @app.get("/admin/history", summary="Promotions, refusals, rollbacks", **shared)  # type: ignore[arg-type]
-    async def history() -> list[Record]:
+    @router.get("/history", summary="History of promotions, refusals and rollbacks")
+    async def history() -> list[PromotionRecord]:
         try:
-            return await read(nats().jetstream(), design)
+            return await read_history(nats().jetstream(), design)
         except (NatsError, TimeoutError) as error:
-            raise HTTPException(503, "the history is away: ask again") from error
+            raise HTTPException(503, "the history is unavailable: retry") from error
+
+    app.include_router(router)

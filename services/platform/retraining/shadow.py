@@ -1,10 +1,10 @@
-"""Shadow mode: the challenger scores what the champion decided, off the hot path.
+"""Shadow mode: the challenger scores the champion's decisions, off the hot path.
 
-A process of its own follows the stream of decisions and scores the logged vectors with the
-challenger; some of them one by one, and with the champion again, for a fair comparison of time.
-Nothing it does can reach a response: it runs when nobody else wants the processor, a challenger
-that is slow is sampled, one that hangs or crashes takes this process down, and Supervisor or Docker
-starts it again. Whoever waits for its scores gives up by its own clock.
+A process of its own consumes the stream of decisions and scores the logged vectors with the
+challenger; some of them singly and with the champion too, to compare the times of their calls.
+It cannot affect a response: it runs at idle priority, samples if the challenger is slow, and ends
+if the challenger hangs or crashes; Supervisor or Docker restarts it. The command that waits for its
+scores has a timeout of its own.
 """
 
 import asyncio
@@ -21,28 +21,32 @@ import numpy.typing as npt
 import pyarrow as pa
 from nats.errors import Error as NatsError
 
-from services.platform.models.onnx import Floats32, Scoring, stacked
-from services.platform.models.served_model import Challenger, Champion, M
-from services.platform.runtime.worker import end, report_lag, stand_aside
+from services.platform.models.names import CHALLENGER
+from services.platform.models.onnx import ScoringModel
+from services.platform.models.served_model import M, ServedModel
+from services.platform.models.tabular import pad_sets
+from services.platform.runtime.worker import cancel_tasks, lower_priority, report_lag
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
-from services.platform.streaming.consumer import Delivered, OrderedConsumer, connect, consume
+from services.platform.streaming.connection import connect
+from services.platform.streaming.consumer import Message, OrderedConsumer, consume
 from services.platform.telemetry import EVENTS, LAG
+from services.platform.types import Floats32
 
 log = logging.getLogger(__name__)
 
 NAME = "shadow"
-# A batch gets this long; decisions that do not fit are left out. A call that takes ten times as
-# long does not come back.
+# Time for a batch; decisions that do not fit are skipped. A call that takes ten times as long is
+# taken to hang.
 BATCH_BUDGET_S = 2.0
-_HANGS_S = 20.0
-_LINGER_S = 1.0
-# Of a batch: how many calls are timed, and how many decisions the others take at once.
-_TIMED, _TOGETHER = 16, 64
-_LOOK_S = 0.25
-_FORGET_TRIES = 3
+_HANG_TIMEOUT_S = 20.0
+_MAX_WAIT_S = 1.0
+# Per batch: number of timed calls, and decisions per call of the others.
+_TIMED_CALLS, _CALL_ROWS = 16, 64
+_POLL_S = 0.25
+_DELETE_ATTEMPTS = 3
 
-SHADOW = pa.schema(
+SHADOW_SCHEMA = pa.schema(
     [
         pa.field("seq", pa.int64(), nullable=False),
         pa.field("event_time", pa.timestamp("us", tz="UTC"), nullable=False),
@@ -58,17 +62,18 @@ SHADOW = pa.schema(
 
 
 def shadow_table(design: str) -> str:
-    """The lake's table of a design's shadow scores."""
+    """Table of a design's shadow scores in the lake."""
     return f"{design}/shadow"
 
 
 @dataclass(frozen=True)
-class Logged:
-    """One logged decision, as a model is asked about it.
+class LoggedDecision:
+    """One logged decision, with a model's inputs.
 
     Attributes:
-        fields: `seq`, `event_time`, `decision_id`. vector: (1, ...), what the model looks at.
-        sets: As the models need them.
+        fields: `seq`, `event_time`, `decision_id`.
+        vector: (1, ...), the model's input.
+        sets: By name, the sets (1, M, K) that the models need.
     """
 
     fields: Mapping[str, Any]
@@ -76,22 +81,24 @@ class Logged:
     sets: Mapping[str, Floats32]
 
 
-class Shadow(Generic[M]):
+class ShadowScorer(Generic[M]):
     """Scores batches of decisions with the challenger, while there is one."""
 
     def __init__(
         self,
         lake: Lake,
         design: str,
-        champion: Champion[M],
-        challenger: Challenger[M],
-        prepare: Callable[[tuple[M, ...], list[Delivered]], list[Logged]],
+        champion: ServedModel[M],
+        challenger: ServedModel[M],
+        prepare: Callable[[tuple[M, ...], list[Message]], list[LoggedDecision]],
     ) -> None:
         """Open nothing yet.
 
         Args:
-            prepare: What messages of the decision stream logged, with all that these models
-                need; those that can't be read are left out.
+            champion: The model whose calls are timed for comparison.
+            challenger: The model to score with.
+            prepare: Returns the decisions in messages, with the inputs that these models need, and
+                skips unreadable ones.
         """
         self._lake = lake
         self._table = shadow_table(design)
@@ -99,132 +106,146 @@ class Shadow(Generic[M]):
         self._challenger = challenger
         self._prepare = prepare
 
-    async def handle(self, batch: list[Delivered]) -> None:
+    async def handle(self, batch: list[Message]) -> None:
         """Score one batch and write its scores.
 
         Raises:
-            OSError, redis.RedisError: an engine is away; try the same batch again.
+            OSError, and what `prepare` raises: an engine is unavailable; retry the same batch.
         """
         challenger, champion = self._challenger.model, self._champion.model
         if challenger is None or champion is None:
             return
         work = asyncio.to_thread(self._score, champion, challenger, batch)
         try:
-            rows = await asyncio.wait_for(work, _HANGS_S)
+            rows = await asyncio.wait_for(work, _HANG_TIMEOUT_S)
         except TimeoutError:
-            log.critical("the challenger hangs: ending this process")
+            log.critical("the challenger hangs: exiting")
             os._exit(1)
         if rows:
-            table = pa.Table.from_pylist(rows, schema=SHADOW)
+            table = pa.Table.from_pylist(rows, schema=SHADOW_SCHEMA)
             version = challenger.card.version
             name = f"{version}-{batch[0].seq:012d}-{batch[-1].seq:012d}"
             await asyncio.to_thread(self._lake.write, self._table, table, name)
         EVENTS.labels(NAME, "scored").inc(len(rows))
         EVENTS.labels(NAME, "skipped").inc(len(batch) - len(rows))
 
-    def _score(self, champion: M, challenger: M, batch: list[Delivered]) -> list[dict[str, Any]]:
-        """Rows of `SHADOW`. Some are timed, one by one; the others are scored together."""
-        asked = self._prepare((champion, challenger), batch)
-        end = perf_counter() + BATCH_BUDGET_S
-        every = max(len(asked) // _TIMED, 1)
+    def _score(self, champion: M, challenger: M, batch: list[Message]) -> list[dict[str, Any]]:
+        """Rows of `SHADOW_SCHEMA`; some decisions are timed singly, the rest scored in batches."""
+        decisions = self._prepare((champion, challenger), batch)
+        deadline = perf_counter() + BATCH_BUDGET_S
+        every = max(len(decisions) // _TIMED_CALLS, 1)
         rows: list[dict[str, Any]] = []
-        took = 0.0
-        for logged in asked[::every]:
-            if perf_counter() > end:
+        seconds = 0.0
+        for decision in decisions[::every]:
+            if perf_counter() > deadline:
                 return rows
-            score, took = _timed(challenger, logged)
-            _, champion_took = _timed(champion, logged)
-            seconds = {"seconds": took, "champion_seconds": champion_took}
-            rows.append(_row(challenger, logged, score) | seconds)
-        rest = [logged for number, logged in enumerate(asked) if number % every]
+            score, seconds = _timed_score(challenger, decision)
+            _, champion_seconds = _timed_score(champion, decision)
+            timings = {"seconds": seconds, "champion_seconds": champion_seconds}
+            rows.append(_row(challenger, decision, score) | timings)
+        rest = [decision for number, decision in enumerate(decisions) if number % every]
         while rest:
-            # As many as would fit even if together were no faster than one by one.
-            fit = min(int((end - perf_counter()) / max(took, 1e-9)), _TOGETHER)
+            # As many as would fit if a batch were no faster than single calls.
+            fit = min(int((deadline - perf_counter()) / max(seconds, 1e-9)), _CALL_ROWS)
             if fit < 1:
                 break
-            some, rest = rest[:fit], rest[fit:]
-            scores = _together(challenger, some)
-            rows += [_row(challenger, *one) for one in zip(some, scores, strict=True)]
+            chunk, rest = rest[:fit], rest[fit:]
+            scores = _batch_scores(challenger, chunk)
+            rows += [_row(challenger, *one) for one in zip(chunk, scores, strict=True)]
         return rows
 
 
 async def serve(
     config: Settings,
     design: str,
-    read: Callable[[bytes], M],
-    prepare: Callable[[tuple[M, ...], list[Delivered]], list[Logged]],
+    read_model: Callable[[bytes], M],
+    prepare: Callable[[tuple[M, ...], list[Message]], list[LoggedDecision]],
     stream: str,
     batch: int,
+    retry_on: tuple[type[Exception], ...] = (),
 ) -> None:
-    """Follow a design's decisions until cancelled."""
-    stand_aside(os.getpid())
+    """Shadow a design's decisions until cancelled.
+
+    Args:
+        read_model: Makes a model of a file.
+        prepare: See `ShadowScorer`.
+        stream: The stream of decisions.
+        batch: Decisions per batch.
+        retry_on: Exceptions of `prepare` that mean an engine is unavailable, besides OSError.
+    """
+    lower_priority(os.getpid())
     LAG.labels(NAME).set(0)
-    nc = await connect(config, f"{design}-{NAME}", patience_s=60.0)
-    champion = Champion(config, design, read)
+    nc = await connect(config, f"{design}-{NAME}", timeout_s=60.0)
+    champion = ServedModel(config, design, read_model)
     await asyncio.to_thread(champion.load)
-    challenger = Challenger(config, design, read)
-    shadow = Shadow(Lake(config), design, champion, challenger, prepare)
+    challenger = ServedModel(config, design, read_model, CHALLENGER)
+    shadow = ShadowScorer(Lake(config), design, champion, challenger, prepare)
     try:
         async with asyncio.TaskGroup() as group:
             group.create_task(champion.watch(nc))
             group.create_task(challenger.watch(nc))
             while True:
-                await _changed(challenger, there=True)
+                await _wait_for(challenger, present=True)
                 consumer = OrderedConsumer(
-                    nc, stream, NAME, batch=batch, linger_s=_LINGER_S, from_now=True
+                    nc, stream, NAME, batch=batch, max_wait_s=_MAX_WAIT_S, new_only=True
                 )
-                await _follow(consumer, shadow, challenger)
+                await _consume(consumer, shadow, challenger, retry_on)
     finally:
         await nc.close()
 
 
-async def _follow(consumer: OrderedConsumer, shadow: Shadow[M], challenger: Challenger[M]) -> None:
-    """Read decisions while there is a challenger.
+async def _consume(
+    consumer: OrderedConsumer,
+    shadow: ShadowScorer[M],
+    challenger: ServedModel[M],
+    retry_on: tuple[type[Exception], ...],
+) -> None:
+    """Consume decisions while there is a challenger.
 
-    Those taken without one are nobody's concern here, and to read them costs half of what it costs
-    to take them.
+    Without one, reading would be wasted work, at half the cost of making the decisions.
     """
     async with asyncio.TaskGroup() as group:
-        reading = group.create_task(consume(consumer, shadow.handle))
+        reading = group.create_task(consume(consumer, shadow.handle, retry_on=retry_on))
         reporting = group.create_task(report_lag({NAME: consumer}))
-        await _changed(challenger, there=False)
-        await end(reading, reporting)
+        await _wait_for(challenger, present=False)
+        await cancel_tasks(reading, reporting)
     LAG.labels(NAME).set(0)
-    # Left behind by an outage, the next challenger begins where this one ended: no harm.
-    for _ in range(_FORGET_TRIES):
+    # If an outage prevents the deletion, the next challenger starts where this one ended.
+    for _ in range(_DELETE_ATTEMPTS):
         with suppress(NatsError, OSError, TimeoutError):
-            await consumer.forget()
+            await consumer.delete()
             return
 
 
-async def _changed(challenger: Challenger[M], there: bool) -> None:
-    """Wait until a challenger is there, or gone."""
-    while (challenger.model is not None) is not there:
-        await asyncio.sleep(_LOOK_S)
+async def _wait_for(challenger: ServedModel[M], present: bool) -> None:
+    """Wait until there is a challenger, or until there is none."""
+    while (challenger.model is not None) is not present:
+        await asyncio.sleep(_POLL_S)
 
 
-def _row(challenger: Scoring, logged: Logged, score: float) -> dict[str, Any]:
+def _row(challenger: ScoringModel, decision: LoggedDecision, score: float) -> dict[str, Any]:
     card = challenger.card
     return {
-        **logged.fields,
+        **decision.fields,
         "version": card.version,
-        "model": f"{card.candidate}:{card.version}",
+        "model": card.label,
         "score": score,
         "threshold": card.threshold,
     }
 
 
-def _timed(model: Scoring, logged: Logged) -> tuple[float, float]:
-    """(score, seconds) of one call for one row, as serving makes it."""
+def _timed_score(model: ScoringModel, decision: LoggedDecision) -> tuple[float, float]:
+    """(score, seconds) of one call for one row, as in serving."""
     begin = perf_counter()
-    [score] = model.score(logged.vector, logged.sets)
+    [score] = model.score(decision.vector, decision.sets)
     return float(score), perf_counter() - begin
 
 
-def _together(model: Scoring, asked: list[Logged]) -> list[float]:
-    """The scores of rows in one call, or in a call each where the rows are of several shapes."""
-    if len({logged.vector.shape for logged in asked}) > 1:
-        return [_timed(model, logged)[0] for logged in asked]
-    vectors = np.concatenate([logged.vector for logged in asked])
-    sets = {name: stacked([logged.sets[name] for logged in asked]) for name in asked[0].sets}
+def _batch_scores(model: ScoringModel, decisions: list[LoggedDecision]) -> list[float]:
+    """Scores of decisions, in one call, or in one each if their inputs differ in shape."""
+    if len({decision.vector.shape for decision in decisions}) > 1:
+        return [_timed_score(model, decision)[0] for decision in decisions]
+    vectors = np.concatenate([decision.vector for decision in decisions])
+    names = decisions[0].sets
+    sets = {name: pad_sets([decision.sets[name] for decision in decisions]) for name in names}
     return [float(score) for score in model.score(vectors, sets)]

@@ -1,1 +1,1 @@
-"""Processes and HTTP services: how they start, what they all answer, how they stop."""
+"""Processes and HTTP services: how they start and stop, and the routes all of them have."""

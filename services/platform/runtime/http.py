@@ -1,4 +1,4 @@
-"""What every HTTP service here answers besides its own route: health, metrics, limits, SageMaker.
+"""What every HTTP service provides besides its own routes: health, metrics, limits, SageMaker.
 
 The SageMaker contract (`GET /ping`, `POST /invocations` on the same image) is documented at
 https://docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-inference-code.html.
@@ -22,7 +22,7 @@ Readiness = Callable[[], Mapping[str, bool | str | int]]
 
 
 class JsonResponse(Response):
-    """A JSON answer by orjson; NaN becomes null."""
+    """A JSON response by orjson; NaN becomes null."""
 
     media_type = "application/json"
 
@@ -30,30 +30,33 @@ class JsonResponse(Response):
         return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def problem(status: int, message: str) -> JsonResponse:
-    """An error answer: one sentence that names what is wrong."""
+def error_response(status: int, message: str) -> JsonResponse:
+    """An error response: one sentence that states what is wrong."""
     return JsonResponse({"error": message}, status_code=status)
 
 
-# W3C Baggage: how a load test says what it is, as OpenTelemetry's demo does.
+# W3C Baggage marks a load test's requests, as in OpenTelemetry's demo (ADR 12).
 SYNTHETIC = {"baggage": "synthetic_request=true"}
 
 
 def is_synthetic(headers: Headers) -> bool:
-    """Whether a load test asks."""
+    """Whether a request comes from a load test."""
     for name, value in headers:
         if name == b"baggage":
             return b"synthetic_request=true" in value
     return False
 
 
-def bears(authorization: str, token: str) -> bool:
+def has_bearer_token(authorization: str, token: str) -> bool:
     """Whether an `Authorization` header carries a token (RFC 6750).
 
-    Starlette reads headers as Latin-1: as bytes again, any header can be compared with any token.
+    Starlette decodes headers as Latin-1; encoded again, any header compares with any token.
+
+    >>> has_bearer_token("Bearer secret", "secret"), has_bearer_token("secret", "secret")
+    (True, False)
     """
-    wanted = f"Bearer {token}".encode()
-    return compare_digest(authorization.encode("latin-1"), wanted)
+    expected = f"Bearer {token}".encode()
+    return compare_digest(authorization.encode("latin-1"), expected)
 
 
 class BodyTooLarge(ValueError):
@@ -61,50 +64,50 @@ class BodyTooLarge(ValueError):
 
 
 class LimitBody:
-    """Refuses bodies over a limit, by their length or as they come, before they fill memory."""
+    """Middleware that refuses bodies over a limit, by their length or while they arrive."""
 
-    def __init__(self, app: ASGIApp, most: int) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self._app = app
-        self._most = most
+        self._max_bytes = max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         length = dict(scope["headers"]).get(b"content-length", b"0")
-        if length.isdigit() and int(length) > self._most:
+        if length.isdigit() and int(length) > self._max_bytes:
             await self._refuse(scope, receive, send)
             return
         await self._app(scope, self._counted(receive), send)
 
     def _counted(self, receive: Receive) -> Receive:
-        seen = 0
+        received = 0
 
         async def counted() -> Message:
-            nonlocal seen
+            nonlocal received
             message = await receive()
-            seen += len(message.get("body", b""))
-            if seen > self._most:
+            received += len(message.get("body", b""))
+            if received > self._max_bytes:
                 raise BodyTooLarge
             return message
 
         return counted
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await _too_large(scope["path"], self._most)(scope, receive, send)
+        await _too_large(scope["path"], self._max_bytes)(scope, receive, send)
 
 
-def _too_large(path: str, most: int) -> Response:
+def _too_large(path: str, max_bytes: int) -> Response:
     REQUESTS.labels(path, "413").inc()
-    return problem(413, f"body: more than {most} bytes")
+    return error_response(413, f"body: more than {max_bytes} bytes")
 
 
-async def _whole(receive: Receive, most: int) -> bytes:
+async def _read_body(receive: Receive, max_bytes: int) -> bytes:
     """A request's body.
 
     Raises:
-        BodyTooLarge: as soon as it is over `most` bytes.
-        ClientDisconnect: it was not sent to its end, and nobody waits for an answer.
+        BodyTooLarge: as soon as it exceeds `max_bytes`.
+        ClientDisconnect: the client disconnected before it was complete.
     """
     body = b""
     while True:
@@ -112,60 +115,74 @@ async def _whole(receive: Receive, most: int) -> bytes:
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
         body += message.get("body", b"")
-        if len(body) > most:
+        if len(body) > max_bytes:
             raise BodyTooLarge
         if not message.get("more_body", False):
             return body
 
 
 @dataclass(slots=True)
-class Posted:
-    """A request as a hot endpoint sees it: whole, and as it was sent."""
+class RawRequest:
+    """A request as a hot endpoint receives it.
+
+    Attributes:
+        path: Path of the endpoint.
+        headers: Header names and values, as sent.
+        body: The whole body.
+    """
 
     path: str
     headers: Headers
     body: bytes
 
 
-Endpoint = Callable[[Posted], Awaitable[Response]]
+Endpoint = Callable[[RawRequest], Awaitable[Response]]
 
 
 class DirectApp(FastAPI):
-    """A FastAPI application with hot paths: documented like any other, called by the server.
+    """A FastAPI application with hot paths, which bypass FastAPI but appear in its documentation.
 
-    Middlewares, the router, exit stacks, dependencies and serialisation cost a third of a request
-    that has no use for them (ADR 11). What a hot endpoint raises, the server answers with 500.
+    Middlewares, the router, exit stacks, dependencies and serialisation take a third of the time of
+    a request that does not need them (ADR 11). If a hot endpoint raises, the server answers 500.
     """
 
-    def __init__(self, most_bytes: int, **documented: Any) -> None:
-        """Refuse bodies over `most_bytes` on every path. documented: What FastAPI takes."""
+    def __init__(self, max_bytes: int, **documented: Any) -> None:
+        """Refuse bodies over `max_bytes` on every path.
+
+        Args:
+            documented: Arguments of FastAPI.
+        """
         super().__init__(**documented)
-        self._most = most_bytes
+        self._max_bytes = max_bytes
         self._hot: dict[str, ASGIApp] = {}
-        self.add_middleware(LimitBody, most=most_bytes)
+        self.add_middleware(LimitBody, max_bytes=max_bytes)
 
     def add_direct(self, path: str, endpoint: Endpoint, **documented: Any) -> None:
-        """Answer POST on a path by an endpoint, and by nothing else."""
+        """Answer POST on a path by an endpoint alone.
 
-        # A docstring would be shown as the route's. `__call__` answers before any route does.
-        async def only_documents() -> None: ...
+        Args:
+            documented: Arguments of FastAPI's `add_api_route`.
+        """
+
+        # For the documentation alone: `__call__` answers first. Its docstring would be displayed.
+        async def documentation() -> None: ...
 
         async def direct(scope: Scope, receive: Receive, send: Send) -> None:
             try:
-                body = await _whole(receive, self._most)
-                response = await endpoint(Posted(path, scope["headers"], body))
+                body = await _read_body(receive, self._max_bytes)
+                response = await endpoint(RawRequest(path, scope["headers"], body))
             except BodyTooLarge:
-                response = _too_large(path, self._most)
+                response = _too_large(path, self._max_bytes)
             except ClientDisconnect:
                 return
             await response(scope, receive, send)
 
-        named = {"name": path.strip("/"), **documented}
-        self.add_api_route(path, only_documents, methods=["POST"], **named)
+        options = {"name": path.strip("/"), **documented}
+        self.add_api_route(path, documentation, methods=["POST"], **options)
         self._hot[path] = direct
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request, by ASGI."""
+        """Handle one ASGI request."""
         hot = self._hot.get(scope.get("path", "")) if scope.get("method") == "POST" else None
         await (hot or super().__call__)(scope, receive, send)
 
@@ -174,14 +191,14 @@ def add_operations(app: FastAPI, ready: Readiness) -> None:
     """Add `/healthz`, `/readyz`, `/metrics` and `/ping`.
 
     Args:
-        ready: Names and values of what readiness hangs on; false for any means not ready.
+        ready: Returns names and values of what readiness depends on; any False: not ready.
     """
 
-    @app.get("/healthz", tags=["operations"], summary="Is the process alive?")
+    @app.get("/healthz", tags=["operations"], summary="Liveness: the process runs")
     async def healthz() -> dict[str, str]:
         return {"status": "ok"}
 
-    @app.get("/readyz", tags=["operations"], summary="Can it answer?")
+    @app.get("/readyz", tags=["operations"], summary="Readiness: it can answer requests")
     async def readyz() -> Response:
         return _readiness(ready)
 
@@ -196,5 +213,5 @@ def add_operations(app: FastAPI, ready: Readiness) -> None:
 
 def _readiness(ready: Readiness) -> Response:
     parts = dict(ready())
-    able = all(value is not False for value in parts.values())
-    return JsonResponse({"ready": able, **parts}, status_code=200 if able else 503)
+    all_ready = all(value is not False for value in parts.values())
+    return JsonResponse({"ready": all_ready, **parts}, status_code=200 if all_ready else 503)

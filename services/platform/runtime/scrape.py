@@ -1,4 +1,4 @@
-"""Read histograms off a `/metrics` page, and quantiles of what was added between two readings."""
+"""Histograms read from a `/metrics` page, and quantiles of the observations between two reads."""
 
 import urllib.request
 from collections.abc import Mapping
@@ -6,11 +6,12 @@ from collections.abc import Mapping
 import numpy as np
 from prometheus_client.parser import text_string_to_metric_families
 
+# Upper bound -> cumulative count.
 Buckets = Mapping[float, float]
 
 
-def buckets(url: str, name: str, labels: Mapping[str, str] | None = None) -> Buckets:
-    """A histogram as it stands: upper bound -> count. OSError if nobody answers."""
+def read_buckets(url: str, name: str, labels: Mapping[str, str] | None = None) -> Buckets:
+    """The present state of a histogram. OSError if the service does not answer."""
     with urllib.request.urlopen(url, timeout=5) as answer:
         text = answer.read().decode()
     wanted = (labels or {}).items()
@@ -23,9 +24,12 @@ def buckets(url: str, name: str, labels: Mapping[str, str] | None = None) -> Buc
 
 
 def quantile(before: Buckets, after: Buckets, q: float) -> float:
-    """Quantile of what was observed between two readings, interpolated in its bucket.
+    """Quantile of the observations between two reads, interpolated within its bucket.
 
-    NaN if nothing was observed.
+    NaN without observations.
+
+    >>> quantile({}, {1.0: 0.0, 2.0: 10.0, float("inf"): 10.0}, 0.5)
+    1.5
     """
     bounds = sorted(after)
     counts = np.array([after[b] - before.get(b, 0.0) for b in bounds])

@@ -1,4 +1,4 @@
-"""How a worker process starts, shows its metrics, and stops."""
+"""How a worker process starts, exposes its metrics, and stops."""
 
 import asyncio
 import contextlib
@@ -16,22 +16,23 @@ from services.platform.settings import Settings
 from services.platform.streaming.consumer import OrderedConsumer
 from services.platform.telemetry import LAG
 
+log = logging.getLogger(__name__)
+
 
 def run_worker(config: Settings, port: int, main: Callable[[], Awaitable[None]]) -> None:
-    """Run `main` until it ends or the process is told to stop; metrics on `port`."""
+    """Run `main` until it ends or the process gets SIGTERM or SIGINT; metrics on `port`."""
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     start_http_server(port, addr=config.host)
-    uvloop.run(_until_told(main))
+    uvloop.run(_run_until_signal(main))
 
 
-def stand_aside(pid: int) -> None:
-    """Let a process, and those it starts, run when nobody else wants the processor.
+def lower_priority(pid: int) -> None:
+    """Give a process and its children the scheduling class SCHED_IDLE, where the system has it.
 
-    A nice process that has a core keeps it for some milliseconds while a request waits; one of the
-    idle class, where the system has one, is put aside at once. Where that is not allowed, or the
-    process has ended, nothing happens.
+    A process with a high nice value keeps its core for some milliseconds while a request waits; an
+    idle one is preempted at once. Does nothing if it is not permitted or the process has ended.
     """
     if hasattr(os, "SCHED_IDLE"):
         with contextlib.suppress(OSError):
@@ -39,19 +40,20 @@ def stand_aside(pid: int) -> None:
 
 
 def training_threads() -> int:
-    """Threads a training may use: all cores; half of them at a niceness, as the scheduler's nights.
+    """Threads that training may use: all cores, or half of them at a nice value above 0.
 
-    With every core busy, threads that wait for each other (OpenMP's) wait for those put aside, and
-    learn no faster for it.
+    With every core busy, OpenMP's threads wait at their barriers for preempted ones, so that more
+    threads train no faster.
     """
     cores = os.cpu_count() or 1
     return max(cores // 2, 1) if os.nice(0) else cores
 
 
-async def end(*tasks: asyncio.Future[None]) -> None:
-    """Cancel tasks until they have ended.
+async def cancel_tasks(*tasks: asyncio.Future[None]) -> None:
+    """Cancel tasks and wait until they have ended.
 
-    Before Python 3.12 `asyncio.wait_for` loses a cancellation that meets its answer.
+    It cancels again: before Python 3.12 `asyncio.wait_for` loses a cancellation that coincides with
+    its result.
     """
     while pending := [task for task in tasks if not task.done()]:
         for task in pending:
@@ -59,36 +61,36 @@ async def end(*tasks: asyncio.Future[None]) -> None:
         await asyncio.wait(pending, timeout=1.0)
 
 
-async def _until_told(main: Callable[[], Awaitable[None]]) -> None:
+async def _run_until_signal(main: Callable[[], Awaitable[None]]) -> None:
     task = asyncio.ensure_future(main())
-    told = asyncio.Event()
+    stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, told.set)
-    telling = loop.create_task(told.wait())
-    await asyncio.wait((task, telling), return_when=asyncio.FIRST_COMPLETED)
-    if told.is_set():
-        logging.info("told to stop")
-        await end(task)
+        loop.add_signal_handler(number, stop.set)
+    stopping = loop.create_task(stop.wait())
+    await asyncio.wait((task, stopping), return_when=asyncio.FIRST_COMPLETED)
+    if stop.is_set():
+        log.info("stopping")
+        await cancel_tasks(task)
     if not task.cancelled():
         await task
 
 
-def settle() -> None:
-    """Tell the garbage collector that what is loaded by now stays.
+def freeze_gc() -> None:
+    """Exclude all present objects from garbage collection.
 
-    A full collection looks through every object there is, within somebody's request; those of the
-    imports and models never go away, and are most of them.
+    A full collection traverses every object during a request; most objects belong to imports and
+    models, which are never freed.
     """
     gc.collect()
     gc.freeze()
 
 
 async def report_lag(consumers: dict[str, OrderedConsumer]) -> None:
-    """Keep the lag gauges up to date. Runs until cancelled."""
+    """Update the lag gauges every two seconds. Runs until cancelled."""
     while True:
         for name, consumer in consumers.items():
-            # Away for the moment: the gauge keeps its last value.
+            # While NATS is unavailable, the gauge keeps its last value.
             with contextlib.suppress(NatsError, OSError, TimeoutError):
                 LAG.labels(name).set(await consumer.lag())
         await asyncio.sleep(2.0)

@@ -1,8 +1,8 @@
-"""The lake: Parquet on S3, one folder a table, partitioned by event date.
+"""The lake: Parquet on S3, one folder per table, partitioned by event date.
 
-Read through pyarrow's S3 client: DuckDB would fetch its own extension at run time, which a closed
-network forbids. Every row has a stream sequence, and a table is read once per sequence, so
-writing a batch twice does no harm.
+It is read with pyarrow's S3 client: DuckDB would download an extension at run time, which a closed
+network forbids. Every row has a stream sequence, and readers keep one row per sequence, so a batch
+may be written twice.
 """
 
 import io
@@ -23,16 +23,21 @@ from services.platform.settings import Settings
 _DATE = re.compile(r"/date=(\d{4}-\d{2}-\d{2})/")
 
 
-def until(moment: datetime) -> pc.Expression:
-    """Rows whose event time lies before a moment."""
+def event_time_before(moment: datetime) -> pc.Expression:
+    """A filter: rows with an event time before `moment`."""
     return pc.field("event_time") < pa.scalar(moment, pa.timestamp("us", tz="UTC"))
 
 
 class Lake:
-    """The lake of one installation. Opening it connects to nothing yet."""
+    """The lake of one installation. Creating one does not connect yet.
+
+    Attributes:
+        bucket: The S3 bucket.
+        filesystem: pyarrow's S3 client.
+    """
 
     def __init__(self, settings: Settings, bucket: str = "") -> None:
-        """The lake's bucket, or another one of the same store."""
+        """Use the lake's bucket, or another bucket of the same store."""
         url = urllib.parse.urlsplit(settings.s3)
         self.bucket = bucket or settings.bucket
         self.filesystem = S3FileSystem(
@@ -43,15 +48,15 @@ class Lake:
             region="us-east-1",
             connect_timeout=3,
             request_timeout=30,
-            # A small object is one request, not an upload in three.
+            # A small object takes one request instead of the three of a multipart upload.
             allow_delayed_open=True,
         )
 
     def write(self, table: str, rows: pa.Table, name: str, partition: bool = True) -> None:
-        """Write rows as one file a date; the same name overwrites.
+        """Write rows as one file per date, overwriting files of the same name.
 
         Raises:
-            OSError: S3 did not take it.
+            OSError: S3 did not store it.
         """
         if not partition or not rows.num_rows:
             self._put(f"{table}/{name}.parquet", rows)
@@ -67,19 +72,20 @@ class Lake:
         columns: list[str] | None = None,
         where: pc.Expression | None = None,
         since: float = 0.0,
+        schema: pa.Schema | None = None,
     ) -> pa.Table | None:
-        """All rows of a table in order of `seq`, each once; None if it holds nothing yet.
+        """Rows of a table in order of `seq`, without duplicates; None if it has no files.
 
         Args:
-            columns: Which columns, all if None. `seq` is always among them.
-            where: What rows have to be.
-            since: Event time, seconds, of the first rows asked for; folders of days before it are
-                not opened.
+            columns: Columns besides `seq`; all if None.
+            where: Filter of rows.
+            since: Earliest event time, seconds since the epoch; folders of earlier days are not
+                opened.
 
         Raises:
             OSError: S3 did not answer.
         """
-        return self.read_files(self.files(table, since), columns, where, since)
+        return self.read_files(self.files(table, since), columns, where, since, schema)
 
     def read_files(
         self,
@@ -87,35 +93,36 @@ class Lake:
         columns: list[str] | None = None,
         where: pc.Expression | None = None,
         since: float = 0.0,
+        schema: pa.Schema | None = None,
     ) -> pa.Table | None:
-        """The same of some of a table's files; None of none."""
+        """`read` of some of a table's files; None without files."""
         if not files:
             return None
         if since:
-            where = _from(since) if where is None else _from(since) & where
-        source = ds.dataset(files, filesystem=self.filesystem, format="parquet")
+            where = _since(since) if where is None else _since(since) & where
+        source = ds.dataset(files, schema, filesystem=self.filesystem, format="parquet")
         wanted = None if columns is None else list(dict.fromkeys(["seq", *columns]))
-        return _once(source.to_table(columns=wanted, filter=where))
+        return _deduplicated(source.to_table(columns=wanted, filter=where))
 
     def files(self, table: str, since: float = 0.0) -> list[str]:
-        """Paths of a table's files, with the bucket, sorted; of days from `since` (seconds) on."""
+        """Sorted paths of a table's files, with the bucket, of days from `since` (seconds) on."""
         selector = FileSelector(f"{self.bucket}/{table}", recursive=True, allow_not_found=True)
         found = self.filesystem.get_file_info(selector)
         paths = sorted(f.path for f in found if f.type == FileType.File)
-        return [path for path in paths if _day(path) >= f"{_moment(since):%Y-%m-%d}"]
+        return [path for path in paths if _partition(path) >= f"{_utc(since):%Y-%m-%d}"]
 
     def put(self, path: str, data: bytes) -> None:
-        """Write an object below the bucket. OSError if S3 did not take it."""
+        """Write an object of the bucket. OSError if S3 did not store it."""
         with self.filesystem.open_output_stream(f"{self.bucket}/{path}") as out:
             out.write(data)
 
     def get(self, path: str) -> bytes:
-        """Read an object. FileNotFoundError if there is none."""
+        """Read an object of the bucket. FileNotFoundError if it does not exist."""
         with self.filesystem.open_input_stream(f"{self.bucket}/{path}") as source:
             return bytes(source.read())
 
     def exists(self, path: str) -> bool:
-        """Whether an object is there."""
+        """Whether an object of the bucket exists."""
         info = self.filesystem.get_file_info(f"{self.bucket}/{path}")
         return bool(info.type == FileType.File)
 
@@ -131,10 +138,10 @@ class Lake:
         self.put(path, sink.getvalue())
 
 
-class Tail:
-    """A table's newest rows, in memory: who looks again opens only the files that have come since.
+class IncrementalReader:
+    """A table's newest rows, kept in memory: each call opens only the files written since the last.
 
-    Batches of some seconds make many small files, and opening them is what costs.
+    Batches of a few seconds make many small files, and opening them dominates the cost.
     """
 
     def __init__(
@@ -143,7 +150,8 @@ class Tail:
         """Read nothing yet.
 
         Args:
-            columns: Which columns, besides `seq` and `event_time`. where: What rows have to be.
+            columns: Columns besides `seq` and `event_time`.
+            where: Filter of rows.
         """
         self._lake = lake
         self._table = table
@@ -153,42 +161,50 @@ class Tail:
         self._rows: pa.Table | None = None
 
     def rows(self, since: float) -> pa.Table | None:
-        """Rows of event times from `since` (seconds) on, each once, in order of `seq`; or None.
+        """Deduplicated rows with event times from `since` (seconds) on, in order of `seq`; or None.
 
-        What is older is forgotten: a later call may ask for less, not for more.
+        Older rows are discarded, so `since` must not decrease between calls.
 
         Raises:
-            OSError: S3 did not answer; ask again.
+            OSError: S3 did not answer; retry.
         """
-        there = self._lake.files(self._table, since)
-        fresh = [file for file in there if file not in self._opened]
-        found = self._lake.read_files(fresh, self._columns, self._where, since)
-        parts = [part for part in (self._rows, found) if part is not None]
+        files = self._lake.files(self._table, since)
+        unread = [file for file in files if file not in self._opened]
+        rows = self._lake.read_files(unread, self._columns, self._where, since)
+        parts = [part for part in (self._rows, rows) if part is not None]
         if parts:
-            self._rows = _once(pa.concat_tables(parts).filter(_from(since)))
-        self._opened = set(there)
+            self._rows = _deduplicated(pa.concat_tables(parts).filter(_since(since)))
+        self._opened = set(files)
         return self._rows
 
 
-def _moment(seconds: float) -> datetime:
+def _utc(seconds: float) -> datetime:
     return datetime.fromtimestamp(seconds, UTC)
 
 
-def _from(since: float) -> pc.Expression:
-    return pc.field("event_time") >= pa.scalar(_moment(since), pa.timestamp("us", tz="UTC"))
+def _since(seconds: float) -> pc.Expression:
+    return pc.field("event_time") >= pa.scalar(_utc(seconds), pa.timestamp("us", tz="UTC"))
 
 
-def _day(path: str) -> str:
-    """The date of a file's folder; of one that has none, later than any."""
-    found = _DATE.search(path)
-    return found[1] if found else "9999-12-31"
+def _partition(path: str) -> str:
+    """The date of a file's folder; a date after all others if it has none.
+
+    >>> _partition("lake/fraud/label/date=2026-03-01/a.parquet"), _partition("lake/x/a.parquet")
+    ('2026-03-01', '9999-12-31')
+    """
+    match = _DATE.search(path)
+    return match[1] if match else "9999-12-31"
 
 
-def _once(rows: pa.Table) -> pa.Table:
-    """Rows in order of `seq`, the first of each."""
+def _deduplicated(rows: pa.Table) -> pa.Table:
+    """Rows in order of `seq`, keeping the first of each.
+
+    >>> _deduplicated(pa.table({"seq": [2, 1, 2], "x": ["a", "b", "c"]}))["x"].to_pylist()
+    ['b', 'a']
+    """
     seq = rows["seq"].to_numpy()
     order = np.argsort(seq, kind="stable")
     ordered = seq[order]
-    fresh = np.ones(len(order), dtype=bool)
-    fresh[1:] = ordered[1:] != ordered[:-1]
-    return rows.take(pa.array(order[fresh]))
+    first = np.ones(len(order), dtype=bool)
+    first[1:] = ordered[1:] != ordered[:-1]
+    return rows.take(pa.array(order[first]))

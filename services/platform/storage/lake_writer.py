@@ -1,7 +1,7 @@
-"""The lake writer: batches messages of streams into Parquet on S3.
+"""The lake writer: writes messages of streams as Parquet to S3, in batches.
 
-It acknowledges after the write. A batch that is written twice, because the process died between
-the two, is read once: rows are keyed by their sequence. What a message becomes is the design's.
+It acknowledges after the write. A crash in between writes a batch twice; readers of the lake
+deduplicate by sequence. The design converts a message to a row.
 """
 
 import asyncio
@@ -15,21 +15,16 @@ from nats.js import JetStreamContext
 from services.platform.runtime.worker import report_lag
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
-from services.platform.streaming.consumer import (
-    Delivered,
-    OrderedConsumer,
-    connect,
-    consume,
-    dead_letter,
-)
+from services.platform.streaming.connection import connect
+from services.platform.streaming.consumer import Message, OrderedConsumer, consume, dead_letter
 from services.platform.telemetry import EVENTS
 
 BATCH = 5_000
-LINGER_S = 3.0
+MAX_WAIT_S = 3.0
 
 Row = dict[str, Any]
-# The table a message belongs to, and its row. ValueError says what is wrong with it.
-ToRow = Callable[[Delivered], tuple[str, Row]]
+# Converts a message to its table and row. ValueError if it is malformed, with the reason.
+ToRow = Callable[[Message], tuple[str, Row]]
 
 
 class LakeWriter:
@@ -42,25 +37,28 @@ class LakeWriter:
         name: str,
         schemas: Mapping[str, pa.Schema],
         to_row: ToRow,
-        dead: str,
+        dead_letter_subject: str,
     ) -> None:
         """Write nothing yet.
 
         Args:
-            name: The consumer's. schemas: By table. dead: Subject of the dead letters.
+            name: Name of the consumer.
+            schemas: Schema by table.
+            to_row: Converts a message.
+            dead_letter_subject: Subject for messages that cannot be converted.
         """
         self._js = js
         self._lake = lake
         self._name = name
         self._schemas = schemas
         self._to_row = to_row
-        self._dead = dead
+        self._dead_letter_subject = dead_letter_subject
 
-    async def handle(self, batch: list[Delivered]) -> None:
-        """Write one batch, a file a table and date; what can't be read goes to the dead letters.
+    async def handle(self, batch: list[Message]) -> None:
+        """Write one batch as a file per table and date; dead-letter malformed messages.
 
         Raises:
-            OSError, nats.errors.Error: an engine is away; try the same batch again.
+            OSError, nats.errors.Error: an engine is unavailable; retry the same batch.
         """
         tables: dict[str, list[Row]] = defaultdict(list)
         for message in batch:
@@ -68,7 +66,9 @@ class LakeWriter:
                 table, row = self._to_row(message)
                 tables[table].append({"seq": message.seq, **row})
             except ValueError as error:
-                await dead_letter(self._js, self._dead, self._name, message, str(error))
+                await dead_letter(
+                    self._js, self._dead_letter_subject, self._name, message, str(error)
+                )
                 EVENTS.labels(self._name, "dead").inc()
         name = f"{self._name}-{batch[0].seq:012d}-{batch[-1].seq:012d}"
         for table, rows in tables.items():
@@ -82,24 +82,29 @@ async def serve(
     streams: Mapping[str, tuple[str, str]],
     schemas: Mapping[str, pa.Schema],
     to_row: ToRow,
-    dead: str,
+    dead_letter_subject: str,
 ) -> None:
-    """Write some streams until cancelled.
+    """Write some streams to the lake until cancelled.
 
     Args:
-        streams: By consumer name, the stream and the subject to write.
+        streams: Stream and subject by consumer name.
+        schemas: Schema by table.
+        to_row: Converts a message.
+        dead_letter_subject: Subject for messages that cannot be converted.
     """
-    nc = await connect(config, "lake-writer", patience_s=60.0)
+    nc = await connect(config, "lake-writer", timeout_s=60.0)
     lake = Lake(config)
     consumers = {
-        name: OrderedConsumer(nc, stream, name, subject, BATCH, LINGER_S)
+        name: OrderedConsumer(nc, stream, name, subject, BATCH, MAX_WAIT_S)
         for name, (stream, subject) in streams.items()
     }
     lag = asyncio.create_task(report_lag(consumers))
     try:
         async with asyncio.TaskGroup() as group:
             for name, consumer in consumers.items():
-                writer = LakeWriter(nc.jetstream(), lake, name, schemas, to_row, dead)
+                writer = LakeWriter(
+                    nc.jetstream(), lake, name, schemas, to_row, dead_letter_subject
+                )
                 group.create_task(consume(consumer, writer.handle))
     finally:
         lag.cancel()

@@ -1,10 +1,10 @@
-"""What is wrong with a message, for whoever sent it."""
+"""Validation errors of a message, worded for its sender."""
 
 from pydantic import ValidationError
 
 
-def explain(error: ValidationError) -> str:
-    """All that is wrong, a clause each: `cart.0.price_minor: Input should be greater than 0`."""
+def validation_message(error: ValidationError) -> str:
+    """At most five errors, a clause each: `cart.0.price_minor: Input should be greater than 0`."""
     clauses = []
     for problem in error.errors(include_url=False, include_input=False, include_context=False):
         where = ".".join(str(part) for part in problem["loc"]) or "body"

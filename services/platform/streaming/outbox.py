@@ -1,12 +1,12 @@
-"""Outbox: what a service publishes off its hot path, kept while the stream is away.
+"""Outbox: events that a service publishes off its hot path, kept while the stream is unavailable.
 
-Events wait in memory, bounded; past the bound, or while the stream does not acknowledge, they go
-to a file, bounded too. Only when that is full are events dropped, counted, and said so. The file
-is read back when the stream is, so an event can arrive twice: its id lets the stream drop the
-second one, and readers of the lake bear it.
+Events wait in memory, up to a limit; past it, or while the stream does not acknowledge, they are
+written to a file, which is limited too. Only when the file is full are events dropped, counted and
+logged. The file is published when the stream is back, so an event can arrive twice: the stream
+drops the second one by its id, and readers of the lake deduplicate.
 
-Where many wait, they go as one atomic batch: the stream flushes it to disk once and acknowledges it
-once, and a flush is most of what an event costs. Source: NATS' architecture decision 50.
+Many waiting events are published as one atomic batch: the stream flushes and acknowledges it once,
+and a flush is most of the cost of an event. Source: NATS' architecture decision 50.
 """
 
 import asyncio
@@ -22,25 +22,28 @@ import orjson
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
-from services.platform.runtime.worker import end
-from services.platform.telemetry import took
+from services.platform.runtime.worker import cancel_tasks
+from services.platform.telemetry import observe_stages
 
 log = logging.getLogger(__name__)
 
 _BATCH = 500
 _ACK_TIMEOUT_S = 5.0
 _RETRY_S = 0.5
-_LINGER_S = 0.05
-# A batch costs the server as much as some dozen events one by one, whatever is in it.
-_LEAST_AT_ONCE = 16
+_MAX_WAIT_S = 0.05
+# An atomic batch of any size costs the server as much as about a dozen single events.
+_MIN_ATOMIC_EVENTS = 16
 
 
 @dataclass(slots=True)
-class Outgoing:
-    """An event on its way: where to, what, and the id it is known by.
+class OutboxEvent:
+    """An event to publish.
 
     Attributes:
-        queued: When it was put here, by `perf_counter`; 0 for one that waited on disk.
+        subject: Subject to publish on.
+        id: Its id, by which the stream drops duplicates.
+        data: Its payload.
+        queued: When it was queued, by `perf_counter`; 0 for one read from the file.
     """
 
     subject: str
@@ -50,42 +53,46 @@ class Outgoing:
 
 
 class Outbox:
-    """A queue in front of JetStream. `put` never waits and never raises."""
+    """A queue in front of JetStream. `put` never waits and never raises.
 
-    def __init__(self, nc: Client, folder: Path, most_events: int, most_bytes: int) -> None:
+    Attributes:
+        dropped: Events dropped because the file was full.
+    """
+
+    def __init__(self, nc: Client, folder: Path, max_events: int, max_bytes: int) -> None:
         self._nc = nc
         self._js = nc.jetstream(publish_async_max_pending=_BATCH * 2)
-        self._queue: deque[Outgoing] = deque()
-        self._spill = Spill(folder, most_bytes)
-        self._most_events = most_events
+        self._queue: deque[OutboxEvent] = deque()
+        self._spill = SpillFile(folder, max_bytes)
+        self._max_events = max_events
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self.dropped = 0
 
     @property
     def depth(self) -> int:
-        """Events that wait, in memory and on disk."""
+        """Events waiting in memory and in the file."""
         return len(self._queue) + self._spill.count
 
     def start(self) -> None:
-        """Begin publishing, the file's leftovers of an earlier life first."""
+        """Start publishing, beginning with events the file kept from an earlier run."""
         self._task = asyncio.create_task(self._run())
 
-    def put(self, subject: str, identity: str, data: bytes) -> None:
+    def put(self, subject: str, event_id: str, data: bytes) -> None:
         """Queue an event."""
-        if len(self._queue) >= self._most_events:
-            self._to_file([self._queue.popleft()])
-        self._queue.append(Outgoing(subject, identity, data, perf_counter()))
+        if len(self._queue) >= self._max_events:
+            self._spill_events([self._queue.popleft()])
+        self._queue.append(OutboxEvent(subject, event_id, data, perf_counter()))
         self._wake.set()
 
     async def close(self) -> None:
-        """Publish what can be published now; keep the rest on disk."""
+        """Publish what the stream takes now; keep the rest in the file."""
         if self._task is not None:
-            await end(self._task)
+            await cancel_tasks(self._task)
         while self._queue and self._nc.is_connected:
             if not await self._flush():
                 break
-        self._to_file(list(self._queue))
+        self._spill_events(list(self._queue))
         self._queue.clear()
 
     async def _run(self) -> None:
@@ -93,68 +100,68 @@ class Outbox:
             if not self._queue and not self._spill.count:
                 self._wake.clear()
                 await self._wake.wait()
-            # Nobody waits for an event: some together cost less than one by one.
-            await asyncio.sleep(_LINGER_S)
+            # Events are not urgent, and several together cost less than one by one.
+            await asyncio.sleep(_MAX_WAIT_S)
             if not self._nc.is_connected or not await self._flush() or not await self._unspill():
-                # Nothing piles up in memory while the stream is away.
-                self._to_file(list(self._queue))
+                # Empty the memory while the stream is unavailable.
+                self._spill_events(list(self._queue))
                 self._queue.clear()
                 await asyncio.sleep(_RETRY_S)
 
     async def _flush(self) -> bool:
-        """Publish a batch from memory. False if the stream did not take all of it."""
+        """Publish a batch from memory. False if the stream did not acknowledge all of it."""
         batch = [self._queue.popleft() for _ in range(min(len(self._queue), _BATCH))]
         try:
             failed = await self._publish(batch)
         except asyncio.CancelledError:
-            self._to_file(batch)
+            self._spill_events(batch)
             raise
         if not failed:
-            took(("publish", perf_counter() - event.queued) for event in batch)
-        self._to_file(failed)
+            observe_stages(("publish", perf_counter() - event.queued) for event in batch)
+        self._spill_events(failed)
         return not failed
 
     async def _unspill(self) -> bool:
-        """Publish the file, a batch at a time. False if the stream went away in between."""
+        """Publish the file, a batch at a time. False if the stream became unavailable."""
         while self._spill.count:
             if await self._publish(self._spill.peek(_BATCH)):
                 return False
             self._spill.confirm()
         return True
 
-    async def _publish(self, batch: list[Outgoing]) -> list[Outgoing]:
-        """Publish and wait for acknowledgements. Returns what was not acknowledged."""
-        if len(batch) < _LEAST_AT_ONCE:
-            return await self._one_by_one(batch)
+    async def _publish(self, batch: list[OutboxEvent]) -> list[OutboxEvent]:
+        """Publish and wait for acknowledgements. Returns the unacknowledged events."""
+        if len(batch) < _MIN_ATOMIC_EVENTS:
+            return await self._publish_singly(batch)
         try:
-            refused = await self._at_once(batch)
+            refused = await self._publish_atomically(batch)
         except (NatsError, OSError) as error:
             log.warning("outbox: %s", error or type(error).__name__)
             return batch
         if refused:
-            # One of them is known, say: its acknowledgement was lost, and it came again.
-            log.info("outbox: %s; one by one, then", refused)
-            return await self._one_by_one(batch)
+            # For example a duplicate: an event whose acknowledgement was lost.
+            log.info("outbox: batch refused, publishing singly: %s", refused)
+            return await self._publish_singly(batch)
         return []
 
-    async def _at_once(self, batch: list[Outgoing]) -> str:
-        """Publish all or nothing. Returns why the stream refused, empty if it took them.
+    async def _publish_atomically(self, batch: list[OutboxEvent]) -> str:
+        """Publish all or none. Returns the reason of a refusal, empty if the batch was stored.
 
         Raises:
-            nats.errors.Error, OSError: it is away, or did not answer in time.
+            nats.errors.Error, OSError: the stream is unavailable, or did not answer in time.
         """
-        identity = uuid4().hex
+        batch_id = uuid4().hex
         for number, event in enumerate(batch[:-1], start=1):
             await self._nc.publish(
-                event.subject, event.data, headers=_headers(event, identity, number)
+                event.subject, event.data, headers=_headers(event, batch_id, number)
             )
         last = batch[-1]
-        headers = {**_headers(last, identity, len(batch)), "Nats-Batch-Commit": "1"}
+        headers = {**_headers(last, batch_id, len(batch)), "Nats-Batch-Commit": "1"}
         answer = await self._nc.request(last.subject, last.data, _ACK_TIMEOUT_S, headers=headers)
-        told = orjson.loads(answer.data)
-        return str(told["error"]["description"]) if "error" in told else ""
+        reply = orjson.loads(answer.data)
+        return str(reply["error"]["description"]) if "error" in reply else ""
 
-    async def _one_by_one(self, batch: list[Outgoing]) -> list[Outgoing]:
+    async def _publish_singly(self, batch: list[OutboxEvent]) -> list[OutboxEvent]:
         acks = []
         try:
             for event in batch:
@@ -174,31 +181,34 @@ class Outbox:
         failed += batch[len(acks) :]
         return failed
 
-    def _to_file(self, events: list[Outgoing]) -> None:
-        lost = self._spill.append(events)
-        if lost:
-            self.dropped += lost
-            log.error("outbox: its file is full, %d decisions dropped so far", self.dropped)
+    def _spill_events(self, events: list[OutboxEvent]) -> None:
+        dropped = self._spill.append(events)
+        if dropped:
+            self.dropped += dropped
+            log.error("outbox: the file is full, %d decisions dropped so far", self.dropped)
 
 
-def _headers(event: Outgoing, batch: str, number: int) -> dict[str, str]:
+def _headers(event: OutboxEvent, batch_id: str, number: int) -> dict[str, str]:
     return {
         "Nats-Msg-Id": event.id,
-        "Nats-Batch-Id": batch,
+        "Nats-Batch-Id": batch_id,
         "Nats-Batch-Sequence": str(number),
     }
 
 
-class Spill:
-    """A bounded file of events: appended to at its end, read from its start, emptied when read.
+class SpillFile:
+    """A bounded file of events, appended at its end, read from its start, emptied once all is read.
 
-    What was read is only passed over once `confirm` says that it arrived.
+    Events that were read are skipped only after `confirm`.
+
+    Attributes:
+        count: Unconfirmed events in the file.
     """
 
-    def __init__(self, folder: Path, most_bytes: int) -> None:
+    def __init__(self, folder: Path, max_bytes: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / "outbox.jsonl"
-        self._most = most_bytes
+        self._max_bytes = max_bytes
         self._path.touch()
         self._size = self._path.stat().st_size
         with self._path.open("rb") as file:
@@ -206,14 +216,14 @@ class Spill:
         self._confirmed = 0
         self._pending = 0, 0
 
-    def append(self, events: list[Outgoing]) -> int:
-        """Add events as long as they fit. Returns how many did not."""
+    def append(self, events: list[OutboxEvent]) -> int:
+        """Append events while they fit. Returns the number that did not fit."""
         if not events:
             return 0
         lines = []
         for event in events:
             line = orjson.dumps([event.subject, event.id, event.data.decode()]) + b"\n"
-            if self._size + len(line) > self._most:
+            if self._size + len(line) > self._max_bytes:
                 break
             self._size += len(line)
             lines.append(line)
@@ -222,8 +232,8 @@ class Spill:
         self.count += len(lines)
         return len(events) - len(lines)
 
-    def peek(self, size: int) -> list[Outgoing]:
-        """The next events, `size` at the most, none once all were confirmed."""
+    def peek(self, size: int) -> list[OutboxEvent]:
+        """The next events, at most `size`; none once all are confirmed."""
         with self._path.open("rb") as file:
             file.seek(self._confirmed)
             lines = list(islice(file, size))
@@ -231,7 +241,7 @@ class Spill:
         return [event for line in lines if (event := _event(line))]
 
     def confirm(self) -> None:
-        """Pass over what was peeked at last; empty the file once all of it is."""
+        """Skip the events of the last `peek`; empty the file once all are confirmed."""
         lines, size = self._pending
         self._pending = 0, 0
         self._confirmed += size
@@ -241,10 +251,10 @@ class Spill:
             self._size = self._confirmed = 0
 
 
-def _event(line: bytes) -> Outgoing | None:
-    """One line as an event; None for one that a crash cut short."""
+def _event(line: bytes) -> OutboxEvent | None:
+    """The event of a line; None if a crash truncated the line."""
     try:
-        subject, identity, data = orjson.loads(line)
+        subject, event_id, data = orjson.loads(line)
     except ValueError:
         return None
-    return Outgoing(subject, identity, data.encode())
+    return OutboxEvent(subject, event_id, data.encode())

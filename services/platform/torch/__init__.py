@@ -1,1 +1,1 @@
-"""What candidates made of torch share."""
+"""What candidates made with torch share. Only training imports this package."""

@@ -1,6 +1,6 @@
-"""Imports torch, and silences what its parts say of each other as the libraries on it are imported.
+"""Imports torch and filters the warnings that libraries built on it cause when they are imported.
 
-Import it before torch_geometric or timm: torch itself sets filters that would come first.
+Import it before torch_geometric or timm: torch's own filters would otherwise take precedence.
 """
 
 import warnings

@@ -1,4 +1,4 @@
-"""A picture's way from the store to its result; killed, told twice, never told."""
+"""From an image in the store to its result; with kills, duplicate and missing events."""
 
 import asyncio
 import contextlib
@@ -15,34 +15,35 @@ from services.cv_inspection.ingestion.events import (
     DEAD_STREAM,
     DECISIONS_STREAM,
     INSPECTION,
+    LABEL,
     STREAM,
-    VERDICT,
+    ImageRef,
     InspectionEvent,
-    Place,
+    publish_image,
 )
 from services.cv_inspection.problem import CLASSES
-from services.cv_inspection.retraining.outcomes import labelled, pictures
+from services.cv_inspection.retraining.outcomes import fetch_images, labelled_inspections
 from services.cv_inspection.serving import batch
-from services.cv_inspection.serving.app import create_app, publish_image
+from services.cv_inspection.serving.app import create_app
 from services.cv_inspection.serving.model import DESIGN
 from services.cv_inspection.serving.worker import NAME
 from services.cv_inspection.simulator.camera import Camera
-from services.platform.models.onnx import stamp
+from services.platform.models.names import served_path
+from services.platform.models.onnx import write_card
 from services.platform.models.promotion import announce
-from services.platform.models.served_model import champion_path
 from services.platform.retraining.shadow import shadow_table
 from services.platform.storage.lake import Lake
 from tests.integration.conftest import lag, until
 from tests.unit.cv_inspection.vision_fixtures import cv_card, quiet
 
-CAMERA = Camera(5, defects=0.5)
+CAMERA = Camera(5, defect_share=0.5)
 
 
 @pytest.fixture
 def model(config, nc, vision_file):
-    """A champion in its place."""
-    data = stamp(vision_file, cv_card())
-    Lake(config).put(champion_path(DESIGN), data)
+    """A champion in the store."""
+    data = write_card(vision_file, cv_card())
+    Lake(config).put(served_path(DESIGN), data)
     return data
 
 
@@ -61,9 +62,8 @@ async def inspector(config):
 @pytest.fixture
 def line(config, model, worker):
     """Inspector and worker as processes, where the store's webhook finds them."""
-    port = str(config.inspector_port)
-    worker("uvicorn", "services.cv_inspection.serving.app:create_app", "--factory", "--port", port)
-    return worker("services.cv_inspection.serving.worker")
+    worker("cv", "inspector")
+    return worker("cv", "inspection-worker")
 
 
 async def is_up(config):
@@ -77,7 +77,7 @@ def put(config, shot):
 
 
 def result(config, shot):
-    stem = Place.of(shot.key).stem
+    stem = ImageRef.from_key(shot.key).stem
     try:
         return InspectionEvent.model_validate_json(Lake(config, config.results).get(f"{stem}.json"))
     except FileNotFoundError:
@@ -89,7 +89,7 @@ async def count(nc, stream, subject=">"):
     return sum((info.state.subjects or {}).values())
 
 
-async def test_a_posted_picture_is_answered(config, nc, model):
+async def test_a_posted_image_is_inspected(config, nc, model):
     shot = CAMERA.shot(0)
     async with inspector(config) as http:
         answer = await http.post("/inspect?line=a&mask=png", content=shot.jpeg())
@@ -103,16 +103,16 @@ async def test_a_posted_picture_is_answered(config, nc, model):
         rle = (await http.post("/invocations", content=shot.jpeg())).json()
         assert sum(rle["mask_rle"]) == rle["mask_size"] ** 2
         assert (await http.get("/ping")).status_code == 200
-        await until(lambda: told(nc, 2))
+        await until(lambda: published(nc, 2))
 
 
-async def told(nc, number):
+async def published(nc, number):
     return await count(nc, DECISIONS_STREAM, f"{INSPECTION}.>") >= number
 
 
-async def test_what_is_no_picture_is_refused_and_the_inspector_lives(config, nc, model):
+async def test_an_invalid_image_is_refused_and_the_inspector_survives(config, nc, model):
     async with inspector(config) as http:
-        for data, word in ((b"<html>", "no JPEG"), (CAMERA.shot(1).jpeg()[:900], "unpacked")):
+        for data, word in ((b"<html>", "not a JPEG"), (CAMERA.shot(1).jpeg()[:900], "decoded")):
             answer = await http.post("/inspect", content=data)
             assert answer.status_code == 422
             assert word in answer.json()["error"]
@@ -121,7 +121,7 @@ async def test_what_is_no_picture_is_refused_and_the_inspector_lives(config, nc,
         assert (await http.post("/inspect", content=CAMERA.shot(1).jpeg())).status_code == 200
 
 
-async def test_without_a_model_it_says_so(config, nc):
+async def test_without_a_model_requests_are_refused(config, nc):
     async with inspector(config) as http:
         answer = await http.post("/inspect", content=CAMERA.shot(1).jpeg())
         assert answer.status_code == 503
@@ -129,14 +129,14 @@ async def test_without_a_model_it_says_so(config, nc):
         assert (await http.get("/readyz")).status_code == 503
 
 
-async def test_more_pictures_than_fit_are_refused_at_once(config, nc, model):
+async def test_images_beyond_the_queue_are_refused_at_once(config, nc, model):
     async with inspector(config) as http:
         posts = [http.post("/inspect", content=CAMERA.shot(2).jpeg()) for _ in range(60)]
         codes = [a.status_code for a in await asyncio.gather(*posts)]
     assert set(codes) == {200, 503}
 
 
-async def test_a_notice_needs_the_token_and_is_one_event_however_often_it_is_told(config, nc):
+async def test_a_notification_needs_the_token_and_repeats_are_one_event(config, nc):
     token = {"Authorization": f"Bearer {config.password.get_secret_value()}"}
     data = orjson.dumps({"event_type": "create", "key": f"/buckets/{config.inbox}/a/b/c/1.jpg"})
     async with inspector(config) as http:
@@ -146,25 +146,25 @@ async def test_a_notice_needs_the_token_and_is_one_event_however_often_it_is_tol
         for _ in range(3):
             answer = await http.post("/events/s3", content=data, headers=token)
             assert answer.json() == {"taken": True}
-        lost = data.replace(b"a/b/c/1.jpg", b"somewhere.jpg")
-        answer = await http.post("/events/s3", content=lost, headers=token)
+        invalid = data.replace(b"a/b/c/1.jpg", b"somewhere.jpg")
+        answer = await http.post("/events/s3", content=invalid, headers=token)
         assert answer.json()["taken"] is False
         assert (await http.post("/events/s3", content=b"x", headers=token)).status_code == 422
     assert await count(nc, STREAM) == 1
     assert await count(nc, DEAD_STREAM) == 1
 
 
-async def test_a_verdict_is_kept_and_a_bad_one_named(config, nc):
+async def test_a_label_is_published_and_an_invalid_one_is_named(config, nc):
     async with inspector(config) as http:
         good = orjson.dumps({"inspection_id": "0" * 32, "label": "scratch"})
         assert (await http.post("/verdict", content=good)).status_code == 202
         bad = await http.post("/verdict", content=b'{"label": "scratch"}')
         assert bad.status_code == 422
         assert "inspection_id" in bad.json()["error"]
-    assert await count(nc, STREAM, f"{VERDICT}.>") == 1
+    assert await count(nc, STREAM, f"{LABEL}.>") == 1
 
 
-async def test_the_store_itself_triggers_the_inspection(config, nc, line):
+async def test_a_put_into_the_store_triggers_an_inspection(config, nc, line):
     await until(lambda: is_up(config))
     shots = [CAMERA.shot(n) for n in range(100, 106)]
     for shot in shots:
@@ -174,20 +174,20 @@ async def test_the_store_itself_triggers_the_inspection(config, nc, line):
     assert found.key == shots[0].key
     mask = Lake(config, config.results).get(found.mask_key)
     assert mask.startswith(b"\x89PNG")
-    await until(lambda: told(nc, 6))
+    await until(lambda: published(nc, 6))
 
 
-async def test_killed_and_told_twice_each_picture_is_inspected_once(config, nc, model, worker):
-    """Events come twice, the worker dies among them: one result and one event a picture."""
+async def test_each_image_is_inspected_once_despite_kills_and_duplicates(config, nc, model, worker):
+    """Events are duplicated and the worker is killed: one result and one event for each image."""
     shots = [CAMERA.shot(n) for n in range(200, 240)]
     for number, shot in enumerate(shots * 2):
         put(config, shot)
         await publish_image(nc, shot.key, shot.line, f"{number}")
-    first = worker("services.cv_inspection.serving.worker")
-    await until(lambda: told(nc, 5))
+    first = worker("cv", "inspection-worker")
+    await until(lambda: published(nc, 5))
     first.kill()
     first.wait(10)
-    worker("services.cv_inspection.serving.worker")
+    worker("cv", "inspection-worker")
     await until(lambda: idle(nc), 60)
     assert all(result(config, shot) for shot in shots)
     assert await count(nc, DECISIONS_STREAM) == len(shots)
@@ -197,10 +197,8 @@ async def idle(nc):
     return await lag(nc, STREAM, NAME) == 0
 
 
-async def test_a_file_that_is_no_picture_is_put_aside_and_the_worker_lives(
-    config, nc, model, worker
-):
-    process = worker("services.cv_inspection.serving.worker")
+async def test_an_invalid_file_is_dead_lettered_and_the_worker_survives(config, nc, model, worker):
+    process = worker("cv", "inspection-worker")
     inbox = Lake(config, config.inbox)
     inbox.put("line-a/station-1/lot/broken.jpg", b"<html>")
     for number, frame in enumerate(("broken", "gone")):
@@ -212,24 +210,24 @@ async def test_a_file_that_is_no_picture_is_put_aside_and_the_worker_lives(
     await until(lambda: idle(nc))
     assert await count(nc, DEAD_STREAM) == 2
     assert process.poll() is None
-    # It has a result that says why, so that the reconciliation does not tell of it for ever.
-    assert reconciliation.missed(config, old_enough_s=-5) == []
+    # It has a result that says why, so the reconciliation does not publish it again.
+    assert reconciliation.without_result(config, min_age_s=-5) == []
 
 
-async def test_a_picture_whose_event_never_came_is_found(config, nc, model, worker):
+async def test_an_image_without_an_event_is_reconciled(config, nc, model, worker):
     shot = CAMERA.shot(400)
     inbox = Lake(config, config.inbox)
     inbox.put(shot.key, shot.jpeg())
-    assert await reconciliation.reconcile(config, old_enough_s=60) == 0
-    assert await reconciliation.reconcile(config, old_enough_s=-5) == 1
-    worker("services.cv_inspection.serving.worker")
+    assert await reconciliation.reconcile(config, min_age_s=60) == 0
+    assert await reconciliation.reconcile(config, min_age_s=-5) == 1
+    worker("cv", "inspection-worker")
     await until(lambda: result(config, shot))
-    assert reconciliation.missed(config, old_enough_s=-5) == []
+    assert reconciliation.without_result(config, min_age_s=-5) == []
 
 
-async def test_verdicts_and_pictures_come_back_as_lessons(config, nc, model, worker):
-    worker("services.cv_inspection.serving.worker")
-    worker("services.cv_inspection.ingestion.lake_writer")
+async def test_labelled_inspections_become_training_images(config, nc, model, worker):
+    worker("cv", "inspection-worker")
+    worker("cv", "cv-lake-writer")
     shots = [CAMERA.shot(n) for n in range(500, 512)]
     for shot in shots:
         put(config, shot)
@@ -237,25 +235,25 @@ async def test_verdicts_and_pictures_come_back_as_lessons(config, nc, model, wor
     await until(lambda: all(result(config, shot) for shot in shots))
     for shot in shots[:8]:
         body = {"inspection_id": result(config, shot).inspection_id, "label": shot.label}
-        await nc.jetstream().publish(f"{VERDICT}.{shot.label}", orjson.dumps(body))
-    await until(lambda: len(labelled(Lake(config), 0.0)) == 8)
-    found = labelled(Lake(config), 0.0)
-    lessons = pictures(config, found, CLASSES, 64, lambda *_: None)
+        await nc.jetstream().publish(f"{LABEL}.{shot.label}", orjson.dumps(body))
+    await until(lambda: len(labelled_inspections(Lake(config), 0.0)) == 8)
+    found = labelled_inspections(Lake(config), 0.0)
+    images = fetch_images(config, found, CLASSES, 64, lambda *_: None)
     truth = {shot.key: shot.label for shot in shots}
     wanted = [CLASSES.index(truth[key]) for key in found.rows["key"]]
-    assert lessons.label.tolist() == wanted
-    assert np.array_equal(lessons.positive, np.array(wanted) > 0)
-    # One picture is gone by now, another was taken at its place: no verdict is on that.
+    assert images.label.tolist() == wanted
+    assert np.array_equal(images.positive, np.array(wanted) > 0)
+    # One image is deleted and one overwritten by now: their labels do not count.
     inbox = Lake(config, config.inbox)
     first, second = found.rows["key"][:2]
     inbox.filesystem.delete_file(f"{inbox.bucket}/{first}")
     inbox.put(second, CAMERA.shot(900).jpeg())
-    lessons = pictures(config, found, CLASSES, 64, lambda *_: None)
-    assert lessons.label.tolist() == wanted[2:]
+    images = fetch_images(config, found, CLASSES, 64, lambda *_: None)
+    assert images.label.tolist() == wanted[2:]
 
 
-async def reads(nc, stream, durable):
-    """Whether somebody reads a stream by this name yet: shadow mode looks at what comes after."""
+async def consumer_exists(nc, stream, durable):
+    """Whether a durable consumer exists yet: shadow mode scores only later decisions."""
     try:
         await nc.jetstream().consumer_info(stream, durable)
     except NotFoundError:
@@ -263,13 +261,13 @@ async def reads(nc, stream, durable):
     return True
 
 
-async def test_a_challenger_looks_at_the_same_pictures(config, nc, model, vision_file, worker):
-    worker("services.cv_inspection.serving.worker")
-    Lake(config).put(champion_path(DESIGN, "challenger"), stamp(vision_file, cv_card(version=9)))
+async def test_a_challenger_scores_the_same_images(config, nc, model, vision_file, worker):
+    worker("cv", "inspection-worker")
+    Lake(config).put(served_path(DESIGN, "challenger"), write_card(vision_file, cv_card(version=9)))
     await announce(nc, DESIGN, 9, "challenger")
     await announce(nc, DESIGN, 1)
-    worker("services.cv_inspection.monitoring.shadow")
-    await until(lambda: reads(nc, DECISIONS_STREAM, "shadow"))
+    worker("cv", "cv-shadow")
+    await until(lambda: consumer_exists(nc, DECISIONS_STREAM, "shadow"))
     shot = CAMERA.shot(600)
     put(config, shot)
     await publish_image(nc, shot.key, shot.line, "one")
@@ -279,7 +277,7 @@ async def test_a_challenger_looks_at_the_same_pictures(config, nc, model, vision
     assert rows["version"][0].as_py() == 9
 
 
-def test_a_batch_goes_on_where_it_stopped(config, model, tmp_path, nc):
+def test_a_batch_is_resumed(config, model, tmp_path, nc):
     shots = [CAMERA.shot(n) for n in range(700, 706)]
     for shot in shots:
         put(config, shot)
@@ -292,26 +290,26 @@ def test_a_batch_goes_on_where_it_stopped(config, model, tmp_path, nc):
     report = tmp_path / "report.csv"
     first = batch.run(config, items[:3], report, 2, lambda *_: None)
     assert (first.succeeded, first.failed, first.resumed) == (3, 0, 0)
-    # Killed while it wrote the third row.
+    # As if it had been killed while it wrote the third row.
     report.write_bytes(report.read_bytes()[:-5])
     second = batch.run(config, items, report, 2, lambda *_: None)
     assert (second.succeeded, second.failed, second.resumed) == (4, 2, 2)
     text = report.read_text()
     assert text.count("succeeded") == 6
     assert "no such object" in text
-    assert "no JPEG or PNG" in text
+    assert "not a JPEG or PNG" in text
 
 
-def test_a_report_is_not_written_over_something_else(config, model, tmp_path):
+def test_a_report_does_not_overwrite_another_file(config, model, tmp_path):
     path = tmp_path / "manifest.csv"
     path.write_text("inbox,a/b/c/d.jpg")
-    with pytest.raises(ValueError, match="no report of a batch"):
+    with pytest.raises(ValueError, match="not a batch report"):
         batch.run(config, [], path, 2, lambda *_: None)
     assert path.read_text() == "inbox,a/b/c/d.jpg"
 
 
 @pytest.mark.parametrize("text", ["inbox", "inbox,", "a,b,c,d"])
-def test_a_manifest_that_is_none_names_its_line(config, tmp_path, text):
+def test_an_invalid_row_of_a_manifest_is_named(config, tmp_path, text):
     path = tmp_path / "manifest.csv"
     path.write_text(f"inbox,a/b/c/d.jpg\n{text}\n")
     with pytest.raises(ValueError, match="line 2"):
@@ -319,28 +317,28 @@ def test_a_manifest_that_is_none_names_its_line(config, tmp_path, text):
 
 
 @pytest.mark.parametrize("data", [b"inbox,\xff\xfe.jpg", b"inbox," + b"a" * 200_000])
-def test_a_file_that_is_no_manifest_is_named(config, tmp_path, data):
+def test_an_invalid_manifest_is_named(config, tmp_path, data):
     path = tmp_path / "manifest.csv"
     path.write_bytes(data)
-    with pytest.raises(ValueError, match=r"manifest\.csv is no CSV"):
+    with pytest.raises(ValueError, match=r"manifest\.csv is not a CSV"):
         batch.read_manifest(config, str(path))
 
 
-async def test_what_the_edge_saw_is_forwarded_once(config, nc, vision_model, tmp_path):
-    folder = tmp_path / "pictures"
+async def test_edge_inspections_are_forwarded_once(config, nc, vision_model, tmp_path):
+    folder = tmp_path / "images"
     put_shots(folder, range(3))
     edge.run(vision_model, folder, tmp_path, quiet)
-    away = config.model_copy(update={"nats_url": "nats://127.0.0.1:1"})
+    unreachable = config.model_copy(update={"nats_url": "nats://127.0.0.1:1"})
     with pytest.raises(ConnectionError):
-        await edge.forward(away, tmp_path, quiet)
+        await edge.forward(unreachable, tmp_path, quiet)
 
-    def run_on(done: int, _: int) -> None:
+    def inspect_another(done: int, _: int) -> None:
         if done == 2:
             put_shots(folder, [3])
             edge.run(vision_model, folder, tmp_path, quiet)
 
-    # The line does not stop while it forwards, and what it sees then is not lost.
-    assert await edge.forward(config, tmp_path, run_on) == 3
+    # The line inspects while it forwards, and those inspections are not lost.
+    assert await edge.forward(config, tmp_path, inspect_another) == 3
     assert await edge.forward(config, tmp_path, quiet) == 1
     assert await edge.forward(config, tmp_path, quiet) == 0
     assert edge.run(vision_model, folder, tmp_path, quiet).inspected == 0

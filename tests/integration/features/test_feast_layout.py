@@ -1,4 +1,4 @@
-"""The compiled reader and writer against Feast's own, on a real Redis."""
+"""The fast Redis reader and writer against Feast's own, on a real Redis."""
 
 from datetime import UTC, datetime
 
@@ -12,20 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis import Redis
 
-from features.online import PROJECT, Layout, OnlineReader, OnlineTable
-from features.redis_connection import RedisLink
+from features.online import PROJECT, OnlineReader, OnlineTable, RowLayout
+from features.redis_connection import RedisConnection
 from features.spec import SEQ, TIME
 from features.store import open_store
-from services.fraud.features.states import (
-    CUSTOMER,
-    FEATURES,
-    GRAPH,
-    OWN,
-    PAIR,
-    SPEC,
-    STATES,
-    vectors,
-)
+from services.fraud.features.kernel import feature_vectors
+from services.fraud.features.request import REQUEST_FEATURES
+from services.fraud.features.states import CUSTOMER, EMBEDDINGS, FEATURES, PAIR, SPEC, STATES
 
 names = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), min_size=1, max_size=30)
 
@@ -36,8 +29,8 @@ def store(config):
 
 
 @given(names, names)
-def test_keys_are_feasts(customer, device):
-    ours = Layout.of(PAIR).key((customer, device))
+def test_keys_equal_feasts(customer, device):
+    ours = RowLayout.of(PAIR).key((customer, device))
     proto = EntityKey(
         join_keys=["customer_id", "device_id"],
         entity_values=[Value(string_val=customer), Value(string_val=device)],
@@ -46,8 +39,8 @@ def test_keys_are_feasts(customer, device):
 
 
 @pytest.mark.parametrize("state", STATES, ids=lambda s: s.name)
-def test_fields_and_values_are_feasts(state):
-    layout = Layout.of(state)
+def test_fields_and_values_equal_feasts(state):
+    layout = RowLayout.of(state)
     row = np.random.default_rng(0).normal(size=state.width)
     proto = Value()
     proto.double_list_val.val.extend(row.tolist())
@@ -67,22 +60,27 @@ def filled(state, rng, count):
     return rows
 
 
-async def test_feast_reads_what_we_write_and_reads_it_alike(store, config):
+async def test_feast_reads_our_rows_and_computes_the_same_features(store, config):
     rng = np.random.default_rng(1)
     entity = {"customer_id": "A", "merchant_id": "B", "device_id": "C", "ip": "10.0.0.9"}
     with Redis.from_url(config.redis) as redis:
-        for view in (*STATES, *GRAPH):
+        for view in (*STATES, *EMBEDDINGS):
             key = tuple(entity[k] for k in view.keys)
             OnlineTable(redis, view).store([key], filled(view, rng, 1))
-    own = {OWN[0]: 1.65e9 + 500.0, OWN[1]: 12.5, OWN[2]: 2.0, OWN[3]: 9.0}
+    request = {
+        REQUEST_FEATURES[0]: 1.65e9 + 500.0,
+        REQUEST_FEATURES[1]: 12.5,
+        REQUEST_FEATURES[2]: 2.0,
+        REQUEST_FEATURES[3]: 9.0,
+    }
     service = store.get_feature_service("fraud_graph")
-    theirs = store.get_online_features(service, [{**entity, **own}]).to_dict()
-    rows = await OnlineReader(RedisLink(config.redis), (*STATES, *GRAPH)).read(entity)
-    ours = vectors(rows, np.array([list(own.values())]))[0]
+    theirs = store.get_online_features(service, [{**entity, **request}]).to_dict()
+    rows = await OnlineReader(RedisConnection(config.redis), (*STATES, *EMBEDDINGS)).read(entity)
+    ours = feature_vectors(rows, np.array([list(request.values())]))[0]
     assert [theirs[name][0] for name in FEATURES] == ours.tolist()
 
 
-async def test_we_read_what_feast_writes(store, config):
+async def test_we_read_feasts_rows(store, config):
     row = filled(CUSTOMER, np.random.default_rng(2), 1)
     frame = pd.DataFrame(
         {
@@ -97,8 +95,8 @@ async def test_we_read_what_feast_writes(store, config):
     assert found.tobytes() == row.tobytes()
 
 
-async def test_unseen_is_zero_and_null_is_nan(config):
-    rows = await OnlineReader(RedisLink(config.redis), STATES).read(
+async def test_an_entity_without_events_is_zero_and_a_null_key_is_nan(config):
+    rows = await OnlineReader(RedisConnection(config.redis), STATES).read(
         {"customer_id": "nobody", "merchant_id": "nowhere", "device_id": None, "ip": None}
     )
     assert not rows["customer_state"].any()

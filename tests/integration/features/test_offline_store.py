@@ -1,4 +1,4 @@
-"""Feast's historical features against what the kernel emitted in stream order."""
+"""Feast's historical features against the kernel's snapshots in stream order."""
 
 from datetime import timedelta
 
@@ -10,16 +10,16 @@ from features.spec import SEQ, TIME, TIME_COLUMN
 from features.state_log import row_table
 from features.store import open_store
 from services.fraud.features.backfill import write_states
-from services.fraud.features.states import GRAPH, PLACES, SPEC, TABULAR
+from services.fraud.features.request import entity_frame
+from services.fraud.features.states import EMBEDDING_FEATURES, EMBEDDINGS, SPEC, TABULAR
 from services.fraud.ingestion.tables import STATE_LOG
-from services.fraud.retraining.training import entity_frame
 from services.platform.storage.lake import Lake
 
 
 @pytest.fixture(scope="module")
-def store(config, world):
+def store(config, simulated):
     lake = Lake(config)
-    write_states(lake, world.events, world.folded, since=0.0, step=lambda *_: None)
+    write_states(lake, simulated.events, simulated.states, since=0.0, step=lambda *_: None)
     yield open_store(config, SPEC, f"s3://{config.bucket}/{STATE_LOG}")
     lake.remove([STATE_LOG])
 
@@ -29,24 +29,24 @@ def historical(store, frame):
     return job.to_df()[list(TABULAR)].to_numpy(dtype=np.float64)
 
 
-def test_historical_features_are_the_kernels_bytes(store, world):
+def test_historical_features_equal_the_kernels_bytes(store, simulated):
     rng = np.random.default_rng(0)
-    chosen = np.sort(rng.choice(len(world.transactions), 5_000, replace=False))
-    frame = entity_frame(world.transactions.take(chosen))
-    assert historical(store, frame).tobytes() == world.vectors[chosen, : len(TABULAR)].tobytes()
+    chosen = np.sort(rng.choice(len(simulated.transactions), 5_000, replace=False))
+    frame = entity_frame(simulated.transactions.take(chosen))
+    assert historical(store, frame).tobytes() == simulated.vectors[chosen, : len(TABULAR)].tobytes()
 
 
-def test_order_of_rows_is_kept(store, world):
+def test_order_of_rows_is_kept(store, simulated):
     chosen = np.array([900, 3, 500])
-    frame = entity_frame(world.transactions.take(chosen))
-    assert historical(store, frame).tobytes() == world.vectors[chosen, : len(TABULAR)].tobytes()
+    frame = entity_frame(simulated.transactions.take(chosen))
+    assert historical(store, frame).tobytes() == simulated.vectors[chosen, : len(TABULAR)].tobytes()
 
 
-def test_without_a_sequence_time_decides_strictly(store, world):
+def test_without_a_sequence_the_join_is_strictly_before_in_time(store, simulated):
     chosen = np.arange(40_000, 40_200)
-    frame = entity_frame(world.transactions.take(chosen)).drop(columns="seq")
+    frame = entity_frame(simulated.transactions.take(chosen)).drop(columns="seq")
     exact = historical(store, frame)
-    assert exact.tobytes() == world.vectors[chosen, : len(TABULAR)].tobytes()
+    assert exact.tobytes() == simulated.vectors[chosen, : len(TABULAR)].tobytes()
     later = frame.assign(**{TIME_COLUMN: frame[TIME_COLUMN] + timedelta(microseconds=1)})
     # A microsecond later a transaction is in its own past, and only then.
     column = TABULAR.index("customer_transactions_1h")
@@ -54,8 +54,8 @@ def test_without_a_sequence_time_decides_strictly(store, world):
     assert (grown > 0.99).all()
 
 
-def test_a_null_device_is_missing_not_unseen(store, world):
-    frame = entity_frame(world.transactions.take([100]))
+def test_a_null_device_is_missing(store, simulated):
+    frame = entity_frame(simulated.transactions.take([100]))
     frame["device_id"] = pd.Series([None], dtype=object)
     found = historical(store, frame)[0]
     assert np.isnan(found[TABULAR.index("customer_device_is_new")])
@@ -66,52 +66,52 @@ def test_a_null_device_is_missing_not_unseen(store, world):
     ("frame", "message"),
     [("SELECT 1", "DataFrame"), (pd.DataFrame({"customer_id": ["c"]}), TIME_COLUMN)],
 )
-def test_what_it_cannot_join_is_refused(store, frame, message):
+def test_an_invalid_entity_frame_is_refused(store, frame, message):
     from features.offline import AsofOfflineStore
 
     with pytest.raises(ValueError, match=message):
         AsofOfflineStore.get_historical_features(store.config, [], [], frame, None, "p")
 
 
-def test_the_newest_rows_are_what_materializing_would_load(store, world):
+def test_materialization_reads_the_newest_rows(store, simulated):
     view = store.get_feature_view("merchant_state")
-    last = world.transactions["event_time"][-1].as_py()
+    last = simulated.transactions["event_time"][-1].as_py()
     job = store._get_provider().offline_store.pull_latest_from_table_or_query(
         store.config, view.batch_source, ["merchant_id"], ["merchant_state"], TIME_COLUMN, None,
         last - timedelta(days=30), last + timedelta(days=1),
     )  # fmt: skip
     found = job.to_df().set_index("merchant_id")["merchant_state"]
-    done = world.folded["merchant_state"]
+    done = simulated.states["merchant_state"]
     assert len(found) == len(done.keys)
     for i, (key,) in enumerate(done.keys):
         assert np.asarray(found[key]).tobytes() == done.table[i].tobytes()
 
 
-def test_places_are_those_of_the_last_night_before(store, world, config):
-    """Two nights; the second places nobody but one merchant."""
+def test_embeddings_come_from_the_last_snapshot_before(store, simulated, config):
+    """Two snapshots; the second holds one merchant only."""
     lake = Lake(config)
-    rows = world.transactions.take([20_000, 60_000])
+    rows = simulated.transactions.take([20_000, 60_000])
     customers, merchants = (
         [(k,) for k in rows[c].to_pylist()] for c in ("customer_id", "merchant_id")
     )
     early, late = rows["seq"][0].as_py() - 1, rows["seq"][1].as_py() - 1
-    for view in GRAPH:
+    for view in EMBEDDINGS:
         keys = {"customer_id": customers, "merchant_id": merchants}.get(view.keys[0], [])
         values = np.arange(len(keys) * view.width, dtype=np.float64).reshape(len(keys), view.width)
         values[:, SEQ], values[:, TIME] = early, 1.65e9
         lake.write(f"{STATE_LOG}/{view.name}", row_table(view, keys, values), "1", partition=False)
-    placed = np.full((1, GRAPH[1].width), 0.5)
-    placed[:, SEQ], placed[:, TIME] = late, 1.66e9
-    table = row_table(GRAPH[1], merchants[1:], placed)
-    lake.write(f"{STATE_LOG}/{GRAPH[1].name}", table, "2", partition=False)
+    second = np.full((1, EMBEDDINGS[1].width), 0.5)
+    second[:, SEQ], second[:, TIME] = late, 1.66e9
+    table = row_table(EMBEDDINGS[1], merchants[1:], second)
+    lake.write(f"{STATE_LOG}/{EMBEDDINGS[1].name}", table, "2", partition=False)
 
     job = store.get_historical_features(
         entity_frame(rows), store.get_feature_service("fraud_graph")
     )
-    found = job.to_df()[list(PLACES)].to_numpy().reshape(2, len(GRAPH), -1)
-    width = GRAPH[0].width
+    found = job.to_df()[list(EMBEDDING_FEATURES)].to_numpy().reshape(2, len(EMBEDDINGS), -1)
+    width = EMBEDDINGS[0].width
     assert found[0, 0].tolist() == list(range(2, width))
     assert found[1, 0].tolist() == list(range(width + 2, 2 * width))
     assert found[0, 1].tolist() == list(range(2, width))
-    assert found[1, 1].tolist() == [0.5] * GRAPH[1].size
+    assert found[1, 1].tolist() == [0.5] * EMBEDDINGS[1].size
     assert np.isnan(found[:, 2:]).all()

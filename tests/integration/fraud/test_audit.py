@@ -1,4 +1,4 @@
-"""The skew audit on a running stack: no mismatch, until one accumulator is touched."""
+"""The skew audit on a running stack: no mismatch until an accumulator is changed."""
 
 import asyncio
 
@@ -8,47 +8,44 @@ from redis import Redis
 
 from features.online import OnlineTable
 from features.spec import SUMS
-from services.fraud.evaluation.run_report import figures, settled
+from services.fraud.evaluation.run_report import run_report, wait_until_processed
 from services.fraud.features.states import CUSTOMER, FEATURES
 from services.fraud.ingestion.tables import DECISIONS_TABLE
 from services.fraud.monitoring.skew import audit, compare
-from services.fraud.simulator.gateway import Gateway, happenings
-from services.fraud.simulator.traffic import DAY_US, START_US, Traffic
-from services.platform.models.served_model import champion_path
+from services.fraud.simulator.day import DAY_US, START_US
+from services.fraud.simulator.gateway import Gateway, simulated_events
+from services.fraud.simulator.traffic import Traffic
+from services.platform.models.names import served_path
 from services.platform.storage.lake import Lake
 from tests.conftest import wait_for_port
 
 
-def scorer_arguments(config):
-    return ("services.fraud.serving.app:create_app", "--factory", "--port", str(config.scorer_port))
-
-
 async def play(config, nc, begin_us, count):
     gateway = Gateway(nc, config.scorer, config.shards)
-    world = happenings(Traffic(3), begin_us)
-    return await gateway.run(world, 250, count, lambda *_: None)
+    events = simulated_events(Traffic(3), begin_us)
+    return await gateway.run(events, 250, count, lambda *_: None)
 
 
 @pytest.fixture
 async def stack(config, nc, worker, onnx):
-    Lake(config).put(champion_path("fraud"), onnx)
-    worker("services.fraud.features.worker")
-    worker("services.fraud.ingestion.lake_writer")
-    worker("uvicorn", *scorer_arguments(config))
+    Lake(config).put(served_path("fraud"), onnx)
+    worker("fraud", "feature-worker")
+    worker("fraud", "lake-writer")
+    worker("fraud", "scorer")
     await asyncio.to_thread(wait_for_port, config.scorer_port)
     return nc
 
 
-async def test_every_vector_is_what_its_events_give_and_a_touched_state_is_seen(config, stack):
+async def test_vectors_match_their_events_and_a_changed_state_is_found(config, stack):
     begin = START_US + 20 * DAY_US
     report = await play(config, stack, begin, 700)
     assert report.failures == 0
-    assert await settled(config)
-    found, checked = figures(config, report, ({}, {1.0: 1.0}))
+    assert await wait_until_processed(config)
+    found, checked = run_report(config, report, ({}, {1.0: 1.0}))
     assert (found["vectors"], found["mismatches"], found["lost"]) == (700, 0, 0)
     assert checked.examples == []
 
-    # One accumulator, one bit's worth of difference, on the online side only.
+    # Change one accumulator slightly, in the online store only.
     lake = Lake(config)
     customer = lake.read(DECISIONS_TABLE, ["customer_id"])["customer_id"][-1].as_py()
     with Redis.from_url(config.redis) as redis:
@@ -58,23 +55,26 @@ async def test_every_vector_is_what_its_events_give_and_a_touched_state_is_seen(
         table.store([(customer,)], row)
     victim = next(
         h
-        for h in happenings(Traffic(3), begin + DAY_US)
+        for h in simulated_events(Traffic(3), begin + DAY_US)
         if getattr(h.event, "cart", None) is not None and h.event.customer_id == customer
     )
     gateway = Gateway(stack, config.scorer, config.shards)
     await gateway.run([victim], 100, 1, lambda *_: None)
-    assert await settled(config)
+    assert await wait_until_processed(config)
     again = audit(lake)
     assert again.mismatches == 1
     assert again.examples[0].transaction_id == victim.event.transaction_id
     assert "customer_transactions_30d" in again.examples[0].features
 
 
-def logged(world, count):
-    """Decisions as the scorer logs them, for the last transactions of a folded world."""
-    rows = world.transactions.slice(len(world.transactions) - count)
-    chosen = [i for i, seen in enumerate(world.events.sighting) if seen][-count:]
-    seqs = [[(name, int(done.before[i, 0])) for name, done in world.folded.items()] for i in chosen]
+def logged(simulated, count):
+    """Decisions as the scorer logs them, for the last transactions of the simulated data set."""
+    rows = simulated.transactions.slice(len(simulated.transactions) - count)
+    chosen = [i for i, seen in enumerate(simulated.events.is_transaction) if seen][-count:]
+    seqs = [
+        [(name, int(done.snapshots[i, 0])) for name, done in simulated.states.items()]
+        for i in chosen
+    ]
     n = len(rows)
     plain = {
         "decision_id": "x",
@@ -90,31 +90,33 @@ def logged(world, count):
             **columns,
             "degraded": pa.array([False] * n),
             "synthetic": pa.array([False] * n),
-            "features": pa.array(world.vectors[-count:].tolist()),
+            "features": pa.array(simulated.vectors[-count:].tolist()),
             "seqs": pa.array(seqs, type=pa.map_(pa.string(), pa.int64())),
         }
     )
 
 
-def test_a_changed_bit_in_a_logged_vector_is_a_mismatch(world):
-    decisions = logged(world, 50)
-    sound = compare(world.events, decisions)
-    assert (sound.mismatches, sound.events, sound.gaps) == (0, len(world.events), 0)
-    vectors = world.vectors[-50:].copy()
+def test_a_changed_bit_in_a_logged_vector_is_a_mismatch(simulated):
+    decisions = logged(simulated, 50)
+    sound = compare(simulated.events, decisions)
+    assert (sound.mismatches, sound.events, sound.gaps) == (0, len(simulated.events), 0)
+    vectors = simulated.vectors[-50:].copy()
     column = FEATURES.index("merchant_transactions_30d")
     vectors[7, column] = vectors[7, column] * (1 + 2**-52)
     at = decisions.column_names.index("features")
-    found = compare(world.events, decisions.set_column(at, "features", pa.array(vectors.tolist())))
+    found = compare(
+        simulated.events, decisions.set_column(at, "features", pa.array(vectors.tolist()))
+    )
     assert found.mismatches == 1
     assert found.examples[0].features == ("merchant_transactions_30d",)
 
 
-def test_a_sequence_that_is_not_among_the_events_is_a_mismatch(world):
-    decisions = logged(world, 20)
+def test_a_sequence_that_is_not_among_the_events_is_a_mismatch(simulated):
+    decisions = logged(simulated, 20)
     pairs = [dict(p) for p in decisions["seqs"].to_pylist()]
     pairs[3]["customer_state"] += 1
     changed = pa.array([list(p.items()) for p in pairs], type=pa.map_(pa.string(), pa.int64()))
     at = decisions.column_names.index("seqs")
-    found = compare(world.events, decisions.set_column(at, "seqs", changed))
+    found = compare(simulated.events, decisions.set_column(at, "seqs", changed))
     assert found.mismatches == 1
     assert "not among the events" in found.examples[0].reason

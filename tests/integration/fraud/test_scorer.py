@@ -1,4 +1,4 @@
-"""The scorer against real engines of its own, which are stopped, killed and started again."""
+"""The scorer against real engines that are stopped, killed and started again."""
 
 import asyncio
 import signal
@@ -15,25 +15,27 @@ import pytest
 from features.aggregation import backfill
 from features.online import OnlineTable
 from infra.local.engines import engines, free_port
-from services.fraud.features.states import FEATURES, STATES, TABULAR, contributions
+from services.fraud.features.kernel import contributions
+from services.fraud.features.states import FEATURES, STATES, TABULAR
 from services.fraud.ingestion.events import DECISIONS_STREAM
 from services.fraud.monitoring.drift import observe
-from services.fraud.serving.app import EXAMPLE, MOST_BYTES, create_app
-from services.fraud.simulator.bootstrap import make_streams
+from services.fraud.serving.app import EXAMPLE_TRANSACTION, MAX_BYTES, create_app
+from services.fraud.simulator.bootstrap import create_streams
 from services.platform.models.candidates import Examples
-from services.platform.models.onnx import stamp
+from services.platform.models.names import served_path
+from services.platform.models.onnx import write_card
 from services.platform.models.promotion import announce
-from services.platform.models.served_model import champion_path
 from services.platform.runtime.http import SYNTHETIC
 from services.platform.storage.lake import Lake
-from services.platform.streaming.consumer import Delivered, connect
-from tests.conftest import card, make_settings, start
+from services.platform.streaming.connection import connect
+from services.platform.streaming.consumer import Message
+from tests.conftest import card, make_settings, start_engine
 from tests.integration.conftest import until
 from tests.unit.fraud.test_ingestion import BAD
 
 
 class Engines:
-    """Engines of one test's own, by name; NATS and Redis run from the beginning."""
+    """Engines of one test, by name; NATS and Redis run from the start."""
 
     def __init__(self, config):
         self.config = config
@@ -43,7 +45,7 @@ class Engines:
             self.start(name)
 
     def start(self, name):
-        self._running[name] = start(self._wanted[name], self.config.home)
+        self._running[name] = start_engine(self._wanted[name], self.config.home)
 
     def signal(self, name, number):
         self._running[name].send_signal(number)
@@ -70,7 +72,7 @@ def own(config, tmp_path):
 @pytest.fixture
 def champion(config, onnx):
     lake = Lake(config)
-    lake.put(champion_path("fraud"), onnx)
+    lake.put(served_path("fraud"), onnx)
     yield onnx
     lake.remove(["models"])
 
@@ -87,14 +89,14 @@ async def serving(config) -> AsyncIterator[httpx.AsyncClient]:
 @pytest.fixture
 async def client(own, champion):
     nc = await connect(own.config, "test")
-    await make_streams(nc.jetstream(), 0)
+    await create_streams(nc.jetstream(), 0)
     await nc.close()
     async with serving(own.config) as made:
         yield made
 
 
 async def decisions(config):
-    """Ids of the decisions in the stream."""
+    """The decisions in the stream."""
     nc = await connect(config, "test")
     try:
         js = nc.jetstream()
@@ -109,11 +111,11 @@ async def decisions(config):
 
 
 def asked(number=0, **changes):
-    return {**EXAMPLE, "transaction_id": f"t{number}", **changes}
+    return {**EXAMPLE_TRANSACTION, "transaction_id": f"t{number}", **changes}
 
 
 async def test_a_decision_and_its_event(client, own):
-    answer = await client.post("/score", json=EXAMPLE)
+    answer = await client.post("/score", json=EXAMPLE_TRANSACTION)
     assert answer.status_code == 200
     decision = answer.json()
     assert decision["decision"] in ("approve", "decline")
@@ -134,27 +136,27 @@ async def test_a_decision_and_its_event(client, own):
     assert event["synthetic"] is False
 
 
-async def test_a_load_tests_decisions_say_so(client, own):
-    answer = await client.post("/score", json=EXAMPLE, headers=SYNTHETIC)
+async def test_a_load_tests_decisions_are_marked(client, own):
+    answer = await client.post("/score", json=EXAMPLE_TRANSACTION, headers=SYNTHETIC)
     assert answer.status_code == 200
     await until(lambda: decisions(own.config))
     [event] = await decisions(own.config)
     assert event["synthetic"] is True
-    message = Delivered("fraud.decision.0", orjson.dumps(event), 1, 0, "")
+    message = Message("fraud.decision.0", orjson.dumps(event), 1, 0, "")
     assert observe(message) is None
     assert observe(replace(message, data=orjson.dumps({**event, "synthetic": False})))
 
 
-async def test_it_scores_what_training_would(client, own, world, candidate):
-    """States in Redis, features read by the scorer, score by the native model: all agree."""
+async def test_it_scores_as_training_does(client, own, simulated, candidate):
+    """The score from states in Redis equals the native model's on the logged features."""
     from redis import Redis
 
-    count = len(world.events)
-    folded = backfill(STATES, world.events, contributions)
+    count = len(simulated.events)
+    folded = backfill(STATES, simulated.events, contributions)
     with Redis.from_url(own.config.redis) as redis:
         for done in folded.values():
             OnlineTable(redis, done.state).store(done.keys, done.table)
-    row = world.transactions.slice(len(world.transactions) - 1).to_pylist()[0]
+    row = simulated.transactions.slice(len(simulated.transactions) - 1).to_pylist()[0]
     body = {k: row[k] for k in ("customer_id", "merchant_id", "device_id", "ip", "amount_minor")}
     later = row["event_time"].replace(microsecond=0).isoformat()
     answer = await client.post("/score", json=asked(1, event_time=later, cart=row["cart"], **body))
@@ -178,13 +180,15 @@ def np_row(vector):
 
 @pytest.mark.parametrize(("field", "value"), BAD)
 async def test_bad_fields_are_a_422_that_names_them(client, field, value):
-    answer = await client.post("/score", json={**EXAMPLE, field: value})
+    answer = await client.post("/score", json={**EXAMPLE_TRANSACTION, field: value})
     assert answer.status_code == 422
     assert answer.json()["error"].startswith(field)
 
 
 async def test_a_transaction_from_the_future_is_a_422(client):
-    answer = await client.post("/score", json={**EXAMPLE, "event_time": "2099-01-01T00:00:00Z"})
+    answer = await client.post(
+        "/score", json={**EXAMPLE_TRANSACTION, "event_time": "2099-01-01T00:00:00Z"}
+    )
     assert answer.status_code == 422
     assert answer.json()["error"].startswith("event_time")
 
@@ -201,7 +205,7 @@ async def test_bad_json_is_a_422(client, body):
 async def test_large_bodies_are_a_413(client):
     answer = await client.post("/score", content=b"x" * 10_000_000)
     assert answer.status_code == 413
-    assert str(MOST_BYTES) in answer.json()["error"]
+    assert str(MAX_BYTES) in answer.json()["error"]
 
     async def chunks():
         for _ in range(100):
@@ -210,10 +214,10 @@ async def test_large_bodies_are_a_413(client):
     assert (await client.post("/score", content=chunks())).status_code == 413
     items = [{"category": "bread", "price_minor": 1}] * 10_000
     assert (await client.post("/score", json=asked(cart=items))).status_code in (413, 422)
-    assert (await client.post("/score", json=EXAMPLE)).status_code == 200
+    assert (await client.post("/score", json=EXAMPLE_TRANSACTION)).status_code == 200
 
 
-async def test_redis_gone_degrades_and_recovers(client, own):
+async def test_without_redis_it_degrades_and_recovers(client, own):
     own.kill("redis")
     for number in range(5):
         answer = await client.post("/score", json=asked(number))
@@ -223,12 +227,12 @@ async def test_redis_gone_degrades_and_recovers(client, own):
     own.start("redis")
 
     async def whole():
-        return not (await client.post("/score", json=EXAMPLE)).json()["degraded"]
+        return not (await client.post("/score", json=EXAMPLE_TRANSACTION)).json()["degraded"]
 
     await until(whole)
 
 
-async def test_redis_that_hangs_degrades_and_recovers(client, own):
+async def test_with_a_hanging_redis_it_degrades_and_recovers(client, own):
     own.signal("redis", signal.SIGSTOP)
     answers = await asyncio.gather(*(client.post("/score", json=asked(n)) for n in range(20)))
     assert {a.status_code for a in answers} == {200}
@@ -236,12 +240,12 @@ async def test_redis_that_hangs_degrades_and_recovers(client, own):
     own.signal("redis", signal.SIGCONT)
 
     async def whole():
-        return not (await client.post("/score", json=EXAMPLE)).json()["degraded"]
+        return not (await client.post("/score", json=EXAMPLE_TRANSACTION)).json()["degraded"]
 
     await until(whole)
 
 
-async def test_nats_gone_loses_no_decision(client, own):
+async def test_without_nats_no_decision_is_lost(client, own):
     sent = [(await client.post("/score", json=asked(n))).json()["decision_id"] for n in range(5)]
     own.kill("nats")
     for number in range(5, 40):
@@ -270,11 +274,11 @@ async def test_nats_gone_loses_no_decision(client, own):
 async def test_it_starts_and_scores_without_nats_and_keeps_decisions_over_a_restart(own, champion):
     own.kill("nats")
     async with serving(own.config) as client:
-        answer = await client.post("/score", json=EXAMPLE)
+        answer = await client.post("/score", json=EXAMPLE_TRANSACTION)
         assert answer.status_code == 200
     own.start("nats")
     nc = await connect(own.config, "test")
-    await make_streams(nc.jetstream(), 0)
+    await create_streams(nc.jetstream(), 0)
     await nc.close()
     async with serving(own.config):
 
@@ -286,22 +290,22 @@ async def test_it_starts_and_scores_without_nats_and_keeps_decisions_over_a_rest
 
 
 async def promote(config, data, version):
-    Lake(config).put(champion_path("fraud"), data)
+    Lake(config).put(served_path("fraud"), data)
     nc = await connect(config, "test")
     await announce(nc, "fraud", version)
     await nc.close()
 
 
-async def test_a_champion_is_exchanged_without_a_failed_request(client, own, candidate):
+async def test_a_champion_is_replaced_without_a_failed_request(client, own, candidate):
     answers = []
     done = asyncio.Event()
 
     async def ask():
         while not done.is_set():
-            answers.append(await client.post("/score", json=EXAMPLE))
+            answers.append(await client.post("/score", json=EXAMPLE_TRANSACTION))
 
     asking = [asyncio.create_task(ask()) for _ in range(4)]
-    await promote(own.config, stamp(candidate.export(), card(version=2, threshold=0.9)), 2)
+    await promote(own.config, write_card(candidate.export(), card(version=2, threshold=0.9)), 2)
     try:
         await until(lambda: answers and answers[-1].json().get("model") == "xgboost:2")
     finally:
@@ -315,8 +319,10 @@ async def test_a_champion_is_exchanged_without_a_failed_request(client, own, can
 async def test_a_bad_model_file_is_refused_and_the_champion_stays(client, own, candidate, kind):
     files = {
         "corrupt": b"not a model",
-        "foreign": stamp(candidate.export(), card(design="cv_inspection")),
-        "unknown feature": stamp(candidate.export(), card(features=("moon_phase", *TABULAR[1:]))),
+        "foreign": write_card(candidate.export(), card(design="cv_inspection")),
+        "unknown feature": write_card(
+            candidate.export(), card(features=("moon_phase", *TABULAR[1:]))
+        ),
     }
     await promote(own.config, files[kind], 3)
 
@@ -324,16 +330,18 @@ async def test_a_bad_model_file_is_refused_and_the_champion_stays(client, own, c
         return (await client.get("/readyz")).json()["model_refused"]
 
     await until(refused)
-    assert (await client.post("/score", json=EXAMPLE)).json()["model"] == "xgboost:1"
-    await promote(own.config, stamp(candidate.export(), card(version=4)), 4)
+    assert (await client.post("/score", json=EXAMPLE_TRANSACTION)).json()["model"] == "xgboost:1"
+    await promote(own.config, write_card(candidate.export(), card(version=4)), 4)
 
     async def mended():
-        return (await client.post("/score", json=EXAMPLE)).json()["model"] == "xgboost:4"
+        return (await client.post("/score", json=EXAMPLE_TRANSACTION)).json()[
+            "model"
+        ] == "xgboost:4"
 
     await until(mended)
 
 
-async def test_a_champion_that_s3_did_not_give_is_asked_for_again(tmp_path, onnx):
+async def test_a_champion_that_s3_did_not_return_is_requested_again(tmp_path, onnx):
     made = make_settings(tmp_path)
     every = Engines(made)
     try:
@@ -346,7 +354,7 @@ async def test_a_champion_that_s3_did_not_give_is_asked_for_again(tmp_path, onnx
 
             async def stored():
                 with suppress(OSError):
-                    await asyncio.to_thread(Lake(made).put, champion_path("fraud"), onnx)
+                    await asyncio.to_thread(Lake(made).put, served_path("fraud"), onnx)
                     return True
 
             await until(stored)
@@ -359,26 +367,26 @@ async def test_a_champion_that_s3_did_not_give_is_asked_for_again(tmp_path, onnx
         every.stop()
 
 
-async def test_without_a_model_it_says_what_to_do(own, config):
+async def test_without_a_model_the_error_names_the_remedy(own, config):
     Lake(config).remove(["models"])
     async with serving(own.config) as client:
         assert (await client.get("/healthz")).status_code == 200
         assert (await client.get("/readyz")).status_code == 503
-        answer = await client.post("/score", json=EXAMPLE)
+        answer = await client.post("/score", json=EXAMPLE_TRANSACTION)
         assert answer.status_code == 503
         assert "whiteboard train fraud" in answer.json()["error"]
 
 
 async def test_sagemaker_and_operations(client):
     assert (await client.get("/ping")).status_code == 200
-    answer = await client.post("/invocations", json=EXAMPLE)
+    answer = await client.post("/invocations", json=EXAMPLE_TRANSACTION)
     assert answer.json()["decision"] in ("approve", "decline")
     text = (await client.get("/metrics")).text
     assert 'requests_total{route="/invocations",status="200"}' in text
     assert 'stage_duration_seconds_bucket{le="0.001",stage="infer"}' in text
     spec = (await client.get("/openapi.json")).json()
     body = spec["paths"]["/score"]["post"]["requestBody"]["content"]["application/json"]
-    assert body["example"] == EXAMPLE
+    assert body["example"] == EXAMPLE_TRANSACTION
 
 
 def test_serving_imports_no_training():

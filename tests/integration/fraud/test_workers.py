@@ -1,4 +1,4 @@
-"""Feature worker and lake writer as processes, killed with -9 in the middle of the stream."""
+"""Feature worker and lake writer as processes that are killed with -9 in mid-stream."""
 
 import asyncio
 import signal
@@ -10,36 +10,33 @@ from redis import Redis
 
 from features.aggregation import backfill
 from features.online import OnlineTable
-from features.redis_connection import RedisLink
+from features.redis_connection import RedisConnection
 from services.fraud.features import worker as feature_worker
-from services.fraud.features.states import STATES, contributions
+from services.fraud.features.kernel import contributions
+from services.fraud.features.states import STATES
 from services.fraud.ingestion import lake_writer
-from services.fraud.ingestion.events import (
-    DEAD_STREAM,
-    DECISIONS_STREAM,
-    STREAM,
-    Events,
-    TransactionEvent,
-)
+from services.fraud.ingestion.columns import Events
+from services.fraud.ingestion.events import DEAD_STREAM, DECISIONS_STREAM, STREAM, TransactionEvent
 from services.fraud.ingestion.tables import LABELS_TABLE, TRANSACTIONS_TABLE
-from services.fraud.simulator.gateway import happenings
-from services.fraud.simulator.traffic import DAY_US, START_US, Traffic
+from services.fraud.simulator.day import DAY_US, START_US
+from services.fraud.simulator.gateway import simulated_events
+from services.fraud.simulator.traffic import Traffic
 from services.platform.storage.lake import Lake
-from services.platform.storage.lake_writer import LINGER_S
+from services.platform.storage.lake_writer import MAX_WAIT_S
 from tests.integration.conftest import lag, publish, until
 
 COUNT = 4_000
 
 
 def live(count):
-    """Events of the simulated world, transactions and labels mixed."""
-    world = happenings(Traffic(3), START_US + 18 * DAY_US)
-    events = [next(world).event for _ in range(count)]
+    """Simulated events, transactions and labels mixed."""
+    source = simulated_events(Traffic(3), START_US + 18 * DAY_US)
+    events = [next(source).event for _ in range(count)]
     return [TransactionEvent(**dict(e)) if hasattr(e, "cart") else e for e in events]
 
 
-async def publish_with_kills(nc, config, worker, module, consumer, delays):
-    """Kill a worker, again and again, while it holds messages it has not acknowledged.
+async def publish_with_kills(nc, config, worker, name, consumer, delays):
+    """Kill a worker repeatedly while it holds messages that it has not acknowledged.
 
     Args:
         delays: For each kill, seconds between the delivery and the kill.
@@ -48,19 +45,19 @@ async def publish_with_kills(nc, config, worker, module, consumer, delays):
     seqs = []
     part = COUNT // len(delays)
     for number, delay in enumerate(delays):
-        process = worker(module)
+        process = worker("fraud", name)
         until_now = seqs[-1] if seqs else 0
         seqs += await publish(nc, events[number * part : (number + 1) * part], config.shards)
         await until(lambda seq=until_now: delivered_beyond(nc, *consumer, seq))
         await asyncio.sleep(delay)
         process.send_signal(signal.SIGKILL)
         process.wait(10)
-    worker(module)
+    worker("fraud", name)
     return events[: len(seqs)], seqs
 
 
 async def delivered_beyond(nc, stream, durable, seq):
-    """Whether the worker was handed something it has not acknowledged, past a sequence."""
+    """Whether the worker holds an unacknowledged message past a sequence."""
     try:
         info = await nc.jetstream().consumer_info(stream, durable)
     except NotFoundError:
@@ -69,10 +66,10 @@ async def delivered_beyond(nc, stream, durable, seq):
 
 
 async def test_states_are_exact_after_kills(nc, config, worker):
-    module = "services.fraud.features.worker"
+    name = "feature-worker"
     consumer = (STREAM, feature_worker.NAME)
     delays = (0.0, 0.005, 0.02, 0.05)
-    events, seqs = await publish_with_kills(nc, config, worker, module, consumer, delays)
+    events, seqs = await publish_with_kills(nc, config, worker, name, consumer, delays)
     await until(lambda: settled(nc, *consumer))
     expected = backfill(STATES, Events.of(events, seqs), contributions)
     with Redis.from_url(config.redis) as redis:
@@ -87,11 +84,11 @@ async def settled(nc, *consumer):
 
 
 async def test_the_lake_holds_every_event_once_after_kills(nc, config, worker):
-    module = "services.fraud.ingestion.lake_writer"
+    name = "lake-writer"
     consumer = (STREAM, lake_writer.NAME)
-    # It lingers before it writes: killed while it gathers, and about when it writes.
-    delays = (0.5, LINGER_S + 0.02, LINGER_S + 0.08)
-    events, seqs = await publish_with_kills(nc, config, worker, module, consumer, delays)
+    # It waits for a fuller batch: killed while it waits, and about when it writes.
+    delays = (0.5, MAX_WAIT_S + 0.02, MAX_WAIT_S + 0.08)
+    events, seqs = await publish_with_kills(nc, config, worker, name, consumer, delays)
     await until(lambda: settled(nc, *consumer), seconds=90)
     lake = Lake(config)
     transactions, labels = lake.read(TRANSACTIONS_TABLE), lake.read(LABELS_TABLE)
@@ -104,7 +101,7 @@ async def test_the_lake_holds_every_event_once_after_kills(nc, config, worker):
     assert np.array_equal(again.chargeback, sent.chargeback)
 
 
-async def test_malformed_messages_are_put_aside_and_the_stream_moves_on(nc, config, worker):
+async def test_malformed_messages_become_dead_letters_and_the_stream_goes_on(nc, config, worker):
     js = nc.jetstream()
     events = live(20)
     seqs = await publish(nc, events[:10], config.shards)
@@ -112,8 +109,8 @@ async def test_malformed_messages_are_put_aside_and_the_stream_moves_on(nc, conf
         await js.publish("fraud.tx.0.0.0.0", data)
     await js.publish("fraud.decision.0", b'{"nonsense": true}')
     seqs += await publish(nc, events[10:], config.shards)
-    worker("services.fraud.features.worker")
-    worker("services.fraud.ingestion.lake_writer")
+    worker("fraud", "feature-worker")
+    worker("fraud", "lake-writer")
     await until(lambda: settled(nc, STREAM, feature_worker.NAME))
     await until(lambda: settled(nc, STREAM, lake_writer.NAME))
     await until(lambda: settled(nc, DECISIONS_STREAM, lake_writer.DECISIONS_NAME))
@@ -127,18 +124,18 @@ async def test_malformed_messages_are_put_aside_and_the_stream_moves_on(nc, conf
 
 
 @pytest.mark.parametrize("entity", ["merchant_id"])
-async def test_shards_together_do_what_one_worker_does(nc, config, entity):
-    """A worker a shard, each with its own subjects, in this process."""
-    from services.fraud.ingestion.events import owned_subject
+async def test_shards_together_equal_one_worker(nc, config, entity):
+    """One worker per shard, each with its own subjects, in this process."""
+    from services.fraud.ingestion.events import worker_subject
     from services.platform.streaming.consumer import OrderedConsumer, consume
 
     events = live(400)
     seqs = await publish(nc, events, config.shards)
     states = [s for s in STATES if s.shard == entity]
-    consumers, tasks, redis = [], [], RedisLink(config.redis)
+    consumers, tasks, redis = [], [], RedisConnection(config.redis)
     for number in range(config.shards):
         name = f"features-{number}"
-        consumer = OrderedConsumer(nc, STREAM, name, owned_subject(entity, number))
+        consumer = OrderedConsumer(nc, STREAM, name, worker_subject(entity, number))
         made = feature_worker.FeatureWorker(nc.jetstream(), redis, states)
         consumers.append(name)
         tasks.append(asyncio.create_task(consume(consumer, made.handle)))

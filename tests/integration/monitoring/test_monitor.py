@@ -6,22 +6,22 @@ import numpy as np
 import orjson
 import pytest
 
-from monitoring.alerts import STREAM, newest
-from monitoring.sources import past_path
-from monitoring.worker import Watch, Watched, drift_table
-from services.cv_inspection.features.image import QUALITY
-from services.cv_inspection.features.labelled_images import Pictures
-from services.cv_inspection.ingestion.events import DECISIONS_STREAM, InspectionEvent, Place
+from monitoring.alerts import STREAM, newest_alerts
+from monitoring.sources import sources_path
+from monitoring.worker import MonitorSpec, WindowWatcher, drift_table
+from services.cv_inspection.features.image import QUALITY_MEASURES
+from services.cv_inspection.features.labelled_images import LabelledImages
+from services.cv_inspection.ingestion.events import DECISIONS_STREAM, ImageRef, InspectionEvent
 from services.cv_inspection.monitoring import drift as cv
-from services.cv_inspection.monitoring.quality import BILLS
+from services.cv_inspection.monitoring.quality import QUALITY_SPEC
 from services.fraud.features.states import FEATURES, GROUPS
 from services.fraud.ingestion.events import DECISION
 from services.fraud.ingestion.events import DECISIONS_STREAM as FRAUD_DECISIONS
-from services.fraud.monitoring.drift import COLUMNS, WATCHED, reference
-from services.fraud.serving.app import EXAMPLE
-from services.platform.models.served_model import reference_path
+from services.fraud.monitoring.drift import COLUMNS, MONITORED_FEATURES, reference
+from services.fraud.serving.app import EXAMPLE_TRANSACTION
+from services.platform.models.names import reference_path
 from services.platform.storage.lake import Lake
-from services.platform.streaming.consumer import Delivered
+from services.platform.streaming.consumer import Message
 from tests.integration.conftest import lag, until
 
 DAY = 86_400.0
@@ -51,7 +51,7 @@ async def decide(nc, rng, number, shift=0.0, version=1, away=range(0)):
             "score": score[i],
             "degraded": i in away,
             "features": vectors[i],
-            "transaction": {**EXAMPLE, "event_time": f"{stamps[i]}+00:00"},
+            "transaction": {**EXAMPLE_TRANSACTION, "event_time": f"{stamps[i]}+00:00"},
         }
         data = orjson.dumps(event, option=orjson.OPT_SERIALIZE_NUMPY)
         await js.publish_async(f"{DECISION}.0", data)
@@ -80,7 +80,7 @@ async def test_drift_raises_one_alert_a_window_and_restarts_lose_none(config, nc
     with suppress(NotFoundError):
         await nc.jetstream().delete_stream(STREAM)
     rng = np.random.default_rng(1)
-    first = worker("services.fraud.monitoring.drift")
+    first = worker("fraud", "monitor")
     await decide(nc, rng, 20, away=range(900, 1_100))
     await decide(nc, rng, 21, shift=2.0)
     await until(lambda: len(windows(config)) == 1)
@@ -90,7 +90,7 @@ async def test_drift_raises_one_alert_a_window_and_restarts_lose_none(config, nc
     first.kill()
     first.wait(10)
     await decide(nc, rng, 22)
-    worker("services.fraud.monitoring.drift")
+    worker("fraud", "monitor")
     await until(lambda: len(windows(config)) == 2)
     clean, drifted = windows(config)
     assert clean["rows"] == drifted["rows"] == PER_DAY
@@ -98,12 +98,12 @@ async def test_drift_raises_one_alert_a_window_and_restarts_lose_none(config, nc
     assert {"psi:amount", "ks:amount"} <= set(drifted["alarms"])
     assert tuple(clean["columns"]) == COLUMNS
     await until(lambda: count_alerts(nc, 1))
-    [alert] = await newest(nc.jetstream())
+    [alert] = await newest_alerts(nc.jetstream())
     assert alert.kind == "drift"
     assert alert.model == "xgboost:1"
     assert alert.findings["psi"] == ["amount"]
     assert "amount" in alert.said
-    assert set(WATCHED) > {"amount"}
+    assert set(MONITORED_FEATURES) > {"amount"}
 
 
 async def all_acknowledged(nc):
@@ -111,11 +111,11 @@ async def all_acknowledged(nc):
 
 
 async def count_alerts(nc, number):
-    return len(await newest(nc.jetstream())) == number
+    return len(await newest_alerts(nc.jetstream())) == number
 
 
 async def test_a_model_without_a_reference_is_let_be(config, nc, normal, worker):
-    process = worker("services.fraud.monitoring.drift")
+    process = worker("fraud", "monitor")
     rng = np.random.default_rng(2)
     await decide(nc, rng, 30, version=9)
     await decide(nc, rng, 31)
@@ -128,10 +128,10 @@ async def test_a_model_without_a_reference_is_let_be(config, nc, normal, worker)
 
 def looks(rng, sharp_at_b2=0.1):
     """One window of inspections, three stations in turn, of which one may see blurred."""
-    for number in range(cv.WINDOW):
+    for number in range(cv.WINDOW_IMAGES):
         station = ("line-a/station-1", "line-b/station-1", "line-b/station-2")[number % 3]
         sharpness = sharp_at_b2 if station == "line-b/station-2" else 0.1
-        quality = dict.fromkeys(QUALITY, 0.5)
+        quality = dict.fromkeys(QUALITY_MEASURES, 0.5)
         quality |= {"clipped": 0.0, "sharpness": sharpness + rng.normal(0, 0.01)}
         yield station, quality, rng.uniform(0, 0.1)
 
@@ -139,7 +139,7 @@ def looks(rng, sharp_at_b2=0.1):
 def seen(station, quality, defect):
     line, name = station.split("/")
     return InspectionEvent(
-        inspection_id="0" * 32, key=None, place=Place(line=line, station=name, lot="l", frame="f"),
+        inspection_id="0" * 32, key=None, place=ImageRef(line=line, station=name, lot="l", frame="f"),
         at="2026-03-01T00:00:00Z", label="good", defect=defect, probabilities={"good": 1 - defect},
         decision="pass", reason="", threshold=0.5, model="efficientnet:1", defect_share=0.0,
         quality=quality, mask_key=None,
@@ -149,27 +149,27 @@ def seen(station, quality, defect):
 def test_an_alarm_names_the_station_whose_lens_slipped(config):
     rng = np.random.default_rng(4)
     known = [look for _ in range(5) for look in looks(rng)]
-    figures = np.array([[quality[name] for name in QUALITY] for _, quality, _ in known])
+    figures = np.array([[quality[name] for name in QUALITY_MEASURES] for _, quality, _ in known])
     pixels = np.zeros((len(known), 1, 1, 3), np.uint8)
     none, zero = np.zeros((len(known), 1, 1), bool), np.zeros(len(known), np.int64)
-    pictures = Pictures.of(pixels, zero, none, zero, figures, 1.0)
+    pictures = LabelledImages.from_arrays(pixels, zero, none, zero, figures, 1.0)
     made = cv.reference(pictures, np.array([defect for *_, defect in known]))
     Lake(config).put(reference_path("cv", 1), made.to_bytes())
     shown = [look for sharp in (0.1, 0.1, 0.1, 0.05, 0.1) for look in looks(rng, sharp)]
     messages = [
-        Delivered("", seen(*look).model_dump_json().encode(), number + 1, 0, "")
+        Message("", seen(*look).model_dump_json().encode(), number + 1, 0, "")
         for number, look in enumerate(shown)
     ]
-    watched = Watched("cv", DECISIONS_STREAM, cv.observe, cv.windows, BILLS)
-    watch = Watch(Lake(config), watched)
+    watched = MonitorSpec("cv", DECISIONS_STREAM, cv.observe, cv.new_windows, QUALITY_SPEC)
+    watch = WindowWatcher(Lake(config), watched)
     watch.take(messages)
     *clean, drifted = watch.closed
-    assert [closed.blamed for closed in clean] == [{}, {}, {}]
-    assert drifted.blamed == {"sharpness": "line-b/station-2"}
-    assert drifted.past is None
+    assert [closed.drifted_sources for closed in clean] == [{}, {}, {}]
+    assert drifted.drifted_sources == {"sharpness": "line-b/station-2"}
+    assert drifted.sources is None
     # Another process goes on where this one stopped.
-    Lake(config).put(past_path("cv"), clean[-1].past)
+    Lake(config).put(sources_path("cv"), clean[-1].sources)
     begin = next(n for n, message in enumerate(messages) if message.seq > clean[-1].last.seq)
-    again = Watch(Lake(config), watched)
+    again = WindowWatcher(Lake(config), watched)
     again.take(messages[begin:])
-    assert [closed.blamed for closed in again.closed] == [drifted.blamed]
+    assert [closed.drifted_sources for closed in again.closed] == [drifted.drifted_sources]

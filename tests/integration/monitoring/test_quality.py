@@ -6,11 +6,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from monitoring.quality import Ledger, table_of
-from services.fraud.ingestion.events import DECISIONS, LABELS
-from services.fraud.ingestion.tables import DECISIONS_TABLE, LABELS_TABLE
-from services.fraud.monitoring.quality import BILLS
-from services.platform.retraining.shadow import SHADOW, shadow_table
+from monitoring.quality import QualityTracker, quality_table
+from services.fraud.ingestion.tables import (
+    DECISION_SCHEMA,
+    DECISIONS_TABLE,
+    LABEL_SCHEMA,
+    LABELS_TABLE,
+)
+from services.fraud.monitoring.quality import QUALITY_SPEC
+from services.platform.retraining.shadow import SHADOW_SCHEMA, shadow_table
 from services.platform.storage.lake import Lake
 
 BEGIN = datetime(2022, 5, 1, tzinfo=UTC)
@@ -21,7 +25,7 @@ DAYS, PER_DAY = 20, 120
 def lake(config):
     made = Lake(config)
     yield made
-    made.remove([DECISIONS_TABLE, LABELS_TABLE, shadow_table("fraud"), table_of("fraud")])
+    made.remove([DECISIONS_TABLE, LABELS_TABLE, shadow_table("fraud"), quality_table("fraud")])
 
 
 def rows(begin, end):
@@ -56,18 +60,18 @@ def write(lake, begin, end):
             shadow.append({"seq": n + 1, "event_time": at, "decision_id": f"d{n}", "version": 2,
                            "model": "gnn:2", "score": float(positive), "threshold": 0.5,
                            "seconds": 0.0, "champion_seconds": 0.0})  # fmt: skip
-    tables = ((DECISIONS_TABLE, DECISIONS, decisions), (LABELS_TABLE, LABELS, labels),
-              (shadow_table("fraud"), SHADOW, shadow))  # fmt: skip
+    tables = ((DECISIONS_TABLE, DECISION_SCHEMA, decisions), (LABELS_TABLE, LABEL_SCHEMA, labels),
+              (shadow_table("fraud"), SHADOW_SCHEMA, shadow))  # fmt: skip
     for table, schema, made in tables:
         lake.write(table, pa.Table.from_pylist(made, schema=schema), f"part-{begin}")
 
 
 def test_each_period_is_reckoned_once_when_its_labels_are_in(lake):
-    ledger = Ledger(lake, BILLS)
-    assert ledger.look() == []
+    ledger = QualityTracker(lake, QUALITY_SPEC)
+    assert ledger.update() == []
     write(lake, 0, 16)
     # Of sixteen days two are past their dispute window, and the second may still go on.
-    first = ledger.look()
+    first = ledger.update()
     assert {(p.role, p.model) for p in first} == {
         ("champion", "xgboost:1"),
         ("challenger", "gnn:2"),
@@ -78,11 +82,11 @@ def test_each_period_is_reckoned_once_when_its_labels_are_in(lake):
     assert champion.decisions == PER_DAY - 1  # one was a load test's
     assert challenger.recall == challenger.precision == 1.0
     assert champion.recall < 1.0
-    assert ledger.look() == []
+    assert ledger.update() == []
     # Another process goes on where this one stopped.
     write(lake, 16, DAYS)
-    again = Ledger(lake, BILLS)
-    assert {p.begin for p in again.look()} == {
+    again = QualityTracker(lake, QUALITY_SPEC)
+    assert {p.begin for p in again.update()} == {
         (BEGIN + timedelta(days=day)).timestamp() for day in range(1, 5)
     }
-    assert len(lake.read(table_of("fraud"))) == 10
+    assert len(lake.read(quality_table("fraud"))) == 10

@@ -8,7 +8,9 @@ from pathlib import Path
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from services.cli.stack import services
+from services.designs import DESIGNS
+from services.platform.design import SCHEDULER
+from services.platform.run import SHARED
 from tests.conftest import wait_for_port
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -36,14 +38,16 @@ NAMES = sorted({name for signal in SIGNALS for name in signal["services"]})
 
 
 async def test_services_show_what_is_listed(config, nc, worker):
-    """All of them run; what a service lists it must show, and nothing that nobody lists."""
-    running = {s.name: s for s in services(config) if s.name in NAMES}
+    """All of them run; each shows every metric listed for it, and none that is not listed."""
+    running = {process.name: (d.name, process) for d in DESIGNS for process in d.everything}
+    for owner, process in running.values():
+        worker(owner, process.name)
+    worker(SHARED, SCHEDULER.name, "true")
+    running[SCHEDULER.name] = (SHARED, SCHEDULER)
     assert sorted(running) == NAMES
-    for service in running.values():
-        worker(service.module, *service.arguments)
     known = {s["name"] for s in SIGNALS}
-    for name, service in running.items():
-        port = next(iter(service.ports.values()))
+    for name, (_, process) in running.items():
+        port = process.port(config)
         await asyncio.to_thread(wait_for_port, port, 120)
         found = shown(port)
         assert not listed(name) - found, name

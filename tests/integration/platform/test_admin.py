@@ -1,4 +1,4 @@
-"""Admin routes: shut without a token, an order with one; the scheduler carries orders out."""
+"""Admin routes: disabled without a token, else publishing commands; the scheduler runs them."""
 
 import asyncio
 
@@ -7,10 +7,10 @@ import pytest
 from fastapi import FastAPI
 from pydantic import SecretStr, ValidationError
 
-from services.platform.models.promotion_log import Event, Record, append
-from services.platform.retraining.admin import CONTROL, Order, add_admin
+from services.platform.models.promotion_log import PromotionEvent, PromotionRecord, append_record
+from services.platform.retraining.admin import CONTROL, Command, add_admin
 from services.platform.retraining.scheduler import Scheduler
-from services.platform.streaming.consumer import ensure_stream
+from services.platform.streaming.connection import ensure_stream
 
 TOKEN = SecretStr("open-sesame").get_secret_value()
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
@@ -30,7 +30,7 @@ async def control(nc):
     await js.delete_stream(CONTROL)
 
 
-async def test_the_routes_are_shut_without_a_token(nc):
+async def test_the_routes_are_disabled_without_a_token(nc):
     async with client(nc, token="") as http:
         assert (await http.get("/admin/history", headers=BEARER)).status_code == 403
     async with client(nc) as http:
@@ -39,13 +39,13 @@ async def test_the_routes_are_shut_without_a_token(nc):
             assert answer.status_code == 401
 
 
-async def test_a_token_may_be_of_any_letters(nc):
+async def test_a_token_may_have_any_characters(nc):
     async with client(nc, token="sésame") as http:
         bearer = {"Authorization": "Bearer sésame".encode()}
         assert (await http.get("/admin/history", headers=bearer)).status_code == 200
 
 
-async def test_an_order_reaches_the_control_stream(nc, control):
+async def test_a_command_reaches_the_control_stream(nc, control):
     async with client(nc) as http:
         body = {"candidate": "deepsets"}
         answer = await http.post("/admin/swap", json=body, headers=BEARER)
@@ -53,27 +53,27 @@ async def test_an_order_reaches_the_control_stream(nc, control):
         bad = await http.post("/admin/swap", json={"candidate": "--rm -rf"}, headers=BEARER)
         assert bad.status_code == 422
     message = await control.get_msg(CONTROL, answer.json()["order"])
-    assert Order.model_validate_json(message.data) == Order(verb="swap", candidate="deepsets")
+    assert Command.model_validate_json(message.data) == Command(verb="swap", candidate="deepsets")
 
 
-async def test_without_a_control_stream_an_order_is_not_taken(nc):
+async def test_without_a_control_stream_a_command_is_rejected(nc):
     async with client(nc) as http:
         assert (await http.post("/admin/night", headers=BEARER)).status_code == 503
 
 
 async def test_the_history_is_read(nc):
-    record = Record(
-        at="2026-01-01T00:00:00Z", event=Event.refused, design="fraud", version=2,
+    record = PromotionRecord(
+        at="2026-01-01T00:00:00Z", event=PromotionEvent.refused, design="fraud", version=2,
         model="gnn:2", before=1, reasons=["cost: too dear"],
     )  # fmt: skip
-    await append(nc.jetstream(), record)
+    await append_record(nc.jetstream(), record)
     async with client(nc) as http:
         [found] = (await http.get("/admin/history", headers=BEARER)).json()
-    assert Record.model_validate(found) == record
+    assert PromotionRecord.model_validate(found) == record
 
 
-async def test_the_scheduler_queues_orders_and_answers_drift_once_an_hour(monkeypatch):
-    started, aside = [], []
+async def test_the_scheduler_queues_commands_and_one_retraining_an_hour_on_alerts(monkeypatch):
+    started, lowered = [], []
 
     class Done:
         def __init__(self, pid):
@@ -83,23 +83,27 @@ async def test_the_scheduler_queues_orders_and_answers_drift_once_an_hour(monkey
             return 0
 
     async def start(*command):
-        started.append(command[3:-1])
+        started.append(command[1:-1])
         return Done(len(started))
 
     monkeypatch.setattr(asyncio, "create_subprocess_exec", start)
-    monkeypatch.setattr("services.platform.retraining.scheduler.stand_aside", aside.append)
-    scheduler = Scheduler()
-    scheduler.order("fraud", Order(verb="swap", candidate="gnn").model_dump_json().encode())
-    scheduler.order("cv", Order(verb="rollback", reason="why not").model_dump_json().encode())
+    monkeypatch.setattr("services.platform.retraining.scheduler.lower_priority", lowered.append)
+    scheduler = Scheduler(["whiteboard"])
+    scheduler.queue_command(
+        "fraud", Command(verb="swap", candidate="gnn").model_dump_json().encode()
+    )
+    scheduler.queue_command(
+        "cv", Command(verb="rollback", reason="why not").model_dump_json().encode()
+    )
     for design in ("fraud", "fraud", "cv"):
-        scheduler.alert(design, "psi of amount")
+        scheduler.handle_alert(design, "psi of amount")
     with pytest.raises(ValidationError):
-        scheduler.order("fraud", b'{"verb": "dance"}')
-    working = asyncio.create_task(scheduler.work())
+        scheduler.queue_command("fraud", b'{"verb": "dance"}')
+    working = asyncio.create_task(scheduler.run_jobs())
     await asyncio.sleep(0.05)
     working.cancel()
     assert started == [
         ("swap", "fraud", "gnn"), ("rollback", "cv", "--reason", "why not"),
         ("night", "fraud"), ("night", "cv"),
     ]  # fmt: skip
-    assert aside == [1, 3, 4]  # all but the rollback, which somebody waits for
+    assert lowered == [1, 3, 4]  # all but the rollback, which is urgent

@@ -1,19 +1,19 @@
-"""The lake, against the real store: rows once, and only the days that are asked for."""
+"""The lake, against the real store: no duplicate rows, and only the requested days."""
 
 from datetime import UTC, datetime
 
 import pyarrow as pa
 import pytest
 
-from services.platform.storage.lake import Lake, Tail, until
+from services.platform.storage.lake import IncrementalReader, Lake, event_time_before
 
 SCHEMA = pa.schema([("seq", pa.int64()), ("event_time", pa.timestamp("us", tz="UTC"))])
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
 
 
-def rows(*at):
-    made = [{"seq": seq, "event_time": when} for seq, when in at]
-    return pa.Table.from_pylist(made, schema=SCHEMA)
+def rows(*events):
+    records = [{"seq": seq, "event_time": time} for seq, time in events]
+    return pa.Table.from_pylist(records, schema=SCHEMA)
 
 
 @pytest.fixture
@@ -23,14 +23,14 @@ def lake(config):
     lake.remove(["test/lake"])
 
 
-def test_a_row_written_twice_is_read_once_in_order(lake):
+def test_rows_are_deduplicated_and_in_order(lake):
     lake.write("test/lake", rows((2, NOON), (1, NOON)), "a")
     lake.write("test/lake", rows((2, NOON), (3, NOON)), "b")
     assert lake.read("test/lake")["seq"].to_pylist() == [1, 2, 3]
     assert lake.read("test/nothing") is None
 
 
-def test_days_before_those_asked_for_are_not_even_opened(lake):
+def test_files_of_earlier_days_are_not_opened(lake):
     lake.put("test/lake/date=2026-03-01/a.parquet", b"no Parquet at all")
     lake.write("test/lake", rows((1, NOON.replace(hour=1)), (2, NOON)), "a")
     lake.write("test/lake", rows((3, NOON)), "undated", partition=False)
@@ -41,21 +41,21 @@ def test_days_before_those_asked_for_are_not_even_opened(lake):
     assert lake.read("test/lake", ["seq"], since=since).column_names == ["seq"]
 
 
-def test_a_window_of_the_past_ends_where_it_is_told_to(lake):
+def test_rows_from_the_end_of_a_window_on_are_filtered(lake):
     lake.write("test/lake", rows((1, NOON.replace(hour=1)), (2, NOON), (3, NOON)), "a")
-    assert lake.read("test/lake", where=until(NOON))["seq"].to_pylist() == [1]
-    assert len(lake.read("test/lake", ["seq"], until(NOON.replace(day=1)))) == 0
+    assert lake.read("test/lake", where=event_time_before(NOON))["seq"].to_pylist() == [1]
+    assert len(lake.read("test/lake", ["seq"], event_time_before(NOON.replace(day=1)))) == 0
 
 
-def test_a_tail_opens_each_file_once_and_forgets_what_is_old(lake):
-    tail = Tail(lake, "test/lake", [])
-    assert tail.rows(0.0) is None
+def test_an_incremental_reader_opens_each_file_once_and_discards_old_rows(lake):
+    reader = IncrementalReader(lake, "test/lake", [])
+    assert reader.rows(0.0) is None
     lake.write("test/lake", rows((1, NOON.replace(hour=1)), (2, NOON)), "a")
-    assert tail.rows(0.0)["seq"].to_pylist() == [1, 2]
+    assert reader.rows(0.0)["seq"].to_pylist() == [1, 2]
     [opened] = lake.files("test/lake")
     lake.put(opened.partition("/")[2], b"no Parquet at all")
-    # The second batch overlaps the first, as one that was delivered again may.
+    # The second batch overlaps the first, as after a redelivery.
     lake.write("test/lake", rows((2, NOON), (3, NOON.replace(hour=13))), "b")
-    assert tail.rows(0.0)["seq"].to_pylist() == [1, 2, 3]
-    assert tail.rows(NOON.timestamp())["seq"].to_pylist() == [2, 3]
-    assert tail.rows(NOON.replace(hour=14).timestamp())["seq"].to_pylist() == []
+    assert reader.rows(0.0)["seq"].to_pylist() == [1, 2, 3]
+    assert reader.rows(NOON.timestamp())["seq"].to_pylist() == [2, 3]
+    assert reader.rows(NOON.replace(hour=14).timestamp())["seq"].to_pylist() == []

@@ -1,4 +1,4 @@
-"""The outbox before a real stream: many at once, and none twice."""
+"""The outbox with a real stream: atomic batches, and no duplicates."""
 
 import pytest
 
@@ -11,7 +11,7 @@ BATCH = 40
 
 @pytest.fixture
 async def outbox(nc, tmp_path):
-    box = Outbox(nc, tmp_path, most_events=1_000, most_bytes=1 << 20)
+    box = Outbox(nc, tmp_path, max_events=1_000, max_bytes=1 << 20)
     yield box
     await box.close()
 
@@ -22,7 +22,7 @@ def put(box, numbers):
 
 
 async def stored(nc, count):
-    """What the stream keeps once it has so many, in order."""
+    """The first `count` messages of the stream, once it has them."""
     js = nc.jetstream()
 
     async def enough():
@@ -32,7 +32,7 @@ async def stored(nc, count):
     return [await js.get_msg(DECISIONS_STREAM, n + 1) for n in range(count)]
 
 
-async def test_many_go_as_one_batch_in_their_order(nc, outbox):
+async def test_many_events_are_published_as_one_batch_in_order(nc, outbox):
     put(outbox, range(BATCH))
     outbox.start()
     kept = await stored(nc, BATCH)
@@ -40,7 +40,7 @@ async def test_many_go_as_one_batch_in_their_order(nc, outbox):
     assert len({m.headers["Nats-Batch-Id"] for m in kept}) == 1
 
 
-async def test_a_few_go_one_by_one(nc, outbox):
+async def test_few_events_are_published_singly(nc, outbox):
     put(outbox, range(3))
     outbox.start()
     kept = await stored(nc, 3)
@@ -48,14 +48,14 @@ async def test_a_few_go_one_by_one(nc, outbox):
     assert not any("Nats-Batch-Id" in m.headers for m in kept)
 
 
-async def test_a_batch_with_events_that_the_stream_has_adds_the_others(nc, outbox):
+async def test_a_batch_with_a_duplicate_adds_the_others(nc, outbox):
     await nc.jetstream().publish(f"{DECISION}.7", b"7", headers={"Nats-Msg-Id": "id-7"})
     put(outbox, range(BATCH))
     outbox.start()
     assert sorted(int(m.data) for m in await stored(nc, BATCH)) == list(range(BATCH))
 
 
-async def test_without_its_stream_a_batch_waits_on_disk(nc, outbox):
+async def test_without_its_stream_a_batch_waits_in_the_file(nc, outbox):
     js = nc.jetstream()
     stream = (await js.stream_info(DECISIONS_STREAM)).config
     await js.delete_stream(DECISIONS_STREAM)

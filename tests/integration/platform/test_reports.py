@@ -1,4 +1,4 @@
-"""Reports, out of the real store by a URL."""
+"""Reports in the real store, served by URL."""
 
 import httpx
 import pytest
@@ -19,7 +19,7 @@ async def client(config):
     Lake(config).remove(["reports"])
 
 
-async def test_the_newest_is_found_by_that_name_and_any_by_its_own(config, client):
+async def test_reports_are_served_by_name_and_the_newest_by_redirect(config, client):
     for name in (OLD, NEW):
         Lake(config).put(report_path("fraud", name), f"<html>{name}</html>".encode())
     newest = await client.get("/reports/newest", follow_redirects=True)
@@ -28,7 +28,7 @@ async def test_the_newest_is_found_by_that_name_and_any_by_its_own(config, clien
     assert (await client.get(f"/reports/{OLD}")).text == f"<html>{OLD}</html>"
 
 
-async def test_what_is_not_there_says_what_to_do(client):
+async def test_a_missing_report_names_the_command_that_makes_one(client):
     answer = await client.get("/reports/newest")
     assert (answer.status_code, "whiteboard report fraud" in answer.text) == (404, True)
     assert (await client.get(f"/reports/{OLD}")).status_code == 404

@@ -7,12 +7,12 @@ from nats.aio.msg import Msg
 from nats.js.api import StreamConfig
 
 from services.fraud.ingestion.events import DEAD, DEAD_STREAM, STREAM
+from services.platform.streaming.connection import ensure_stream
 from services.platform.streaming.consumer import (
     OrderedConsumer,
-    _place,
+    _parse_ack_subject,
     consume,
     dead_letter,
-    ensure_stream,
 )
 from tests.integration.conftest import until
 
@@ -24,7 +24,7 @@ async def fill(nc, count, begin=0):
 
 
 async def take(consumer, count):
-    """The first of them: a batch that came in two halves may bring more along."""
+    """The first `count` messages: the last batch may contain more."""
     seen = []
     async for batch in consumer.batches():
         seen += batch
@@ -33,16 +33,16 @@ async def take(consumer, count):
     return seen[:count]
 
 
-async def acknowledged(consumer, upto):
-    """The server takes an acknowledgement in some time after it was told."""
+async def acknowledged(consumer, seq):
+    """Wait until the server has processed an acknowledgement, which takes a moment."""
 
-    async def taken_in():
-        return await consumer.floor() >= upto
+    async def processed():
+        return await consumer.ack_floor() >= seq
 
-    await until(taken_in)
+    await until(processed)
 
 
-async def test_messages_come_in_order_and_resume_behind_the_last_acknowledged(nc):
+async def test_messages_arrive_in_order_and_resume_behind_the_last_acknowledged(nc):
     await fill(nc, 50)
     first = OrderedConsumer(nc, STREAM, "d", batch=20)
     await first.start()
@@ -50,7 +50,7 @@ async def test_messages_come_in_order_and_resume_behind_the_last_acknowledged(nc
     assert [int(m.data) for m in seen] == list(range(20))
     await first.ack(seen[9])
     await acknowledged(first, 10)
-    # The owner dies with ten messages in flight. Newer ones must not overtake them.
+    # The owner dies with ten messages in flight; newer ones must not overtake them.
     await fill(nc, 5, begin=50)
     second = OrderedConsumer(nc, STREAM, "d", batch=20)
     await second.start()
@@ -67,14 +67,14 @@ async def test_a_lost_delivery_restarts_the_consumer_in_order(nc):
     await consumer._pull()
     while len(consumer._buffer) < 5:
         await asyncio.sleep(0.01)
-    del consumer._buffer[1]  # as when a connection breaks while messages are under way
+    del consumer._buffer[1]  # as if a connection broke while messages were in flight
     rest = await take(consumer, 20)
     assert [int(m.data) for m in rest] == list(range(10, 30))
 
 
-async def test_requests_do_not_pile_up(nc, monkeypatch):
+async def test_pull_requests_do_not_accumulate(nc, monkeypatch):
     monkeypatch.setattr("services.platform.streaming.consumer._PULL_EXPIRES_S", 0.2)
-    consumer = OrderedConsumer(nc, STREAM, "d", batch=10, linger_s=0.05)
+    consumer = OrderedConsumer(nc, STREAM, "d", batch=10, max_wait_s=0.05)
     await consumer.start()
     reading = asyncio.create_task(take(consumer, 1_000))
     for begin in range(0, 60, 12):
@@ -85,14 +85,14 @@ async def test_requests_do_not_pile_up(nc, monkeypatch):
     assert 1 <= waiting <= 2
 
 
-async def test_a_batch_is_tried_until_it_succeeds(nc):
+async def test_a_batch_is_retried_until_it_succeeds(nc):
     await fill(nc, 3)
     tries = []
 
     async def handle(batch):
         tries.append([int(m.data) for m in batch])
         if len(tries) == 1:
-            raise OSError("the store is away")
+            raise OSError("the store is unavailable")
 
     consumer = OrderedConsumer(nc, STREAM, "d")
     task = asyncio.create_task(consume(consumer, handle))
@@ -102,8 +102,8 @@ async def test_a_batch_is_tried_until_it_succeeds(nc):
     assert tries[0] == tries[1]
 
 
-async def test_lingering_gathers_what_comes_within_a_moment(nc):
-    consumer = OrderedConsumer(nc, STREAM, "d", batch=100, linger_s=0.5)
+async def test_a_batch_gathers_messages_until_its_maximum_wait(nc):
+    consumer = OrderedConsumer(nc, STREAM, "d", batch=100, max_wait_s=0.5)
     await consumer.start()
     taking = asyncio.create_task(anext(consumer.batches()))
     for n in range(10):
@@ -112,14 +112,14 @@ async def test_lingering_gathers_what_comes_within_a_moment(nc):
     assert len(await taking) == 10
 
 
-async def test_a_stream_can_begin_behind_a_history(nc):
+async def test_a_stream_can_start_at_a_sequence(nc):
     js = nc.jetstream()
     await js.delete_stream(STREAM)
     await ensure_stream(js, STREAM, ["fraud.tx.>"], first_seq=1_001)
     assert (await js.publish("fraud.tx.0.0.0.0", b"")).seq == 1_001
 
 
-async def test_a_stream_of_before_learns_atomic_batches(nc):
+async def test_an_older_stream_is_updated_to_allow_atomic_batches(nc):
     js = nc.jetstream()
     await js.delete_stream(STREAM)
     await js.add_stream(StreamConfig(name=STREAM, subjects=["fraud.tx.>"], first_seq=1_001))
@@ -130,7 +130,7 @@ async def test_a_stream_of_before_learns_atomic_batches(nc):
     assert (info.state.first_seq, info.state.messages) == (1_001, 3)
 
 
-async def test_an_owner_that_keeps_its_own_place_begins_there(nc):
+async def test_an_owner_with_a_checkpoint_starts_there(nc):
     await fill(nc, 10)
     first = OrderedConsumer(nc, STREAM, "d")
     await first.start(after=4)
@@ -141,13 +141,13 @@ async def test_an_owner_that_keeps_its_own_place_begins_there(nc):
     second = OrderedConsumer(nc, STREAM, "d")
     await second.start(after=8)
     assert [int(m.data) for m in await take(second, 2)] == [8, 9]
-    # It kept a place in another stream, of which this one knows nothing.
+    # A checkpoint of another stream, beyond the end of this one.
     third = OrderedConsumer(nc, STREAM, "d")
     await third.start(after=1_000)
     assert [int(m.data) for m in await take(third, 10)] == list(range(10))
 
 
-async def test_a_dead_letter_is_put_aside_once_with_its_reason(nc):
+async def test_a_dead_letter_is_published_once_with_its_reason(nc):
     await fill(nc, 1)
     consumer = OrderedConsumer(nc, STREAM, "d")
     await consumer.start()
@@ -169,7 +169,7 @@ async def test_a_dead_letter_is_put_aside_once_with_its_reason(nc):
         "$JS.ACK.hub.ACCOUNT.FRAUD.features.2.17.9.1764135000123456789.40.token",
     ],
 )
-def test_a_deliverys_place_is_what_the_client_reads(reply):
+def test_ack_subjects_are_parsed_as_the_client_does(reply):
     theirs = Msg(_client=None, reply=reply).metadata
-    assert _place(reply)[:2] == (theirs.sequence.stream, theirs.sequence.consumer)
-    assert _place(reply)[2] // 1_000_000_000 == int(theirs.timestamp.timestamp())
+    assert _parse_ack_subject(reply)[:2] == (theirs.sequence.stream, theirs.sequence.consumer)
+    assert _parse_ack_subject(reply)[2] // 1_000_000_000 == int(theirs.timestamp.timestamp())

@@ -1,19 +1,36 @@
 """The command line: help, the walkthrough, and messages that say what to do."""
 
 import json
+import shutil
 import socket
+import subprocess
+import sys
+import warnings
 
 import pytest
 from typer.testing import CliRunner
 
-from infra.local.engines import Process
+from infra.local.engines import Program
 from infra.local.supervisor import PortTaken, Supervisor
-from services.cli.demo import verdict
+from services.cli.lifecycle import _ignore_sklearn_warnings
 from services.cli.main import app
-from services.fraud.design import DESIGN
+from services.fraud.design import FRAUD
+from services.fraud.evaluation.live import demo_failures
 from services.platform.settings import Settings
 
 COMMANDS = [command.name for command in app.registered_commands]
+# What takes long to import; no command needs it to show help or what runs.
+HEAVY = (
+    "numpy",
+    "pandas",
+    "pyarrow",
+    "torch",
+    "feast",
+    "mlflow",
+    "fastapi",
+    "onnxruntime",
+    "numba",
+)
 runner = CliRunner()
 
 
@@ -24,8 +41,27 @@ def test_every_command_has_help_with_an_example(command):
     assert f"whiteboard {command}" in done.output
 
 
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["status", "--json"], ["describe", "fraud"], ["history", "cv"]]
+)
+def test_what_answers_at_once_imports_no_heavy_library(arguments, tmp_path):
+    code = f"""import sys
+sys.argv[1:] = {arguments!r}
+from services.cli.main import app
+try:
+    app()
+except SystemExit:
+    pass
+print("heavy:", [name for name in {HEAVY!r} if name in sys.modules])"""
+    environment = {"WHITEBOARD_HOME": str(tmp_path), "WHITEBOARD_NATS_PORT": "9"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "heavy: []"
+
+
 @pytest.mark.parametrize(("design", "last"), [("fraud", False), ("cv", True)])
-def test_describe_tells_all_eight_steps(design, last):
+def test_describe_shows_all_eight_steps(design, last):
     done = runner.invoke(app, ["describe", design, "--json"])
     steps = json.loads(done.output)["steps"]
     assert [s["number"] for s in steps] == list(range(1, 9))
@@ -34,18 +70,53 @@ def test_describe_tells_all_eight_steps(design, last):
     assert all(s["decision"] == "not built yet" for s in steps if not s["built"])
 
 
-def test_a_drift_that_there_is_not_is_named_with_those_that_there_are():
+def test_describe_quotes_what_was_measured():
+    measured = {"p50_ms": 1.0, "p95_ms": 2.0, "p99_ms": 3.0}
+    steps = {s.title: s for s in FRAUD.steps(measured)}
+    assert steps["Serving"].figure == "p50 1.0 ms, p95 2.0 ms, p99 3.0 ms"
+    assert "not measured yet" in steps["Problem and KPI"].figure
+
+
+def test_an_unknown_drift_is_answered_with_the_known_ones():
     done = runner.invoke(app, ["scorecard", "cv", "--drift", "rust"])
     assert done.exit_code == 2
     assert "'rust'" in done.output
     assert "new_defect" in done.output
 
 
-def test_describe_quotes_what_was_measured():
-    measured = {"p50_ms": 1.0, "p95_ms": 2.0, "p99_ms": 3.0}
-    steps = {s.title: s for s in DESIGN.steps(measured)}
-    assert steps["Serving"].figure == "p50 1.0 ms, p95 2.0 ms, p99 3.0 ms"
-    assert "not measured yet" in steps["Problem and KPI"].figure
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["describe", "weather"], "fraud"),
+        (["audit", "cv"], "pixels"),
+        (["drill", "cv"], "night cv"),
+        (["reconcile", "fraud"], "fraud has no reconcile"),
+        (["evaluate", "cv", "--file", ".", "--protocol", "x"], "magnetic_tile"),
+    ],
+)
+def test_a_wrong_argument_is_answered_with_what_there_is(arguments, words):
+    done = runner.invoke(app, arguments)
+    assert done.exit_code == 2
+    assert words in done.output
+
+
+def test_another_designs_protocol_is_refused():
+    arguments = ["evaluate", "cv", "--file", ".", "--protocol", "handbook"]
+    assert runner.invoke(app, arguments).exit_code == 1
+
+
+def test_bench_looks_for_wrk_before_any_set_up(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    done = runner.invoke(app, ["bench", "score"])
+    assert done.exit_code == 1
+    assert "no wrk here" in done.stderr
+
+
+def test_scikit_learns_warnings_stay_out_of_the_terminal():
+    with warnings.catch_warnings(record=True) as seen:
+        _ignore_sklearn_warnings()
+        warnings.warn_explicit("x", DeprecationWarning, "x.py", 1, module="sklearn.metrics")
+    assert seen == []
 
 
 def test_a_taken_port_is_named_with_the_setting_that_moves_it(tmp_path):
@@ -53,9 +124,9 @@ def test_a_taken_port_is_named_with_the_setting_that_moves_it(tmp_path):
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        process = Process("redis", ("true",), {"redis_port": port})
+        program = Program("redis", ("true",), {"redis_port": port})
         with pytest.raises(PortTaken, match=f"port {port}.*WHITEBOARD_REDIS_PORT"):
-            Supervisor(Settings(home=tmp_path)).start([process])
+            Supervisor(Settings(home=tmp_path)).start([program])
 
 
 GOOD = {"p95_ms": 9.0, "mismatches": 0, "lost": 0, "failures": 0, "settled": True}
@@ -73,12 +144,6 @@ GOOD = {"p95_ms": 9.0, "mismatches": 0, "lost": 0, "failures": 0, "settled": Tru
     ],
 )
 def test_the_demo_fails_when_a_figure_is_wrong(change, word):
-    assert verdict(GOOD) == []
-    [wrong] = verdict({**GOOD, **change})
+    assert demo_failures(GOOD) == []
+    [wrong] = demo_failures({**GOOD, **change})
     assert word in wrong
-
-
-def test_unknown_names_are_answered_with_the_known_ones():
-    done = runner.invoke(app, ["describe", "weather"])
-    assert done.exit_code != 0
-    assert "fraud" in done.output

@@ -1,27 +1,27 @@
-"""What the contact sheet shows: a person who opens it sees both what is stopped and what passes."""
+"""The contact sheet shows both stopped and passed parts."""
 
-from services.cv_inspection.evaluation.run_report import telling
-from services.cv_inspection.ingestion.events import InspectionEvent, Outcome
+from services.cv_inspection.evaluation.run_report import select_for_sheet
+from services.cv_inspection.ingestion.events import Decision, InspectionEvent
 
 
-def seen(decision: Outcome, defect: float) -> InspectionEvent:
+def event(decision: Decision, defect: float) -> InspectionEvent:
     return InspectionEvent.model_construct(decision=decision, defect=defect)
 
 
-def test_a_row_is_kept_for_what_passes_however_much_is_stopped() -> None:
-    stopped = [seen("reject", 0.5 + n / 100) for n in range(40)]
-    shown = telling([seen("pass", 0.01 * n) for n in range(18)] + stopped)
-    assert [event.decision for event in shown] == ["reject"] * 18 + ["pass"] * 6
-    assert [event.defect for event in shown[:2]] == [0.89, 0.88]
-    # Not only those that were nearly stopped.
-    assert [event.defect for event in shown[18:]] == [0.17, 0.14, 0.11, 0.08, 0.05, 0.02]
+def test_one_row_is_kept_for_passed_parts() -> None:
+    stopped = [event("reject", 0.5 + n / 100) for n in range(40)]
+    chosen = select_for_sheet([event("pass", 0.01 * n) for n in range(18)] + stopped)
+    assert [e.decision for e in chosen] == ["reject"] * 18 + ["pass"] * 6
+    assert [e.defect for e in chosen[:2]] == [0.89, 0.88]
+    # Spread over all passed parts.
+    assert [e.defect for e in chosen[18:]] == [0.17, 0.14, 0.11, 0.08, 0.05, 0.02]
 
 
-def test_where_little_passes_the_stopped_have_the_room() -> None:
-    shown = telling([seen("pass", 0.0)] + [seen("review", 0.3)] * 40)
-    assert [event.decision for event in shown] == ["review"] * 23 + ["pass"]
+def test_stopped_parts_fill_the_rest() -> None:
+    chosen = select_for_sheet([event("pass", 0.0)] + [event("review", 0.3)] * 40)
+    assert [e.decision for e in chosen] == ["review"] * 23 + ["pass"]
 
 
-def test_few_pictures_are_all_shown() -> None:
-    assert len(telling([seen("pass", 0.0)] * 3 + [seen("reject", 0.9)] * 2)) == 5
-    assert telling([]) == []
+def test_few_images_are_all_shown() -> None:
+    assert len(select_for_sheet([event("pass", 0.0)] * 3 + [event("reject", 0.9)] * 2)) == 5
+    assert select_for_sheet([]) == []

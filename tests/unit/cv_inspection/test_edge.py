@@ -1,4 +1,4 @@
-"""The edge: INT8 is held to the cost, and runs go on where they stopped."""
+"""The edge: the cost of INT8 is bounded, and runs are resumed."""
 
 import pytest
 
@@ -6,70 +6,75 @@ from services.cv_inspection.edge import device as edge
 from services.cv_inspection.edge import quantisation
 from services.cv_inspection.serving.model import read_model
 from services.cv_inspection.simulator.camera import Camera
-from services.platform.models.onnx import stamp
-from tests.unit.cv_inspection.vision_fixtures import cv_card, quiet, shown
+from services.platform.models.onnx import write_card
+from tests.unit.cv_inspection.vision_fixtures import cv_card, quiet, simulated
 
 
 @pytest.fixture(scope="module")
 def built(vision_file):
-    data = stamp(vision_file, cv_card())
+    data = write_card(vision_file, cv_card())
     return quantisation.build(
-        data, shown(32), shown(64, 9_000), shown(64, 10_000), quiet, bound=10.0
+        data,
+        simulated(32),
+        simulated(64, 9_000),
+        simulated(64, 10_000),
+        quiet,
+        max_cost_increase=10.0,
     )
 
 
-def test_a_build_is_smaller_and_says_what_it_costs(built):
-    small, made = built
-    assert made.refused == ""
-    assert made.int8.size_mb < 0.5 * made.fp32.size_mb
-    assert 0 < made.int8.p50_ms <= made.int8.p95_ms
-    assert abs(made.int8.auc - made.fp32.auc) < 0.25
-    assert read_model(small).card.classes == cv_card().classes
+def test_a_build_is_smaller_and_reports_its_measurements(built):
+    data, build = built
+    assert build.refused == ""
+    assert build.int8.size_mb < 0.5 * build.fp32.size_mb
+    assert 0 < build.int8.p50_ms <= build.int8.p95_ms
+    assert abs(build.int8.auc - build.fp32.auc) < 0.25
+    assert read_model(data).card.classes == cv_card().classes
 
 
 def test_a_build_that_costs_more_is_refused(vision_file):
-    data = stamp(vision_file, cv_card())
-    pictures = shown(64)
-    _, made = quantisation.build(data, pictures, pictures, pictures, quiet, bound=-2.0)
-    assert made.refused.startswith("cost: ")
+    data = write_card(vision_file, cv_card())
+    images = simulated(64)
+    _, build = quantisation.build(data, images, images, images, quiet, -2.0)
+    assert build.refused.startswith("cost: ")
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """Six pictures, and a file that is none."""
-    found = tmp_path / "pictures"
+    """Six images and an invalid file."""
+    folder = tmp_path / "images"
     for shot in (Camera(4).shot(n) for n in range(6)):
-        path = found / shot.key
+        path = folder / shot.key
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(shot.jpeg())
-    (found / "broken.jpg").write_bytes(b"<html>")
-    return found
+    (folder / "broken.jpg").write_bytes(b"<html>")
+    return folder
 
 
-def test_a_run_keeps_what_it_saw_and_looks_at_nothing_twice(vision_model, folder, tmp_path):
+def test_a_run_inspects_no_image_twice(vision_model, folder, tmp_path):
     first = edge.run(vision_model, folder, tmp_path / "store", quiet)
     assert (first.inspected, first.known, first.waiting, len(first.bad)) == (6, 0, 6, 1)
-    second = edge.run(None, folder, tmp_path / "store", quiet)  # a look would need a model
+    second = edge.run(None, folder, tmp_path / "store", quiet)  # inspecting would fail
     assert (second.inspected, second.known, second.waiting) == (0, 6, 6)
 
 
-def test_a_run_that_is_killed_goes_on_where_it_was(vision_model, folder, tmp_path):
+def test_a_killed_run_is_resumed(vision_model, folder, tmp_path):
     class Killed(BaseException):
-        """As nothing catches it."""
+        """Not caught by any handler."""
 
-    def kill(done: int, of: int) -> None:
+    def kill(done: int, total: int) -> None:
         if done == 4:
             raise Killed
 
     with pytest.raises(Killed):
         edge.run(vision_model, folder, tmp_path / "store", kill)
-    with edge.open_store(tmp_path / "store") as kept:
-        before = len(kept.waiting())
+    with edge.open_store(tmp_path / "store") as store:
+        before = len(store.pending())
     assert 0 < before < 6
     assert edge.run(vision_model, folder, tmp_path / "store", quiet).inspected == 6 - before
 
 
-def test_a_store_that_is_no_store_is_named(tmp_path):
+def test_an_invalid_store_is_named(tmp_path):
     (tmp_path / "inspections.sqlite").write_bytes(b"no database at all, but some text" * 100)
     with pytest.raises(OSError, match=f"store in {tmp_path}"):
         edge.run(None, tmp_path, tmp_path, quiet)

@@ -1,4 +1,4 @@
-"""Folders of real pictures: both layouts, groups kept together, and what is wrong with a folder."""
+"""Folders of real images: both layouts, groups kept together, invalid folders."""
 
 from contextlib import nullcontext
 
@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from services.cv_inspection.evaluation.magnetic_tile import Interval, evaluate, judge
-from services.cv_inspection.retraining.folders import read
-from services.cv_inspection.retraining.training import held_out
+from services.cv_inspection.evaluation.magnetic_tile import Interval, evaluate, protocol_metrics
+from services.cv_inspection.retraining.folders import read_folder
+from services.cv_inspection.retraining.training import hold_out_units
 from tests.conftest import DATA
-from tests.unit.cv_inspection.vision_fixtures import make_tiles, quiet, shown
+from tests.unit.cv_inspection.vision_fixtures import make_tiles, quiet, simulated
 
 TILES = DATA / "magnetic_tile"
 
 
-def picture(path, value):
+def save_image(path, value):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.full((64, 64), value, np.uint8)).save(path)
 
@@ -23,65 +23,65 @@ def picture(path, value):
 @pytest.fixture
 def folder(tmp_path):
     for number in range(3):
-        picture(tmp_path / "ok" / f"{number}.png", 100)
-        picture(tmp_path / "dent" / f"{number}.png", 50)
-    picture(tmp_path / "dent" / "0_mask.png", 255)
+        save_image(tmp_path / "ok" / f"{number}.png", 100)
+        save_image(tmp_path / "dent" / f"{number}.png", 50)
+    save_image(tmp_path / "dent" / "0_mask.png", 255)
     return tmp_path
 
 
 def test_a_folder_of_classes_is_read(folder):
-    found = read(folder, 32, quiet)
-    assert found.classes == ("good", "dent")
-    assert len(found.pictures) == 6
-    assert found.pictures.positive.sum() == 3
-    assert found.pictures.mask.any(axis=(1, 2)).sum() == 1
-    # A defect that nobody outlined is no lesson in where.
-    assert found.pictures.outlined.sum() == 4
+    data = read_folder(folder, 32, quiet)
+    assert data.classes == ("good", "dent")
+    assert len(data.images) == 6
+    assert data.images.positive.sum() == 3
+    assert data.images.mask.any(axis=(1, 2)).sum() == 1
+    # A defect without a mask does not count in the mask loss.
+    assert data.images.has_mask.sum() == 4
 
 
 def test_a_folder_without_good_parts_is_refused(tmp_path):
-    picture(tmp_path / "dent" / "0.png", 1)
+    save_image(tmp_path / "dent" / "0.png", 1)
     with pytest.raises(ValueError, match="needs a folder of good parts"):
-        read(tmp_path, 32, quiet)
+        read_folder(tmp_path, 32, quiet)
 
 
-def test_a_file_that_is_no_picture_is_named(folder):
+def test_an_invalid_image_is_named(folder):
     (folder / "ok" / "x.jpg").write_bytes(b"<html>")
-    with pytest.raises(ValueError, match=r"x\.jpg: no JPEG or PNG"):
-        read(folder, 32, quiet)
+    with pytest.raises(ValueError, match=r"x\.jpg: not a JPEG or PNG"):
+        read_folder(folder, 32, quiet)
 
 
-def test_whole_units_are_held_out_and_no_class_is_missing():
-    pictures = shown(120)
-    late = held_out(pictures, 0.25, 0)
-    assert not set(pictures.unit[late]) & set(pictures.unit[~late])
-    assert 0 < late.mean() < 1
+def test_whole_units_of_every_class_are_held_out():
+    images = simulated(120)
+    held_out = hold_out_units(images, 0.25, 0)
+    assert not set(images.unit[held_out]) & set(images.unit[~held_out])
+    assert 0 < held_out.mean() < 1
 
 
-def test_a_class_of_too_few_tiles_is_named(tmp_path):
+def test_a_class_with_too_few_tiles_is_named(tmp_path):
     make_tiles(tmp_path, 2)
     with pytest.raises(ValueError, match="good has 2 tiles, and each of 5 folds needs one"):
         evaluate(tmp_path, "efficientnet", [0], lambda title: nullcontext(quiet))
 
 
-@pytest.mark.skipif(not TILES.exists(), reason=f"no pictures at {TILES}")
+@pytest.mark.skipif(not TILES.exists(), reason=f"no images at {TILES}")
 def test_the_magnetic_tiles_are_read_with_their_groups():
-    found = read(TILES, 32, quiet)
-    assert len(found.pictures) == 1_344
-    assert found.classes == ("good", "blowhole", "break", "crack", "fray", "uneven")
-    assert np.bincount(found.pictures.label).tolist() == [952, 115, 85, 57, 32, 103]
-    assert len(np.unique(found.pictures.unit)) == 184
+    data = read_folder(TILES, 32, quiet)
+    assert len(data.images) == 1_344
+    assert data.classes == ("good", "blowhole", "break", "crack", "fray", "uneven")
+    assert np.bincount(data.images.label).tolist() == [952, 115, 85, 57, 32, 103]
+    assert len(np.unique(data.images.unit)) == 184
 
 
-def test_the_protocol_judges_a_perfect_and_a_blind_model():
-    pictures = shown(60)
-    perfect = np.eye(6)[pictures.label]
-    drawn = np.where(pictures.mask, 5.0, -5.0)
-    best = judge(perfect, drawn, pictures)
+def test_metrics_of_a_perfect_and_a_random_model():
+    images = simulated(60)
+    perfect = np.eye(6)[images.label]
+    logits = np.where(images.mask, 5.0, -5.0)
+    best = protocol_metrics(perfect, logits, images)
     assert best == {"auc": 1.0, "recall_at_5fpr": 1.0, "balanced_accuracy": 1.0, "miou": 1.0}
-    blind = judge(np.full((60, 6), 1 / 6), np.full_like(drawn, -5.0), pictures)
-    assert blind["auc"] == 0.5
-    assert blind["miou"] == 0.0
+    random = protocol_metrics(np.full((60, 6), 1 / 6), np.full_like(logits, -5.0), images)
+    assert random["auc"] == 0.5
+    assert random["miou"] == 0.0
 
 
 def test_an_interval_narrows_with_agreement():

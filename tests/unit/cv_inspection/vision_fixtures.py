@@ -1,4 +1,4 @@
-"""A small inspection model, trained for real on a few pictures; made once a session."""
+"""A small inspection model, trained on a few simulated images; made once a session."""
 
 import csv
 from datetime import UTC, datetime
@@ -9,9 +9,10 @@ import numpy as np
 from PIL import Image
 
 from services.cv_inspection.candidates.vision import ImageCandidate
-from services.cv_inspection.features.labelled_images import Pictures
+from services.cv_inspection.features.labelled_images import LabelledImages
 from services.cv_inspection.problem import CLASSES
 from services.cv_inspection.retraining import training
+from services.cv_inspection.simulator.labelled_images import simulated_images
 from services.platform.models.onnx import ModelCard
 
 SIZE = 64
@@ -19,17 +20,17 @@ SMALL = {"size": SIZE, "epochs": 2, "more_epochs": 1, "batch": 16, "weights": "a
 
 
 def quiet(*_: int) -> None:
-    """A step nobody is told of."""
+    """Ignore progress."""
 
 
 @cache
-def shown(count: int = 96, first: int = 0, defects: float = 0.5) -> Pictures:
-    return training.simulated(3, first, count, defects, SIZE, quiet)
+def simulated(count: int = 96, first: int = 0, defects: float = 0.5) -> LabelledImages:
+    return simulated_images(3, first, count, defects, SIZE, quiet)
 
 
 def trained(name: str, **changes: object) -> ImageCandidate:
     made = training.new_candidate(name, CLASSES, {**SMALL, **changes})
-    made.fit(shown(), shown(96, 500_000, 0.1), 0, quiet)
+    made.fit(simulated(), simulated(96, 500_000, 0.1), 0, quiet)
     return made
 
 
@@ -43,7 +44,7 @@ def cv_card(**changes: object) -> ModelCard:
 
 
 def make_tiles(folder: Path, count: int) -> None:
-    """Made-up magnetic tiles: so many good, so many with a blowhole, under two lights each."""
+    """Synthetic magnetic tiles: `count` good and `count` with a blowhole, each under two lights."""
     rng = np.random.default_rng(0)
     rows = [("path", "class", "exp", "num", "group")]
     for kind in ("MT_Free", "MT_Blowhole"):

@@ -1,4 +1,4 @@
-"""The kernel: exact, order-keeping, harmless when repeated."""
+"""The kernel: exact sums, independent of batching, idempotent under redelivery."""
 
 import numpy as np
 import pytest
@@ -23,12 +23,12 @@ events = st.lists(
 )
 
 
-def run(table, rows, seqs, times, sightings, values, keep=True):
+def run(table, rows, seqs, times, is_transaction, values, snapshot=True):
     n = len(rows)
-    slots = np.arange(n) if keep else np.full(n, -1)
-    before = np.empty((n if keep else 0, STATE.width))
+    snapshot_index = np.arange(n) if snapshot else np.full(n, -1)
+    before = np.empty((n if snapshot else 0, STATE.width))
     first = np.zeros(n, dtype=bool)
-    fold(table, rows, seqs, times, sightings, values, slots, before, first)
+    fold(table, rows, seqs, times, is_transaction, values, snapshot_index, before, first)
     return before, first
 
 
@@ -36,15 +36,15 @@ def columns(drawn):
     times = np.array([T0 + d[0] for d in drawn])
     values = np.array([[1.0, d[1]] for d in drawn])
     rows = np.array([d[2] for d in drawn])
-    sightings = np.array([d[3] for d in drawn])
-    return rows, np.arange(1, len(drawn) + 1), times, sightings, values
+    is_transaction = np.array([d[3] for d in drawn])
+    return rows, np.arange(1, len(drawn) + 1), times, is_transaction, values
 
 
 @given(events)
-def test_sums_are_the_closed_form_in_any_order_of_time(drawn):
-    rows, seqs, times, sightings, values = columns(drawn)
+def test_sums_equal_the_closed_form_for_events_in_any_order_of_time(drawn):
+    rows, seqs, times, is_transaction, values = columns(drawn)
     table = np.zeros((4, STATE.width))
-    run(table, rows, seqs, times, sightings, values)
+    run(table, rows, seqs, times, is_transaction, values)
     end = times.max() + DAY
     for key in range(4):
         mine = rows == key
@@ -56,30 +56,30 @@ def test_sums_are_the_closed_form_in_any_order_of_time(drawn):
 
 
 @given(events, st.integers(1, 59))
-def test_batches_give_the_bytes_of_one_fold(drawn, cut):
-    rows, seqs, times, sightings, values = columns(drawn)
+def test_folding_in_batches_gives_the_same_bytes(drawn, cut):
+    rows, seqs, times, is_transaction, values = columns(drawn)
     whole, split = np.zeros((4, STATE.width)), np.zeros((4, STATE.width))
-    run(whole, rows, seqs, times, sightings, values)
+    run(whole, rows, seqs, times, is_transaction, values)
     for part in (slice(0, cut), slice(cut, None)):
-        run(split, rows[part], seqs[part], times[part], sightings[part], values[part])
+        run(split, rows[part], seqs[part], times[part], is_transaction[part], values[part])
     assert whole.tobytes() == split.tobytes()
 
 
 @given(events, st.integers(0, 59), st.integers(0, 59))
 def test_redelivery_changes_nothing(drawn, begin, end):
-    rows, seqs, times, sightings, values = columns(drawn)
+    rows, seqs, times, is_transaction, values = columns(drawn)
     table = np.zeros((4, STATE.width))
-    _, first = run(table, rows, seqs, times, sightings, values)
+    _, first = run(table, rows, seqs, times, is_transaction, values)
     kept = table.copy()
     again = slice(min(begin, end), max(begin, end) + 1)
     _, first_again = run(
-        table, rows[again], seqs[again], times[again], sightings[again], values[again]
+        table, rows[again], seqs[again], times[again], is_transaction[again], values[again]
     )
     assert table.tobytes() == kept.tobytes()
     assert first_again.tolist() == first[again].tolist()
 
 
-def test_a_probe_reads_and_leaves_no_trace():
+def test_a_probe_reads_and_changes_nothing():
     table = np.zeros((1, STATE.width))
     one = np.ones(1, dtype=bool)
     zero = np.zeros(1, dtype=np.int64)
@@ -90,20 +90,20 @@ def test_a_probe_reads_and_leaves_no_trace():
     assert not first[0]
 
 
-def test_a_label_is_no_sighting_and_a_null_key_reads_as_nan():
+def test_a_label_is_not_a_first_transaction_and_a_null_key_is_nan():
     table = np.zeros((1, STATE.width))
     rows = np.array([0, -1, 0])
-    sightings = np.array([False, True, True])
+    is_transaction = np.array([False, True, True])
     times = np.array([T0, T0 + 1, T0 + 2])
     values = np.array([[0.0, 1.0], [1.0, 1.0], [1.0, 1.0]])
-    before, first = run(table, rows, np.array([1, 2, 3]), times, sightings, values)
+    before, first = run(table, rows, np.array([1, 2, 3]), times, is_transaction, values)
     assert first.tolist() == [False, False, True]
     assert np.isnan(before[1]).all()
     assert before[2, LAST_SEEN] == before[2, FIRST_SEQ] == 0.0
     assert table[0, [SEQ, TIME, LAST_SEEN, FIRST_SEQ]].tolist() == [3, T0 + 2, T0 + 2, 3]
 
 
-def test_a_request_from_before_the_state_sees_it_as_it_stands():
+def test_a_request_before_the_states_time_reads_the_stored_sum():
     row = np.zeros(STATE.width)
     row[TIME], row[SUMS] = T0, 4.0
     assert decayed(row, SUMS, HALF_LIVES[0], T0 - 100.0) == 4.0

@@ -1,4 +1,4 @@
-"""What every candidate must satisfy, and the registry."""
+"""Conformance tests for every candidate, and the registry."""
 
 import numpy as np
 import onnxruntime as ort
@@ -7,21 +7,24 @@ import pytest
 from features.spec import DAY
 from services.fraud.candidates import CANDIDATES
 from services.fraud.features import encoder
-from services.fraud.features.embeddings import columns, midnights, parameters, place_nights
-from services.fraud.features.graph import Ledger
+from services.fraud.features.embedding_log import embedding_columns, midnights
+from services.fraud.features.embeddings import embed_at, encoder_hyperparameters
+from services.fraud.features.graph import TransactionLog
 from services.fraud.features.states import FEATURES, SETS, TABULAR
-from services.fraud.retraining.training import examples, new_candidate
-from services.platform.models.candidates import Candidate, Candidates, Examples
-from services.platform.models.onnx import INPUT, OUTPUT, Model, stacked, stamp
+from services.fraud.retraining.dataset import examples
+from services.fraud.retraining.training import new_candidate
+from services.platform.models.candidates import Candidate, CandidateRegistry, Examples
+from services.platform.models.onnx import INPUT, OUTPUT, write_card
+from services.platform.models.tabular import TabularModel, pad_sets
 from tests.conftest import card
 
 KINDS = dict(sorted(CANDIDATES.all().items()))
 NAMES = list(KINDS)
 WITH_CARTS = [name for name, kind in KINDS.items() if "items" in kind.sets]
-WITH_PLACES = [name for name, kind in KINDS.items() if "graph" in kind.groups]
+WITH_EMBEDDINGS = [name for name, kind in KINDS.items() if "graph" in kind.groups]
 
 
-def quiet(*_):
+def no_progress(*_):
     pass
 
 
@@ -31,21 +34,21 @@ def part(whole: Examples, rows) -> Examples:
 
 
 @pytest.fixture(scope="module")
-def placed(world):
-    """The world's vectors, with places by a real encoder, if a hasty one."""
-    ledger = Ledger.of(world.transactions, world.labels)
-    nights = midnights(ledger.time.min() + 2 * DAY, ledger.time.max())
-    hasty = {**parameters(), "epochs": 1}
-    made = encoder.train(ledger, world.lessons(ledger), nights[:3], hasty, 0, quiet)
-    found = world.vectors.copy()
-    found[:, len(TABULAR) :] = columns(ledger, place_nights(made, ledger, nights, quiet))
+def vectors(simulated):
+    """The simulated vectors with embeddings of a briefly trained encoder."""
+    log = TransactionLog.of(simulated.transactions, simulated.labels)
+    nights = midnights(log.time.min() + 2 * DAY, log.time.max())
+    short = {**encoder_hyperparameters(), "epochs": 1}
+    made = encoder.train(log, simulated.encoder_examples(log), nights[:3], short, 0, no_progress)
+    found = simulated.vectors.copy()
+    found[:, len(TABULAR) :] = embedding_columns(log, embed_at(made, log, nights, no_progress))
     return found
 
 
 @pytest.fixture(scope="module")
-def whole(world, placed):
-    rows = world.transactions.append_column("fraud", [world.fraud])
-    return lambda kind: examples(rows, placed, kind)
+def whole(simulated, vectors):
+    rows = simulated.transactions.append_column("fraud", [simulated.fraud])
+    return lambda kind: examples(rows, vectors, kind)
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -65,7 +68,7 @@ def trained(request, whole):
 
 @pytest.fixture(scope="module")
 def exported(trained):
-    """Its file, made once: torch takes seconds over it."""
+    """Its file, exported once: torch takes seconds."""
     return trained[0].export()
 
 
@@ -80,20 +83,20 @@ def test_the_export_scores_as_the_native_model(trained, exported):
     assert np.abs(found - made.score(some)).max() < 1e-5
 
 
-def test_the_file_is_one_serving_accepts(trained, exported, placed):
+def test_serving_accepts_the_file(trained, exported, vectors):
     made, _, data = trained
     sets = {name: SETS[name] for name in made.sets}
     changed = card(candidate=made.name, features=made.features, sets=sets)
-    model = Model(stamp(exported, changed), "fraud", FEATURES, SETS)
+    model = TabularModel(write_card(exported, changed), "fraud", FEATURES, SETS)
     some = part(data, slice(0, 100))
-    scores = model.score(placed[:100], some.sets)
+    scores = model.score(vectors[:100], some.sets)
     assert ((scores >= 0) & (scores <= 1)).all()
     assert np.abs(scores - made.score(some)).max() < 1e-5
-    one = model.score(placed[:1], {name: v[:1] for name, v in some.sets.items()})
+    one = model.score(vectors[:1], {name: v[:1] for name, v in some.sets.items()})
     assert abs(one[0] - scores[0]) < 1e-6
 
 
-def test_it_shows_its_progress_and_its_native_model_can_be_trained_on(trained, tmp_path):
+def test_it_reports_progress_and_its_native_model_can_be_trained_further(trained, tmp_path):
     made, steps, data = trained
     assert steps[-1][0] == steps[-1][1]
     made.save(tmp_path)
@@ -102,7 +105,7 @@ def test_it_shows_its_progress_and_its_native_model_can_be_trained_on(trained, t
     again.load(tmp_path)
     some = part(data, slice(0, 500))
     assert np.abs(again.score(some) - made.score(some)).max() < 1e-6
-    again.fit_more(part(data, slice(0, 5_000)), 0, quiet)
+    again.fit_more(part(data, slice(0, 5_000)), 0, no_progress)
     assert np.abs(again.score(some) - made.score(some)).max() > 1e-4
     assert made.name
     assert made.role
@@ -115,7 +118,7 @@ def test_it_learns(trained):
 
 
 @pytest.mark.parametrize("trained", WITH_CARTS, indirect=True)
-def test_the_order_of_a_cart_changes_nothing(trained):
+def test_the_score_does_not_depend_on_the_order_of_a_cart(trained):
     made, _, data = trained
     some = part(data, slice(0, 2_000))
     items = some.sets["items"]
@@ -129,20 +132,20 @@ def test_the_order_of_a_cart_changes_nothing(trained):
 
 
 @pytest.mark.parametrize("trained", WITH_CARTS, indirect=True)
-def test_carts_of_several_sizes_score_together_as_alone(trained, exported, placed):
+def test_carts_of_several_sizes_score_the_same_in_a_batch_as_alone(trained, exported, vectors):
     made, _, data = trained
     changed = card(candidate=made.name, features=made.features, sets=dict(SETS))
-    model = Model(stamp(exported, changed), "fraud", FEATURES, SETS)
+    model = TabularModel(write_card(exported, changed), "fraud", FEATURES, SETS)
     count = np.maximum((data.sets["items"][:100, :, 0] >= 0).sum(axis=1), 1)
     carts = [data.sets["items"][row : row + 1, :size] for row, size in enumerate(count)]
     assert len(set(count)) > 3
-    alone = [model.score(placed[n : n + 1], {"items": cart})[0] for n, cart in enumerate(carts)]
-    together = model.score(placed[:100], {"items": stacked(carts)})
+    alone = [model.score(vectors[n : n + 1], {"items": cart})[0] for n, cart in enumerate(carts)]
+    together = model.score(vectors[:100], {"items": pad_sets(carts)})
     assert np.abs(together - alone).max() < 1e-6
 
 
-@pytest.mark.parametrize("trained", WITH_PLACES, indirect=True)
-def test_a_party_without_a_place_is_scored(trained):
+@pytest.mark.parametrize("trained", WITH_EMBEDDINGS, indirect=True)
+def test_a_party_without_an_embedding_is_scored(trained):
     made, _, data = trained
     some = part(data, slice(0, 2_000))
     some.vectors[:, len(TABULAR) :] = np.nan
@@ -150,19 +153,19 @@ def test_a_party_without_a_place_is_scored(trained):
 
 
 @pytest.mark.parametrize("name", ["xgboost", "deepsets"])
-def test_a_seed_repeats_itself(whole, name):
+def test_the_same_seed_gives_the_same_scores(whole, name):
     scores = []
     for _ in range(2):
         made = new_candidate(name)
         made.parameters |= {"rounds": 5} if name == "xgboost" else {"epochs": 1}
         data = part(whole(type(made)), slice(0, 5_000))
-        made.fit(data, data, 3, quiet)
+        made.fit(data, data, 3, no_progress)
         scores.append(made.score(data))
     assert scores[0].tobytes() == scores[1].tobytes()
 
 
-def test_a_name_is_taken_once_and_an_unknown_one_lists_the_rest():
-    registry = Candidates("services.fraud.candidates")
+def test_a_name_is_registered_once_and_an_unknown_name_lists_the_known_ones():
+    registry = CandidateRegistry("services.fraud.candidates")
 
     class One(Candidate):
         name = "one"

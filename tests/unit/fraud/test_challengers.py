@@ -1,5 +1,5 @@
-"""Four real challengers against a real champion: one passes the gate, three are refused, each for
-its own reason.
+"""Four real challengers of a real champion: one passes the gate, three are refused for different
+reasons.
 """
 
 from time import perf_counter
@@ -11,20 +11,21 @@ from onnx import TensorProto, helper
 
 from services.fraud.candidates import CANDIDATES
 from services.fraud.features.states import FEATURES, TABULAR
-from services.fraud.problem import LATENCY_BUDGET_MS, Kpi
+from services.fraud.problem import LATENCY_BUDGET_MS, CostModel
 from services.platform.models.candidates import Examples
-from services.platform.models.onnx import OUTPUT, Model, stamp
-from services.platform.retraining.gate import Evidence, Side, judge
+from services.platform.models.onnx import OUTPUT, write_card
+from services.platform.models.tabular import TabularModel
+from services.platform.retraining.gate import Evidence, ModelResult, decide
 from tests.conftest import card
 
 LEAK = TABULAR.index("merchant_risk_7d")
-CALLS = 20
+TIMED_CALLS = 20
 
 
 @pytest.fixture(scope="module")
-def parts(world):
-    """Fit on the first days, choose thresholds on the next, judge on the rest."""
-    whole = world.examples
+def parts(simulated):
+    """Fit on the first days, choose thresholds on the next, compare on the rest."""
+    whole = simulated.examples
     a, b = int(len(whole) * 0.4), int(len(whole) * 0.55)
 
     def part(rows):
@@ -37,8 +38,8 @@ def trained(parts, **parameters):
     fit, valid, _ = parts
     made = CANDIDATES.get("xgboost")({"eta": 0.3, **parameters}, TABULAR)
     made.fit(fit, valid, 0, lambda *_: None)
-    threshold = Kpi().best_threshold(made.score(valid), valid.positive, valid.amount)
-    return Model(stamp(made.export(), card(threshold=threshold)), "fraud", FEATURES)
+    threshold = CostModel().best_threshold(made.score(valid), valid.positive, valid.amount)
+    return TabularModel(write_card(made.export(), card(threshold=threshold)), "fraud", FEATURES)
 
 
 @pytest.fixture(scope="module")
@@ -47,14 +48,14 @@ def champion(parts):
 
 
 def leaking(examples: Examples) -> Examples:
-    """What a careless join gives: a risk that already counts the transaction's own chargeback."""
+    """The result of a leaking join: a risk that includes the transaction's own chargeback."""
     vectors = examples.vectors.copy()
     vectors[:, LEAK] = np.where(examples.positive, 0.9, 0.02)
     return Examples(vectors, examples.positive, examples.amount)
 
 
 def slowed(model: bytes, turns: int = 1) -> bytes:
-    """The same scores, after a detour through large products that add nothing."""
+    """The same scores, slowed by large matrix products that add zero."""
     proto = onnx.load_model_from_string(model)
     graph = proto.graph
     graph.node[-1].output[0] = "plain"
@@ -72,37 +73,42 @@ def slowed(model: bytes, turns: int = 1) -> bytes:
     return proto.SerializeToString()
 
 
-def side(model: Model, examples: Examples) -> Side:
+def model_result(model: TabularModel, examples: Examples) -> ModelResult:
     vectors = np.full((len(examples), len(FEATURES)), np.nan)
     vectors[:, : len(TABULAR)] = examples.vectors
     seconds = []
-    for row in range(CALLS):
+    for row in range(TIMED_CALLS):
         begin = perf_counter()
         model.score(vectors[row : row + 1])
         seconds.append(perf_counter() - begin)
-    return Side(model.score(vectors).astype(float), model.card.threshold, np.array(seconds))
+    return ModelResult(model.score(vectors).astype(float), model.card.threshold, np.array(seconds))
 
 
-def verdict(champion, challenger, live):
+def gate_decision(champion, challenger, live):
     unit = np.arange(len(live)) % 5_000
     evidence = Evidence(
-        side(champion, live), side(challenger, live), live.positive, live.amount, unit, 0.005
+        model_result(champion, live),
+        model_result(challenger, live),
+        live.positive,
+        live.amount,
+        unit,
+        0.005,
     )
-    return judge(evidence, Kpi().costs, LATENCY_BUDGET_MS / 1e3)
+    return decide(evidence, CostModel().costs, LATENCY_BUDGET_MS / 1e3)
 
 
 def test_a_better_challenger_is_promoted(parts, champion):
-    found = verdict(champion, trained(parts, rounds=80, max_depth=6), parts[2])
+    found = gate_decision(champion, trained(parts, rounds=80, max_depth=6), parts[2])
     assert found.promoted, found.reasons
 
 
 def test_a_worse_challenger_is_refused_for_its_cost(parts, champion):
-    found = verdict(champion, trained(parts, rounds=1, max_depth=1), parts[2])
+    found = gate_decision(champion, trained(parts, rounds=1, max_depth=1), parts[2])
     assert not found.promoted
     assert found.reasons[0].startswith("cost: +")
 
 
-def test_a_leaky_challenger_shines_offline_and_is_refused_live(parts, champion):
+def test_a_leaky_challenger_excels_offline_and_is_refused_on_live_data(parts, champion):
     fit, valid, live = parts
     leaky = trained((leaking(fit), leaking(valid), live), rounds=60, max_depth=6)
     offline = leaking(valid)
@@ -110,7 +116,7 @@ def test_a_leaky_challenger_shines_offline_and_is_refused_live(parts, champion):
     vectors[:, : len(TABULAR)] = offline.vectors
     flagged = leaky.score(vectors) >= leaky.card.threshold
     assert (flagged == offline.positive).mean() > 0.9999
-    found = verdict(champion, leaky, live)
+    found = gate_decision(champion, leaky, live)
     assert not found.promoted
     assert found.reasons[0].startswith("cost: +")
 
@@ -119,7 +125,7 @@ def test_a_slow_challenger_is_refused_for_its_latency(parts, champion):
     fit, valid, live = parts
     made = CANDIDATES.get("xgboost")({"eta": 0.3, "rounds": 80, "max_depth": 6}, TABULAR)
     made.fit(fit, valid, 0, lambda *_: None)
-    threshold = Kpi().best_threshold(made.score(valid), valid.positive, valid.amount)
-    data = stamp(slowed(made.export()), card(threshold=threshold))
-    found = verdict(champion, Model(data, "fraud", FEATURES), live)
+    threshold = CostModel().best_threshold(made.score(valid), valid.positive, valid.amount)
+    data = write_card(slowed(made.export()), card(threshold=threshold))
+    found = gate_decision(champion, TabularModel(data, "fraud", FEATURES), live)
     assert [r.split(":")[0] for r in found.reasons] == ["latency"]

@@ -1,106 +1,109 @@
-"""The graph of one moment: what is in it, and that nothing of the future is."""
+"""The graph snapshot: its edges, and that later events do not change it."""
 
 import numpy as np
 import pytest
 
 from features.spec import DAY
 from services.fraud.features import encoder
-from services.fraud.features.embeddings import cold, columns, midnights, parameters, place_nights
+from services.fraud.features.embedding_log import cold_start, embedding_columns, midnights
+from services.fraud.features.embeddings import embed_at, encoder_hyperparameters
 from services.fraud.features.graph import (
     CUSTOMER,
-    MOST_SHARING,
+    MAX_SHARING,
     SHARES,
-    Ledger,
+    TransactionLog,
+    graph_snapshot,
     relations,
-    snapshot,
 )
-from services.fraud.features.states import GRAPH, PLACES
+from services.fraud.features.states import EMBEDDING_FEATURES, EMBEDDINGS
 
 
 @pytest.fixture(scope="module")
-def ledger(world):
-    return Ledger.of(world.transactions, world.labels)
+def log(simulated):
+    return TransactionLog.of(simulated.transactions, simulated.labels)
 
 
 @pytest.fixture(scope="module")
-def at(ledger):
-    return midnights(ledger.time.min() + 5 * DAY, ledger.time.max())[0]
+def at(log):
+    return midnights(log.time.min() + 5 * DAY, log.time.max())[0]
 
 
 def pairs(graph, relation):
     edges = graph.edges[relation]
-    receivers = np.repeat(np.arange(len(edges.begin) - 1), np.diff(edges.begin))
-    return set(zip(edges.sender.tolist(), receivers.tolist(), strict=True))
+    receivers = np.repeat(np.arange(len(edges.indptr) - 1), np.diff(edges.indptr))
+    return set(zip(edges.indices.tolist(), receivers.tolist(), strict=True))
 
 
-def test_edges_are_the_pairs_that_dealt_before(ledger, at):
-    graph = snapshot(ledger, at)
+def test_edges_are_the_pairs_of_earlier_transactions(log, at):
+    graph = graph_snapshot(log, at)
     assert set(graph.edges) == set(relations())
-    past = ledger.time < at
-    customers, devices = ledger.codes["customer_id"], ledger.codes["device_id"]
+    past = log.time < at
+    customers, devices = log.codes["customer_id"], log.codes["device_id"]
     there = past & (devices >= 0)
     expected = set(zip(devices[there].tolist(), customers[there].tolist(), strict=True))
     assert pairs(graph, ("device_id", "pays", CUSTOMER)) == expected
     assert pairs(graph, (CUSTOMER, "pays", "device_id")) == {(c, d) for d, c in expected}
-    charged = ledger.disputed_at < at
-    merchants = ledger.disputed["merchant_id"][charged]
-    who = ledger.disputed["customer_id"][charged]
+    charged = log.chargeback_time < at
+    merchants = log.chargeback_codes["merchant_id"][charged]
+    who = log.chargeback_codes["customer_id"][charged]
     assert pairs(graph, (CUSTOMER, "disputes", "merchant_id")) == set(
         zip(who.tolist(), merchants.tolist(), strict=True)
     )
 
 
-def test_customers_share_a_device_with_others_alone(ledger, at):
-    found = pairs(snapshot(ledger, at), (CUSTOMER, SHARES, CUSTOMER))
-    past = ledger.time < at
-    customers, devices = ledger.codes[CUSTOMER][past], ledger.codes["device_id"][past]
+def test_sharing_edges_join_different_customers(log, at):
+    found = pairs(graph_snapshot(log, at), (CUSTOMER, SHARES, CUSTOMER))
+    past = log.time < at
+    customers, devices = log.codes[CUSTOMER][past], log.codes["device_id"][past]
     expected = set()
     for device in np.unique(devices[devices >= 0]):
         users = np.unique(customers[devices == device]).tolist()
-        if len(users) <= MOST_SHARING:
+        if len(users) <= MAX_SHARING:
             expected |= {(a, b) for a in users for b in users if a != b}
     assert expected
     assert found == expected
 
 
-def test_the_future_changes_nothing(world, ledger, at):
-    """The snapshot of a lake that ends at the moment is the snapshot of one that goes on."""
-    rows = world.transactions.filter(ledger.time < at)
-    stopped = Ledger.of(rows, world.labels.filter(labels_before(world.labels, at)))
-    full, short = snapshot(ledger, at), snapshot(stopped, at)
-    assert full.seq == short.seq
-    for entity, names in stopped.names.items():
-        places = {name: i for i, name in enumerate(ledger.names[entity])}
-        same = [places[name] for name in names]
+def test_later_events_change_nothing(simulated, log, at):
+    """The snapshot is the same whether the lake ends at that moment or goes on."""
+    rows = simulated.transactions.filter(log.time < at)
+    stopped = TransactionLog.of(rows, simulated.labels.filter(labels_before(simulated.labels, at)))
+    full, short = graph_snapshot(log, at), graph_snapshot(stopped, at)
+    assert full.last_seq == short.last_seq
+    for entity, keys in stopped.keys.items():
+        indices = {key: i for i, key in enumerate(log.keys[entity])}
+        same = [indices[key] for key in keys]
         assert np.allclose(full.nodes[entity][same], short.nodes[entity])
 
 
 def labels_before(labels, at):
-    from services.fraud.retraining.training import times
+    from services.fraud.ingestion.columns import event_times
 
-    return times(labels) < at
+    return event_times(labels) < at
 
 
-def test_places_depend_on_company_alone_and_unseen_parties_have_none(world, ledger, at):
-    lessons = world.lessons(ledger)
-    made = encoder.train(ledger, lessons, [at], {**parameters(), "epochs": 1}, 0, quiet)
-    graph = snapshot(ledger, at)
-    placed = encoder.place(made, graph)
-    for entity, values in placed.items():
-        assert values.shape == (len(ledger.names[entity]), 8)
-        assert (np.isnan(values).all(axis=1) == ~graph.seen[entity]).all()
+def test_parties_without_edges_have_no_embedding(simulated, log, at):
+    examples = simulated.encoder_examples(log)
+    trained = encoder.train(
+        log, examples, [at], {**encoder_hyperparameters(), "epochs": 1}, 0, quiet
+    )
+    graph = graph_snapshot(log, at)
+    embedded = encoder.embed(trained, graph)
+    for entity, values in embedded.items():
+        assert values.shape == (len(log.keys[entity]), 8)
+        assert (np.isnan(values).all(axis=1) == ~graph.has_edge[entity]).all()
         assert np.nanmax(np.abs(values)) <= 1.0
-    [night] = place_nights(made, ledger, [at], quiet)
-    found = columns(ledger, [night])
-    today = ledger.within(at, at + DAY)
-    assert found.shape == (len(ledger.seq), len(PLACES))
+    [snapshot] = embed_at(trained, log, [at], quiet)
+    found = embedding_columns(log, [snapshot])
+    today = log.within(at, at + DAY)
+    assert found.shape == (len(log.seq), len(EMBEDDING_FEATURES))
     assert np.isnan(found[: today[0]]).all()
     customer = found[today, :8]
-    assert np.array_equal(customer, placed["customer_id"][ledger.codes["customer_id"][today]],
+    assert np.array_equal(customer, embedded["customer_id"][log.codes["customer_id"][today]],
                           equal_nan=True)  # fmt: skip
-    absent = np.isnan(found[today].reshape(-1, len(GRAPH), 8)[:, :, 0]).any(axis=1)
-    assert (cold(ledger, [night])[today] <= absent).all()
-    assert cold(ledger, [night])[today].any()
+    absent = np.isnan(found[today].reshape(-1, len(EMBEDDINGS), 8)[:, :, 0]).any(axis=1)
+    assert (cold_start(log, [snapshot])[today] <= absent).all()
+    assert cold_start(log, [snapshot])[today].any()
 
 
 def quiet(*_):

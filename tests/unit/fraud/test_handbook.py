@@ -1,4 +1,4 @@
-"""The handbook's protocol: its test rows, its card precision."""
+"""The handbook's protocol: test rows and card precision."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from services.fraud.evaluation.handbook import (
     _day,
     _read,
     card_precision,
-    rows_of_test_week,
+    evaluation_rows,
 )
 from tests.conftest import DATA
 
@@ -22,12 +22,12 @@ def test_cards_known_to_be_compromised_are_left_out():
     day = np.array([train, first, first, first, first + 1, first + 1])
     card = np.array([1, 1, 2, 3, 2, 3])
     fraud = np.array([True, False, True, False, False, False])
-    assert rows_of_test_week(day, card, fraud).tolist() == [False, False, True, True, True, True]
+    assert evaluation_rows(day, card, fraud).tolist() == [False, False, True, True, True, True]
     # A fraud between training and test is known to the test day 8 days later, not 7.
     day = np.array([train + 1, first, first + 1])
     card = np.array([4, 4, 4])
     fraud = np.array([True, False, False])
-    assert rows_of_test_week(day, card, fraud).tolist() == [False, True, False]
+    assert evaluation_rows(day, card, fraud).tolist() == [False, True, False]
 
 
 def test_card_precision_by_hand():
@@ -35,14 +35,14 @@ def test_card_precision_by_hand():
     card = np.array([1, 2, 3, 1, 2, 3])
     fraud = np.array([True, False, False, True, True, False])
     score = np.array([0.9, 0.8, 0.1, 0.9, 0.8, 0.7])
-    # Day 1: cards 1, 2 -> one of two. Day 2: card 1 is found already; cards 2, 3 -> one of two.
+    # Day 1: cards 1, 2 -> one of two. Day 2: card 1 was detected before; cards 2, 3 -> one of two.
     assert card_precision(day, card, fraud, score, 2) == 0.5
 
 
-@pytest.mark.skipif(not FILE.exists(), reason="the handbook's file is not here")
+@pytest.mark.skipif(not FILE.exists(), reason="the handbook's file is missing")
 def test_the_published_number_of_rows_of_test_week():
     frame = _read(FILE)
-    found = rows_of_test_week(
+    found = evaluation_rows(
         frame["day"].to_numpy(), frame["customer"].to_numpy(), frame["fraud"].to_numpy()
     )
     assert found.sum() == 58_264

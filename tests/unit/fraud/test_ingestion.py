@@ -1,4 +1,4 @@
-"""Messages: what is refused, and that the refusal names the field."""
+"""Messages: invalid ones are refused, and the error names the field."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -7,19 +7,19 @@ import orjson
 import pytest
 from pydantic import ValidationError
 
+from services.fraud.ingestion.columns import Events
 from services.fraud.ingestion.events import (
-    MOST_ITEMS,
-    Events,
+    MAX_ITEMS,
     LabelEvent,
     Transaction,
     TransactionEvent,
     microseconds,
-    owned_subject,
-    parse,
+    parse_event,
     subject,
+    worker_subject,
 )
-from services.platform.streaming.consumer import Delivered
-from services.platform.streaming.messages import explain
+from services.platform.streaming.consumer import Message
+from services.platform.streaming.messages import validation_message
 
 GOOD = {
     "transaction_id": "t1",
@@ -48,7 +48,7 @@ BAD = [
     ("customer_id", "c" * 65),
     ("merchant_id", "m.>"),
     ("ip", "300.1.2.3"),
-    ("cart", [{"category": "bread", "price_minor": 1}] * (MOST_ITEMS + 1)),
+    ("cart", [{"category": "bread", "price_minor": 1}] * (MAX_ITEMS + 1)),
     ("cart", [{"category": "bread", "price_minor": -1}]),
     ("colour", "blue"),
 ]
@@ -56,16 +56,16 @@ BAD = [
 
 @pytest.mark.parametrize(("field", "value"), BAD)
 def test_bad_fields_are_named(field, value):
-    with pytest.raises(ValidationError) as refusal:
+    with pytest.raises(ValidationError) as error:
         Transaction.model_validate_json(orjson.dumps({**GOOD, field: value}))
-    assert explain(refusal.value).startswith(field)
+    assert validation_message(error.value).startswith(field)
 
 
 @pytest.mark.parametrize("raw", [b"", b"{", b"[]", b"null", b'{"amount_minor": NaN}', b"\xff"])
 def test_bad_json_is_refused(raw):
-    with pytest.raises(ValidationError) as refusal:
+    with pytest.raises(ValidationError) as error:
         Transaction.model_validate_json(raw)
-    assert explain(refusal.value)
+    assert validation_message(error.value)
 
 
 def test_absent_device_and_cart_are_null():
@@ -82,22 +82,22 @@ def test_a_subject_carries_a_shard_for_every_entity():
     tokens = subject("fraud.tx", found, 4).split(".")
     assert len(tokens) == 6
     assert all(0 <= int(token) < 4 for token in tokens[2:])
-    assert owned_subject("merchant_id", 3) == "fraud.*.*.3.*.*"
+    assert worker_subject("merchant_id", 3) == "fraud.*.*.3.*.*"
 
 
-def delivered(data, published):
-    return Delivered("fraud.tx.1.1.1.1", orjson.dumps(data), 1, microseconds(published), "")
+def message(data, published):
+    return Message("fraud.tx.1.1.1.1", orjson.dumps(data), 1, microseconds(published), "")
 
 
-def test_an_event_from_the_future_would_poison_a_state():
+def test_an_event_from_the_future_is_refused():
     time = datetime(2022, 4, 30, 12, tzinfo=UTC)
-    assert isinstance(parse(delivered(GOOD, time)), TransactionEvent)
-    assert parse(delivered(GOOD, time - timedelta(hours=23)))
+    assert isinstance(parse_event(message(GOOD, time)), TransactionEvent)
+    assert parse_event(message(GOOD, time - timedelta(hours=23)))
     with pytest.raises(ValueError, match="event_time: more than a day ahead"):
-        parse(delivered(GOOD, time - timedelta(hours=25)))
+        parse_event(message(GOOD, time - timedelta(hours=25)))
 
 
-def test_time_and_money_become_float_once():
+def test_time_and_amount_become_floats():
     asked = TransactionEvent.model_validate_json(orjson.dumps(GOOD))
     label = LabelEvent(
         transaction_id="t1",
@@ -109,20 +109,20 @@ def test_time_and_money_become_float_once():
     events = Events.of([asked, label], [7, 9])
     assert events.time[0] == microseconds(asked.event_time) / 1e6
     assert events.amount.tolist() == [12.34, 0.0]
-    assert events.sighting.tolist() == [True, False]
+    assert events.is_transaction.tolist() == [True, False]
     assert events.chargeback.tolist() == [False, True]
 
 
-def test_tables_and_messages_give_the_same_columns(world):
+def test_tables_and_messages_give_the_same_columns(simulated):
     from services.fraud.simulator.tables import transaction
 
-    day = world.days[0]
+    day = simulated.days[0]
     asked = [TransactionEvent(**dict(transaction(day, i))) for i in range(200)]
     one = Events.of(asked, list(range(200)))
-    table = world.transactions.slice(0, 200)
+    table = simulated.transactions.slice(0, 200)
     two = Events.from_tables(table, None)
     assert one.time.tobytes() == two.time.tobytes()
     assert one.amount.tobytes() == two.amount.tobytes()
     for entity, keys in one.keys.items():
         assert list(keys) == list(two.keys[entity])
-    assert np.array_equal(one.sighting, two.sighting)
+    assert np.array_equal(one.is_transaction, two.is_transaction)

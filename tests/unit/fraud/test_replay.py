@@ -1,4 +1,4 @@
-"""Replaying a file: its mapping, its order, and the rows it cannot read."""
+"""Replay of a file: its mapping, the order of events, and rejected rows."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from services.fraud.ingestion.events import LabelEvent, Transaction, microseconds
-from services.fraud.ingestion.replay import Mapping, happenings
+from services.fraud.ingestion.replay import FileMapping, replayed_events
 
 CSV = """id,when,who,shop,eur,bad
 1,2024-01-01 00:00:00,7,3,12.34,0
@@ -34,7 +34,7 @@ def files(tmp_path: Path) -> tuple[Path, Path]:
 def test_transactions_and_labels_come_in_order_of_time(files):
     file, mapping = files
     rejected: list[str] = []
-    found = list(happenings(file, Mapping.load(str(mapping)), None, rejected))
+    found = list(replayed_events(file, FileMapping.load(str(mapping)), None, rejected))
     times = [microseconds(h.event.event_time) for h in found]
     assert times == sorted(times)
     asked = [h for h in found if isinstance(h.event, Transaction)]
@@ -53,19 +53,19 @@ def test_transactions_and_labels_come_in_order_of_time(files):
         assert delay == timedelta(days=7)
 
 
-def test_rows_that_are_no_transactions_are_left_out_with_a_reason(files):
+def test_invalid_rows_are_left_out_with_a_reason(files):
     file, mapping = files
     rejected: list[str] = []
-    list(happenings(file, Mapping.load(str(mapping)), None, rejected))
+    list(replayed_events(file, FileMapping.load(str(mapping)), None, rejected))
     assert len(rejected) == 3
     assert "amount: abc" in rejected[0]
     assert "amount_minor" in rejected[1]
     assert "customer_id" in rejected[2]
 
 
-def test_it_can_begin_later(files):
+def test_it_can_begin_at_a_later_time(files):
     file, mapping = files
-    found = happenings(file, Mapping.load(str(mapping)), "2024-01-15", [])
+    found = replayed_events(file, FileMapping.load(str(mapping)), "2024-01-15", [])
     assert next(found).event.transaction_id == "x6"
 
 
@@ -82,15 +82,15 @@ def test_a_bad_mapping_names_its_field(tmp_path, text, message):
     path = tmp_path / "bad.yaml"
     path.write_text(text)
     with pytest.raises(ValueError, match=message):
-        Mapping.load(str(path))
+        FileMapping.load(str(path))
 
 
 def test_a_missing_column_is_named(files):
     file, mapping = files
     mapping.write_text(YAML.replace("shop", "store"))
     with pytest.raises(ValueError, match="store"):
-        list(happenings(file, Mapping.load(str(mapping)), None, []))
+        list(replayed_events(file, FileMapping.load(str(mapping)), None, []))
 
 
-def test_the_handbooks_mapping_ships():
-    assert Mapping.load("handbook").columns.merchant_id == "TERMINAL_ID"
+def test_the_package_has_the_handbooks_mapping():
+    assert FileMapping.load("handbook").columns.merchant_id == "TERMINAL_ID"

@@ -1,4 +1,4 @@
-"""The simulated world: repeatable, plausible, and changing where told."""
+"""The simulation: repeatable, plausible, and with drift where requested."""
 
 import hashlib
 from datetime import UTC, datetime, timedelta
@@ -6,13 +6,14 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pytest
 
-from services.fraud.ingestion.events import LabelEvent, Transaction, microseconds
+from services.fraud.ingestion.events import LabelEvent, SimulatedEvent, Transaction, microseconds
+from services.fraud.simulator.day import DAY_US, START_US
 from services.fraud.simulator.drift import Drift
-from services.fraud.simulator.gateway import Happening, Present, happenings
+from services.fraud.simulator.gateway import WallClock, simulated_events
 from services.fraud.simulator.population import CATEGORIES, RESALE
 from services.fraud.simulator.scenarios import CART_FRAUD, SCENARIOS, STOLEN_CARD
 from services.fraud.simulator.tables import transaction, transaction_table
-from services.fraud.simulator.traffic import DAY_US, START_US, Traffic
+from services.fraud.simulator.traffic import Traffic
 
 
 def digest(traffic, number):
@@ -80,7 +81,7 @@ def stolen(day):
 
 
 @pytest.mark.parametrize(
-    ("drift", "seen"),
+    ("drift", "is_visible"),
     [
         (
             Drift(covariate=1.0),
@@ -94,11 +95,11 @@ def stolen(day):
         ),
     ],
 )
-def test_drift_changes_what_it_says(drift, seen):
-    assert seen(Traffic(7).day(20), Traffic(7, ((0, drift),)).day(20))
+def test_each_drift_has_its_effect(drift, is_visible):
+    assert is_visible(Traffic(7).day(20), Traffic(7, ((0, drift),)).day(20))
 
 
-def test_what_was_before_a_change_stays_as_it_was():
+def test_a_drift_does_not_change_earlier_transactions():
     noon = START_US + 21 * DAY_US + DAY_US // 2
     evening = noon + DAY_US // 4
     still, changed = Traffic(7), Traffic(7, ((noon, Drift(covariate=1.0)), (evening, Drift())))
@@ -124,27 +125,27 @@ def test_drift_is_read_from_text():
         Drift.parse("concept=2")
 
 
-def test_live_events_go_on_where_they_stopped():
-    world = happenings(Traffic(7), START_US + 20 * DAY_US + DAY_US // 2)
-    first: list[Happening] = [next(world) for _ in range(3_000)]
+def test_live_events_continue_at_the_cursor():
+    events = simulated_events(Traffic(7), START_US + 20 * DAY_US + DAY_US // 2)
+    first: list[SimulatedEvent] = [next(events) for _ in range(3_000)]
     times = [microseconds(h.event.event_time) for h in first]
     assert times == sorted(times)
     assert any(isinstance(h.event, LabelEvent) for h in first)
-    again = happenings(Traffic(7), times[1_500])
+    again = simulated_events(Traffic(7), times[1_500])
     assert next(again).event == first[1_501].event
 
 
-def test_no_world_is_played_past_the_present():
+def test_no_event_is_sent_before_its_event_time():
     now = datetime(2026, 5, 1, tzinfo=UTC)
-    present = Present(now.timestamp)
-    assert present.wait_s(now - timedelta(days=900)) == 0.0
-    assert present.wait_s(now + timedelta(seconds=3)) == 3.0
+    clock = WallClock(now.timestamp)
+    assert clock.wait_s(now - timedelta(days=900)) == 0.0
+    assert clock.wait_s(now + timedelta(seconds=3)) == 3.0
 
 
-def test_one_transaction_is_its_row():
+def test_a_single_transaction_equals_its_row_in_the_table():
     day = Traffic(7).day(0)
     row = transaction_table(day, np.arange(len(day))).slice(5, 1).to_pylist()[0]
-    asked = transaction(day, 5)
-    assert isinstance(asked, Transaction)
-    dumped = asked.model_dump()
+    request = transaction(day, 5)
+    assert isinstance(request, Transaction)
+    dumped = request.model_dump()
     assert {k: row[k] for k in dumped} == dumped

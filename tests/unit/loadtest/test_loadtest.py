@@ -1,4 +1,4 @@
-"""The load test: an open loop that stays one, distinct transactions, figures as they are."""
+"""The load test: its open loop, distinct transactions, and Locust's figures."""
 
 from itertools import islice
 
@@ -13,14 +13,14 @@ from services.fraud.ingestion.events import Transaction
 STATS = "Type,Name,Request Count,Failure Count,50%,95%,99%,Requests/s\n"
 
 
-def test_a_stall_delays_one_request_and_brings_nobody_together(monkeypatch):
-    """Held up for 2.4 s, a user asks at once and is back at its own moment of the second."""
+def test_a_stalled_user_returns_to_its_own_offset(monkeypatch):
+    """Stalled for 2.4 s, a user sends at once and returns to its own offset within the second."""
     now = [100.0]
     monkeypatch.setattr(schedule, "perf_counter", lambda: now[0])
     monkeypatch.setattr(schedule.gevent, "sleep", lambda s: now.__setitem__(0, now[0] + s))
-    user = schedule.OnSchedule()
+    user = schedule.OpenLoop()
     user.on_start()
-    moment = now[0] % 1.0
+    offset = now[0] % 1.0
     now[0] += 2.4
     waits = []
     for _ in range(5):
@@ -29,10 +29,10 @@ def test_a_stall_delays_one_request_and_brings_nobody_together(monkeypatch):
         now[0] += wait
     assert waits[:2] == [0.0, 0.0]
     assert waits[3:] == pytest.approx([1.0, 1.0])
-    assert now[0] % 1.0 == pytest.approx(moment)
+    assert now[0] % 1.0 == pytest.approx(offset)
 
 
-def test_bodies_are_transactions_and_none_comes_twice():
+def test_bodies_are_distinct_transactions():
     made = list(islice(bodies(), 500))
     identities = {Transaction.model_validate_json(body).transaction_id for body in made}
     assert len(identities) == 500
@@ -40,13 +40,13 @@ def test_bodies_are_transactions_and_none_comes_twice():
     assert len(list(bodies(3))) == 3
 
 
-def test_those_who_load_together_ask_about_different_purchases():
-    first, second = set(bodies(500)), set(bodies(500, loader=1))
+def test_load_generators_send_different_transactions():
+    first, second = set(bodies(500)), set(bodies(500, worker=1))
     assert not first & second
-    assert first == set(bodies(500, loader=0))
+    assert first == set(bodies(500, worker=0))
 
 
-def test_locusts_figures_are_read_and_no_request_is_an_error(tmp_path):
+def test_locusts_figures_are_read_and_a_run_without_requests_is_an_error(tmp_path):
     path = tmp_path / "stats.csv"
     path.write_text(STATS + "POST,/score,10,0,3,8,9,5.0\n,Aggregated,10,1,3,8,9,5.0\n")
     assert _total(path)["Failure Count"] == "1"
@@ -55,7 +55,7 @@ def test_locusts_figures_are_read_and_no_request_is_an_error(tmp_path):
         _total(path)
 
 
-def test_the_plot_is_of_all_requests_together_and_drawn_even_of_nothing(tmp_path):
+def test_the_plot_has_the_aggregated_requests_and_may_be_empty(tmp_path):
     history, head = tmp_path / "history.csv", "Timestamp,Name,50%,95%,99%\n"
     history.write_text(f"{head}1,Aggregated,N/A,N/A,N/A\n1,Aggregated,0,0,0\n")
     assert _by_time(history) == []

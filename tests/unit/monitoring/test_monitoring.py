@@ -6,13 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from monitoring.drift_benchmark import ANY, Stream, alarmed, score
-from monitoring.drift_monitor import Monitor, Windows
+from monitoring.drift_benchmark import ANY, BenchmarkStream, alarms_by_detector, run_benchmark
+from monitoring.drift_monitor import DriftMonitor, WindowCutter
 from monitoring.multiple_testing import benjamini_hochberg
-from monitoring.reference import STATISTICS, Reference
+from monitoring.reference import Reference
+from monitoring.statistics import STATISTICS
 from monitoring.statistics.ks import ks
-from monitoring.statistics.page_hinkley import Sequential
-from monitoring.statistics.psi import LEAST_SHARE, psi
+from monitoring.statistics.page_hinkley import PageHinkley
+from monitoring.statistics.psi import MIN_SHARE, psi
 
 NAMES = ("a", "b", "c", "score")
 
@@ -45,8 +46,8 @@ def test_psi_is_its_formula(expected, data):
     actual = data.draw(st.lists(st.integers(0, 50), min_size=4, max_size=4).filter(any))
     by_hand = 0.0
     for e, a in zip(expected, actual, strict=True):
-        e_share = max(e / sum(expected), LEAST_SHARE)
-        a_share = max(a / sum(actual), LEAST_SHARE)
+        e_share = max(e / sum(expected), MIN_SHARE)
+        a_share = max(a / sum(actual), MIN_SHARE)
         by_hand += (a_share - e_share) * np.log(a_share / e_share)
     assert psi(np.array(expected, float), np.array(actual, float)) == pytest.approx(
         by_hand, abs=1e-9
@@ -73,7 +74,7 @@ def test_a_reference_is_kept_whole(reference):
 
 def test_clean_windows_raise_no_alarm(reference):
     rng = np.random.default_rng(2)
-    monitor = Monitor(reference)
+    monitor = DriftMonitor(reference)
     assert [i for i in range(300) if monitor.check(rows(rng)).findings] == []
 
 
@@ -82,7 +83,7 @@ def test_clean_windows_raise_no_alarm(reference):
     [({"shift": 0.3}, "ks", "a"), ({"shift": 0.3}, "psi", "a"), ({"missing": 0.2}, "missing", "b")],
 )
 def test_drift_is_seen_at_once_and_named(reference, change, detector, column):
-    findings = Monitor(reference).check(rows(np.random.default_rng(3), **change)).findings
+    findings = DriftMonitor(reference).check(rows(np.random.default_rng(3), **change)).findings
     assert (detector, column) in {(f.detector, f.column) for f in findings}
     assert not any(f.column == "c" for f in findings)
 
@@ -90,7 +91,7 @@ def test_drift_is_seen_at_once_and_named(reference, change, detector, column):
 def test_a_column_that_is_gone_altogether_is_an_alarm_not_a_crash(reference):
     window = rows(np.random.default_rng(4))
     window[:, 2] = np.nan
-    findings = Monitor(reference).check(window).findings
+    findings = DriftMonitor(reference).check(window).findings
     assert {f.detector for f in findings if f.column == "c"} == set(STATISTICS)
 
 
@@ -100,21 +101,21 @@ def test_what_an_outage_left_unread_is_no_drift(reference):
     unread = np.zeros(window.shape, dtype=bool)
     unread[500:700, 1:] = True
     window[unread] = np.nan
-    assert {f.column for f in Monitor(reference).check(window).findings} > {"b", "c"}
-    assert Monitor(reference).check(window, unread).findings == []
+    assert {f.column for f in DriftMonitor(reference).check(window).findings} > {"b", "c"}
+    assert DriftMonitor(reference).check(window, unread).findings == []
 
 
 def test_a_window_of_which_nothing_was_read_is_judged_by_what_is_known(reference):
     window = rows(np.random.default_rng(4), shift=0.3)
     unread = np.zeros(window.shape, dtype=bool)
     unread[:, 1:] = True
-    assert {f.column for f in Monitor(reference).check(window, unread).findings} == {"a"}
+    assert {f.column for f in DriftMonitor(reference).check(window, unread).findings} == {"a"}
 
 
 def test_a_small_lasting_change_is_for_the_sequential_test():
     """Fixed seed, fixed index: half a deviation above what is tolerated, and not before it."""
     rng = np.random.default_rng(7)
-    test = Sequential(10.0, 2.0)
+    test = PageHinkley(10.0, 2.0)
     quiet = [test.update(v) for v in rng.normal(10, 2, 400)]
     assert not any(quiet)
     loud = [test.update(v) for v in rng.normal(14, 2, 60)]
@@ -122,13 +123,13 @@ def test_a_small_lasting_change_is_for_the_sequential_test():
 
 
 def test_windows_are_cut_by_time_and_bounded_by_count():
-    by_time = Windows(span=10.0, least=3, most=100)
+    by_time = WindowCutter(span_s=10.0, min_rows=3, max_rows=100)
     closed = [by_time.add(float(t), t) for t in range(25)]
     assert [len(c) for c in closed if c is not None] == [10, 10]
     assert closed[10] == list(range(10))
-    sparse = Windows(span=10.0, least=3, most=100)
+    sparse = WindowCutter(span_s=10.0, min_rows=3, max_rows=100)
     assert all(sparse.add(20.0 * t, t) is None for t in range(3))
-    by_count = Windows(span=0.0, least=4, most=4)
+    by_count = WindowCutter(span_s=0.0, min_rows=4, max_rows=4)
     assert sum(by_count.add(0.0, t) is not None for t in range(9)) == 2
     assert len(by_count) == 1
 
@@ -138,22 +139,22 @@ def test_a_scorecard_counts_delays_misses_and_false_alarms(reference):
     clean = [rows(rng) for _ in range(50)]
     late = [*[rows(rng) for _ in range(2)], rows(rng, shift=1.0)]
     never = [rows(rng) for _ in range(3)]
-    found = score(
-        iter([Stream(reference, "", 0.0, clean), Stream(reference, "shift", 1.0, late),
-              Stream(reference, "shift", 1.0, never)])
+    found = run_benchmark(
+        iter([BenchmarkStream(reference, "", 0.0, clean), BenchmarkStream(reference, "shift", 1.0, late),
+              BenchmarkStream(reference, "shift", 1.0, never)])
     )  # fmt: skip
     row = next(r for r in found.rows if r.detector == ANY)
     assert (row.delay_windows, row.miss_rate, row.streams) == (3.0, 0.5, 2)
     assert found.clean_windows == 50
     assert found.false_alarms_per_1000[ANY] == 0.0
-    crying = score(iter([Stream(reference, "", 0.0, [rows(rng, shift=1.0)] * 10)]))
+    crying = run_benchmark(iter([BenchmarkStream(reference, "", 0.0, [rows(rng, shift=1.0)] * 10)]))
     assert crying.false_alarms_per_1000["ks"] == 1_000.0
 
 
 def test_costs_are_known_when_labels_come(reference):
     costs = np.r_[np.full(3, 5.0), np.full(10, 50.0)]
-    stream = Stream(reference, "concept", 1.0, [], costs, (5.0, 2.0), 14)
-    [first, *_] = alarmed(stream)["page_hinkley_cost"]
+    stream = BenchmarkStream(reference, "concept", 1.0, [], costs, (5.0, 2.0), 14)
+    [first, *_] = alarms_by_detector(stream)["page_hinkley_cost"]
     assert 14 + 3 <= first <= 14 + 5
 
 
@@ -170,6 +171,6 @@ def test_one_odd_row_is_no_drift_where_nothing_ever_varies():
     reference = Reference.of(("clipped", "score"), np.concatenate(flat[1:]), flat[1:])
     odd = flat[0].copy()
     odd[0, 0] = 0.5
-    assert Monitor(reference).check(odd).findings == []
+    assert DriftMonitor(reference).check(odd).findings == []
     odd[:20, 0] = 0.5
-    assert {f.column for f in Monitor(reference).check(odd).findings} == {"clipped"}
+    assert {f.column for f in DriftMonitor(reference).check(odd).findings} == {"clipped"}

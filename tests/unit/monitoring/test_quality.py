@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from monitoring.quality import LEARNT, CostWatch, Period, periods, with_challenger
-from services.fraud.problem import Kpi
+from monitoring.quality import BASELINE_PERIODS, CostMonitor, Period, periods, with_challenger
+from services.fraud.problem import CostModel
 
 DAY = 86_400.0
 BEGIN = 1.65e9 - 1.65e9 % DAY
@@ -33,13 +33,13 @@ def decisions(days, per_day=100, model="xgboost:1", seed=0):
 
 def test_a_period_is_what_its_decisions_cost():
     judged = decisions(3)
-    found = periods(judged, Kpi(), DAY)
+    found = periods(judged, CostModel(), DAY)
     # The last day is not over.
     assert [p.begin for p in found] == [BEGIN, BEGIN + DAY]
     first = judged[judged["event_time"] < pd.Timestamp(BEGIN + DAY, unit="s", tz="UTC")]
     missed = (first["positive"] & ~first["stopped"]).sum()
     alarms = (first["stopped"] & ~first["positive"]).sum()
-    cost = missed * (100.0 + Kpi().fee / 100) + alarms * Kpi().review / 100
+    cost = missed * (100.0 + CostModel().fee / 100) + alarms * CostModel().review / 100
     assert found[0].cost_per_hour_eur == pytest.approx(cost / 24)
     assert found[0].mean_cost_eur == pytest.approx(cost / len(first))
     hits = (first["positive"] & first["stopped"]).sum()
@@ -63,7 +63,7 @@ def test_the_challenger_stands_beside_the_champion():
     assert set(theirs["model"]) == {"gnn:2"}
     expected = scored.set_index("decision_id")["positive"].sort_index()
     assert theirs.set_index("decision_id")["positive"].sort_index().equals(expected)
-    kinds = {(p.role, p.model): p for p in periods(both, Kpi(), DAY)}
+    kinds = {(p.role, p.model): p for p in periods(both, CostModel(), DAY)}
     assert kinds["challenger", "gnn:2"].recall == 1.0
     assert kinds["challenger", "gnn:2"].seq(DAY) != kinds["champion", "xgboost:1"].seq(DAY)
 
@@ -74,17 +74,17 @@ def period(number, cost, model="xgboost:1", role="champion"):
 
 def test_a_cost_that_doubles_is_told_at_a_fixed_period_and_a_steady_one_never():
     rng = np.random.default_rng(3)
-    steady = CostWatch()
+    steady = CostMonitor()
     assert not any(steady.update(period(n, rng.lognormal(0, 0.2))) for n in range(200))
-    rising = CostWatch()
-    costs = [*rng.lognormal(0, 0.2, LEARNT + 20), *(2.5 * rng.lognormal(0, 0.2, 20))]
+    rising = CostMonitor()
+    costs = [*rng.lognormal(0, 0.2, BASELINE_PERIODS + 20), *(2.5 * rng.lognormal(0, 0.2, 20))]
     seen = [n for n, cost in enumerate(costs) if rising.update(period(n, cost))]
-    assert seen[0] == LEARNT + 33
+    assert seen[0] == BASELINE_PERIODS + 33
 
 
 def test_a_new_champion_is_learnt_anew_and_a_challenger_not_at_all():
-    watch = CostWatch()
-    for n in range(LEARNT + 5):
+    watch = CostMonitor()
+    for n in range(BASELINE_PERIODS + 5):
         assert not watch.update(period(n, 1.0 + 0.1 * (n % 3)))
         assert not watch.update(period(n, 50.0, "gnn:2", "challenger"))
     assert not any(watch.update(period(n, 3.0 + 0.1 * (n % 3), "gnn:2")) for n in range(50))

@@ -4,28 +4,28 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from services.platform.evaluation.comparison import averaged, interval, p95_ms, post_in_turn
+from services.platform.evaluation.comparison import average_runs, interval, p95_ms, post_in_turn
 
 
-def test_the_interval_is_students():
+def test_interval_is_a_student_interval():
     """Of 1, 2, 3: mean 2, standard error 1 / sqrt(3), t(0.975, 2) = 4.3027."""
     assert interval([1.0, 2.0, 3.0]) == pytest.approx(
         (2 - 4.302653 / 3**0.5, 2 + 4.302653 / 3**0.5)
     )
 
 
-def test_a_value_alone_is_its_own_interval_and_nan_is_left_out():
+def test_interval_of_one_value_ignores_nan():
     assert interval([0.7, float("nan")]) == (0.7, 0.7)
 
 
-def test_recalls_are_averaged_by_what_there_is_to_find():
+def test_recalls_are_averaged_by_kind_of_positive():
     runs = [{"ap": 0.4, "recall_ring": 0.0}, {"ap": 0.6, "recall_ring": 1.0}]
-    found = averaged(runs)
-    assert (found["ap"], found["recall"]) == (0.5, {"ring": 0.5})
-    assert set(found["intervals"]) == {"ap", "recall_ring"}
+    means = average_runs(runs)
+    assert (means["ap"], means["recall"]) == (0.5, {"ring": 0.5})
+    assert set(means["intervals"]) == {"ap", "recall_ring"}
 
 
-async def _served(answer, ask):
+async def _with_server(answer, client):
     async def handle(request: web.Request) -> web.Response:
         return await answer(request)
 
@@ -36,37 +36,37 @@ async def _served(answer, ask):
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
     try:
-        return await ask(f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}")
+        return await client(f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}")
     finally:
         await runner.cleanup()
 
 
-async def test_services_are_asked_in_turn_and_the_slow_one_shows():
-    asked = []
+async def test_services_are_called_in_turn_and_a_slow_one_is_measured():
+    called = []
 
     async def answer(request):
-        asked.append(request.match_info["name"])
-        await asyncio.sleep(0.02 if asked[-1] == "slow" else 0.0)
+        called.append(request.match_info["name"])
+        await asyncio.sleep(0.02 if called[-1] == "slow" else 0.0)
         return web.Response()
 
-    async def ask(url):
+    async def client(url):
         routes = {name: f"{url}/{name}" for name in ("fast", "slow")}
         return await post_in_turn(routes, [{"json": {}}] * 20, 1_000.0, lambda *_: None)
 
-    answers = await _served(answer, ask)
-    assert asked == ["fast", "slow"] * 20
-    assert [len(found) for found in answers.values()] == [18, 18]
+    answers = await _with_server(answer, client)
+    assert called == ["fast", "slow"] * 20
+    assert [len(of_service) for of_service in answers.values()] == [18, 18]
     assert min(one.seconds for one in answers["slow"]) >= 0.02
     assert p95_ms(answers["slow"]) >= 20
     assert "Date" in answers["fast"][0].headers
 
 
-async def test_an_answer_that_fails_is_no_time():
+async def test_an_error_response_raises():
     async def answer(request):
         return web.Response(status=500)
 
-    async def ask(url):
+    async def client(url):
         return await post_in_turn({"one": f"{url}/one"}, [{}], 10.0, lambda *_: None)
 
     with pytest.raises(aiohttp.ClientResponseError):
-        await _served(answer, ask)
+        await _with_server(answer, client)

@@ -1,10 +1,10 @@
-"""Figures of a scorer, by hand."""
+"""Metrics of a scorer, against hand-computed values."""
 
 import numpy as np
 import pytest
 
-from services.fraud.problem import Kpi
-from services.platform.evaluation.metrics import calibration_error, figures, metrics
+from services.fraud.problem import CostModel
+from services.platform.evaluation.metrics import calibration_error, metrics, plots
 
 
 def test_calibration_error_by_hand():
@@ -16,16 +16,16 @@ def test_calibration_error_by_hand():
 def test_metrics_by_hand():
     score = np.array([0.9, 0.8, 0.3, 0.1])
     positive = np.array([True, False, True, False])
-    found = metrics(score, positive, np.full(4, 1_000.0), 0.5, Kpi(review=5, fee=15))
-    assert (found["precision"], found["recall"]) == (0.5, 0.5)
-    assert (found["cost"], found["cost_approve_all"]) == (5 + 1_015, 2 * 1_015)
+    computed = metrics(score, positive, np.full(4, 1_000.0), 0.5, CostModel(review=5, fee=15))
+    assert (computed["precision"], computed["recall"]) == (0.5, 0.5)
+    assert (computed["cost"], computed["cost_approve_all"]) == (5 + 1_015, 2 * 1_015)
 
 
 def test_the_three_plots_are_drawn(tmp_path):
     rng = np.random.default_rng(0)
     score = rng.random(500)
     positive = rng.random(500) < score
-    drawn = figures(score, positive, np.full(500, 1_000.0), 0.5, Kpi())
+    drawn = plots(score, positive, np.full(500, 1_000.0), 0.5, CostModel())
     for name, figure in drawn.items():
         figure.savefig(tmp_path / name)
         assert (tmp_path / name).stat().st_size > 5_000

@@ -1,4 +1,4 @@
-"""Model files: what is refused, and why."""
+"""Model files: which are refused, and why."""
 
 import time
 
@@ -8,7 +8,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from services.fraud.features.states import FEATURES, TABULAR
-from services.platform.models.onnx import CARD_KEY, Model, ModelRefused, stamp
+from services.platform.models.onnx import CARD_KEY, ModelRefused, write_card
+from services.platform.models.tabular import TabularModel
 from tests.conftest import card
 from tests.unit.fraud.test_challengers import slowed
 
@@ -16,7 +17,7 @@ WIDTH = len(TABULAR)
 
 
 def constant(value, width=WIDTH, output="score"):
-    """A graph that scores everything alike."""
+    """A graph that gives every row the same score."""
     nodes = [
         helper.make_node("ReduceSum", ["features", "axis"], ["sum"], keepdims=0),
         helper.make_node("Mul", ["sum", "zero"], ["nothing"]),
@@ -40,17 +41,17 @@ def constant(value, width=WIDTH, output="score"):
 
 
 def load(data):
-    return Model(data, "fraud", FEATURES)
+    return TabularModel(data, "fraud", FEATURES)
 
 
-def test_a_sound_file_loads_and_scores():
-    model = load(stamp(constant(0.25), card()))
+def test_a_valid_file_loads_and_scores():
+    model = load(write_card(constant(0.25), card()))
     assert model.score(np.zeros((3, len(FEATURES)))).tolist() == [0.25] * 3
 
 
 def test_a_model_may_use_fewer_features_in_another_order():
     chosen = (FEATURES[5], FEATURES[0])
-    model = load(stamp(constant(0.5, width=2), card(features=chosen)))
+    model = load(write_card(constant(0.5, width=2), card(features=chosen)))
     assert model.columns.tolist() == [5, 0]
     assert model.score(np.zeros((1, len(FEATURES)))).tolist() == [0.5]
 
@@ -72,32 +73,35 @@ def broken_card():
         (b"\x00garbage", "not a model"),
         (without_card(), "no model card"),
         (broken_card(), "unreadable model card"),
-        (stamp(constant(0.5), card(design="cv_inspection")), "a model of 'cv_inspection'"),
-        (stamp(constant(0.5), card(features=(*TABULAR[1:], "moon"))), "unknown features: moon"),
-        (stamp(constant(0.5, width=3), card()), "its card names"),
-        (stamp(constant(0.5, output="other"), card()), "output 'score'"),
-        (stamp(constant(1.5), card()), "outside 0..1"),
-        (stamp(constant(float("nan")), card()), "outside 0..1"),
+        (write_card(constant(0.5), card(design="cv_inspection")), "a model of 'cv_inspection'"),
+        (
+            write_card(constant(0.5), card(features=(*TABULAR[1:], "moon"))),
+            "unknown features: moon",
+        ),
+        (write_card(constant(0.5, width=3), card()), "its card names"),
+        (write_card(constant(0.5, output="other"), card()), "output 'score'"),
+        (write_card(constant(1.5), card()), "outside 0..1"),
+        (write_card(constant(float("nan")), card()), "outside 0..1"),
     ],
 )
-def test_an_unusable_file_is_refused_with_a_reason(data, reason):
+def test_an_invalid_file_is_refused_with_a_reason(data, reason):
     with pytest.raises(ModelRefused) as refusal:
         load(data)
     assert reason in str(refusal.value)
 
 
-def test_stamping_again_replaces_the_card():
-    twice = stamp(stamp(constant(0.5), card(version=1)), card(version=2))
+def test_writing_a_card_replaces_the_old_one():
+    twice = write_card(write_card(constant(0.5), card(version=1)), card(version=2))
     assert load(twice).card.version == 2
 
 
 def test_a_file_that_hangs_is_refused_in_seconds(onnx, monkeypatch):
-    """Minutes of products for one probe, half a minute to prepare: it keeps no core."""
-    monkeypatch.setattr("services.platform.models.onnx.CHECK_S", 0.5)
-    hung = slowed(onnx, turns=3_000)
+    """One probe takes minutes and optimisation half a minute; loading stops and frees the core."""
+    monkeypatch.setattr("services.platform.models.onnx.PROBE_TIMEOUT_S", 0.5)
+    hanging = slowed(onnx, turns=3_000)
     begin = time.process_time()
     with pytest.raises(ModelRefused, match="hangs: no answer within"):
-        Model(hung, "fraud", TABULAR)
+        TabularModel(hanging, "fraud", TABULAR)
     used = time.process_time()
     assert used - begin < 10
     time.sleep(0.5)

@@ -1,4 +1,4 @@
-"""What a process of the background may have of the machine."""
+"""How workers share the machine, and how they stop."""
 
 import asyncio
 import os
@@ -9,64 +9,64 @@ from pathlib import Path
 import yaml
 
 from infra.local.engines import engines
-from services.cli.stack import services
-from services.platform.design import LAST, NEXT
-from services.platform.runtime.worker import end
+from services.cli.stack import programs
+from services.platform.design import DEFERRABLE_NICE, WORKER_NICE
+from services.platform.runtime.worker import cancel_tasks
 from services.platform.settings import Settings
 
 THREADS = "from services.platform.runtime.worker import training_threads; print(training_threads())"
 
 
-def told(code, nice):
+def output_of(code, nice):
     command = ["nice", "-n", str(nice), sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
     return done.stdout.strip()
 
 
-def test_a_training_in_the_background_leaves_cores_to_others():
-    assert told(THREADS, 0) == str(os.cpu_count())
-    assert told(THREADS, 10) == str(max(os.cpu_count() // 2, 1))
+def test_background_training_leaves_cores_free():
+    assert output_of(THREADS, 0) == str(os.cpu_count())
+    assert output_of(THREADS, 10) == str(max(os.cpu_count() // 2, 1))
 
 
-def test_a_process_that_stands_aside_is_of_the_idle_class_with_its_children():
+def test_lower_priority_puts_a_process_and_its_children_into_the_idle_class():
     child = "import os; print(os.sched_getscheduler(0) == os.SCHED_IDLE)"
     code = f"""import os, subprocess, sys
-from services.platform.runtime.worker import stand_aside
-stand_aside(os.getpid())
+from services.platform.runtime.worker import lower_priority
+lower_priority(os.getpid())
 subprocess.run([sys.executable, "-c", {child!r}], check=True)"""
-    assert told(code, 0) == "True"
+    assert output_of(code, 0) == "True"
 
 
-def test_containers_have_the_turns_that_processes_have(tmp_path):
+def test_containers_have_the_priorities_of_processes(tmp_path):
     config = Settings(home=tmp_path)
-    nice = {one.name: one.nice for one in [*engines(config), *services(config)]}
-    assert [name for name, turn in nice.items() if not turn] == ["redis", "scorer", "inspector"]
+    nice = {one.name: one.nice for one in [*engines(config), *programs(config)]}
+    assert [name for name, value in nice.items() if not value] == ["redis", "scorer", "inspector"]
     # The kernel's weight of a niceness: 1024 of none, a tenth, a hundredth and a half.
-    shares = {0: 1024, NEXT: 110, LAST: 15}
+    shares = {0: 1024, WORKER_NICE: 110, DEFERRABLE_NICE: 15}
     containers = yaml.safe_load(Path("docker-compose.yml").read_text())["services"]
-    for name, turn in nice.items():
-        assert containers[name].get("cpu_shares", 1024) == shares[turn], name
+    for name, value in nice.items():
+        assert containers[name].get("cpu_shares", 1024) == shares[value], name
 
 
-async def test_a_task_that_lost_its_cancellation_is_ended_all_the_same():
-    """As one whose answer arrives in the same turn does, before Python 3.12."""
+async def test_a_task_that_lost_its_cancellation_is_cancelled_again():
+    """Before Python 3.12 `wait_for` loses one that coincides with its result."""
 
-    async def deaf_once():
+    async def ignores_once():
         try:
             await asyncio.sleep(60)
         except asyncio.CancelledError:
             await asyncio.sleep(60)
 
-    deaf, done = asyncio.create_task(deaf_once()), asyncio.create_task(asyncio.sleep(0))
+    ignoring, done = asyncio.create_task(ignores_once()), asyncio.create_task(asyncio.sleep(0))
     await asyncio.sleep(0.01)
-    await asyncio.wait_for(end(deaf, done), timeout=10)
-    assert deaf.cancelled()
+    await asyncio.wait_for(cancel_tasks(ignoring, done), timeout=10)
+    assert ignoring.cancelled()
     assert done.done()
 
 
-def test_a_worker_told_to_stop_stops_even_if_its_work_does_not_hear_it_at_once():
+def test_a_worker_stops_on_a_signal_even_if_its_task_ignores_the_first_cancellation():
     code = """import asyncio, os, signal
-from services.platform.runtime.worker import _until_told
+from services.platform.runtime.worker import _run_until_signal
 
 async def main():
     asyncio.get_running_loop().call_later(0.1, os.kill, os.getpid(), signal.SIGTERM)
@@ -75,6 +75,6 @@ async def main():
     except asyncio.CancelledError:
         await asyncio.sleep(60)
 
-asyncio.run(_until_told(main))
+asyncio.run(_run_until_signal(main))
 print("stopped")"""
-    assert told(code, 0) == "stopped"
+    assert output_of(code, 0) == "stopped"

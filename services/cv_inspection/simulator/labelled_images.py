@@ -1,0 +1,88 @@
+"""Labelled images of the simulated camera, for training, thresholds and evaluation."""
+
+import numpy as np
+from PIL import Image
+
+from services.cv_inspection.features.image import (
+    QUALITY_MEASURES,
+    quality_vector,
+    resize,
+    resize_mask,
+)
+from services.cv_inspection.features.labelled_images import (
+    ImageHistory,
+    ImageSplit,
+    LabelledImages,
+    class_index,
+)
+from services.cv_inspection.ingestion.images import decode
+from services.cv_inspection.problem import CLASSES, ESCAPE_COST_MINOR
+from services.cv_inspection.simulator.camera import DEFECT_SHARE, Camera
+from services.cv_inspection.simulator.drift import CameraDrift
+from services.platform.progress import ProgressBar, ProgressCallback
+
+TRAIN_IMAGES, VALIDATION_IMAGES, HELD_OUT_IMAGES = 900, 900, 2_000
+# A line keeps its rejects: half of the images that it kept show a defect.
+TRAIN_DEFECT_SHARE = 0.5
+_VALIDATION_FROM, _HELD_OUT_FROM = 500_000, 600_000
+
+
+def simulated_images(
+    seed: int,
+    first: int,
+    count: int,
+    defect_share: float,
+    size: int,
+    step: ProgressCallback,
+    drift: CameraDrift | None = None,
+) -> LabelledImages:
+    """Images of the simulated camera, with their ground truth.
+
+    Args:
+        first: Number of the first image.
+        count: How many images.
+        defect_share: Share of them with a defect.
+        size: Side that they are resized to, pixels.
+        drift: Of the camera; none if None.
+    """
+    camera = Camera(seed, defect_share, drift)
+    pixels = np.zeros((count, size, size, 3), dtype=np.uint8)
+    mask = np.zeros((count, size, size), dtype=bool)
+    label = np.zeros(count, dtype=np.int64)
+    quality = np.zeros((count, len(QUALITY_MEASURES)))
+    lots: dict[str, int] = {}
+    unit = np.zeros(count, dtype=np.int64)
+    for i in range(count):
+        shot = camera.shot(first + i)
+        # Through a JPEG file, as images arrive from the store: compression changes them.
+        image = decode(shot.jpeg())
+        pixels[i], quality[i] = resize(image, size), quality_vector(image)
+        mask[i] = resize_mask(Image.fromarray(shot.mask), size)
+        label[i] = class_index(shot.label, CLASSES)
+        unit[i] = lots.setdefault(f"{shot.line}/{shot.station}/{shot.lot}", len(lots))
+        step(i + 1, count)
+    return LabelledImages.from_arrays(pixels, label, mask, unit, quality, ESCAPE_COST_MINOR)
+
+
+def simulated_split(seed: int, size: int, bar: ProgressBar) -> ImageSplit:
+    """Training images, half of them rejects, and validation images of the line's distribution."""
+    with bar("simulating training images") as step:
+        train = rehearsal(seed, TRAIN_IMAGES, size, step)
+    with bar("simulating validation images") as step:
+        validation = simulated_images(
+            seed, _VALIDATION_FROM, VALIDATION_IMAGES, DEFECT_SHARE, size, step
+        )
+    return ImageSplit(train, validation, CLASSES)
+
+
+def rehearsal(seed: int, count: int, size: int, step: ProgressCallback) -> LabelledImages:
+    """The first images that `simulated_split` trains on."""
+    return simulated_images(seed, 0, count, TRAIN_DEFECT_SHARE, size, step)
+
+
+def simulated_held_out(seed: int, size: int, step: ProgressCallback) -> LabelledImages:
+    """Images of the line's distribution that are in no split."""
+    return simulated_images(seed, _HELD_OUT_FROM, HELD_OUT_IMAGES, DEFECT_SHARE, size, step)
+
+
+HISTORY = ImageHistory(simulated_split, rehearsal)

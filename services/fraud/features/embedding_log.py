@@ -1,0 +1,102 @@
+"""Nightly snapshots of the graph embeddings, and their log in the lake. No torch in here."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
+
+from features.spec import DAY, SEQ, TIME, VALUES, Embedding, Key
+from features.state_log import row_table
+from services.fraud.features.graph import TransactionLog
+from services.fraud.features.states import EMBEDDING_FEATURES, EMBEDDING_SIZE, EMBEDDINGS
+from services.fraud.ingestion.tables import STATE_LOG
+from services.platform.progress import ProgressCallback
+from services.platform.storage.lake import Lake
+from services.platform.types import Booleans, Floats
+
+
+@dataclass(frozen=True)
+class EmbeddingSnapshot:
+    """The embeddings of all parties as of one moment.
+
+    Attributes:
+        at: Event time, seconds.
+        last_seq: Sequence of the last transaction in the graph, 0 for none.
+        values: By view name, (K, EMBEDDING_SIZE), NaN for parties without an edge.
+    """
+
+    at: float
+    last_seq: int
+    values: Mapping[str, Floats]
+
+
+def midnights(begin: float, end: float) -> list[float]:
+    """Midnights within [begin, end), UTC, seconds since the epoch.
+
+    >>> midnights(1.0, 2 * DAY)
+    [86400.0]
+    """
+    first = np.ceil(begin / DAY)
+    return [float(day) * DAY for day in np.arange(first, np.ceil(end / DAY))]
+
+
+def embedding_columns(log: TransactionLog, snapshots: Iterable[EmbeddingSnapshot]) -> Floats:
+    """(N, len(EMBEDDING_FEATURES)): each transaction's embeddings in the snapshot of its day.
+
+    Args:
+        snapshots: One per day, as of the midnight that begins the day.
+    """
+    out = np.full((len(log.seq), len(EMBEDDING_FEATURES)), np.nan)
+    for snapshot in snapshots:
+        rows = log.within(snapshot.at, snapshot.at + DAY)
+        for number, view in enumerate(EMBEDDINGS):
+            codes = log.codes[view.keys[0]][rows]
+            values = np.where(codes[:, None] >= 0, snapshot.values[view.name][codes], np.nan)
+            out[rows, number * EMBEDDING_SIZE : (number + 1) * EMBEDDING_SIZE] = values
+    return out
+
+
+def cold_start(log: TransactionLog, snapshots: Iterable[EmbeddingSnapshot]) -> Booleans:
+    """(N,) whether any party of a transaction had no embedding."""
+    columns = embedding_columns(log, snapshots)
+    found = columns.reshape(len(log.seq), len(EMBEDDINGS), EMBEDDING_SIZE)
+    missing = np.isnan(found[:, :, 0])
+    present = np.column_stack([log.codes[view.keys[0]] >= 0 for view in EMBEDDINGS])
+    return np.asarray((missing & present).any(axis=1))
+
+
+def snapshot_rows(
+    log: TransactionLog, snapshot: EmbeddingSnapshot, view: Embedding
+) -> tuple[list[Key], Floats]:
+    """The K parties that a snapshot has embeddings of, and their rows (K, width)."""
+    values = snapshot.values[view.name]
+    known = np.nonzero(~np.isnan(values[:, 0]))[0]
+    rows = np.empty((len(known), view.width))
+    # Sequence 0 means that a row was never written, so a snapshot without transactions gets 1.
+    rows[:, SEQ], rows[:, TIME] = max(snapshot.last_seq, 1), snapshot.at
+    rows[:, VALUES:] = values[known]
+    return [(str(key),) for key in log.keys[view.keys[0]][known]], rows
+
+
+def write_embedding_log(
+    lake: Lake, log: TransactionLog, snapshots: Sequence[EmbeddingSnapshot], step: ProgressCallback
+) -> None:
+    """Append snapshots to the log."""
+    for number, snapshot in enumerate(snapshots, start=1):
+        for view in EMBEDDINGS:
+            table = row_table(view, *snapshot_rows(log, snapshot, view))
+            name = f"{snapshot.last_seq:012d}"
+            lake.write(f"{STATE_LOG}/{view.name}", table, name, partition=False)
+        step(number, len(snapshots))
+
+
+def read_embedding_log(lake: Lake) -> dict[str, pa.Table | None]:
+    """By view name, all logged embeddings; None before the first snapshot."""
+    # Not `Lake.read`, which keeps one row per sequence: all parties of a snapshot share one.
+    files = {view.name: lake.files(f"{STATE_LOG}/{view.name}") for view in EMBEDDINGS}
+    return {
+        name: ds.dataset(found, filesystem=lake.filesystem).to_table() if found else None
+        for name, found in files.items()
+    }

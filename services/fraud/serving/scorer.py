@@ -1,0 +1,260 @@
+"""The scorer: fetches states, computes features, scores, decides, and queues the decision."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from math import isnan
+from random import getrandbits
+from time import perf_counter
+from typing import Annotated
+
+import numpy as np
+import orjson
+from nats.aio.client import Client
+from nats.errors import Error as NatsError
+from pydantic import Field
+from redis.exceptions import RedisError
+
+from features.online import OnlineReader
+from features.redis_connection import RedisConnection
+from features.spec import SEQ
+from services.fraud.features.kernel import feature_vectors
+from services.fraud.features.request import REQUEST_FEATURES, cart_set, request_features
+from services.fraud.features.states import EMBEDDINGS, FEATURES, SETS, STATES, TABULAR
+from services.fraud.ingestion.events import (
+    DECISION,
+    ENTITIES,
+    Outcome,
+    Transaction,
+    shard,
+)
+from services.platform.models.served_model import ServedModel
+from services.platform.models.tabular import TabularModel
+from services.platform.runtime.worker import freeze_gc
+from services.platform.settings import Settings
+from services.platform.streaming.connection import open_connection
+from services.platform.streaming.outbox import Outbox
+from services.platform.telemetry import (
+    OUTBOX_DEPTH,
+    OUTBOX_DROPPED,
+    Stages,
+)
+from services.platform.types import Floats
+
+log = logging.getLogger(__name__)
+
+FETCH_BUDGET_S = 0.020
+_PING_INTERVAL_S = 0.5
+# Redis counts as unavailable after timeouts only for this long.
+_MAX_TIMEOUTS_S = 0.1
+
+
+@dataclass
+class Decision:
+    """The decision on one transaction."""
+
+    transaction_id: str
+    decision_id: str
+    decision: Outcome
+    score: Annotated[float, Field(ge=0, le=1, description="Probability of fraud")]
+    threshold: float
+    model: str
+    degraded: Annotated[bool, Field(description="Decided without the online store")]
+
+
+class Scorer:
+    """Decides transactions. Reading Redis is the only I/O that a decision waits for."""
+
+    def __init__(
+        self,
+        champion: ServedModel[TabularModel],
+        redis: RedisConnection,
+        outbox: Outbox,
+        shards: int,
+    ) -> None:
+        self._champion = champion
+        self._redis = redis
+        self._reader = OnlineReader(redis, STATES)
+        self._embedding_reader = OnlineReader(redis, (*STATES, *EMBEDDINGS))
+        self._outbox = outbox
+        self._shards = shards
+        self.redis_up = True
+        self._timeouts_since = 0.0
+
+    async def score(
+        self, transaction: Transaction, body: bytes, stages: Stages, synthetic: bool = False
+    ) -> Decision | None:
+        """Decide one transaction and queue the decision. None while no model is loaded.
+
+        Args:
+            body: The JSON of the transaction, which is logged as it is.
+            stages: Measures the time of each stage.
+            synthetic: See `DecisionEvent`.
+        """
+        model = self._champion.model
+        if model is None:
+            return None
+        rows = await self._fetch(transaction, needs_embeddings(model))
+        stages.mark("fetch")
+        degraded = rows is None
+        rows = _MISSING_ROWS if rows is None else rows
+        vector = feature_vectors(rows, np.array([request_features(transaction)]))
+        stages.mark("read")
+        sets = {"items": cart_set(transaction)} if model.card.sets else {}
+        score = float(model.score(vector, sets)[0])
+        stages.mark("infer")
+        decision = decide(transaction, model, score, degraded)
+        self._publish(transaction, body, decision, vector[0], rows, synthetic)
+        stages.mark("encode")
+        return decision
+
+    async def connect(self) -> None:
+        """Open the Redis connection before the first request."""
+        with suppress(RedisError, OSError):
+            await self._redis.open()
+
+    async def watch_redis(self) -> None:
+        """Ping Redis while it is unavailable, off the hot path. Runs until cancelled."""
+        while True:
+            await asyncio.sleep(_PING_INTERVAL_S)
+            if not self.redis_up:
+                with suppress(RedisError, OSError, TimeoutError):
+                    await self._redis.execute([("PING",)], _PING_INTERVAL_S)
+                    self.redis_up, self._timeouts_since = True, 0.0
+                    log.warning("redis is available again")
+
+    async def _fetch(self, transaction: Transaction, embeddings: bool) -> dict[str, Floats] | None:
+        """By view name, the rows (1, width) of a transaction; None if Redis does not answer."""
+        if not self.redis_up:
+            return None
+        try:
+            reader = self._embedding_reader if embeddings else self._reader
+            keys = {e: getattr(transaction, e) for e in ENTITIES}
+            rows = await reader.read(keys, FETCH_BUDGET_S)
+            self._timeouts_since = 0.0
+            return rows
+        except TimeoutError:
+            # One slow reply delays the replies behind it; that alone is not an outage.
+            now = perf_counter()
+            self._timeouts_since = self._timeouts_since or now
+            if now - self._timeouts_since > _MAX_TIMEOUTS_S:
+                self._mark_redis_down("redis does not answer in time")
+        except (RedisError, OSError, ValueError) as error:
+            self._mark_redis_down(str(error))
+        return None
+
+    def _mark_redis_down(self, reason: str) -> None:
+        log.warning("scoring without the online store: %s", reason)
+        self.redis_up = False
+
+    def _publish(
+        self,
+        transaction: Transaction,
+        body: bytes,
+        decision: Decision,
+        vector: Floats,
+        rows: dict[str, Floats],
+        synthetic: bool,
+    ) -> None:
+        """Queue the decision, with the features and row sequences that the skew audit compares."""
+        seqs = {name: _seq(row) for name, row in rows.items()}
+        event = {
+            **decision.__dict__,
+            "synthetic": synthetic,
+            "transaction": orjson.Fragment(body),
+            "features": vector,
+            "seqs": seqs,
+        }
+        data = orjson.dumps(event, option=orjson.OPT_SERIALIZE_NUMPY)
+        subject = f"{DECISION}.{shard(transaction.customer_id, self._shards)}"
+        self._outbox.put(subject, decision.decision_id, data)
+
+
+def load_model(data: bytes) -> TabularModel:
+    """Load and warm up a model of this design. ModelRefused if the file is invalid."""
+    return TabularModel(data, "fraud", FEATURES, SETS)
+
+
+def needs_embeddings(model: TabularModel) -> bool:
+    """Whether a model reads graph embeddings."""
+    return model.width > len(TABULAR)
+
+
+_MISSING_ROWS = {state.name: np.full((1, state.width), np.nan) for state in STATES}
+
+
+def _seq(row: Floats) -> int | None:
+    """The sequence of a row (1, width); None if the row was not read."""
+    value = row.item(SEQ)
+    return None if isnan(value) else int(value)
+
+
+def decide(transaction: Transaction, model: TabularModel, score: float, degraded: bool) -> Decision:
+    """Apply the model's threshold to a score."""
+    card = model.card
+    outcome: Outcome = "decline" if score >= card.threshold else "approve"
+    return Decision(
+        transaction_id=transaction.transaction_id,
+        decision_id=f"{getrandbits(128):032x}",
+        decision=outcome,
+        score=score,
+        threshold=card.threshold,
+        model=card.label,
+        degraded=degraded,
+    )
+
+
+@dataclass
+class RunningScorer:
+    """A started scorer and the connections that its routes report on."""
+
+    scorer: Scorer
+    champion: ServedModel[TabularModel]
+    outbox: Outbox
+    redis: RedisConnection
+    nats: Client
+
+
+@asynccontextmanager
+async def run(config: Settings) -> AsyncIterator[RunningScorer]:
+    """Start a scorer and its connections; close them at exit. It starts without NATS too."""
+    nc, connecting = open_connection(config, "scorer")
+    redis = RedisConnection(config.redis)
+    champion = ServedModel(config, "fraud", load_model)
+    await asyncio.to_thread(champion.load)
+    _warm_up()
+    freeze_gc()
+    outbox = Outbox(nc, config.home / "scorer", config.outbox_events, config.outbox_megabytes << 20)
+    outbox.start()
+    scorer = Scorer(champion, redis, outbox, config.shards)
+    await scorer.connect()
+    tasks = [
+        connecting,
+        asyncio.create_task(champion.watch(nc)),
+        asyncio.create_task(scorer.watch_redis()),
+        asyncio.create_task(_report_outbox(outbox)),
+    ]
+    try:
+        yield RunningScorer(scorer, champion, outbox, redis, nc)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await outbox.close()
+        redis.close()
+        with suppress(NatsError, TimeoutError):
+            await nc.close()
+
+
+def _warm_up() -> None:
+    """Load the compiled kernels before the first request."""
+    feature_vectors(_MISSING_ROWS, np.zeros((1, len(REQUEST_FEATURES))))
+
+
+async def _report_outbox(outbox: Outbox) -> None:
+    """Update the outbox gauges every second."""
+    while True:
+        OUTBOX_DEPTH.set(outbox.depth)
+        OUTBOX_DROPPED.set(outbox.dropped)
+        await asyncio.sleep(1.0)

@@ -1,0 +1,77 @@
+"""The state of the simulation between runs: its position in time and its drift."""
+
+import asyncio
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+import orjson
+from nats.js import JetStreamContext
+from nats.js.errors import NotFoundError
+from nats.js.kv import KeyValue
+
+from services.fraud.simulator.drift import Drift, Schedule
+from services.platform.streaming.connection import ensure_bucket
+from services.platform.streaming.retry import retry_forever
+
+BUCKET = "simulator"
+
+
+class SimulationState:
+    """Position and drift schedule of the simulation, stored in a NATS key-value bucket.
+
+    The stored cursor is ahead of the events sent, so that after a crash some events are skipped and
+    none is sent twice.
+
+    Attributes:
+        cursor_us: Event time reached, microseconds since the epoch.
+        schedule: The drifts so far.
+    """
+
+    _AHEAD = 2.0
+
+    def __init__(self, bucket: KeyValue, at_us: int, schedule: Schedule) -> None:
+        self._bucket = bucket
+        self.cursor_us = at_us
+        self.schedule = schedule
+
+    @classmethod
+    async def open(cls, js: JetStreamContext, default_us: int) -> "SimulationState":
+        """Read the stored state; without one the cursor is `default_us`."""
+        bucket = await ensure_bucket(js, BUCKET)
+        at_us = await _get(bucket, "cursor", default_us)
+        stored = await _get(bucket, "schedule", [])
+        return cls(bucket, at_us, tuple((at, Drift(**drift)) for at, drift in stored))
+
+    async def set_drift(self, drift: Drift) -> None:
+        """Apply a drift from the cursor on, unless it is the present one."""
+        if drift == (self.schedule[-1][1] if self.schedule else Drift()):
+            return
+        self.schedule = (*self.schedule, (self.cursor_us, drift))
+        stored = [(at, asdict(change)) for at, change in self.schedule]
+        await self._bucket.put("schedule", orjson.dumps(stored))
+
+    def advance(self, at_us: int) -> None:
+        """Move the cursor to an event time."""
+        self.cursor_us = max(self.cursor_us, at_us)
+
+    async def checkpoint_forever(self) -> None:
+        """Store the cursor every second, ahead by twice the progress of the last second."""
+        while True:
+            before = self.cursor_us
+            await asyncio.sleep(1.0)
+            await self._put(self.cursor_us + int(self._AHEAD * (self.cursor_us - before)))
+
+    async def checkpoint(self) -> None:
+        """Store the exact cursor, after all events before it were sent."""
+        await self._put(self.cursor_us)
+
+    async def _put(self, at_us: int) -> None:
+        await retry_forever(partial(self._bucket.put, "cursor", orjson.dumps(at_us)), "the cursor")
+
+
+async def _get(bucket: KeyValue, key: str, default: Any) -> Any:
+    try:
+        return orjson.loads((await bucket.get(key)).value or b"null")
+    except NotFoundError:
+        return default

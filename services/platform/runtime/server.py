@@ -1,0 +1,38 @@
+"""Run an HTTP app: uvicorn's arguments, the same for services and for what benchmarks start.
+
+`python -m services.platform.runtime.server MODULE:FACTORY --port PORT` runs any app.
+"""
+
+import argparse
+
+
+def serve_app(factory: str, host: str, port: int, log_level: str = "warning") -> None:
+    """Serve the app that "module:function" makes, until the process is told to stop."""
+    # FastAPI's stack is for those that serve: whoever starts workers imports this module too.
+    import uvicorn
+
+    uvicorn.run(
+        factory,
+        factory=True,
+        host=host,
+        port=port,
+        loop="uvloop",
+        http="httptools",
+        access_log=False,
+        log_level=log_level,
+    )
+
+
+def main() -> None:
+    """Serve one app from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("factory", help="module:function")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--log-level", default="warning")
+    options = parser.parse_args()
+    serve_app(options.factory, options.host, options.port, options.log_level)
+
+
+if __name__ == "__main__":
+    main()

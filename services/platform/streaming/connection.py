@@ -1,0 +1,98 @@
+"""Connections to NATS, and the streams and buckets a process creates where they are missing."""
+
+import asyncio
+import logging
+from dataclasses import replace
+from datetime import timedelta
+
+from nats.aio.client import Client
+from nats.errors import Error as NatsError
+from nats.js import JetStreamContext, api
+from nats.js.errors import NotFoundError
+from nats.js.kv import KeyValue
+
+from services.platform.settings import Settings
+
+log = logging.getLogger(__name__)
+
+DUPLICATE_WINDOW = timedelta(minutes=2)
+_RECONNECT_S = 0.5
+
+
+def open_connection(settings: Settings, name: str) -> tuple[Client, asyncio.Task[None]]:
+    """A client, and the task that retries until it is connected.
+
+    A connection that is lost later is restored automatically.
+    """
+
+    async def on_error(error: Exception) -> None:
+        log.debug("nats: %s", error or type(error).__name__)
+
+    async def on_disconnect() -> None:
+        if not client.is_closed:  # by us
+            log.info("NATS: connection lost")
+
+    async def on_reconnect() -> None:
+        log.info("NATS: reconnected")
+
+    client = Client()
+    connecting = client.connect(
+        settings.nats,
+        name=name,
+        max_reconnect_attempts=-1,
+        reconnect_time_wait=_RECONNECT_S,
+        ping_interval=5,
+        max_outstanding_pings=2,
+        error_cb=on_error,
+        disconnected_cb=on_disconnect,
+        reconnected_cb=on_reconnect,
+    )
+    return client, asyncio.create_task(connecting)
+
+
+async def connect(settings: Settings, name: str, timeout_s: float = 5.0) -> Client:
+    """Connect to NATS.
+
+    Raises:
+        ConnectionError: no server answered within `timeout_s` seconds.
+    """
+    client, connecting = open_connection(settings, name)
+    try:
+        await asyncio.wait_for(connecting, timeout_s)
+    except (TimeoutError, OSError, NatsError) as error:
+        where = settings.nats.rpartition("@")[2]
+        raise ConnectionError(f"no NATS at {where}: is the stack up? `whiteboard up`") from error
+    return client
+
+
+async def ensure_stream(
+    js: JetStreamContext, name: str, subjects: list[str], first_seq: int = 1
+) -> None:
+    """Create a stream unless it exists. Its first message gets sequence `first_seq`.
+
+    Older streams are updated to allow atomic batches.
+    """
+    try:
+        config = (await js.stream_info(name)).config
+    except NotFoundError:
+        config = api.StreamConfig(
+            name=name,
+            subjects=subjects,
+            first_seq=first_seq,
+            storage=api.StorageType.FILE,
+            duplicate_window=DUPLICATE_WINDOW.total_seconds(),
+            max_bytes=4 << 30,
+            allow_atomic=True,
+        )
+        await js.add_stream(config)
+    else:
+        if not config.allow_atomic:
+            await js.update_stream(replace(config, allow_atomic=True))
+
+
+async def ensure_bucket(js: JetStreamContext, name: str) -> KeyValue:
+    """A key-value bucket, created unless it exists."""
+    try:
+        return await js.key_value(name)
+    except NotFoundError:
+        return await js.create_key_value(bucket=name)

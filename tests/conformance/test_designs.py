@@ -1,0 +1,165 @@
+"""Every design holds to the contract; Compose, Prometheus and the signals follow from it."""
+
+from dataclasses import fields
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import yaml
+
+from services.designs import DESIGNS
+from services.platform.design import DEFERRABLE_NICE, SCHEDULER, STEPS, WORKER_NICE, HttpApp
+from services.platform.run import SHARED
+from services.platform.settings import Settings
+from tests.conformance.toy.design import TOY
+
+ROOT = Path(__file__).resolve().parents[2]
+EVERY = [*DESIGNS, TOY]
+PROCESSES = [(d.name, p) for d in DESIGNS for p in d.everything] + [(SHARED, SCHEDULER)]
+COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+# The kernel's weight of a nice value: 1024 of 0, a tenth, a hundredth and a half.
+CPU_SHARES = {0: 1024, WORKER_NICE: 110, DEFERRABLE_NICE: 15}
+# Every service listens here in its container.
+HTTP_PORT = 8080
+HOOKS = ("problem", "bootstrap", "simulate", "train", "retraining_spec", "compare", "newest",
+         "benchmark_drifts", "evaluate", "demo", "audit")  # fmt: skip
+
+each_design = pytest.mark.parametrize("design", EVERY, ids=str)
+each_process = pytest.mark.parametrize(("owner", "process"), PROCESSES, ids=lambda p: str(p)[:40])
+
+
+@each_design
+def test_it_has_eight_steps_with_folders_and_stories(design):
+    steps = design.steps({})
+    assert [step.title for step in steps] == [title for _, title in STEPS]
+    for step in steps[:7]:
+        assert step.built, step.title
+    for step in (step for step in steps if step.built):
+        assert step.decision, step.title
+        assert step.why, step.title
+        path = ROOT / step.file
+        assert path.is_file() if step.number == 1 else path.is_dir(), step.title
+
+
+@each_design
+def test_its_figures_word_what_the_demo_measured(design):
+    names = {name for step, _ in STEPS for name in step}
+    assert set(design.figures) <= names
+    for figure in design.figures.values():
+        with pytest.raises(KeyError):
+            figure({})
+    assert "not measured yet" in {s.title: s for s in design.steps({})}["Serving"].figure
+
+
+@each_design
+def test_its_processes_can_be_imported_and_have_a_main(design):
+    for process in design.processes:
+        module = import_module(process.module)
+        assert callable(module.main), process.module
+        assert process.nice in (WORKER_NICE, DEFERRABLE_NICE)
+
+
+@each_design
+def test_its_route_is_in_its_app(design):
+    module, _, factory = design.http.factory.partition(":")
+    app = getattr(import_module(module), factory)()
+    assert {design.http.route, "/healthz", "/readyz", "/metrics"} <= set(app.openapi()["paths"])
+
+
+@each_design
+def test_its_hooks_are_functions_and_agree_with_its_steps(design):
+    for name in HOOKS:
+        assert getattr(design, name) is None or callable(getattr(design, name)), name
+    problem, spec = design.problem(), design.retraining_spec()
+    assert spec.design == design.name
+    assert spec.route == design.http.route
+    assert spec.budget_ms == problem.latency_budget_ms
+    assert spec.costs.__self__ == problem.cost
+    assert design.first_candidate in spec.candidates.all()
+    assert spec.url(Settings(scorer_url="x", inspector_url="x"))
+
+
+@each_design
+def test_what_it_names_exists(design):
+    if design.benchmark_drifts is not None:
+        module = import_module(f"{design.package}.evaluation.drift_benchmark")
+        assert tuple(module.DRIFTS) == design.drifts
+    if design.load_rate:
+        assert (ROOT / "loadtest" / f"{design.name}.py").exists()
+    assert bool(design.protocol) is (design.evaluate is not None)
+    for command in design.commands:
+        assert find_spec(f"services.cli.{command}") is not None
+
+
+def test_every_hook_is_checked():
+    assert set(HOOKS) < {field.name for field in fields(TOY)}
+
+
+def test_names_and_ports_are_unique():
+    every = [process for design in EVERY for process in design.everything] + [SCHEDULER]
+    for values in (
+        [design.name for design in EVERY],
+        [process.name for process in every],
+        [process.port(Settings()) for process in every],
+    ):
+        assert len(set(values)) == len(values)
+
+
+def test_ports_stay():
+    ports = {process.name: process.port(Settings()) for _, process in PROCESSES}
+    assert ports == {
+        "scorer": 18080, "feature-worker": 18100, "lake-writer": 18101, "shadow": 18102,
+        "monitor": 18107, "inspector": 18081, "inspection-worker": 18104, "cv-lake-writer": 18105,
+        "cv-shadow": 18106, "cv-monitor": 18108, "scheduler": 18103,
+    }  # fmt: skip
+
+
+@each_process
+def test_compose_runs_it(owner, process):
+    service = COMPOSE[process.name]
+    command = list(service["command"])
+    if process is SCHEDULER:
+        # Training takes fewer cores at a nice value; between containers shares count.
+        assert command[:3] == ["nice", "-n", str(DEFERRABLE_NICE)]
+        command = command[3:-1]
+    assert command == ["python", "-m", "services.platform.run", owner, process.name]
+    assert service.get("cpu_shares", 1024) == CPU_SHARES[process.nice]
+    assert service["healthcheck"]["test"][2] == str(container_port(process))
+
+
+def test_prometheus_scrapes_them_all():
+    config = yaml.safe_load((ROOT / "infra" / "prometheus" / "prometheus.yml").read_text())
+    found = {
+        job["job_name"]: [target for s in job["static_configs"] for target in s["targets"]]
+        for job in config["scrape_configs"]
+    }
+    assert found == {p.name: [f"{p.name}:{container_port(p)}"] for _, p in PROCESSES}
+
+
+def test_signals_name_them_all():
+    signals = yaml.safe_load((ROOT / "monitoring" / "signals.yaml").read_text())
+    named = {name for signal in signals for name in signal["services"]}
+    assert named == {process.name for _, process in PROCESSES}
+
+
+def test_containers_know_where_the_services_are():
+    environment = COMPOSE["scorer"]["environment"]
+    for design in DESIGNS:
+        name = design.http.name
+        assert environment[f"WHITEBOARD_{name.upper()}_PORT"] == str(HTTP_PORT)
+        assert environment[f"WHITEBOARD_{name.upper()}_URL"] == f"http://{name}:{HTTP_PORT}"
+        [published] = COMPOSE[name]["ports"]
+        assert published == f"127.0.0.1:{design.http.port(Settings())}:{HTTP_PORT}"
+
+
+def test_the_image_serves_the_first_design():
+    script = (ROOT / "infra" / "docker" / "serve").read_text()
+    first = DESIGNS[0]
+    assert f"python -m services.platform.run {first.name} {first.http.name}" in script
+    setting = f"WHITEBOARD_{first.http.port_setting.upper()}"
+    assert f'export {setting}="${{{setting}:-{HTTP_PORT}}}"' in script
+
+
+def container_port(process):
+    return HTTP_PORT if isinstance(process, HttpApp) else process.port(Settings())

@@ -1,0 +1,4 @@
+"""Step 5, serving: one route.
+
+A belt waits for the answer.
+"""
