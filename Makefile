@@ -4,14 +4,18 @@ SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -ec
 BIN := .venv/bin
 STAMP := .venv/.installed
+# The banks' environment: Flower's pins conflict with ours.
+FEDERATED := .venv-federated
+FEDERATED_STAMP := $(FEDERATED)/.installed
 # Where torch's CPU build comes from; empty, or out of reach: PyPI's, with gigabytes of CUDA on Linux.
 TORCH_INDEX_URL ?= https://download.pytorch.org/whl/cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-e2e test-compose check bench lock down wipe
+.PHONY: help setup demo test test-e2e test-compose test-federated federated federated-setup check \
+    bench architecture lock down wipe
 
 help:  ## Show this
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
@@ -25,6 +29,23 @@ $(STAMP): requirements.lock pyproject.toml
 	        -f infra/local/pip-progress.awk
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $(STAMP)
+
+$(FEDERATED_STAMP): requirements-federated.lock
+	test -x $(FEDERATED)/bin/python || $(PYTHON) -m venv $(FEDERATED)
+	@[ -z "$(TORCH_INDEX_URL)" ] || ! curl -fsIo /dev/null --max-time 5 "$(TORCH_INDEX_URL)/torch/" \
+	    || $(FEDERATED)/bin/pip install --quiet --disable-pip-version-check --no-deps \
+	        --index-url "$(TORCH_INDEX_URL)" "$$(grep '^torch==' requirements-federated.lock)"
+	$(FEDERATED)/bin/pip install --quiet --disable-pip-version-check -r requirements-federated.lock
+	@touch $(FEDERATED_STAMP)
+
+federated-setup: $(FEDERATED_STAMP)  ## Create .venv-federated with Flower, for the banks
+
+federated: setup federated-setup  ## Train one model over four banks that share no row; minutes
+	$(BIN)/whiteboard federate fraud
+
+test-federated: setup federated-setup  ## The banks' code, in the banks' environment
+	$(FEDERATED)/bin/python -m pytest -q -p no:cacheprovider -o addopts= -o filterwarnings=ignore \
+	    --confcutdir tests/federated tests/federated
 
 setup: $(STAMP)  ## Create .venv and install the pinned requirements
 
@@ -43,8 +64,10 @@ check: setup
 	if [ -n "$$promtool" ]; then $$promtool check rules infra/prometheus/alerts.yml; \
 	else echo "no promtool here, alert rules are not checked: infra/tools.sh brings it"; fi
 
-test-e2e: setup  ## The whole stack, killed and mended; minutes
-	$(BIN)/pytest -m e2e tests/e2e/test_demo.py tests/e2e/test_drill.py tests/e2e/test_evaluate.py
+test-e2e: setup federated-setup  ## The whole stack, killed and mended; minutes
+	$(BIN)/pytest -m e2e tests/e2e/test_demo.py tests/e2e/test_drill.py tests/e2e/test_evaluate.py \
+	    tests/e2e/test_federated.py \
+	    tests/e2e/test_schemathesis.py
 
 test-compose: setup  ## Docker Compose: build, up, kill each container, down, up; minutes
 	$(BIN)/pytest -m e2e tests/e2e/test_compose.py
@@ -52,12 +75,18 @@ test-compose: setup  ## Docker Compose: build, up, kill each container, down, up
 bench: setup  ## Micro-benchmarks: kernel, simulator, reader
 	$(BIN)/pytest benchmarks --benchmark-only
 
+architecture: setup  ## Write docs/architecture.md from the code's imports
+	$(BIN)/python -m docs.draw_architecture
+
 # torch's CUDA libraries stay out of the lock: its CPU build has none, and pip finds them for others.
-lock: setup  ## Pin requirements.lock anew from pyproject.toml
+lock: setup  ## Add what pyproject.toml asks for to the locks; pins that are there stay
 	$(BIN)/pip install --quiet uv
-	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --no-emit-index-url --no-annotate --no-header \
-	    | grep -vE '^(nvidia-|cuda-|triton)' > requirements.lock.new
-	mv requirements.lock.new requirements.lock
+	@for name in "requirements pyproject.toml --extra=dev" "requirements-federated requirements-federated.in"; do \
+	    set -- $$name; lock=$$1.lock; shift; cp $$lock $$lock.new; \
+	    $(BIN)/uv pip compile --quiet "$$@" --universal --python-version 3.11 --no-emit-index-url \
+	        --no-annotate --no-header --output-file $$lock.new; \
+	    grep -vE '^(nvidia-|cuda-|triton)' $$lock.new > $$lock; rm $$lock.new; \
+	done
 
 down: setup  ## Stop the stack
 	$(BIN)/whiteboard down

@@ -11,7 +11,7 @@ import pytest
 from features.aggregation import backfill
 from features.online import RowLayout
 from features.spec import HALF_LIVES
-from services.fraud.features.kernel import contributions, feature_vectors
+from services.fraud.features.kernel import feature_vectors
 from services.fraud.features.request import request_features
 from services.fraud.features.states import FEATURES, STATES
 from services.fraud.ingestion.columns import Events
@@ -45,7 +45,7 @@ def events():
 
 def test_backfill_events_per_second_on_one_core(benchmark, events):
     """All five states, from columns to final rows, including the mapping of entities to rows."""
-    done = benchmark.pedantic(backfill, (STATES, events, contributions), rounds=5, warmup_rounds=1)
+    done = benchmark.pedantic(backfill, (STATES, events), rounds=5, warmup_rounds=1)
     assert done["customer_state"].table[:, 0].max() == len(events)
     benchmark.extra_info["events"] = len(events)
     benchmark.extra_info["events_per_s"] = round(len(events) / benchmark.stats.stats.median)
@@ -82,7 +82,7 @@ def test_one_request_is_validated(benchmark, day):
 def test_one_request_decodes_its_rows(benchmark):
     """The reader: rows of five states from Redis' replies to arrays."""
     layouts = [RowLayout.of(state) for state in STATES]
-    raws = [layout.value(np.ones(layout.view.width)) for layout in layouts]
+    raws = [layout.values(np.ones((1, layout.view.width)))[0] for layout in layouts]
 
     def decode():
         return [layout.decode((raw,)) for layout, raw in zip(layouts, raws, strict=True)]

@@ -5,8 +5,9 @@ time-decayed sum
 
     s(t) = s(t0) * 2 ** (-(t - t0) / h)
 
-can be read at any later t, exactly. `fold` is the only function that changes a state and `decayed`
-the only one that reads a sum, offline and online alike, so training and serving cannot differ.
+can be read at any later t, exactly. `fold` is the only function that changes a state and `decay`
+the only one that sums are read with, offline and online alike, so training and serving cannot
+differ.
 
 `features/spec.py` describes the layout of a row.
 
@@ -20,25 +21,26 @@ from features.jit import jit
 from features.spec import FIRST_SEQ, HALF_LIVES, LAST_SEEN, SEQ, SUMS, TIME
 from services.platform.types import Booleans, Floats, Integers
 
+# A constant for the compiler; each measure's block of sums is in this order.
+_HALF_LIVES = np.array(list(HALF_LIVES.values()))
+
 
 @jit
-def decayed(row: Floats, index: int, half_life: float, t: float) -> float:
-    """Read the sum at `index` of a state row as of event time `t` (seconds).
+def decay(row: Floats, half_life: float, t: float) -> float:
+    """What to multiply a sum of a state row with, to read it as of event time `t` (seconds).
 
-    For `t` before the state's own time (a late request) the sum is returned as stored: events
-    cannot be removed from a sum, and growing it would be worse.
+    For `t` before the state's own time (a late request) the sum is read as stored: events cannot
+    be removed from a sum, and growing it would be worse.
 
     >>> row = np.zeros(SUMS + 4)
-    >>> row[TIME], row[SUMS] = 1000.0, 8.0
-    >>> decayed(row, SUMS, 3600.0, 1000.0 + 7200.0)
-    2.0
-    >>> decayed(row, SUMS, 3600.0, 0.0)
-    8.0
+    >>> row[TIME] = 1000.0
+    >>> decay(row, 3600.0, 1000.0 + 7200.0), decay(row, 3600.0, 0.0)
+    (0.25, 1.0)
     """
     age = t - row[TIME]
     if age <= 0.0:
-        return row[index]
-    return row[index] * np.exp2(-age / half_life)
+        return 1.0
+    return np.exp2(-age / half_life)
 
 
 @jit
@@ -48,10 +50,10 @@ def _add(row: Floats, time: float, values: Floats) -> None:
     A late event is decayed to the row's own time before it is added.
     """
     age = time - row[TIME]
-    for h in range(HALF_LIVES.size):
-        factor = np.exp2(-abs(age) / HALF_LIVES[h])
+    for h in range(_HALF_LIVES.size):
+        factor = np.exp2(-abs(age) / _HALF_LIVES[h])
         for m in range(values.size):
-            i = SUMS + m * HALF_LIVES.size + h
+            i = SUMS + m * _HALF_LIVES.size + h
             if age >= 0.0:
                 row[i] = row[i] * factor + values[m]
             else:

@@ -3,14 +3,17 @@
 The feature worker, the backfill and the skew audit all call `fold_events`, and so share one kernel.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import cache
+from types import CodeType
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
 
 from features.accumulators import fold
+from features.expressions import parse
 from features.spec import Key, KeyColumns, State
 from services.platform.types import Booleans, Floats, Integers
 
@@ -31,14 +34,34 @@ class EventColumns(Protocol):
         """(N,) true for a transaction, false for a label."""
 
     @property
+    def values(self) -> Mapping[str, Floats]:
+        """By name, the (N,) columns that measures read."""
+
+    @property
     def keys(self) -> KeyColumns:
         """For each entity, its (N,) keys, None where absent."""
 
     def __len__(self) -> int: ...
 
 
-# (state, events, first transactions by state name) -> (N, measures): what each event adds.
-Contributions = Callable[[State, Any, Mapping[str, Booleans]], Floats]
+def contributions(state: State, events: EventColumns, first: Mapping[str, Booleans]) -> Floats:
+    """What each of N events adds to a state, (N, measures).
+
+    Args:
+        first: By state name, (N,) whether an event is its entity's first transaction.
+    """
+    out = np.empty((len(events), len(state.measures)))
+    for column, measure in enumerate(state.measures):
+        known = {"__builtins__": {}, **events.values}
+        if measure.first_of is not None:
+            known["first"] = first[measure.first_of.name].astype(np.float64)
+        out[:, column] = eval(_code(measure.value), known)
+    return out
+
+
+@cache
+def _code(expression: str) -> CodeType:
+    return compile(parse(expression), expression, "eval")
 
 
 def identify(state: State, columns: KeyColumns) -> tuple[Integers, list[Key]]:
@@ -47,7 +70,7 @@ def identify(state: State, columns: KeyColumns) -> tuple[Integers, list[Key]]:
     Returns:
         (N,) index into the keys, -1 where a part of the key is null; and the distinct keys.
 
-    >>> pair = State("pair", ("customer", "device"), ("count",), shard="device")
+    >>> pair = State("pair", ("customer", "device"), (), shard="device")
     >>> codes, keys = identify(pair, {"customer": ["a", "b", "a"], "device": ["x", None, "x"]})
     >>> codes.tolist(), keys
     ([0, -1, 0], [('a', 'x')])
@@ -68,7 +91,6 @@ def fold_events(
     events: EventColumns,
     rows: Mapping[str, Integers],
     tables: Mapping[str, Floats],
-    contributions: Contributions,
     snapshot_index: Integers | None = None,
 ) -> dict[str, Floats]:
     """Fold N events into the tables of several states, in place.
@@ -76,8 +98,6 @@ def fold_events(
     Args:
         rows: By state name, (N,) row of each event, -1 for none.
         tables: By state name, (K, width) states.
-        contributions: What each event adds. It is given the first transactions of the states that
-            come earlier in `states`.
         snapshot_index: (N,) where to store each event's row as of before it, -1 for no snapshot;
             None for no snapshots at all.
 
@@ -126,19 +146,17 @@ class BackfilledState:
 def backfill(
     states: Sequence[State],
     events: EventColumns,
-    contributions: Contributions,
     snapshot_index: Integers | None = None,
 ) -> dict[str, BackfilledState]:
     """Fold N events, in stream order, into states that start empty. By state name.
 
     Args:
-        contributions: See `fold_events`.
         snapshot_index: (N,) where to store the row as of before an event, -1 for no snapshot.
     """
     identified = {state.name: identify(state, events.keys) for state in states}
     rows = {name: codes for name, (codes, _) in identified.items()}
     tables = {s.name: np.zeros((len(identified[s.name][1]), s.width)) for s in states}
-    snapshots = fold_events(states, events, rows, tables, contributions, snapshot_index)
+    snapshots = fold_events(states, events, rows, tables, snapshot_index)
     return {
         s.name: BackfilledState(
             s, identified[s.name][1], tables[s.name], rows[s.name], snapshots[s.name]

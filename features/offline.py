@@ -191,14 +191,16 @@ class AsofOfflineStore(OfflineStore):
 
 
 def _dataset(source: DataSource | None) -> ds.Dataset:
-    """The files of a source. FileNotFoundError before the first backfill."""
+    """The files of a source. FileNotFoundError where none was written for this feature set."""
     if not isinstance(source, FileSource):
         raise TypeError(f"{type(source).__name__}: this store reads Parquet files")
     path = str(source.path)
-    if path.startswith("s3://"):
-        filesystem = Lake(settings()).filesystem
-        return ds.dataset(path.removeprefix("s3://"), filesystem=filesystem, format="parquet")
-    return ds.dataset(path, format="parquet")
+    where = Lake(settings()).filesystem if path.startswith("s3://") else None
+    try:
+        return ds.dataset(path.removeprefix("s3://"), filesystem=where, format="parquet")
+    except FileNotFoundError:
+        message = f"there is no log of this feature set's states in {path}: `whiteboard rebuild`"
+        raise FileNotFoundError(message) from None
 
 
 def _join(frame: pd.DataFrame, views: Sequence[FeatureView], full_names: bool) -> pa.Table:

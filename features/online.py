@@ -4,13 +4,19 @@ Both use the layout of Feast's Redis online store, computed once per state, so t
 one round trip and no protobuf: a row's value is a fixed header and the raw float64s. Feast's
 `get_online_features` reads what this module writes and the reverse; contract tests check it.
 (https://docs.feast.dev/reference/online-stores/redis, entity key version 3.)
+
+A row ends with the hash of its view, as a field of the protobuf message that Feast does not know
+and therefore skips (https://protobuf.dev/programming-guides/proto3/#unknowns). One value holds
+both, so a row and its hash are always consistent. A row under another hash is left out wherever it
+is read: it becomes a row of NaN, as if it had not been read, and is counted. A row without a hash
+was written before rows had one, or by Feast; it counts as one of `View.first_hash`.
 """
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 import mmh3
 import numpy as np
@@ -19,18 +25,24 @@ from redis import Redis
 
 from features.redis_connection import TIMEOUT_S, Command, RedisConnection
 from features.spec import SEQ, TIME, Key, View
+from services.platform.telemetry import count_left_out
 from services.platform.types import Floats
 
 PROJECT = "whiteboard"
 # By state name, the Redis keys of its K entities.
 RowKeys = dict[str, list[bytes]]
 
+T = TypeVar("T")
+
+_PAGE = 10_000
+_MANY = 128  # from this many rows on, numpy is faster at decoding than Python
 _PROJECT = PROJECT.encode()
 _STRING = struct.pack("<I", 2)  # feast.types.Value.proto: ValueType.STRING
-_length = struct.Struct("<I").pack
+_length, _length_of = struct.Struct("<I").pack, struct.Struct("<I").unpack_from
 _DOUBLE_LIST_TAG = b"\x7a"  # Value.double_list_val = 15, length-delimited
 _DOUBLE = np.dtype("<f8")
 _PACKED_TAG = b"\x0a"  # DoubleList.val = 1, packed
+_HASH_FIELD = 2047  # a number that Value.proto does not use, fixed64
 
 
 def _varint(value: int) -> bytes:
@@ -63,6 +75,13 @@ class RowLayout:
         field: Hash field of the row.
         time_field: Hash field of the row's time.
         header: Bytes before the raw float64s.
+        trailer: Bytes behind them: the hash of the view.
+        begin: Where the float64s begin.
+        end: Where they end.
+        size: Bytes of a value.
+        absent: Value of an entity without events, which is not stored.
+        zeros: Its float64s.
+        unread: Float64s of a row under another hash: NaN.
     """
 
     view: View
@@ -71,6 +90,13 @@ class RowLayout:
     field: bytes
     time_field: bytes
     header: bytes
+    trailer: bytes
+    begin: int
+    end: int
+    size: int
+    absent: bytes
+    zeros: bytes
+    unread: bytes
 
     @classmethod
     def of(cls, view: View) -> "RowLayout":
@@ -79,13 +105,23 @@ class RowLayout:
         joined = b"".join(_STRING + _sized(name) for name in names)
         packed = _PACKED_TAG + _varint(8 * view.width)
         size = len(packed) + 8 * view.width
+        header = _DOUBLE_LIST_TAG + _varint(size) + packed
+        trailer = _varint(_HASH_FIELD << 3 | 1) + bytes.fromhex(view.hash)
+        zeros = bytes(8 * view.width)
         return cls(
             view=view,
             prefix=struct.pack("<I", len(names)) + joined,
             order=tuple(view.keys.index(name) for name in names),
             field=struct.pack("<I", mmh3.hash(f"{view.name}:{view.name}", signed=False)),
             time_field=f"_ts:{view.name}".encode(),
-            header=_DOUBLE_LIST_TAG + _varint(size) + packed,
+            header=header,
+            trailer=trailer,
+            begin=len(header),
+            end=len(header + zeros),
+            size=len(header + zeros + trailer),
+            absent=header + zeros + trailer,
+            zeros=zeros,
+            unread=np.full(view.width, np.nan, _DOUBLE).tobytes(),
         )
 
     def key(self, values: Sequence[str]) -> bytes:
@@ -97,38 +133,91 @@ class RowLayout:
         parts.append(_PROJECT)
         return b"".join(parts)
 
-    def value(self, row: Floats) -> bytes:
-        """The stored bytes of a row (width,)."""
-        return self.header + row.tobytes()
+    def entity(self, key: bytes) -> Key:
+        """The keys of an entity, in the order of `View.keys`, from its Redis key."""
+        parts, begin = [""] * len(self.order), len(self.prefix)
+        for i in self.order:
+            begin += len(_STRING)
+            (size,) = _length_of(key, begin)
+            begin += 4
+            parts[i] = key[begin : begin + size].decode()
+            begin += size
+        return tuple(parts)
+
+    def is_first(self, raw: bytes) -> bool:
+        """Whether a stored value has no hash and is of this view's declaration nevertheless."""
+        return len(raw) == self.end and self.view.hash == self.view.first_hash
+
+    def values(self, rows: Floats) -> list[bytes]:
+        """The stored bytes of K rows (K, width)."""
+        stored = np.empty((len(rows), self.size), np.uint8)
+        stored[:] = np.frombuffer(self.absent, np.uint8)
+        stored[:, self.begin : self.end] = np.ascontiguousarray(rows, _DOUBLE).view(np.uint8)
+        packed = stored.tobytes()
+        return [packed[at : at + self.size] for at in range(0, len(packed), self.size)]
 
     def read_commands(self, keys: Sequence[bytes]) -> list[Command]:
         """Redis commands that read the rows of K Redis keys."""
         return [("HGET", key, self.field) for key in keys]
 
     def write_commands(self, keys: Sequence[bytes], rows: Floats) -> list[Command]:
-        """Redis commands that write K rows (K, width); rows without events are left out."""
+        """Redis commands that write K rows (K, width).
+
+        Rows without events are left out, and rows that were not read, whose sequence is NaN.
+        """
         # Lists, since reading a number from an array costs ten times as much as from a list.
         seqs, times = rows[:, SEQ].tolist(), rows[:, TIME].tolist()
         return [
-            ("HSET", key, self.field, self.value(row), self.time_field, _timestamp(time))
-            for key, row, seq, time in zip(keys, rows, seqs, times, strict=True)
+            ("HSET", key, self.field, value, self.time_field, _timestamp(time))
+            for key, value, seq, time in zip(keys, self.values(rows), seqs, times, strict=True)
             if seq > 0
         ]
 
     def decode(self, raws: Sequence[bytes | None]) -> Floats:
-        """Decode K stored values to rows (K, width), zeros where there is none.
+        """Decode K stored values to rows (K, width).
 
-        Raises:
-            ValueError: a row has another width, as after a change of the states.
+        Returns:
+            Zeros where there is no value, NaN where it is under another hash.
         """
-        begin, width = len(self.header), self.view.width
-        for raw in raws:
-            if raw is not None and len(raw) != begin + 8 * width:
-                message = f"a stored row of {len(raw)} bytes does not fit"
-                raise ValueError(f"{self.view.name}: {message}")
-        zeros = bytes(8 * width)
-        packed = bytearray().join([zeros if raw is None else raw[begin:] for raw in raws])
-        return np.frombuffer(packed, _DOUBLE).reshape(len(raws), width)
+        if len(raws) >= _MANY and (found := self._decode_many(raws)) is not None:
+            return found
+        begin, end, trailer = self.begin, self.end, self.trailer
+        packed = bytearray().join(
+            [
+                raw[begin:end]
+                if raw is not None and raw[end:] == trailer
+                else self._without_hash(raw)
+                for raw in raws
+            ]
+        )
+        return np.frombuffer(packed, _DOUBLE).reshape(len(raws), self.view.width)
+
+    def _decode_many(self, raws: Sequence[bytes | None]) -> Floats | None:
+        """`decode` by numpy, which compares all hashes at once; None if one differs."""
+        packed = bytearray().join([self.absent if raw is None else raw for raw in raws])
+        if len(packed) != len(raws) * self.size:
+            return None
+        found = np.frombuffer(packed, np.uint8).reshape(len(raws), self.size)
+        frame = np.hstack([found[:, : self.begin], found[:, self.end :]])
+        if not (frame == np.frombuffer(self.header + self.trailer, np.uint8)).all():
+            return None
+        return np.ascontiguousarray(found[:, self.begin : self.end]).view(_DOUBLE)
+
+    def _without_hash(self, raw: bytes | None) -> bytes:
+        """The float64s of a value that is absent, has no hash, or has another one."""
+        if raw is None:
+            return self.zeros
+        if self.is_first(raw):
+            return raw[self.begin :]
+        count_left_out(self.view.name)
+        return self.unread
+
+
+def _pages(keys: Iterable[T]) -> Iterator[list[T]]:
+    """Keys in lists of `_PAGE`, a round trip each."""
+    source = iter(keys)
+    while page := list(islice(source, _PAGE)):
+        yield page
 
 
 def _timestamp(seconds: float) -> bytes:
@@ -146,7 +235,9 @@ class OnlineReader:
     async def read(
         self, keys: Mapping[str, str | None], timeout_s: float = TIMEOUT_S
     ) -> dict[str, Floats]:
-        """By view name, (1, width): zeros for an entity without events, NaN for a null key.
+        """By view name, (1, width): zeros for an entity without events.
+
+        NaN for a null key, and for a row under another hash.
 
         Args:
             keys: By entity, the request's key, None where absent.
@@ -154,7 +245,6 @@ class OnlineReader:
 
         Raises:
             redis.RedisError, OSError: Redis is unavailable, or did not answer within `timeout_s`.
-            ValueError: a stored row does not fit its view.
         """
         requested = []
         commands: list[Command] = []
@@ -184,7 +274,9 @@ class RowStore:
         return {name: list(map(self._layouts[name].key, found)) for name, found in keys.items()}
 
     async def read(self, row_keys: RowKeys) -> dict[str, Floats]:
-        """By state name, (K, width) rows, zeros for entities without events.
+        """By state name, (K, width) rows: zeros for entities without events.
+
+        NaN for a row under another hash, which `write` leaves as it is.
 
         Raises:
             redis.RedisError, OSError: Redis is unavailable.
@@ -215,7 +307,7 @@ class OnlineTable:
         self._layout = RowLayout.of(view)
 
     def load(self, keys: Sequence[Key]) -> Floats:
-        """(K, width) rows of K entities, zeros without events. Raises redis.RedisError."""
+        """(K, width) rows of K entities, as `RowLayout.decode`. Raises redis.RedisError."""
         return self._layout.decode(
             self._execute(self._layout.read_commands(self._redis_keys(keys)))
         )
@@ -224,10 +316,34 @@ class OnlineTable:
         """Write rows (K, width); rows without events are left out. Raises redis.RedisError."""
         self._execute(self._layout.write_commands(self._redis_keys(keys), rows))
 
+    def entities(self) -> Iterator[Key]:
+        """Keys of the entities that have a row, under whatever hash. Raises redis.RedisError."""
+        pattern = _literal(self._layout.prefix) + b"*" + PROJECT.encode()
+        for page in _pages(self._redis.scan_iter(pattern, count=_PAGE)):
+            held = self._execute([("HEXISTS", key, self._layout.field) for key in page])
+            yield from (
+                self._layout.entity(k) for k, has_row in zip(page, held, strict=True) if has_row
+            )
+
+    def delete(self, keys: Iterable[Key]) -> None:
+        """Delete the rows of some entities. Raises redis.RedisError."""
+        fields = self._layout.field, self._layout.time_field
+        for page in _pages(map(self._layout.key, keys)):
+            self._execute([("HDEL", key, *fields) for key in page])
+
     def clear(self) -> None:
         """Delete all rows of the view. Raises redis.RedisError."""
-        pattern = _literal(self._layout.prefix) + b"*" + PROJECT.encode()
-        self._execute([("DEL", key) for key in self._redis.scan_iter(pattern, count=10_000)])
+        self.delete(self.entities())
+
+    def is_first(self) -> bool | None:
+        """Whether a row without a hash can be read; None if there is no row at all.
+
+        One row is looked at: the rows of a view were written by one declaration until then.
+        """
+        for key in self.entities():
+            [raw] = self._execute(self._layout.read_commands([self._layout.key(key)]))
+            return raw is not None and self._layout.is_first(raw)
+        return None
 
     def _redis_keys(self, keys: Sequence[Key]) -> list[bytes]:
         return list(map(self._layout.key, keys))

@@ -4,13 +4,20 @@ A connection pool gives each request a connection of its own and packs its comma
 path of a millisecond that is most of the time. Here overlapping requests send their commands over
 one socket, and Redis replies in the order in which it received them
 (https://redis.io/docs/latest/develop/use/pipelining/). hiredis packs and parses.
+
+A timeout counts the time that Redis had, not that of a busy event loop. With some dozens of
+requests in one turn of the loop, a turn lasts longer than the timeout of a request: the commands
+of the first are sent at the end of the turn, and its reply is read a turn later. Hence the clock
+starts once the commands are sent, and a reply that has arrived is read before a call times out.
 """
 
 import asyncio
 import math
+import select
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import Any, cast
 
 import hiredis
@@ -19,7 +26,10 @@ from redis.exceptions import ResponseError
 
 Command = tuple[bytes | str, ...]
 TIMEOUT_S = 5.0
-_READ_GRACE_S = 0.001
+# How long calls that are overdue wait while there is something to read; a reply takes one turn of
+# the loop, and only a stream of replies to others takes longer.
+_MAX_UNREAD_S = 0.010
+_READ_TURN_S = 0.001
 
 
 @dataclass
@@ -29,13 +39,15 @@ class _Pending:
     Attributes:
         future: Receives the replies.
         expected: Number of replies.
-        deadline: Event loop time at which the call times out.
+        timeout_s: How long to wait for them, seconds.
+        deadline: When the call times out, monotonic seconds; infinite until it is sent.
         replies: Those received so far.
     """
 
     future: asyncio.Future[list[Any]]
     expected: int
-    deadline: float
+    timeout_s: float
+    deadline: float = math.inf
     replies: list[Any] = field(default_factory=list)
 
 
@@ -47,8 +59,10 @@ class _Protocol(asyncio.Protocol):
         self._pending: deque[_Pending] = deque()
         self._transport: asyncio.Transport | None = None
         self._write_buffer: list[bytes] = []
+        self._unsent: list[_Pending] = []
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf
+        self._unread_since = math.inf
 
     @property
     def connected(self) -> bool:
@@ -73,13 +87,12 @@ class _Protocol(asyncio.Protocol):
         if self._transport is None or self._transport.is_closing():
             raise ConnectionError("redis is not connected")
         loop = asyncio.get_running_loop()
-        pending = _Pending(loop.create_future(), expected, loop.time() + timeout_s)
+        pending = _Pending(loop.create_future(), expected, timeout_s)
         self._pending.append(pending)
         if not self._write_buffer:
             loop.call_soon(self._flush)
         self._write_buffer.append(packed)
-        if self._timer_at > pending.deadline:
-            self._set_timer(pending.deadline)
+        self._unsent.append(pending)
         return pending.future
 
     def close(self) -> None:
@@ -91,28 +104,51 @@ class _Protocol(asyncio.Protocol):
         if self._transport is not None:
             self._transport.write(b"".join(self._write_buffer))
         self._write_buffer.clear()
+        # uvloop sends at the end of the turn.
+        sent, self._unsent = self._unsent, []
+        asyncio.get_running_loop().call_soon(self._start_clock, sent)
 
-    def _on_timer(self) -> None:
-        """Wait for one more read: a loop that was blocked runs timers before it reads sockets."""
-        self._timer = asyncio.get_running_loop().call_later(_READ_GRACE_S, self._expire)
+    def _start_clock(self, sent: list[_Pending]) -> None:
+        """Start the timeouts of calls whose commands were sent."""
+        # Not the loop's time, which uvloop reads once a turn.
+        now = monotonic()
+        for pending in sent:
+            pending.deadline = now + pending.timeout_s
+        self._set_timer(min(pending.deadline for pending in sent))
 
     def _expire(self) -> None:
-        """Time out the overdue calls; all calls share one timer."""
-        loop = asyncio.get_running_loop()
+        """Time out the overdue calls, after what has arrived was read; all calls share a timer."""
+        now = monotonic()
+        self._timer, self._timer_at = None, math.inf
         waiting = [pending for pending in self._pending if not pending.future.done()]
-        overdue = [pending for pending in waiting if pending.deadline <= loop.time()]
+        overdue = [pending for pending in waiting if pending.deadline <= now]
+        if overdue and self._has_unread(now):
+            self._set_timer(now + _READ_TURN_S)
+            return
+        self._unread_since = math.inf
         for pending in overdue:
             pending.future.set_exception(TimeoutError("redis does not answer in time"))
-        self._timer, self._timer_at = None, math.inf
-        if deadlines := [p.deadline for p in waiting if not p.future.done()]:
-            self._set_timer(min(deadlines))
+        self._set_timer(min((p.deadline for p in waiting if not p.future.done()), default=math.inf))
+
+    def _has_unread(self, now: float) -> bool:
+        """Whether replies have arrived that the loop has not read, for `_MAX_UNREAD_S` at most."""
+        if self._transport is None or now - self._unread_since > _MAX_UNREAD_S:
+            return False
+        self._unread_since = min(self._unread_since, now)
+        arrived = select.poll()
+        arrived.register(self._transport.get_extra_info("socket").fileno(), select.POLLIN)
+        return bool(arrived.poll(0))
 
     def _set_timer(self, deadline: float) -> None:
+        """Have `_expire` called at a time, unless it will be earlier."""
+        if self._timer_at <= deadline:
+            return
         if self._timer is not None:
             self._timer.cancel()
         # Stored separately: for a timer that is already due, uvloop's handle has no `when`.
         self._timer_at = deadline
-        self._timer = asyncio.get_running_loop().call_at(deadline, self._on_timer)
+        delay = max(deadline - monotonic(), 0.0)
+        self._timer = asyncio.get_running_loop().call_later(delay, self._expire)
 
     def _deliver(self, value: Any) -> None:
         pending = self._pending[0]

@@ -1,4 +1,4 @@
-"""The declarations a design makes about its features, and the layout of a state.
+"""The states and embeddings that a design declares, and the layout of their rows.
 
 A state is one row of float64, laid out as
 
@@ -12,23 +12,33 @@ A state is one row of float64, laid out as
 
 An entity without events is a row of zeros. A null key (a data set without devices) is a row of
 NaN, and so is every feature computed from it.
+
+`hash` of a view covers what its rows depend on: keys, measures, half-lives. Rows carry it in the
+online store, so a row that was written under another declaration is never misread.
 """
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from features import expressions
+
 HOUR = 3600.0
 DAY = 24 * HOUR
-HALF_LIVES = np.array([1 * HOUR, 1 * DAY, 7 * DAY, 30 * DAY])
-HALF_LIFE_NAMES = ("1h", "1d", "7d", "30d")
+# By name, the half-lives of every sum, seconds.
+HALF_LIVES: Mapping[str, float] = {"1h": 1 * HOUR, "1d": 1 * DAY, "7d": 7 * DAY, "30d": 30 * DAY}
 
-SEQ, TIME, LAST_SEEN, FIRST_SEQ, SUMS = range(5)
-VALUES = 2  # index of the first value in an embedding row
+# The header of a state row: names, and their indices.
+HEADER = ("seq", "time", "last_seen", "first_seq")
+SEQ, TIME, LAST_SEEN, FIRST_SEQ = range(len(HEADER))
+SUMS = len(HEADER)  # index of the first sum
+VALUES = 2  # index of the first value in an embedding row, behind `seq` and `time`
 
 SEQ_COLUMN = "seq"
 TIME_COLUMN = "event_timestamp"
@@ -36,6 +46,16 @@ TIME_COLUMN = "event_timestamp"
 Key = tuple[str, ...]
 # By entity, the (N,) keys of N events, None where absent.
 KeyColumns = Mapping[str, Sequence[str | None] | npt.NDArray[np.object_]]
+
+
+def digest(declared: Any) -> str:
+    """A hash of 16 hex digits of a declaration that JSON can hold.
+
+    >>> digest({"b": 1, "a": 2}) == digest({"a": 2, "b": 1})
+    True
+    """
+    text = json.dumps(declared, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class View(Protocol):
@@ -53,6 +73,32 @@ class View(Protocol):
     def width(self) -> int:
         """Number of float64 values in a row."""
 
+    @property
+    def hash(self) -> str:
+        """Hash of what the rows depend on, 16 hex digits."""
+
+    @property
+    def first_hash(self) -> str:
+        """Hash of the rows that were written before rows carried one; empty if there are none."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What an event adds to a sum.
+
+    Attributes:
+        name: Its name in expressions of features.
+        documentation: What the sum counts, in a sentence.
+        value: What an event adds: an expression over the event's columns and, with `first_of`,
+            `first`, which is 1 for the first transaction of the entity of that state.
+        first_of: A state that is folded before this one.
+    """
+
+    name: str
+    documentation: str
+    value: str
+    first_of: "State | None" = None
+
 
 @dataclass(frozen=True)
 class State:
@@ -63,21 +109,41 @@ class State:
         keys: Columns of an event that identify the entity; two for a pair.
         measures: What is summed, in the order of the blocks in a row.
         shard: The entity whose shard owns the rows; for a pair, one of its two entities.
+        first_hash: See `View`.
     """
 
     name: str
     keys: tuple[str, ...]
-    measures: tuple[str, ...]
+    measures: tuple[Measure, ...]
     shard: str
+    first_hash: str = ""
 
     @cached_property
     def width(self) -> int:
         """Number of float64 values in a row."""
         return SUMS + len(self.measures) * len(HALF_LIVES)
 
-    def offset(self, measure: str) -> int:
-        """Index in a row where a measure's block of sums starts. ValueError if it has none."""
-        return SUMS + self.measures.index(measure) * len(HALF_LIVES)
+    def column(self, measure: str, half_life: str) -> int:
+        """Index in a row of a measure's sum with a half-life. ValueError if it has none."""
+        names = [one.name for one in self.measures]
+        if measure not in names or half_life not in HALF_LIVES:
+            raise ValueError(f"{self.name} has no sum {measure!r} with half-life {half_life!r}")
+        return SUMS + names.index(measure) * len(HALF_LIVES) + list(HALF_LIVES).index(half_life)
+
+    @cached_property
+    def together(self) -> tuple["State", ...]:
+        """The states to fold for the rows of this one, in order: those it needs, then itself."""
+        needed = (m.first_of for m in self.measures if m.first_of is not None)
+        return (*dict.fromkeys(one for state in needed for one in state.together), self)
+
+    @cached_property
+    def hash(self) -> str:
+        """Hash of the header, keys, half-lives and measures, and of the states it needs."""
+        measures = [
+            [m.name, expressions.canonical(m.value), m.first_of and m.first_of.hash]
+            for m in self.measures
+        ]
+        return digest([self.name, self.keys, HEADER, list(HALF_LIVES.items()), measures])
 
 
 @dataclass(frozen=True)
@@ -90,39 +156,22 @@ class Embedding:
         name: Also the name of its Feast feature view.
         keys: Columns that identify the entity.
         size: Number of values.
+        phrase: What it is, in a few words.
+        first_hash: See `View`.
     """
 
     name: str
     keys: tuple[str, ...]
     size: int
+    phrase: str = ""
+    first_hash: str = ""
 
     @property
     def width(self) -> int:
         """Number of float64 values in a row."""
         return VALUES + self.size
 
-
-@dataclass(frozen=True)
-class FeatureSpec:
-    """All features of a design.
-
-    Attributes:
-        design: Name of the design, and of its feature service.
-        states: Accumulators; each becomes a feature view with one column, the row.
-        groups: Names of the features by group; each group becomes an on-demand feature view.
-        request_features: Columns that come with a request, float64.
-        transform: "module:function", called with (group, frame of states and request features);
-            returns the group's features as a frame. A string, since Feast stores it in its
-            registry.
-        embeddings: Refreshed nightly; each becomes a feature view with one column, the row.
-        embedding_groups: Feature groups that read embeddings. They are part of a second feature
-            service only, for the models that ask for them.
-    """
-
-    design: str
-    states: tuple[State, ...]
-    groups: Mapping[str, tuple[str, ...]]
-    request_features: tuple[str, ...]
-    transform: str
-    embeddings: tuple[Embedding, ...] = ()
-    embedding_groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    @cached_property
+    def hash(self) -> str:
+        """Hash of the header, keys and size."""
+        return digest([self.name, self.keys, HEADER[:VALUES], self.size])

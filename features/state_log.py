@@ -1,4 +1,7 @@
-"""The state log: each state after each event. Feast joins training rows with it."""
+"""The state log: each state after each event. Feast joins training rows with it.
+
+Rows of different declarations of a state are in different folders, so they are never mixed.
+"""
 
 from collections.abc import Iterator
 from typing import Any
@@ -15,17 +18,32 @@ from services.platform.types import Booleans, Floats, Integers
 _ROWS_PER_FILE = 200_000
 
 
+def log_folder(view: View) -> str:
+    """The folder of a view's log, below that of all logs."""
+    return view.name if view.hash == view.first_hash else f"{view.name}-{view.hash}"
+
+
 def write_log(
-    lake: Lake, folder: str, events: EventColumns, result: BackfilledState, since: float
+    lake: Lake,
+    folder: str,
+    events: EventColumns,
+    result: BackfilledState,
+    since: float,
+    name: str = "part",
 ) -> int:
     """Write the log of one state from event time `since` (seconds) on. Returns the row count.
 
     `result` must have a snapshot for every event. An entity's last state before `since` is logged
     too, so that a point in time shortly after `since` finds it.
+
+    Args:
+        folder: Folder of all logs.
+        name: How the files' names begin.
     """
     count = 0
     for number, rows in enumerate(_log(events, result, since)):
-        lake.write(f"{folder}/{result.state.name}", rows, f"part-{number:05d}", partition=False)
+        where = f"{folder}/{log_folder(result.state)}"
+        lake.write(where, rows, f"{name}-{number:05d}", partition=False)
         count += rows.num_rows
     return count
 
@@ -92,7 +110,10 @@ def stack(column: "pd.Series[Any]", width: int) -> Floats:
 
     None (an entity without events) becomes a row of zeros. A list of one NaN (a null key) becomes
     a row of NaN.
+
+    Raises:
+        ValueError: a list is of another length.
     """
     null_key, no_events = np.full(width, np.nan), np.zeros(width)
-    rows = [no_events if v is None else v if len(v) == width else null_key for v in column]
+    rows = [no_events if v is None else null_key if len(v) == 1 else v for v in column]
     return np.concatenate(rows).reshape(len(column), width) if rows else np.zeros((0, width))

@@ -1,14 +1,15 @@
-"""The Feast feature store: entities, feature views and feature services, from one spec.
+"""The Feast feature store: entities, views and feature services, from one feature set.
 
 Built in Python rather than by `feast apply`, which imports files by path and then finds every
 view twice. Importing Feast takes seconds, so the request path does not import this module.
 """
 
+import json
 import warnings
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from importlib import import_module
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import pandas as pd
 from feast import (
@@ -26,12 +27,15 @@ from feast import (
 from feast.transformation.pandas_transformation import PandasTransformation
 from feast.types import Array, Float64, String
 
+from features.feature_set import FeatureSet
+from features.groups import EmbeddingGroup, Group, Passthrough
 from features.online import PROJECT
-from features.spec import TIME_COLUMN, FeatureSpec, View
+from features.spec import TIME_COLUMN, View
+from features.state_log import log_folder
 from services.platform.settings import Settings
 
 
-def open_store(settings: Settings, spec: FeatureSpec, log_path: str = "") -> FeatureStore:
+def open_store(settings: Settings, features: FeatureSet, log_path: str = "") -> FeatureStore:
     """Open the store, with its views applied.
 
     Args:
@@ -40,13 +44,17 @@ def open_store(settings: Settings, spec: FeatureSpec, log_path: str = "") -> Fea
     home = settings.home / "feast"
     home.mkdir(parents=True, exist_ok=True)
     url = urlsplit(settings.redis)
+    password = unquote(url.password or "")
     config = RepoConfig(
         project=PROJECT,
         provider="local",
-        registry={"path": str((home / f"{spec.design}.db").resolve()), "cache_ttl_seconds": 0},
+        registry={
+            "path": str((home / f"{features.design}.db").resolve()),
+            "cache_ttl_seconds": 0,
+        },
         online_store={
             "type": "redis",
-            "connection_string": f"{url.hostname}:{url.port},password={url.password or ''}",
+            "connection_string": f"{url.hostname}:{url.port},password={_option(password)}",
         },
         offline_store={"type": "features.offline.AsofOfflineStore"},
         entity_key_serialization_version=3,
@@ -55,52 +63,56 @@ def open_store(settings: Settings, spec: FeatureSpec, log_path: str = "") -> Fea
     # Feast warns that on-demand views may be slow offline; docs/adr/0002 has the measured time.
     warnings.filterwarnings("ignore", message="On demand feature view is an experimental")
     store = FeatureStore(config=config)
-    store.apply(definitions(spec, log_path or f"s3://{settings.bucket}/{spec.design}/states"))
+    folder = log_path or f"s3://{settings.bucket}/{features.design}/states"
+    store.apply(definitions(features, folder))
     return store
 
 
+def _option(value: str) -> str:
+    r"""A value in Feast's connection string, which is split at commas and read as JSON.
+
+    >>> print(_option("a,b"), _option("1e5"))
+    "a\u002cb" "1e5"
+    """
+    return json.dumps(value).replace(",", r"\u002c")
+
+
 def definitions(
-    spec: FeatureSpec, log_path: str
+    features: FeatureSet, log_path: str
 ) -> list[Entity | FeatureView | OnDemandFeatureView | FeatureService]:
     """All Feast objects of a design."""
     entities = {
         key: Entity(name=key, join_keys=[key], value_type=ValueType.STRING)
-        for view in _views(spec)
+        for view in features.views
         for key in view.keys
     }
-    views = [_state_view(state, entities, log_path) for state in spec.states]
+    views = [_view(state, entities, log_path) for state in features.states]
     request = RequestSource(
-        name="request", schema=[Field(name=n, dtype=Float64) for n in spec.request_features]
+        name="request", schema=[Field(name=n, dtype=Float64) for n in features.request_features]
     )
-    groups = [_group_view(spec, n, names, [*views, request]) for n, names in spec.groups.items()]
-    services = [FeatureService(name=spec.design, features=list(groups))]
-    embeddings = [_state_view(e, entities, log_path) for e in spec.embeddings]
+    groups = [_group_view(features, group, [*views, request]) for group in features.groups]
+    services = [FeatureService(name=features.design, features=list(groups))]
+    embeddings = [_view(view, entities, log_path) for view in features.embeddings]
     if embeddings:
-        groups += [
-            _group_view(spec, n, names, embeddings) for n, names in spec.embedding_groups.items()
-        ]
-        services.append(FeatureService(name=graph_service(spec), features=list(groups)))
+        groups += [_group_view(features, g, embeddings) for g in features.embedding_groups]
+        services.append(FeatureService(name=graph_service(features), features=list(groups)))
     return [*entities.values(), *views, *embeddings, *groups, *services]
 
 
-def _views(spec: FeatureSpec) -> tuple[View, ...]:
-    return (*spec.states, *spec.embeddings)
-
-
-def graph_service(spec: FeatureSpec) -> str:
+def graph_service(features: FeatureSet) -> str:
     """Name of the feature service that includes the embeddings."""
-    return f"{spec.design}_graph"
+    return f"{features.design}_graph"
 
 
-def _state_view(state: View, entities: Mapping[str, Entity], log_path: str) -> FeatureView:
-    keys = [Field(name=key, dtype=String) for key in state.keys]
+def _view(view: View, entities: Mapping[str, Entity], log_path: str) -> FeatureView:
+    keys = [Field(name=key, dtype=String) for key in view.keys]
     return FeatureView(
-        name=state.name,
-        entities=[entities[key] for key in state.keys],
-        schema=[*keys, Field(name=state.name, dtype=Array(Float64))],
+        name=view.name,
+        entities=[entities[key] for key in view.keys],
+        schema=[*keys, Field(name=view.name, dtype=Array(Float64))],
         source=FileSource(
-            name=f"{state.name}_log",
-            path=f"{log_path}/{state.name}",
+            name=f"{view.name}_log",
+            path=f"{log_path}/{log_folder(view)}",
             timestamp_field=TIME_COLUMN,
         ),
         ttl=timedelta(0),
@@ -109,17 +121,17 @@ def _state_view(state: View, entities: Mapping[str, Entity], log_path: str) -> F
 
 
 def _group_view(
-    spec: FeatureSpec,
-    name: str,
-    features: tuple[str, ...],
+    features: FeatureSet,
+    group: Group | Passthrough | EmbeddingGroup,
     sources: list[FeatureView | RequestSource],
 ) -> OnDemandFeatureView:
-    transform = _transform_of(spec.transform, name)
+    transform = _transform_of(features.transform, group.name)
     return OnDemandFeatureView(
-        name=name,
+        name=group.name,
+        description=group.documentation,
         sources=sources,
-        schema=[Field(name=feature, dtype=Float64) for feature in features],
-        feature_transformation=PandasTransformation(udf=transform, udf_string=spec.transform),
+        schema=[Field(name=feature.name, dtype=Float64) for feature in group.features],
+        feature_transformation=PandasTransformation(udf=transform, udf_string=features.transform),
         mode="pandas",
     )
 

@@ -32,13 +32,13 @@ def reference() -> FastAPI:
 
     from features.store import open_store
     from services.fraud.features.request import REQUEST_FEATURES, request_features
-    from services.fraud.features.states import SPEC, TABULAR
+    from services.fraud.features.states import FEATURE_SET, TABULAR
     from services.fraud.ingestion.events import ENTITIES
     from services.platform.models.registry import ModelRegistry
 
     config = settings()
-    store = open_store(config, SPEC)
-    service = store.get_feature_service(SPEC.design)
+    store = open_store(config, FEATURE_SET)
+    service = store.get_feature_service(FEATURE_SET.design)
     registry = ModelRegistry(config)
     version = registry.newest_version("fraud", "xgboost")
     if version is None:

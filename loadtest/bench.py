@@ -107,6 +107,14 @@ def _degraded(url: str) -> int:
     return int(sum(float(line.rpartition(" ")[2]) for line in found))
 
 
+def wrk_program() -> str:
+    """Path of wrk. FileNotFoundError if it is not installed."""
+    program = shutil.which("wrk")
+    if program is None:
+        raise FileNotFoundError("wrk is not installed: `apt-get install wrk` (Debian)")
+    return program
+
+
 def wrk(url: str, file: Path, seconds: int) -> dict[str, float]:
     """Post a file's bodies in a closed loop of `CONNECTIONS`; requests/s and percentiles.
 
@@ -119,9 +127,7 @@ def wrk(url: str, file: Path, seconds: int) -> dict[str, float]:
         FileNotFoundError: wrk is not installed.
         RuntimeError: requests failed.
     """
-    program = shutil.which("wrk")
-    if program is None:
-        raise FileNotFoundError("wrk is not installed: `apt-get install wrk` (Debian)")
+    program = wrk_program()
     script = str(Path(__file__).parent / "bench.lua")
     command = [program, "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "-s", script, url]
     environ = {**environment(), "BENCH_BODIES": str(file)}

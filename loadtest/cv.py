@@ -10,6 +10,7 @@ from locust import FastHttpUser, events, task
 from locust.env import Environment
 
 from loadtest.schedule import OpenLoop, worker_index
+from services.cv_inspection.service import INSPECTOR
 from services.cv_inspection.simulator.camera import Camera
 from services.platform.settings import settings
 
@@ -27,7 +28,7 @@ class InspectUser(OpenLoop, FastHttpUser):
     """
 
     shots: Iterator[tuple[str, bytes]]
-    host = settings().inspector
+    host = INSPECTOR.url(settings())
     network_timeout = connection_timeout = 10.0
 
     @task  # type: ignore[untyped-decorator]

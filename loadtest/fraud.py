@@ -14,6 +14,7 @@ from locust.env import Environment
 
 from loadtest.bodies import bodies
 from loadtest.schedule import OpenLoop, worker_index
+from services.fraud.service import SCORER
 from services.platform.runtime.http import SYNTHETIC
 from services.platform.runtime.worker import freeze_gc
 from services.platform.settings import settings
@@ -27,7 +28,7 @@ class ScoreUser(OpenLoop, FastHttpUser):
     """
 
     transactions: Iterator[bytes]
-    host = settings().scorer
+    host = SCORER.url(settings())
     network_timeout = connection_timeout = 10.0
 
     @task  # type: ignore[untyped-decorator]

@@ -209,7 +209,7 @@ def own_engines(home: Path) -> Iterator[Settings]:
     )
     with (home / "engines.log").open("wb") as log:
         running = [
-            subprocess.Popen(p.command, stdout=log, stderr=log, env=environment())
+            subprocess.Popen(p.command, cwd=p.directory, stdout=log, stderr=log, env=environment())
             for p in engines(config)
         ]
     try:

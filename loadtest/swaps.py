@@ -17,6 +17,7 @@ import numpy as np
 
 from loadtest.bodies import bodies
 from services.fraud.candidates import CANDIDATES
+from services.fraud.service import SCORER
 from services.platform.models.promotion import ModelLifecycle
 from services.platform.models.registry import ModelRegistry
 from services.platform.progress import ProgressCallback
@@ -94,12 +95,11 @@ def bench(
         ValueError: no other version is registered.
     """
     lifecycle = ModelLifecycle(config, "fraud")
-    champion = lifecycle.champion()
+    champion = asyncio.run(lifecycle.champion())
     other_version = _other_registered_version(config, champion)
     answers, stop = _Answers(), threading.Event()
-    loading = threading.Thread(
-        target=lambda: asyncio.run(_load(f"{config.scorer}/score", rate, answers, stop))
-    )
+    url = f"{SCORER.url(config)}{SCORER.route}"
+    loading = threading.Thread(target=lambda: asyncio.run(_load(url, rate, answers, stop)))
     loading.start()
     try:
         time.sleep(_SETTLE_S)

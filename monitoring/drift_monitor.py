@@ -5,8 +5,7 @@ test watches the mean score. One window is enough for an alarm.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,8 +13,6 @@ from monitoring.multiple_testing import benjamini_hochberg
 from monitoring.reference import Reference
 from monitoring.statistics.page_hinkley import PageHinkley
 from services.platform.types import Booleans, Floats
-
-T = TypeVar("T")
 
 # Of each statistic that raises alarms: the share of clean windows in which it raises a false one.
 FALSE_DISCOVERY_RATE = 0.0003
@@ -95,34 +92,3 @@ class DriftMonitor:
             for f in np.flatnonzero(benjamini_hochberg(p[name], self._rate)):
                 column = self.reference.names[f]
                 yield Finding(name, column, float(distances[name][f]), float(p[name][f]))
-
-
-@dataclass
-class WindowCutter(Generic[T]):
-    """Cuts a stream of observations into windows of a span of time, or of a count.
-
-    Attributes:
-        span_s: Seconds of event time a window lasts; 0 cuts by count alone.
-        min_rows: Observations that a window needs to close by time.
-        max_rows: Observations that close a window; bounds the memory.
-    """
-
-    span_s: float
-    min_rows: int
-    max_rows: int
-    _open: list[T] = field(default_factory=list)
-    _begin: float = float("nan")
-
-    def add(self, at: float, observation: T) -> list[T] | None:
-        """Take an observation of an event time, seconds. Returns the window that it closes."""
-        closed = None
-        over = self.span_s and self._open and at - self._begin >= self.span_s
-        if (over and len(self._open) >= self.min_rows) or len(self._open) >= self.max_rows:
-            closed, self._open = self._open, []
-        if not self._open:
-            self._begin = at
-        self._open.append(observation)
-        return closed
-
-    def __len__(self) -> int:
-        return len(self._open)

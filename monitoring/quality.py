@@ -5,8 +5,9 @@ challenger beside it. A period is computed once, when all of its labels are in, 
 lake. A sequential test compares the champion's mean cost with its own first periods.
 """
 
-from collections import deque
-from collections.abc import Callable, Iterator
+import zlib
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
@@ -49,6 +50,8 @@ QUALITY_SCHEMA = pa.schema(
             for name in ("precision", "recall", "average_precision", "calibration_error",
                          "cost_per_hour_eur", "mean_cost_eur")
         ),
+        # Null in rows from before feeds.
+        pa.field("feed", pa.string()),
     ]
 )  # fmt: skip
 
@@ -58,11 +61,24 @@ def quality_table(design: str) -> str:
     return f"{design}/quality"
 
 
-# Returns the decisions since an event time, seconds, whose outcome is final, None if there are none
-# yet: columns `event_time`, `model` ("candidate:version"), `role`, `score`, `stopped`, `positive`,
-# `amount` (minor units). Each call asks for the same time or a later one. OSError: S3 does not
+@dataclass(frozen=True)
+class Outcomes:
+    """Decisions whose outcome is final.
+
+    Attributes:
+        rows: Columns `event_time`, `feed` (empty for the default feed), `model`
+            ("candidate:version"), `role`, `score`, `stopped`, `positive`, `amount` (minor units).
+        complete_until: By feed, the event time (seconds) before which its outcomes are complete.
+    """
+
+    rows: pd.DataFrame
+    complete_until: Mapping[str, float]
+
+
+# Given by feed an event time, seconds, returns the decisions since then, of other feeds all; None
+# if there are none yet. Each call asks for the same times or later ones. OSError: S3 does not
 # answer.
-OutcomeReader = Callable[[float], pd.DataFrame | None]
+OutcomeReader = Callable[[Mapping[str, float]], Outcomes | None]
 
 
 @dataclass(frozen=True)
@@ -98,6 +114,7 @@ class Period:
         calibration_error: Expected calibration error of the scores, 0..1.
         cost_per_hour_eur: Cost of an hour of event time.
         mean_cost_eur: Cost of a decision.
+        feed: The decisions' feed, empty for the default one.
     """
 
     begin: float
@@ -111,28 +128,32 @@ class Period:
     calibration_error: float
     cost_per_hour_eur: float
     mean_cost_eur: float
+    feed: str = ""
 
     def seq(self, span_s: float) -> int:
-        """Its number in the table, unique by period, version and role."""
+        """Its number in the table, unique by period, version, role and feed."""
         version = label_version(self.model)
-        return (round(self.begin / span_s) * 100_000 + version) * 2 + (self.role == CHALLENGER)
+        number = (round(self.begin / span_s) * 100_000 + version) * 2 + (self.role == CHALLENGER)
+        return number + (zlib.crc32(self.feed.encode()) % 2**20 * 2**42 if self.feed else 0)
 
 
-def periods(outcomes: pd.DataFrame, cost_model: CostModel, span_s: float) -> list[Period]:
-    """Closed periods, in order, of decisions with outcomes; all but the last period are closed.
+def periods(outcomes: Outcomes, cost_model: CostModel, span_s: float) -> list[Period]:
+    """Closed periods, in order: those that lie within the time of complete outcomes.
 
     Args:
-        outcomes: As `OutcomeReader` returns them, and the challenger's.
+        outcomes: As `OutcomeReader` returns them.
         cost_model: What decisions cost.
         span_s: Length of a period, seconds.
     """
-    number = (_seconds(outcomes["event_time"]) // span_s).astype(np.int64)
-    closed = outcomes[number < number.max()] if len(outcomes) else outcomes
-    groups = closed.groupby([number[closed.index], closed["role"], closed["model"]])
+    rows = outcomes.rows
+    number = (_seconds(rows["event_time"]) // span_s).astype(np.int64)
+    complete = rows["feed"].map(outcomes.complete_until).astype(float)
+    closed = rows[(number + 1) * span_s <= complete]
+    groups = closed.groupby([number[closed.index], "role", "model", "feed"])
     return [
-        _period(rows, float(number[rows.index[0]]) * span_s, cost_model, span_s)
-        for _, rows in groups
-        if len(rows) >= MIN_DECISIONS
+        _period(of, float(number[of.index[0]]) * span_s, cost_model, span_s)
+        for _, of in groups
+        if len(of) >= MIN_DECISIONS
     ]
 
 
@@ -157,6 +178,7 @@ def _period(rows: pd.DataFrame, begin: float, cost_model: CostModel, span_s: flo
         calibration_error=calibration_error(score, positive),
         cost_per_hour_eur=cost / (span_s / 3600),
         mean_cost_eur=cost / len(rows),
+        feed=str(rows["feed"].iloc[0]),
     )  # fmt: skip
 
 
@@ -197,7 +219,7 @@ class QualityTracker:
         self._spec = spec
         self._read_outcomes = spec.outcome_reader(lake)
         self._periods: dict[int, Period] = {}
-        self._cost_monitor = CostMonitor()
+        self._cost_monitors: dict[str, CostMonitor] = {}
         self._loaded = False
         self.design = spec.design
         self.alarms: deque[Period] = deque()
@@ -224,23 +246,24 @@ class QualityTracker:
 
     def _add(self, period: Period) -> bool:
         self._periods[period.seq(self._spec.span_s)] = period
-        return self._cost_monitor.update(period)
+        return self._cost_monitors.setdefault(period.feed, CostMonitor()).update(period)
 
     def _closed_periods(self) -> Iterator[Period]:
         # Labels of a challenger may still come for the champion's last period.
-        since = max((p.begin for p in self._periods.values()), default=0.0)
+        since: dict[str, float] = {}
+        for period in self._periods.values():
+            since[period.feed] = max(since.get(period.feed, 0.0), period.begin)
         outcomes = self._read_outcomes(since)
-        if outcomes is not None and len(outcomes):
-            yield from periods(
-                outcomes.reset_index(drop=True), self._spec.cost_model, self._spec.span_s
-            )
+        if outcomes is not None and len(outcomes.rows):
+            yield from periods(outcomes, self._spec.cost_model, self._spec.span_s)
 
     def _stored_periods(self) -> Iterator[Period]:
-        rows = self._lake.read(quality_table(self._spec.design))
+        # With the schema: files from before the column `feed` have nulls there.
+        rows = self._lake.read(quality_table(self._spec.design), schema=QUALITY_SCHEMA)
         for row in [] if rows is None else rows.to_pylist():
             begin = row.pop("event_time").timestamp()
             del row["seq"]
-            yield Period(begin=begin, **row)
+            yield Period(begin=begin, **{**row, "feed": row["feed"] or ""})
 
     def _write(self, period: Period) -> None:
         fields = asdict(period)
@@ -251,19 +274,27 @@ class QualityTracker:
         self._lake.write(quality_table(self._spec.design), table, f"{seq:016d}")
 
     def _show(self) -> None:
-        """The newest period of each role."""
+        """The newest period of each role, of the feed with the most decisions."""
         for gauge in (PRECISION, RECALL, AVERAGE_PRECISION, CALIBRATION_ERROR, COST_PER_HOUR):
             gauge.clear()
         for role in (CHAMPION, CHALLENGER):
             of_role = [p for p in self._periods.values() if p.role == role]
             if not of_role:
                 continue
-            newest = max(of_role, key=lambda p: p.begin)
+            largest = _largest_feed(of_role)
+            newest = max((p for p in of_role if p.feed == largest), key=lambda p: p.begin)
             PRECISION.labels(newest.model, role).set(newest.precision)
             RECALL.labels(newest.model, role).set(newest.recall)
             AVERAGE_PRECISION.labels(newest.model, role).set(newest.average_precision)
             CALIBRATION_ERROR.labels(newest.model, role).set(newest.calibration_error)
             COST_PER_HOUR.labels(newest.model, role).set(newest.cost_per_hour_eur)
+
+
+def _largest_feed(periods: list[Period]) -> str:
+    decisions: Counter[str] = Counter()
+    for period in periods:
+        decisions[period.feed] += period.decisions
+    return decisions.most_common(1)[0][0]
 
 
 SHADOW_COLUMNS = ["decision_id", "model", "score", "threshold"]

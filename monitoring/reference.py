@@ -143,6 +143,11 @@ class Reference:
         )
 
     @property
+    def clean_rows(self) -> int:
+        """Rows of a clean window (median): the window size that p-values are calibrated for."""
+        return round(_ODD_ROWS / self.smallest)
+
+    @property
     def skipped(self) -> tuple[str, ...]:
         """Registered statistics that this reference, stored before them, says nothing about."""
         return tuple(name for name in STATISTICS.all() if name not in self.statistics)

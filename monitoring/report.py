@@ -70,18 +70,22 @@ class Summary:
 
     Attributes:
         columns: (F,) names.
+        clean_rows: Rows of the clean windows behind the monitor's p-values.
         monitor: Distances, p-values and findings of the monitor.
         evidently: Scores and verdicts of Evidently; without the columns that have no values.
     """
 
     columns: tuple[str, ...]
+    clean_rows: int
     monitor: WindowResult
     evidently: Evidently
 
-    def drifted(self) -> list[str]:
-        """Columns that drifted by the monitor."""
-        found = {finding.column for finding in self.monitor.findings}
-        return [column for column in self.columns if column in found]
+    def drifted(self) -> dict[str, list[str]]:
+        """By column that drifted, the detectors that found it."""
+        found: dict[str, list[str]] = {}
+        for finding in self.monitor.findings:
+            found.setdefault(finding.column, []).append(finding.detector)
+        return found
 
     def drifted_by_evidently(self) -> list[str]:
         """Columns that drifted by any of Evidently's methods."""
@@ -106,7 +110,7 @@ def write(reference: Reference, window: Floats, title: str, path: Path) -> None:
     """
     monitor = DriftMonitor(reference).check(window)
     evidently, page = _evidently(reference, window, title)
-    summary = Summary(reference.names, monitor, evidently)
+    summary = Summary(reference.names, reference.clean_rows, monitor, evidently)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(
         _PAGE.format(
@@ -118,18 +122,25 @@ def write(reference: Reference, window: Floats, title: str, path: Path) -> None:
 
 
 def _paragraphs(summary: Summary) -> Iterable[str]:
-    yield f"<p>{summary.monitor.rows:,} decisions, {len(summary.columns)} columns.</p>"
-    yield f"<p>Drifted by the monitor, which raises the alarms: {_list(summary.drifted())}</p>"
+    yield (
+        f"<p>{summary.monitor.rows:,} decisions, {len(summary.columns)} columns. The monitor's "
+        f"p-values are calibrated for windows of about {summary.clean_rows:,} decisions: a much "
+        "shorter window, such as half a day, differs from those without any drift.</p>"
+    )
+    detectors = [f"{name} ({', '.join(found)})" for name, found in summary.drifted().items()]
+    yield f"<p>Drifted by the monitor, which raises the alarms: {_list(detectors)}</p>"
     yield f"<p>Drifted by Evidently's defaults: {_list(summary.drifted_by_evidently())}</p>"
     yield from _table(summary)
     yield (
-        "<p>A distance is in its statistic's unit, with the chance p that a clean window lies as "
-        "far off. Evidently's psi and wasserstein are distances, its ks is a textbook p-value.</p>"
+        "<p>By the monitor: a distance in its statistic's unit, and the chance p that a clean "
+        "window lies as far off. By Evidently: a distance or a textbook p-value, as its "
+        "method has it.</p>"
     )
 
 
-def _list(names: list[str]) -> str:
-    return f'<span class="drift">{html.escape(", ".join(names))}</span>' if names else "none"
+def _list(names: Iterable[str]) -> str:
+    text = html.escape(", ".join(names))
+    return f'<span class="drift">{text}</span>' if text else "none"
 
 
 def _table(summary: Summary) -> Iterable[str]:
@@ -181,7 +192,8 @@ def _evidently(reference: Reference, window: Floats, title: str) -> tuple[Eviden
     filled = [name for name in names if known[name].notna().any() and seen[name].notna().any()]
     methods = [one.evidently for one in STATISTICS.all().values() if one.evidently]
     metrics = [ValueDrift(column=name, method=method) for name in filled for method in methods]
-    done = Report(metrics, metadata={"title": title}, include_tests=True).run(seen, known)
+    report = Report(metrics, metadata={"title": title}, include_tests=True)
+    done = report.run(seen[filled], known[filled])
     results = list(done.metric_results.values())
     verdicts: dict[str, dict[str, tuple[float, bool]]] = {name: {} for name in filled}
     for metric, result in zip(metrics, results, strict=True):

@@ -1,22 +1,26 @@
 """Follows one design's decisions: cuts windows, compares them, names the sources that drifted.
 
-A new champion starts a new window and is compared with its own reference. The sources' state is
-stored in the lake and outlives both.
+Each feed has windows of its own. A new champion starts new windows and is compared with its own
+reference. The sources' state is stored in the lake and outlives both.
 """
 
 import logging
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from time import monotonic
 
 import numpy as np
+import orjson
+from prometheus_client import Counter as CounterMetric
 from prometheus_client import Gauge
 
-from monitoring.drift_monitor import DriftMonitor, WindowCutter, WindowResult
+from monitoring.drift_monitor import DriftMonitor, WindowResult
 from monitoring.quality import QualitySpec
 from monitoring.reference import Reference
 from monitoring.sources import SourceTracker, sources_path
+from monitoring.window_cutter import AHEAD, BEHIND, CutterState, Window, WindowCutter
 from services.platform.models.names import reference_path
 from services.platform.storage.lake import Lake
 from services.platform.streaming.consumer import Message
@@ -24,7 +28,17 @@ from services.platform.types import Booleans, Floats
 
 log = logging.getLogger(__name__)
 
-WINDOW_ROWS = Gauge("monitor_window_rows", "Decisions in the window that is open")
+WINDOW_ROWS = Gauge("monitor_window_rows", "Decisions in the windows that are open")
+PUT_ASIDE = CounterMetric("monitor_put_aside_total", "Decisions in no window", ["reason"])
+# Reasons beside those of the cutter. A feed that is silent for so many messages of the stream is
+# forgotten, or the checkpoint would stay behind its first decision. Each feed may hold a whole
+# window; of more feeds than these, the one that had the fewest decisions is forgotten.
+SILENT, MANY_FEEDS = "silent_feed", "many_feeds"
+MAX_SILENT, MAX_FEEDS = 200_000, 8
+_LOG_EVERY_S = 300.0
+
+for _reason in (AHEAD, BEHIND, SILENT, MANY_FEEDS):
+    PUT_ASIDE.labels(_reason)
 
 
 @dataclass(frozen=True)
@@ -38,6 +52,7 @@ class Observation:
         values: (F,) in order of the reference's columns, the score last.
         source: Where it comes from (a station), to name the origin of a drift; empty if not asked.
         unread: (F,) values that could not be read when the decision was taken; None if all were.
+        feed: The feed whose time the event time is; empty for the feed of events without one.
     """
 
     event_time_s: float
@@ -46,6 +61,36 @@ class Observation:
     values: Floats
     source: str = ""
     unread: Booleans | None = None
+    feed: str = ""
+
+
+@dataclass(frozen=True)
+class WatcherState:
+    """Where a watcher begins again, so that it cuts the same windows.
+
+    Attributes:
+        seq: The stream is read again behind this sequence.
+        version: Of the model whose windows are open; -1 for none.
+        feeds: By feed, the state of its cutter when its last window closed.
+    """
+
+    seq: int
+    version: int = -1
+    feeds: Mapping[str, CutterState] = field(default_factory=dict)
+
+    def to_bytes(self) -> bytes:
+        """As JSON."""
+        feeds = {name: state.to_json() for name, state in self.feeds.items()}
+        return orjson.dumps({"seq": self.seq, "version": self.version, "feeds": feeds})
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "WatcherState":
+        """Read `to_bytes`, or a sequence alone, as it was stored before feeds had windows."""
+        value = orjson.loads(data)
+        if isinstance(value, int):
+            return cls(value)
+        feeds = {name: CutterState.from_json(state) for name, state in value["feeds"].items()}
+        return cls(value["seq"], value["version"], feeds)
 
 
 @dataclass(frozen=True)
@@ -73,35 +118,63 @@ class ClosedWindow:
 
     Attributes:
         begin: Event time, seconds.
-        last: Its last message.
+        last_seq: Sequence of its last message.
         model: "candidate:version".
         columns: (F,) names.
         result: Distances and findings.
         drifted_sources: By column that drifted, the source that moved most, where one did.
         sources: State of the source tracker, to be stored; None where it did not change.
+        state: Where to begin again once the window is published.
     """
 
     begin: float
-    last: Message
+    last_seq: int
     model: str
     columns: tuple[str, ...]
     result: WindowResult
     drifted_sources: Mapping[str, str]
     sources: bytes | None
+    state: WatcherState
+
+
+class _Feed:
+    """One feed's windows and the monitor that compares them."""
+
+    def __init__(
+        self, cutter: WindowCutter[Observation], monitor: DriftMonitor, first_seq: int
+    ) -> None:
+        self.cutter = cutter
+        self.monitor = monitor
+        self.first_seq = self.last_seq = first_seq
+
+    @property
+    def floor(self) -> int:
+        """The stream must be read again behind this sequence."""
+        state = self.cutter.state
+        return state.floor if state.closed else self.first_seq - 1
 
 
 class WindowWatcher:
     """Compares windows of the champion's decisions, whichever model that is."""
 
-    def __init__(self, lake: Lake, spec: MonitorSpec) -> None:
+    def __init__(self, lake: Lake, spec: MonitorSpec, state: WatcherState | None = None) -> None:
+        """Take nothing yet.
+
+        Args:
+            state: Where to begin again; None begins with no window open.
+        """
         self._lake = lake
         self._spec = spec
-        self._windows = spec.new_windows()
-        self._monitor: DriftMonitor | None = None
+        self._feeds: dict[str, _Feed] = {}
+        self._reference: Reference | None = None
         self._sources: SourceTracker | None = None
         self._version = -1
         self._model = ""
-        self._last: Message | None = None
+        self._last_seq = 0
+        self._resumed = dict(state.feeds) if state else {}
+        self._resumed_version = state.version if state else -1
+        self._put_aside: Counter[str] = Counter()
+        self._logged_at = -_LOG_EVERY_S
         self.closed: deque[ClosedWindow] = deque()
 
     def take(self, batch: list[Message]) -> None:
@@ -111,49 +184,95 @@ class WindowWatcher:
             OSError: a reference can't be read; take the same batch again.
         """
         for message in batch:
-            if self._last is None or message.seq > self._last.seq:
+            if message.seq > self._last_seq:
                 self._take(message)
-                self._last = message
-        WINDOW_ROWS.set(len(self._windows))
+                self._last_seq = message.seq
+        WINDOW_ROWS.set(sum(len(feed.cutter) for feed in self._feeds.values()))
+        self._log_put_aside()
 
     def _take(self, message: Message) -> None:
         observation = self._spec.observe(message)
         if observation is None:
             return
         if observation.version != self._version:
-            self._monitor = self._read_monitor(observation.version)
+            self._reference = self._read_reference(observation.version)
             self._sources = self._sources_for(observation)
             self._version, self._model = observation.version, observation.model
-            self._windows = self._spec.new_windows()
-        if self._monitor is None or self._sources is None:
+            self._feeds = {}
+            if observation.version != self._resumed_version:
+                self._resumed = {}
+        if self._reference is None or self._sources is None:
             return
-        window = self._windows.add(observation.event_time_s, observation)
-        if window is not None and self._last is not None:
-            self.closed.append(self._check(self._monitor, self._sources, window, self._last))
+        feed = self._feed(observation.feed, self._reference, message.seq)
+        window = feed.cutter.add(observation.event_time_s, observation, message.seq)
+        feed.last_seq = message.seq
+        self._count(feed.cutter.put_aside)
+        feed.cutter.put_aside.clear()
+        if window is not None:
+            self.closed.append(self._check(feed.monitor, self._sources, window))
+
+    def _feed(self, name: str, reference: Reference, seq: int) -> _Feed:
+        """A feed, a new one if it was not seen before; others that are silent are forgotten."""
+        others = [other for other in self._feeds if other != name]
+        for other in others:
+            if seq - self._feeds[other].last_seq > MAX_SILENT:
+                self._forget(other, SILENT)
+        if name not in self._feeds:
+            if len(self._feeds) >= MAX_FEEDS:
+                smallest = min(self._feeds, key=lambda n: self._feeds[n].cutter.taken)
+                self._forget(smallest, MANY_FEEDS)
+            feed = _Feed(self._spec.new_windows(), DriftMonitor(reference), seq)
+            if name in self._resumed:
+                feed.cutter.resume(self._resumed.pop(name))
+            self._feeds[name] = feed
+        return self._feeds[name]
+
+    def _forget(self, name: str, reason: str) -> None:
+        self._count(Counter({reason: len(self._feeds.pop(name).cutter)}))
+
+    def _count(self, put_aside: Counter[str]) -> None:
+        for reason, count in put_aside.items():
+            PUT_ASIDE.labels(reason).inc(count)
+        self._put_aside += put_aside
+
+    def _log_put_aside(self) -> None:
+        if not self._put_aside or monotonic() - self._logged_at < _LOG_EVERY_S:
+            return
+        counts = ", ".join(f"{count:,} {reason}" for reason, count in self._put_aside.items())
+        log.warning("decisions put aside, in no window: %s", counts)
+        self._put_aside.clear()
+        self._logged_at = monotonic()
+
+    def _state(self) -> WatcherState:
+        # Feeds that were not read again yet are further on.
+        feeds = dict(self._resumed)
+        feeds |= {name: f.cutter.state for name, f in self._feeds.items() if f.cutter.state.closed}
+        floors = [feed.floor for feed in self._feeds.values()]
+        floors += [state.floor for state in self._resumed.values()]
+        return WatcherState(min(floors), self._version, feeds)
 
     def _check(
-        self,
-        monitor: DriftMonitor,
-        tracker: SourceTracker,
-        window: list[Observation],
-        last: Message,
+        self, monitor: DriftMonitor, tracker: SourceTracker, window: Window[Observation]
     ) -> ClosedWindow:
-        rows, sources = np.array([one.values for one in window]), [one.source for one in window]
-        result, columns = monitor.check(rows, _unread(window)), monitor.reference.names
+        observations = window.observations
+        rows = np.array([one.values for one in observations])
+        sources = [one.source for one in observations]
+        result, columns = monitor.check(rows, _unread(observations)), monitor.reference.names
         drifted = dict.fromkeys(f.column for f in result.findings)
         by_column = {c: tracker.drifted_source(rows, sources, columns.index(c)) for c in drifted}
-        state = None
+        tracked = None
         if not drifted and any(sources):
-            tracker.update(rows, sources, last.seq)
-            state = tracker.to_bytes()
+            tracker.update(rows, sources, window.last_seq)
+            tracked = tracker.to_bytes()
         return ClosedWindow(
-            begin=window[0].event_time_s,
-            last=last,
+            begin=window.begin,
+            last_seq=window.last_seq,
             model=self._model,
             columns=columns,
             result=result,
             drifted_sources={column: source for column, source in by_column.items() if source},
-            sources=state,
+            sources=tracked,
+            state=self._state(),
         )
 
     def _sources_for(self, observation: Observation) -> SourceTracker:
@@ -169,7 +288,7 @@ class WindowWatcher:
             return SourceTracker.from_bytes(self._lake.get(sources_path(self._spec.design)))
         return None
 
-    def _read_monitor(self, version: int) -> DriftMonitor | None:
+    def _read_reference(self, version: int) -> Reference | None:
         try:
             data = self._lake.get(reference_path(self._spec.design, version))
         except FileNotFoundError:
@@ -179,7 +298,7 @@ class WindowWatcher:
         if reference.skipped:
             names = ", ".join(reference.skipped)
             log.warning("version %d was trained before %s: skipped for this model", version, names)
-        return DriftMonitor(reference)
+        return reference
 
 
 def _unread(window: list[Observation]) -> Booleans | None:

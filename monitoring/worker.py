@@ -1,9 +1,9 @@
 """The monitor as a process: follows a design's decisions, a window at a time.
 
-It keeps its own checkpoint, behind the last window that it compared (ADR 15): killed in between, it
-reads the window again from its beginning. It still acknowledges what it has read, because the
-server writes its list of unacknowledged messages to disk ten times a second, and a window is a day.
-What it holds in memory is one window.
+It keeps its own checkpoint, before the decisions that are in no compared window yet (ADRs 15, 18):
+killed in between, it reads them again and cuts the same windows. It still acknowledges what it has
+read, because the server writes its list of unacknowledged messages to disk ten times a second, and
+a window is a day. What it holds in memory is one window a feed.
 """
 
 import asyncio
@@ -26,12 +26,13 @@ from monitoring.drift_monitor import Finding, WindowResult
 from monitoring.drift_table import window_row, write_window
 from monitoring.quality import COST, COST_DETECTOR, Period, QualityTracker
 from monitoring.sources import sources_path
-from monitoring.window_watcher import ClosedWindow, MonitorSpec, WindowWatcher
-from services.platform.runtime.worker import report_lag
+from monitoring.statistics import STATISTICS
+from monitoring.window_watcher import ClosedWindow, MonitorSpec, WatcherState, WindowWatcher
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
 from services.platform.streaming.connection import connect, ensure_bucket
 from services.platform.streaming.consumer import OrderedConsumer
+from services.platform.streaming.lag import report_lag
 from services.platform.streaming.retry import retry_forever
 from services.platform.telemetry import EVENTS
 
@@ -43,10 +44,12 @@ _BATCH = 1_000
 _QUALITY_EVERY_S = 30.0
 _MAX_COLUMNS_IN_MESSAGE = 4
 
+_UNITS = ", ".join(f"{name} in {one.unit}" for name, one in STATISTICS.all().items())
 DRIFT_DISTANCE = Gauge(
-    "drift_distance", "Distance of a column of the last window from training, in the statistic's "
-    "unit", ["statistic", "column"],
-)  # fmt: skip
+    "drift_distance",
+    f"Distance of a column of the last window from training: {_UNITS}",
+    ["statistic", "column"],
+)
 ALERTS = Counter("alerts_total", "Alerts raised", ["kind"])
 
 
@@ -55,37 +58,39 @@ async def serve(config: Settings, spec: MonitorSpec) -> None:
     nc = await connect(config, f"{spec.design}-{NAME}", timeout_s=60.0)
     consumer = OrderedConsumer(nc, spec.stream, NAME, batch=_BATCH)
     lake = Lake(config)
-    watcher = WindowWatcher(lake, spec)
     try:
         async with asyncio.TaskGroup() as group:
             group.create_task(report_lag({NAME: consumer}))
             group.create_task(_watch_quality(nc, QualityTracker(lake, spec.quality)))
-            group.create_task(_watch_drift(nc, lake, consumer, watcher, spec.design))
+            group.create_task(_watch_drift(nc, lake, consumer, spec))
     finally:
         await nc.close()
 
 
 async def _watch_drift(
-    nc: Client, lake: Lake, consumer: OrderedConsumer, watcher: WindowWatcher, design: str
+    nc: Client, lake: Lake, consumer: OrderedConsumer, spec: MonitorSpec
 ) -> None:
-    checkpoint = await Checkpoint.open(nc.jetstream(), design)
-    after = await checkpoint.read()
-    if after is None:
-        after = await consumer.ack_floor()
-        await checkpoint.save(after)
-    await consumer.start(after)
+    checkpoint = await Checkpoint.open(nc.jetstream(), spec.design)
+    state = await checkpoint.read()
+    if state is None:
+        state = WatcherState(await consumer.ack_floor())
+        await checkpoint.save(state)
+    if not await consumer.start(state.seq):
+        state = None  # it belongs to another stream
+    watcher = WindowWatcher(lake, spec, state)
     async for batch in consumer.batches():
         await retry_forever(partial(asyncio.to_thread, watcher.take, batch), "comparing windows")
         EVENTS.labels(NAME, "watched").inc(len(batch))
         while watcher.closed:
             closed = watcher.closed.popleft()
-            await retry_forever(partial(_publish, nc, lake, design, closed), "publishing a window")
-            await retry_forever(partial(checkpoint.save, closed.last.seq), "saving the checkpoint")
+            publish = partial(_publish, nc, lake, spec.design, closed)
+            await retry_forever(publish, "publishing a window")
+            await retry_forever(partial(checkpoint.save, closed.state), "saving the checkpoint")
         await consumer.ack(batch[-1])
 
 
 class Checkpoint:
-    """Sequence of the decision behind which the open window begins, stored beside the stream."""
+    """Where the monitor begins again, stored beside the stream."""
 
     def __init__(self, bucket: KeyValue, design: str) -> None:
         self._bucket = bucket
@@ -96,16 +101,16 @@ class Checkpoint:
         """The checkpoint of a design's monitor."""
         return cls(await ensure_bucket(js, BUCKET), design)
 
-    async def read(self) -> int | None:
-        """A sequence; None where none was saved yet."""
+    async def read(self) -> WatcherState | None:
+        """The state; None where none was saved yet."""
         try:
-            return int((await self._bucket.get(self._design)).value or 0)
+            return WatcherState.from_bytes((await self._bucket.get(self._design)).value or b"0")
         except NotFoundError:
             return None
 
-    async def save(self, seq: int) -> None:
-        """All windows up to a sequence are done."""
-        await self._bucket.put(self._design, b"%d" % seq)
+    async def save(self, state: WatcherState) -> None:
+        """Begin again there: all windows that closed before are done."""
+        await self._bucket.put(self._design, state.to_bytes())
 
 
 async def _watch_quality(nc: Client, tracker: QualityTracker) -> None:
@@ -137,7 +142,7 @@ async def _publish(nc: Client, lake: Lake, design: str, closed: ClosedWindow) ->
     """Show a window on /metrics, write it to the lake, and raise an alert if it has findings."""
     _show_distances(closed)
     begin = datetime.fromtimestamp(closed.begin, UTC)
-    row = window_row(closed.last.seq, begin, closed.model, closed.columns, closed.result)
+    row = window_row(closed.last_seq, begin, closed.model, closed.columns, closed.result)
     await asyncio.to_thread(write_window, lake, design, row)
     if closed.sources is not None:
         await asyncio.to_thread(lake.put, sources_path(design), closed.sources)

@@ -15,7 +15,8 @@ import pyarrow as pa
 import pytest
 
 from features.aggregation import BackfilledState
-from infra.local.engines import Program, engines, environment, taken
+from infra.local.engines import Program, environment, taken
+from services.cli.stack import local_engines
 from services.fraud.candidates import CANDIDATES
 from services.fraud.features.backfill import backfill_states
 from services.fraud.features.kernel import feature_vectors
@@ -33,7 +34,7 @@ from services.platform.settings import Settings, settings
 
 if TYPE_CHECKING:
     from services.cv_inspection.candidates.vision import ImageCandidate
-    from services.cv_inspection.serving.model import ImageModel
+    from services.cv_inspection.model import ImageModel
     from services.fraud.features.encoder import EncoderExamples
     from services.fraud.features.graph import TransactionLog
 
@@ -74,7 +75,11 @@ def start_engine(process: Program, logs: Path) -> "subprocess.Popen[bytes]":
     """Start an engine and wait until it listens."""
     with (logs / f"{process.name}.log").open("ab") as log:
         running = subprocess.Popen(
-            process.command, stdout=log, stderr=log, env={**environment(), **process.environment}
+            process.command,
+            stdout=log,
+            stderr=log,
+            cwd=process.directory,
+            env={**environment(), **process.environment},
         )
     for port in process.ports.values():
         wait_for_port(port)
@@ -96,12 +101,11 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     """Settings of this test session's engines, which are started once."""
     home = tmp_path_factory.mktemp("home")
     made = make_settings(home)
-    for name in type(made).model_fields:
-        value = getattr(made, name)
+    for name, value in made:
         plain = value.get_secret_value() if name == "password" else value
         os.environ[f"WHITEBOARD_{name.upper()}"] = str(plain)
     settings.cache_clear()
-    running = [start_engine(process, home) for process in engines(made)]
+    running = [start_engine(process, home) for process in local_engines(made)]
     _wait_for_bucket(made)
     yield made
     for process in running:
@@ -225,7 +229,7 @@ def vision_file(vision_candidate: "ImageCandidate") -> bytes:
 @pytest.fixture(scope="session")
 def vision_model(vision_file: bytes) -> "ImageModel":
     """The image candidate's file as serving loads it."""
-    from services.cv_inspection.serving.model import read_model
+    from services.cv_inspection.model import read_model
     from tests.unit.cv_inspection.vision_fixtures import cv_card
 
     return read_model(write_card(vision_file, cv_card()))

@@ -24,8 +24,9 @@ class Program:
         name: Its name in the process manager and of its log.
         command: Program and arguments.
         ports: Where it listens, by the setting that moves it.
-        environment: Variables besides ours.
+        environment: Variables besides ours; no secrets, they are part of a command line.
         nice: Nice value, 0 to 19.
+        directory: Its working directory; None: that of the process that starts it.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Program:
     ports: dict[str, int] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
     nice: int = 0
+    directory: Path | None = None
 
 
 def binary(name: str) -> str:
@@ -46,57 +48,65 @@ def binary(name: str) -> str:
     return found
 
 
-def engines(settings: Settings) -> list[Program]:
-    """The engines that this machine has to run: those whose URL is not set."""
-    (settings.home / "conf").mkdir(parents=True, exist_ok=True)
+def engines(settings: Settings, object_events: str = "") -> list[Program]:
+    """The engines that this machine has to run: those without a host or URL elsewhere.
+
+    They run in the home's folder `conf` and get paths relative to it: a home's path may have any
+    character, and engines split paths at commas or read quotes and percent signs in them.
+
+    Args:
+        object_events: URL that the object store notifies of images in the inbox; empty: none.
+    """
+    conf = settings.home / "conf"
+    conf.mkdir(parents=True, exist_ok=True)
     wanted = []
-    if not settings.nats_url:
-        wanted.append(_nats(settings))
-    if not settings.redis_url:
-        wanted.append(_redis(settings))
-    if not settings.s3_endpoint:
-        wanted.append(_seaweedfs(settings))
+    if "nats" in settings.local_engines:
+        wanted.append(_nats(settings, conf))
+    if "redis" in settings.local_engines:
+        wanted.append(_redis(settings, conf))
+    if "seaweedfs" in settings.local_engines:
+        wanted.append(_seaweedfs(settings, conf, object_events))
     return wanted
 
 
-def _nats(settings: Settings) -> Program:
-    data = (settings.home / "nats").resolve()
-    conf = _write(
-        settings,
-        "nats.conf",
+def _nats(settings: Settings, conf: Path) -> Program:
+    _write(
+        conf / "nats.conf",
         f"""# Written by `whiteboard up`.
-host: "{settings.host}"
+host: {_quoted(settings.host)}
 port: {settings.nats_port}
 http: "{settings.host}:{settings.nats_http_port}"
 max_payload: 1MB
 jetstream {{
-  store_dir: "{data}"
+  store_dir: "../nats"
   max_file_store: 32GB
   # Flush before acknowledging: acknowledged messages are never lost.
   sync_interval: always
 }}
-authorization {{ user: "{settings.user}", password: "{settings.password.get_secret_value()}" }}
+authorization {{
+  user: {_quoted(settings.user)}
+  password: {_quoted(settings.password.get_secret_value())}
+}}
 """,
     )
     return Program(
         "nats",
-        (binary("nats-server"), "-c", str(conf)),
+        (binary("nats-server"), "-c", "nats.conf"),
         {"nats_port": settings.nats_port, "nats_http_port": settings.nats_http_port},
         nice=WORKER_NICE,
+        directory=conf,
     )
 
 
-def _redis(settings: Settings) -> Program:
-    data = (settings.home / "redis").resolve()
-    data.mkdir(parents=True, exist_ok=True)
-    conf = _write(
-        settings,
-        "redis.conf",
+def _redis(settings: Settings, conf: Path) -> Program:
+    (settings.home / "redis").mkdir(parents=True, exist_ok=True)
+    _write(
+        conf / "redis.conf",
         f"""# Written by `whiteboard up`.
 bind {settings.host}
 port {settings.redis_port}
-dir {data}
-requirepass {settings.password.get_secret_value()}
+dir ../redis
+requirepass {_quoted(settings.password.get_secret_value())}
 # Written before it is answered, so a killed Redis loses nothing. Flushed every second, so a power
 # cut may lose a second of aggregated events; the lake holds them all, and flushing each write would
 # make every read wait for the disk.
@@ -107,16 +117,17 @@ save ""
 """,
     )
     return Program(
-        "redis", (binary("redis-server"), str(conf)), {"redis_port": settings.redis_port}
+        "redis",
+        (binary("redis-server"), "redis.conf"),
+        {"redis_port": settings.redis_port},
+        directory=conf,
     )
 
 
-def _seaweedfs(settings: Settings) -> Program:
-    data = (settings.home / "s3").resolve()
+def _seaweedfs(settings: Settings, conf: Path, object_events: str) -> Program:
     # Its log files would go to the temporary folder and stay there.
-    logs = (settings.home / "logs" / "seaweedfs").resolve()
-    for folder in (data, logs):
-        folder.mkdir(parents=True, exist_ok=True)
+    for folder in ("s3", "logs/seaweedfs"):
+        (settings.home / folder).mkdir(parents=True, exist_ok=True)
     identity = {
         "name": settings.user,
         "credentials": [
@@ -124,44 +135,53 @@ def _seaweedfs(settings: Settings) -> Program:
         ],
         "actions": ["Admin", "Read", "Write", "List", "Tagging"],
     }
-    conf = _write(settings, "s3.json", json.dumps({"identities": [identity]}, indent=2))
+    _write(conf / "s3.json", json.dumps({"identities": [identity]}, indent=2))
+    _write(conf / "notification.toml", _notifications(settings, object_events))
     master, filer, volume, admin = (settings.s3_internal_port + n for n in range(4))
     return Program(
         "seaweedfs",
         (
-            binary("weed"), f"-logdir={logs}", "mini", f"-dir={data}", f"-ip={settings.host}",
-            f"-ip.bind={settings.host}", f"-s3.config={conf}",
+            binary("weed"), "-logdir=../logs/seaweedfs", "mini", "-dir=../s3",
+            f"-ip={settings.host}", f"-ip.bind={settings.host}", "-s3.config=s3.json",
             f"-bucket={settings.bucket},{settings.inbox},{settings.results}",
             f"-s3.port={settings.s3_port}", f"-master.port={master}", f"-filer.port={filer}",
             f"-volume.port={volume}", f"-admin.port={admin}", "-admin.ui=false",
             "-webdav=false", "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false",
         ),
         {"s3_port": settings.s3_port, "s3_internal_port": master},
-        _notices(settings),
-        WORKER_NICE,
+        nice=WORKER_NICE,
+        directory=conf,
     )  # fmt: skip
 
 
-def _notices(settings: Settings) -> dict[str, str]:
-    """Makes the store notify the inspector of every image that lands in the inbox."""
-    webhook = {
-        "ENABLED": "true",
-        "ENDPOINT": f"{settings.inspector}/events/s3",
-        "BEARER_TOKEN": settings.password.get_secret_value(),
-        "PATH_PREFIXES": f"/buckets/{settings.inbox}/",
-        "EVENT_TYPES": "create update",
-        "MAX_RETRIES": "10",
-        "BACKOFF_SECONDS": "1",
-    }
-    return {f"WEED_NOTIFICATION_WEBHOOK_{name}": value for name, value in webhook.items()}
+def _notifications(settings: Settings, url: str) -> str:
+    """SeaweedFS's notification.toml: it reads the one in its working directory."""
+    return f"""# Written by `whiteboard up`.
+[notification.webhook]
+enabled = {str(bool(url)).lower()}
+endpoint = {_quoted(url)}
+bearer_token = {_quoted(settings.password.get_secret_value())}
+path_prefixes = [{_quoted(f"/buckets/{settings.inbox}/")}]
+event_types = ["create", "update"]
+max_retries = 10
+backoff_seconds = 1
+"""
 
 
-def _write(settings: Settings, name: str, text: str) -> Path:
+def _quoted(text: str) -> str:
+    r"""A string of NATS's, Redis's and SeaweedFS's configuration, without control characters.
+
+    >>> print(_quoted("it's 50%"), _quoted('"'))
+    "it's 50%" "\""
+    """
+    escaped = text.replace("\\", r"\\").replace('"', r"\"")
+    return f'"{escaped}"'
+
+
+def _write(path: Path, text: str) -> None:
     """Write a file that may hold a password: readable by its owner only."""
-    path = (settings.home / "conf" / name).resolve()
     path.touch(mode=0o600)
-    path.write_text(text)
-    return path
+    path.write_text(text, encoding="utf-8")
 
 
 def taken(host: str, port: int) -> bool:

@@ -1,27 +1,35 @@
 """Processes run and kept running by Supervisor (http://supervisord.org), one instance a home.
 
-Everything it runs, and their logs, belong to `settings.home`; it listens on a Unix socket there.
+Everything it runs, and their logs, belong to `settings.home`; it listens on a Unix socket there, or
+where the home's path is too long for one, in a folder of this user below /tmp.
 """
 
 import contextlib
+import hashlib
 import os
+import re
+import shlex
 import socket
+import stat
 import subprocess
 import sys
 import time
-import zlib
 from collections.abc import Callable
 from http.client import HTTPConnection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from xmlrpc.client import Fault, ServerProxy, Transport
-
-import psutil
 
 from infra.local.engines import Program, environment, taken
 from services.platform.settings import Settings
 
+# Not imported before it is needed: `--help` imports this module.
+if TYPE_CHECKING:
+    import psutil
+
 _STOP_WAIT_S = 20
+# The path of a Unix socket has at most 107 bytes (unix(7)), and Supervisor appends its process id.
+_MAX_SOCKET_PATH = 107 - len(".4194304")
 
 
 class PortTaken(OSError):
@@ -49,10 +57,7 @@ class Supervisor:
         self._settings = settings
         self._home = settings.home.resolve()
         self._conf = self._home / "conf" / "supervisord.conf"
-        # The path of a Unix socket has at most 108 bytes: long homes use /tmp.
-        inside = self._home / "supervisor.sock"
-        short = Path(f"/tmp/whiteboard-{os.getuid()}-{zlib.crc32(str(self._home).encode())}.sock")
-        self._socket = inside if len(str(inside)) < 100 else short
+        self._socket = _socket_path(self._home)
         self.logs = self._home / "logs"
 
     def start(self, programs: list[Program]) -> set[str]:
@@ -80,6 +85,8 @@ class Supervisor:
 
     def stop(self, step: Callable[[str], None]) -> bool:
         """Stop everything in reverse order, then the manager. False if it did not run."""
+        import psutil
+
         if not self.alive():
             return False
         rpc = self._rpc()
@@ -134,6 +141,8 @@ class Supervisor:
         self._rpc().supervisor.startProcess(name, True)
 
     def _rpc(self) -> Any:
+        if self._socket.parent != self._home and self._socket.parent.exists():
+            _check_private(self._socket.parent)
         return ServerProxy("http://localhost", transport=_SocketTransport(str(self._socket)))
 
     def _check_ports(self, program: Program) -> None:
@@ -145,6 +154,9 @@ class Supervisor:
                 )
 
     def _launch(self) -> None:
+        if self._socket.parent != self._home:
+            self._socket.parent.mkdir(mode=0o700, exist_ok=True)
+            _check_private(self._socket.parent)
         self._socket.unlink(missing_ok=True)
         # Its own session, so that Ctrl-C in the terminal that ran `up` does not reach it.
         subprocess.run(
@@ -152,7 +164,7 @@ class Supervisor:
             check=True,
             start_new_session=True,
             stdout=subprocess.DEVNULL,
-            env=environment(),
+            env={**environment(), "WHITEBOARD_HOME": str(self._home)},
         )
         end = time.monotonic() + 10
         while not self.alive():
@@ -185,27 +197,36 @@ class Supervisor:
         self.logs.mkdir(parents=True, exist_ok=True)
         self._conf.parent.mkdir(parents=True, exist_ok=True)
         known = {p.name: p for p in programs}
-        sections = [_HEAD.format(socket=self._socket, home=self._home, logs=self.logs)]
+        inside = self._socket.parent == self._home
+        sections = [_HEAD.format(socket=_SOCKET if inside else self._socket)]
         sections += [self._section(p) for p in known.values()]
         self._conf.touch(mode=0o600)
-        self._conf.write_text("\n".join(sections))
+        self._conf.write_text("\n".join(sections), encoding="utf-8")
 
     def _section(self, program: Program) -> str:
-        words = ("nice", "-n", str(program.nice), *program.command)
-        command = " ".join(_quoted(word) for word in words)
-        environment = ",".join(f'{k}="{v}"' for k, v in program.environment.items())
+        # Supervisor's own `environment` cannot quote every value.
+        variables = (f"{name}={value}" for name, value in program.environment.items())
+        words = ("env", *variables, "nice", "-n", str(program.nice), *program.command)
         return _PROGRAM.format(
             name=program.name,
-            command=command,
-            environment=environment,
-            directory=Path.cwd(),
-            logs=self.logs,
+            command=" ".join(_quoted(word) for word in words),
+            directory=self._directory(program),
             priority=_PRIORITY.get(program.name, 50),
         )
+
+    def _directory(self, program: Program) -> str:
+        """A program's working directory as a line; without one, it is the one of `up`."""
+        if program.directory is None:
+            return ""
+        below = os.path.relpath(program.directory, self._conf.parent)
+        return f"directory=%(here)s/{below}\n"
 
 
 # Engines first up and last down.
 _PRIORITY = {"nats": 1, "redis": 2, "seaweedfs": 3}
+
+# Relative to the file, so that the home's path, which may have any character, is not in it.
+_SOCKET = "%(here)s/../supervisor.sock"
 
 _HEAD = """; Written by `whiteboard up`.
 [unix_http_server]
@@ -213,9 +234,9 @@ file={socket}
 chmod=0600
 
 [supervisord]
-logfile={logs}/supervisord.log
-pidfile={home}/supervisord.pid
-childlogdir={logs}
+logfile=%(here)s/../logs/supervisord.log
+pidfile=%(here)s/../supervisord.pid
+childlogdir=%(here)s/../logs
 minfds=8192
 
 [rpcinterface:supervisor]
@@ -224,9 +245,7 @@ supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface
 
 _PROGRAM = """[program:{name}]
 command={command}
-environment={environment}
-directory={directory}
-priority={priority}
+{directory}priority={priority}
 autostart=false
 autorestart=true
 startsecs=1
@@ -235,19 +254,44 @@ stopwaitsecs=15
 stopasgroup=true
 killasgroup=true
 redirect_stderr=true
-stdout_logfile={logs}/{name}.log
+; Supervisor expands this one twice.
+stdout_logfile=%%(here)s/../logs/{name}.log
 stdout_logfile_maxbytes=20MB
 stdout_logfile_backups=2
 """
 
 
 def _quoted(part: str) -> str:
-    """A word of Supervisor's command line, whose % and quotes mean something to it."""
-    escaped = part.replace("%", "%%")
-    return f'"{escaped}"' if " " in escaped else escaped
+    """A word of Supervisor's command line, where % and a ; or # after a space have a meaning.
+
+    >>> print(_quoted("a b"), _quoted("50%"), _quoted("a ;b"))
+    'a b' 50%% 'a '';b'
+    """
+    return re.sub(r"(\s)([;#])", r"\1''\2", shlex.quote(part.replace("%", "%%")))
 
 
-def _family(pid: int) -> list[psutil.Process]:
+def _socket_path(home: Path) -> Path:
+    """Where the manager of a home listens: in the home unless its path is too long."""
+    inside = home / "supervisor.sock"
+    if len(os.fsencode(inside)) <= _MAX_SOCKET_PATH:
+        return inside
+    name = hashlib.sha256(os.fsencode(home)).hexdigest()[:16]
+    return Path(f"/tmp/whiteboard-{os.getuid()}/{name}.sock")
+
+
+def _check_private(folder: Path) -> None:
+    """PermissionError if others can enter a folder, who could listen there in our place."""
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise PermissionError(
+            f"{folder} must be a folder that only you can enter: remove it, or set WHITEBOARD_HOME "
+            "to a shorter path"
+        )
+
+
+def _family(pid: int) -> "list[psutil.Process]":
+    import psutil
+
     try:
         process = psutil.Process(pid)
         return [process, *process.children(recursive=True)]
@@ -255,7 +299,9 @@ def _family(pid: int) -> list[psutil.Process]:
         return []
 
 
-def _proportional_mb(process: psutil.Process) -> float:
+def _proportional_mb(process: "psutil.Process") -> float:
+    import psutil
+
     try:
         return float(process.memory_full_info().pss) / 1e6
     except (psutil.NoSuchProcess, psutil.AccessDenied):

@@ -29,5 +29,7 @@ def audit(design: DesignArgument, as_json: JsonOption = False) -> None:
         )
         for example in found.examples:
             out.print(f"  {example.transaction_id}: {example.reason} {list(example.features)}")
+        for message in found.ahead:
+            out.print(f"  [yellow]{message}[/]", highlight=False)
     if found.mismatches:
         fail("served features differ from those recomputed from the events")

@@ -1,6 +1,5 @@
 """`whiteboard bench`: the hot paths beside the best that is possible."""
 
-import shutil
 from dataclasses import asdict
 from enum import StrEnum
 from typing import Annotated, Any
@@ -44,8 +43,6 @@ def bench(
       whiteboard bench stream
       whiteboard bench waterfall --json
     """
-    if what in _NEED_WRK and shutil.which("wrk") is None:
-        fail("no wrk here: `apt-get install wrk` (Debian) or its like")
     shown = {
         Benchmark.score: lambda: _score(seconds, rounds),
         Benchmark.stream: lambda: _stream(seconds),
@@ -54,6 +51,8 @@ def bench(
         Benchmark.swap: lambda: _swap(seconds, rounds),
     }
     try:
+        if what in _NEED_WRK:
+            _require_wrk()
         figures, board = shown[what]()
     except (OSError, RuntimeError, ValueError) as error:
         fail(str(error))
@@ -66,6 +65,13 @@ def bench(
 
 _NEED_WRK = (Benchmark.score, Benchmark.growth)
 Shown = tuple[dict[str, Any], list[Table | str]]
+
+
+def _require_wrk() -> None:
+    """Look for wrk before any set-up. FileNotFoundError if it is not installed."""
+    from loadtest.bench import wrk_program
+
+    wrk_program()
 
 
 def _score(seconds: int, rounds: int) -> Shown:

@@ -1,5 +1,7 @@
 """`whiteboard down`."""
 
+from rich.markup import escape
+
 from infra.local.supervisor import Supervisor
 from services.cli.output import err, say
 from services.platform.settings import settings
@@ -7,6 +9,10 @@ from services.platform.settings import settings
 
 def down() -> None:
     """Stop all services and engines. Data stays: `rm -r .whiteboard` deletes it."""
+    config = settings()
     with err.status("stopping") as spinner:
-        stopped = Supervisor(settings()).stop(lambda name: spinner.update(f"stopping {name}"))
-    say("[green]down.[/] Its data is kept." if stopped else "nothing was running.")
+        stopped = Supervisor(config).stop(lambda name: spinner.update(f"stopping {name}"))
+    if stopped:
+        say("[green]down.[/] Its data is kept.")
+    else:
+        say(f"nothing was running in {escape(str(config.home))}.")

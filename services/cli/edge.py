@@ -60,7 +60,8 @@ def edge(
 
 def _build(store: Path, seed: int, as_json: bool) -> None:
     from services.cv_inspection.edge import quantisation
-    from services.cv_inspection.serving.model import DESIGN, read_model
+    from services.cv_inspection.model import read_model
+    from services.cv_inspection.problem import DESIGN
     from services.cv_inspection.simulator.labelled_images import (
         simulated_held_out,
         simulated_split,
@@ -102,7 +103,7 @@ def _show_build(made: dict[str, Any]) -> None:
 
 def _run(store: Path, images: Path | None, as_json: bool) -> None:
     from services.cv_inspection.edge import device
-    from services.cv_inspection.serving.model import read_model
+    from services.cv_inspection.model import read_model
 
     if images is None:
         fail("which images? --images FOLDER")

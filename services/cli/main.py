@@ -4,6 +4,7 @@ import sys
 from importlib import import_module
 
 import typer
+from rich.markup import escape
 
 from services.cli.options import DESIGNS, FIRST
 from services.cli.output import err
@@ -48,7 +49,8 @@ def main() -> None:
         # What NATS' client raises while JetStream starts is no OSError.
         if not type(error).__module__.startswith("nats."):
             raise
-        err.print(f"[bold red]error:[/] {error}: NATS is away or starting; `whiteboard status`")
+        message = f"{error}: NATS is away or starting; `whiteboard status`"
+        err.print(f"[bold red]error:[/] {escape(message)}")
         sys.exit(1)
 
 

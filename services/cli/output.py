@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from services.platform.progress import ProgressCallback
@@ -51,7 +52,7 @@ def say(message: str) -> None:
 
 def fail(message: str, code: int = 1) -> NoReturn:
     """End the command with a message that says what to do."""
-    err.print(f"[bold red]error:[/] {message}", highlight=False)
+    err.print(f"[bold red]error:[/] {escape(message)}", highlight=False)
     raise typer.Exit(code)
 
 

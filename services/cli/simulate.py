@@ -1,6 +1,7 @@
 """`whiteboard simulate`: live traffic into the running stack."""
 
-from typing import Annotated
+import math
+from typing import Annotated, Any
 
 import typer
 
@@ -61,9 +62,16 @@ def show(figures: Figures, as_json: bool) -> None:
     else:
         board = table("Traffic", "", "measured")
         for name, value in figures.items():
-            if not isinstance(value, dict):
-                board.add_row(name, f"{value:,.2f}" if isinstance(value, float) else str(value))
+            if not isinstance(value, dict | list):
+                board.add_row(name, _figure(value))
         out.print(board)
     if figures["failures"]:
         worst = max(figures["errors"], key=figures["errors"].get)
         fail(f"{figures['failures']} requests failed, most of them: {worst}")
+
+
+def _figure(value: Any) -> str:
+    """A figure with two decimals; NaN, for which there was nothing to measure, is a dash."""
+    if not isinstance(value, float):
+        return str(value)
+    return "-" if math.isnan(value) else f"{value:,.2f}"

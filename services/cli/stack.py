@@ -29,6 +29,16 @@ def programs(config: Settings) -> list[Program]:
     return [*own, _program(config, SHARED, SCHEDULER, *_WHITEBOARD)]
 
 
+def local_engines(config: Settings) -> list[Program]:
+    """The engines to run here; the store notifies the design that takes its notifications."""
+    urls = [
+        f"{design.http.url(config)}{design.http.object_events}"
+        for design in DESIGNS.values()
+        if design.http.object_events
+    ]
+    return engines(config, *urls[:1])
+
+
 def _program(config: Settings, owner: str, process: HttpApp | Process, *more: str) -> Program:
     command = (sys.executable, "-m", "services.platform.run", owner, process.name, *more)
     ports = {process.port_setting: process.port(config)}
@@ -56,7 +66,7 @@ def bootstrap_missing(config: Settings, seed: int, days: int) -> bool:
 def start_engines(config: Settings) -> Supervisor:
     """Start the engines and wait until they answer. Ends the command if they do not."""
     supervisor = Supervisor(config)
-    wanted = engines(config)
+    wanted = local_engines(config)
     running = _start(supervisor, wanted)
     for program in wanted:
         for port in program.ports.values():
@@ -69,7 +79,7 @@ def start_engines(config: Settings) -> Supervisor:
 def start_services(config: Settings, supervisor: Supervisor) -> None:
     """Start the designs' processes beside the engines and wait until they are ready."""
     wanted = programs(config)
-    _start(supervisor, [*engines(config), *wanted])
+    _start(supervisor, [*local_engines(config), *wanted])
     for design in DESIGNS.values():
         _wait_for_url(f"{design.http.url(config)}/readyz", design.http.name)
     for program in wanted:

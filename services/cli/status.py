@@ -7,12 +7,17 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
+
 from infra.local.supervisor import Supervisor
 from services.cli.options import DESIGNS, FIRST, JsonOption
 from services.cli.output import out, show_json, table
+from services.platform.models.alias import alias_conflict
+from services.platform.models.names import label_version
 from services.platform.settings import Settings, settings
 
 _CONNECT_S = 0.5
+_ALIAS = "registry_alias"
 
 
 def status(as_json: JsonOption = False) -> None:
@@ -24,10 +29,17 @@ def status(as_json: JsonOption = False) -> None:
     """
     config = settings()
     supervisor = Supervisor(config)
+    processes = _processes(supervisor)
+    running = {one["name"] for one in processes}
+    # Else the connection would be tried until it times out.
+    nats_stopped = "nats" in config.local_engines and "nats" not in running
+    ready = {name: _ready(design.http.url(config)) for name, design in DESIGNS.items()}
     figures: dict[str, Any] = {
-        "processes": _processes(supervisor),
-        **{d.http.name: _ready(d.http.url(config)) for d in DESIGNS.values()},
-        "alerts": _alerts(config),
+        "home": str(config.home),
+        "processes": processes,
+        **{design.http.name: ready[name] for name, design in DESIGNS.items()},
+        "registry": _registry(config, ready),
+        "alerts": [] if nats_stopped else _alerts(config),
         "reports": _reports(config),
         "ram_mb": round(supervisor.resident_mb()),
         "urls": urls(config),
@@ -37,7 +49,8 @@ def status(as_json: JsonOption = False) -> None:
     elif figures["processes"]:
         _show(figures)
     else:
-        out.print("nothing is running: `whiteboard up` starts the stack")
+        message = f"nothing is running in {config.home}: `whiteboard up` starts the stack"
+        out.print(escape(message), highlight=False, soft_wrap=True)
 
 
 def urls(config: Settings) -> dict[str, str]:
@@ -56,17 +69,32 @@ def _show(figures: dict[str, Any]) -> None:
     for p in figures["processes"]:
         colour = "green" if p["state"] == "RUNNING" else "red"
         state = f"[{colour}]{p['state'].lower()}[/]"
-        board.add_row(p["name"], state, str(p["pid"] or ""), str(p["mb"] or ""), p["log"])
+        board.add_row(p["name"], state, str(p["pid"] or ""), str(p["mb"] or ""), escape(p["log"]))
     out.print(board)
+    out.print(f"  home: {escape(figures['home'])}", highlight=False, soft_wrap=True)
     for service in (design.http.name for design in DESIGNS.values()):
         for name, value in figures[service].items():
-            out.print(f"  {service} {name}: {value}", highlight=False)
+            if name != _ALIAS:  # `_registry` looks now
+                out.print(f"  {service} {name}: {escape(str(value))}", highlight=False)
+    for conflict in figures["registry"].values():
+        out.print(f"  [red]{conflict}[/]", highlight=False)
     for alert in figures["alerts"]:
-        out.print(f"  [red]{alert['at'][:19]} {alert['design']} {alert['kind']}[/] {alert['said']}")
+        title = f"{alert['at'][:19]} {alert['design']} {alert['kind']}"
+        out.print(f"  [red]{title}[/] {escape(alert['said'])}")
     for name, report in figures["reports"].items():
         out.print(f"  newest report of {name}: {report}", highlight=False)
     for name, url in figures["urls"].items():
-        out.print(f"  {name:<9} {url}", highlight=False)
+        out.print(f"  {name:<9} {escape(url)}", highlight=False)
+
+
+def _registry(config: Settings, ready: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """By design, how the registry's alias differs from what is served; none where it does not."""
+    conflicts = {
+        name: alias_conflict(config, name, label_version(found["model"]))
+        for name, found in ready.items()
+        if _ALIAS in found and found["model"]
+    }
+    return {name: conflict for name, conflict in conflicts.items() if conflict}
 
 
 def _alerts(config: Settings) -> list[dict[str, Any]]:

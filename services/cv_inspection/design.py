@@ -5,7 +5,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from services.platform.design import DEFERRABLE_NICE, WORKER_NICE, Design, HttpApp, Process
+from services.cv_inspection.service import INSPECTOR
+from services.platform.design import DEFERRABLE_NICE, WORKER_NICE, Design, Process
 from services.platform.hooks import (
     Demo,
     DriftBenchmarkResult,
@@ -93,7 +94,7 @@ def _benchmark_drifts(
     """Asks the champion. FileNotFoundError: there is none."""
     from monitoring.drift_benchmark import run_benchmark
     from services.cv_inspection.evaluation.drift_benchmark import streams
-    from services.cv_inspection.serving.model import read_model
+    from services.cv_inspection.model import read_model
     from services.platform.models.names import served_path
     from services.platform.storage.lake import Lake
 
@@ -143,7 +144,7 @@ INSPECTION = Design(
     name="cv",
     title="Visual quality inspection",
     package="services.cv_inspection",
-    http=HttpApp("inspector", "services.cv_inspection.serving.app:create_app", "/inspect"),
+    http=INSPECTOR,
     processes=(
         Process("inspection-worker", "services.cv_inspection.serving.worker", 4, WORKER_NICE),
         Process(

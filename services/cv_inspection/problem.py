@@ -12,6 +12,7 @@ from typing import Final
 
 from services.platform.evaluation import cost
 
+DESIGN: Final = "cv"
 REINSPECTION_COST_MINOR = 150
 ESCAPE_COST_MINOR = 6_000
 LATENCY_BUDGET_MS = 50.0

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from services.platform.design import DEFERRABLE_NICE, WORKER_NICE, Design, HttpApp, Process
+from services.fraud.service import SCORER
+from services.platform.design import DEFERRABLE_NICE, WORKER_NICE, Design, Process
 from services.platform.hooks import (
     AuditResult,
     Demo,
@@ -149,7 +150,7 @@ FRAUD = Design(
     name="fraud",
     title="Real-time fraud detection",
     package="services.fraud",
-    http=HttpApp("scorer", "services.fraud.serving.app:create_app", "/score"),
+    http=SCORER,
     processes=(
         Process("feature-worker", "services.fraud.features.worker", 0, WORKER_NICE),
         Process("lake-writer", "services.fraud.ingestion.lake_writer", 1, DEFERRABLE_NICE),
@@ -161,7 +162,7 @@ FRAUD = Design(
     load_rate=500,
     drifts=("covariate", "holiday", "null_device", "concept"),
     protocol="handbook",
-    commands=("replay", "drill", "bench"),
+    commands=("replay", "drill", "bench", "rebuild", "federate"),
     figures={
         "problem": _cost,
         "ingestion": _ingestion,

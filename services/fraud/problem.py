@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from services.platform.evaluation import cost as kpi
+from services.platform.evaluation import cost
 
+DESIGN: Final = "fraud"
 CURRENCY: Final = "EUR"
 REVIEW_COST_MINOR = 500
 CHARGEBACK_FEE_MINOR = 1_500
@@ -22,7 +23,7 @@ CONF = Path(__file__).parent / "conf"
 
 
 @dataclass(frozen=True)
-class CostModel(kpi.CostModel):
+class CostModel(cost.CostModel):
     """The cost of decisions: FP x review + FN x (amount + fee), minor units.
 
     Attributes:

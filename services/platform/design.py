@@ -81,13 +81,15 @@ class HttpApp:
             `<name>_url` move it.
         factory: "module:function" that makes the app.
         route: The route that decides.
-        default_port: Where `Settings` has no field `<name>_port`.
+        default_port: Where the setting `<name>_port` is not set.
+        object_events: The route that takes the object store's notifications; empty: none does.
     """
 
     name: str
     factory: str
     route: str
-    default_port: int = 0
+    default_port: int
+    object_events: str = ""
     nice = 0
 
     @property

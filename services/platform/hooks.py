@@ -70,6 +70,11 @@ class Table:
     footer: Sequence[str] = ()
 
 
+def mark(good: bool) -> str:
+    """A table's cell that says whether a target was met."""
+    return "[green]ok[/]" if good else "[red]no[/]"
+
+
 @dataclass(frozen=True)
 class EvaluationRequest:
     """What a published protocol is run with.
@@ -153,6 +158,8 @@ class AuditResult(Protocol):
     def gaps(self) -> int: ...
     @property
     def examples(self) -> Sequence[AuditMismatch]: ...
+    @property
+    def ahead(self) -> Sequence[str]: ...
 
 
 class DriftRow(Protocol):

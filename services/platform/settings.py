@@ -5,28 +5,71 @@ design's `problem.py`, and hyperparameters in its `conf/`.
 """
 
 import os
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
-from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+# The checkout, where this is one: an installed package has no pyproject.toml above it.
+_ROOT = Path(__file__).resolve().parents[2]
+_ENV_FILES = (_ROOT / ".env", ".env") if (_ROOT / "pyproject.toml").exists() else (".env",)
+_HOME = Path(".whiteboard")
 
 # Feast, MLflow and others report usage over the network by default.
 for _switch in ("FEAST_USAGE", "MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
     os.environ.setdefault(_switch, "False" if _switch == "FEAST_USAGE" else "true")
 
 
+def _bypass_proxies(hosts: Iterable[str]) -> None:
+    """Make HTTP clients of this process and its children reach hosts without a proxy.
+
+    Clients read one of the two spellings, so both get the names of both.
+    """
+    names = [os.environ.get(name, "") for name in ("no_proxy", "NO_PROXY")]
+    known = [host.strip() for value in names for host in value.split(",") if host.strip()]
+    value = ",".join(dict.fromkeys([*known, *hosts]))
+    os.environ["no_proxy"] = os.environ["NO_PROXY"] = value
+
+
+_bypass_proxies(("localhost", "127.0.0.1", "::1"))
+
+
+class _PrefixedEnvironment(EnvSettingsSource):
+    """Every WHITEBOARD_ variable, as of a `.env` file: designs add settings of their own."""
+
+    def __call__(self) -> dict[str, Any]:
+        found = super().__call__()
+        prefix = self.env_prefix.lower()
+        return {
+            **{k.removeprefix(prefix): v for k, v in self.env_vars.items() if k.startswith(prefix)},
+            **found,
+        }
+
+
 class Settings(BaseSettings):
     """Locations of engines and services.
 
     The defaults run all engines on this machine, not on their usual ports, so that they do not
-    conflict with a Redis already running here.
+    conflict with a Redis already running here. A design's settings, `<service>_port` and
+    `<service>_url`, are read by `value`.
     """
 
-    model_config = SettingsConfigDict(env_prefix="WHITEBOARD_", env_file=".env", extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="WHITEBOARD_", env_file=_ENV_FILES, extra="allow")
 
-    home: Path = Field(Path(".whiteboard"), description="Engine data, logs, registry, reports.")
+    home: Path = Field(
+        _HOME,
+        description="Engine data, logs, registry, reports. The default is in the working directory "
+        "if it is there, otherwise in the checkout.",
+    )
     host: str = Field("127.0.0.1", description="Address that engines and services listen on.")
 
     designs: str = Field("services.designs", description="Module that lists the designs.")
@@ -38,27 +81,25 @@ class Settings(BaseSettings):
     s3_internal_port: int = Field(
         19300, description="First of four internal ports of SeaweedFS (with +10000 for gRPC)."
     )
-    scorer_port: int = Field(18080, description="The fraud scorer.")
-    inspector_port: int = Field(18081, description="The image inspector.")
     metrics_port: int = Field(
         18100, description="First of the workers' Prometheus ports; each adds its own offset."
     )
 
+    nats_host: str = Field("", description="Host of NATS, another machine's; empty: `host`.")
+    redis_host: str = Field("", description="Host of Redis, another machine's; empty: `host`.")
     nats_url: str = Field("", description="A NATS server or cluster; empty: the local one.")
     redis_url: str = Field("", description="A Redis; empty: the local one.")
     s3_endpoint: str = Field("", description="An S3 endpoint; empty: the local one.")
     mlflow_uri: str = Field("", description="An MLflow server; empty: SQLite under `home`.")
-    scorer_url: str = Field("", description="URL of the scorer for clients; empty: the local one.")
-    inspector_url: str = Field(
-        "", description="URL of the inspection service for clients; empty: the local one."
-    )
 
-    user: str = Field("whiteboard", description="User of NATS, access key of S3.")
+    user: str = Field(
+        "whiteboard", pattern=r"^[^\s/:,=]+$", description="User of NATS, access key of S3."
+    )
     password: SecretStr = Field(
         SecretStr("whiteboard-local"), description="Password of every engine. Change it off-host."
     )
     admin_token: SecretStr = Field(
-        SecretStr(""), description="Token of the scorer's /admin routes; empty: they are disabled."
+        SecretStr(""), description="Token of the services' /admin routes; empty: they are disabled."
     )
     model_file: Path = Field(
         Path("/opt/ml/model/model.onnx"),
@@ -74,15 +115,56 @@ class Settings(BaseSettings):
     )
     outbox_megabytes: int = Field(512, ge=1, description="Maximum size of the outbox's file.")
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments come before the environment, which comes before a `.env` file."""
+        return init_settings, _PrefixedEnvironment(settings_cls), dotenv_settings
+
+    @field_validator("password")
+    @classmethod
+    def _usable(cls, password: SecretStr) -> SecretStr:
+        plain = password.get_secret_value()
+        if not plain or plain != plain.strip() or not plain.isprintable():
+            raise ValueError("must not be empty, have spaces at its ends or control characters")
+        return password
+
+    @model_validator(mode="after")
+    def _absolute_home(self) -> "Settings":
+        home = self.home.expanduser()
+        if "home" not in self.model_fields_set and len(_ENV_FILES) > 1 and not home.exists():
+            home = _ROOT / home
+        # Past the validator, which would run again.
+        self.__dict__["home"] = Path(os.path.abspath(home))
+        return self
+
+    @property
+    def local_engines(self) -> tuple[str, ...]:
+        """The engines that this machine runs: those without a host or URL elsewhere."""
+        elsewhere = {
+            "nats": self.nats_url or self.nats_host,
+            "redis": self.redis_url or self.redis_host,
+            "seaweedfs": self.s3_endpoint,
+        }
+        return tuple(name for name, place in elsewhere.items() if not place)
+
     @property
     def nats(self) -> str:
-        """NATS URL with credentials."""
-        return self.nats_url or f"nats://{self.user}:{self._quoted}@{self.host}:{self.nats_port}"
+        """NATS URL with credentials, percent-encoded."""
+        where = f"{self.nats_host or self.host}:{self.nats_port}"
+        return self.nats_url or f"nats://{self.user}:{self._quoted}@{where}"
 
     @property
     def redis(self) -> str:
-        """Redis URL with credentials."""
-        return self.redis_url or f"redis://:{self._quoted}@{self.host}:{self.redis_port}/0"
+        """Redis URL with credentials, percent-encoded."""
+        where = f"{self.redis_host or self.host}:{self.redis_port}"
+        return self.redis_url or f"redis://:{self._quoted}@{where}/0"
 
     @property
     def s3(self) -> str:
@@ -91,28 +173,21 @@ class Settings(BaseSettings):
 
     @property
     def mlflow(self) -> str:
-        """MLflow tracking URI."""
-        return self.mlflow_uri or f"sqlite:///{(self.home / 'mlflow' / 'mlflow.db').resolve()}"
+        """MLflow tracking URI, percent-encoded."""
+        return self.mlflow_uri or f"sqlite:///{quote(str(self.mlflow_database))}"
 
     @property
-    def scorer(self) -> str:
-        """Base URL of the scorer."""
-        return self.scorer_url or f"http://{self.host}:{self.scorer_port}"
-
-    @property
-    def inspector(self) -> str:
-        """Base URL of the inspection service."""
-        return self.inspector_url or f"http://{self.host}:{self.inspector_port}"
+    def mlflow_database(self) -> Path:
+        """The SQLite file of a registry without a server."""
+        return (self.home / "mlflow" / "mlflow.db").resolve()
 
     def value(self, name: str, default: str) -> str:
-        """A setting by name; one that a design adds is read from WHITEBOARD_<NAME>.
+        """A setting by name; one that a design adds is read from WHITEBOARD_<NAME> too.
 
         Args:
-            default: Where neither this class nor the environment has it.
+            default: Where it is not set.
         """
-        if name in type(self).model_fields:
-            return str(getattr(self, name))
-        return os.environ.get(f"WHITEBOARD_{name.upper()}", default)
+        return str(getattr(self, name, default))
 
     @property
     def _quoted(self) -> str:
@@ -121,5 +196,15 @@ class Settings(BaseSettings):
 
 @lru_cache
 def settings() -> Settings:
-    """The settings of this process, read once."""
-    return Settings()
+    """The settings of this process, read once. SystemExit names the one that is wrong."""
+    try:
+        made = Settings()
+    except ValidationError as error:
+        wrong = (
+            f"WHITEBOARD_{'_'.join(map(str, one['loc'])).upper()}: "
+            + one["msg"].removeprefix("Value error, ")
+            for one in error.errors(include_input=False)
+        )
+        raise SystemExit("wrong settings: " + "; ".join(wrong)) from None
+    _bypass_proxies([made.host])
+    return made

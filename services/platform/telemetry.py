@@ -1,10 +1,16 @@
-"""Metrics and stage timings, with the same names and buckets in every service of every design."""
+"""Metrics and stage timings, with the same names and buckets in every service of every design.
 
+A metric of one process stands in its module.
+"""
+
+import logging
 from collections.abc import Iterable, Mapping
 from functools import cache
-from time import perf_counter
+from time import monotonic, perf_counter
 
 from prometheus_client import Counter, Gauge, Histogram
+
+log = logging.getLogger(__name__)
 
 # Around the 50 ms budget, fine below it.
 LATENCY_BUCKETS = (
@@ -25,19 +31,10 @@ MODEL_VERSION = Gauge("model_version", "Version of the loaded model", ["role", "
 MODEL_REFUSED = Counter("models_refused_total", "Model files refused when loading")
 EVENTS = Counter("events_total", "Stream events handled", ["consumer", "outcome"])
 LAG = Gauge("consumer_lag_events", "Stream events not acknowledged yet", ["consumer"])
-FRESHNESS_SECONDS = Histogram(
-    "freshness_seconds",
-    "From storing an event in the stream until its state is readable",
-    buckets=(
-        0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1,
-        5, 60,
-    ),
-)  # fmt: skip
-INSPECTION_SECONDS = Histogram(
-    "inspection_delay_seconds",
-    "From storing an image's event in the stream until its result is stored",
-    buckets=(0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 15, 60),
+LEFT_OUT = Counter(
+    "other_feature_set_total", "Rows and decisions of another feature set, left out", ["what"]
 )
+_LOG_INTERVAL_S = 60.0
 
 
 class Stages:
@@ -90,6 +87,22 @@ def count_decision(decision: str, degraded: bool = False) -> None:
     _decisions(decision, degraded).inc()
 
 
+def count_left_out(what: str, count: int = 1) -> None:
+    """Count rows or decisions of another feature set; log it once a minute.
+
+    Args:
+        what: Name of the rows' view, or "decision".
+    """
+    _left_out(what).inc(count)
+    now = monotonic()
+    if now - _left_out_logged.get(what, -_LOG_INTERVAL_S) >= _LOG_INTERVAL_S:
+        _left_out_logged[what] = now
+        log.warning("%s of another feature set, left out: `whiteboard rebuild`", what)
+
+
+_left_out_logged: dict[str, float] = {}
+
+
 # labels() takes a lock and a lookup per call; the children are few and never change.
 @cache
 def _stage(name: str) -> Histogram:
@@ -104,6 +117,11 @@ def _requests(route: str, status: int) -> Counter:
 @cache
 def _request_seconds(route: str) -> Histogram:
     return REQUEST_SECONDS.labels(route)
+
+
+@cache
+def _left_out(what: str) -> Counter:
+    return LEFT_OUT.labels(what)
 
 
 @cache

@@ -77,7 +77,7 @@ def test_its_hooks_are_functions_and_agree_with_its_steps(design):
     assert spec.budget_ms == problem.latency_budget_ms
     assert spec.costs.__self__ == problem.cost
     assert design.first_candidate in spec.candidates.all()
-    assert spec.url(Settings(scorer_url="x", inspector_url="x"))
+    assert spec.url(Settings())
 
 
 @each_design

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from infra.local.engines import environment
+from services.fraud.service import SCORER
 from services.platform.models.names import CHALLENGER, label_version, reference_path, served_path
 from services.platform.models.promotion import ModelLifecycle, announce
 from services.platform.settings import Settings
@@ -67,7 +68,7 @@ class Installation:
 
     def flowing(self, *arguments: str) -> "subprocess.Popen[str]":
         """Begin live transactions, and wait until they are decided: a busy machine takes longer."""
-        url = f"{self.settings().scorer}/metrics"
+        url = f"{SCORER.url(self.settings())}/metrics"
         before, end = metric(url, "decisions_total"), time.monotonic() + 60
         running = self.begin(*arguments)
         while metric(url, "decisions_total") < before + 50:

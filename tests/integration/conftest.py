@@ -27,7 +27,15 @@ async def nc(config: Settings) -> AsyncIterator[Client]:
     """A connection, with empty streams, an empty store and an empty lake."""
     client = await connect(config, "test")
     js = client.jetstream()
-    for name in [*STREAMS, *CV_STREAMS, HISTORY_STREAM, "KV_bookmarks", "KV_models", "KV_simulator"]:
+    for name in [
+        *STREAMS,
+        *CV_STREAMS,
+        HISTORY_STREAM,
+        "KV_bookmarks",
+        "KV_models",
+        "KV_replays",
+        "KV_simulator",
+    ]:
         with suppress(NotFoundError):
             await js.delete_stream(name)
     await create_streams(js, last_seq=0)

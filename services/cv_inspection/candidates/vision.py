@@ -3,31 +3,30 @@
 Only training imports this module.
 """
 
-import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from services.cv_inspection.candidates import weights
 from services.cv_inspection.candidates.augmentation import augment
 from services.cv_inspection.candidates.losses import InspectionLoss
 from services.cv_inspection.candidates.networks import InferenceNetwork, InspectionNetwork, Network
 from services.cv_inspection.features.labelled_images import LabelledImages
-from services.cv_inspection.serving.model import IMAGE, MASK, PROBABILITIES
+from services.cv_inspection.model import IMAGE, MASK, PROBABILITIES
 from services.platform.models.candidates import Candidate
 from services.platform.progress import ProgressCallback
-from services.platform.torch.training import dump_weights, load_weights
+from services.platform.torch.export import export_network
+from services.platform.torch.training import dump_weights, load_weights, minimise
 from services.platform.types import Floats, Floats32
 
 _FILE = "weights.pt"
 _PREDICT_BATCH = 32
-_WARM_UP_SHARE = 0.15
+_WARM_UP_SHARE, _WEIGHT_DECAY = 0.15, 0.01
 
 
 class ImageCandidate(Candidate[LabelledImages]):
@@ -88,22 +87,13 @@ class ImageCandidate(Candidate[LabelledImages]):
     def export(self) -> bytes:
         """Input `image` (N, S, S, 3) uint8; outputs `probabilities` (N, C), `mask` (N, 1, S, S)."""
         example = torch.zeros((2, self.size, self.size, 3), dtype=torch.uint8)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # deprecations inside torch
-            program = torch.onnx.export(
-                InferenceNetwork(self._net).eval(),
-                (example,),
-                input_names=[IMAGE],
-                output_names=[PROBABILITIES, MASK],
-                dynamic_shapes=({0: torch.export.Dim("images")},),
-                dynamo=True,
-                verbose=False,
-            )
-        if program is None:
-            raise RuntimeError("torch.onnx.export returned no program")
-        data: bytes = program.model_proto.SerializeToString()
-        onnx.checker.check_model(data)
-        return data
+        return export_network(
+            InferenceNetwork(self._net),
+            [example],
+            [IMAGE],
+            [PROBABILITIES, MASK],
+            ({0: torch.export.Dim("images")},),
+        )
 
     def save(self, folder: Path) -> None:
         """Write the weights into a folder."""
@@ -134,14 +124,14 @@ class ImageCandidate(Candidate[LabelledImages]):
         epochs: object,
         step: ProgressCallback,
     ) -> None:
-        """Minimise the losses of both heads by AdamW on shuffled and augmented images.
+        """Minimise the losses of both heads on shuffled and augmented images.
 
         Args:
             learning_rate_scale: Factor of the conf's learning rates.
         """
-        net, rng = self._net, np.random.default_rng(seed)
-        batch = int(self.parameters["batch"])
-        batches = max(int(images.class_counts(len(self.classes)).sum()) // batch, 1)
+        batches = max(
+            int(images.class_counts(len(self.classes)).sum()) // int(self.parameters["batch"]), 1
+        )
         total = int(str(epochs)) * batches
         encoder, heads = (
             learning_rate_scale * float(self.parameters[n])
@@ -149,26 +139,25 @@ class ImageCandidate(Candidate[LabelledImages]):
         )
         # Random weights are not worth freezing.
         frozen = 0 if self.origin == weights.SCRATCH else int(self.parameters["frozen_layers"])
-        _make_trainable(net, frozen, bool(self.parameters["freeze_batch_norm"]))
-        optimizer = torch.optim.AdamW(_parameter_groups(net, encoder, heads), weight_decay=0.01)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, [g["lr"] for g in optimizer.param_groups], total, pct_start=_WARM_UP_SHARE
-        )
+        _make_trainable(self._net, frozen, bool(self.parameters["freeze_batch_norm"]))
+        groups = _parameter_groups(self._net, encoder, heads)
+        losses = self._losses(images, np.random.default_rng(seed), batches, total)
+        minimise(losses, groups, _WEIGHT_DECAY, total, step, _WARM_UP_SHARE)
+        self._net.eval()
+
+    def _losses(
+        self, images: LabelledImages, rng: np.random.Generator, batches: int, total: int
+    ) -> Iterator[Tensor]:
+        """The losses of `total` batches, `batches` an epoch."""
+        batch, jitter = int(self.parameters["batch"]), float(self.parameters["exposure_jitter"])
         loss_of = InspectionLoss(images, len(self.classes), float(self.parameters["focal_gamma"]))
         for number in range(total):
             if number % batches == 0:
                 order = images.balanced(rng)
-            rows = order[(number % batches) * batch :][:batch]
-            drawn = images.select(rows)
-            pixels, mask = augment(drawn, float(self.parameters["exposure_jitter"]), rng)
-            class_logits, mask_logits = net(pixels)
-            loss = loss_of(class_logits, mask_logits[:, 0], drawn, mask)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            step(number + 1, total)
-        net.eval()
+            drawn = images.select(order[(number % batches) * batch :][:batch])
+            pixels, mask = augment(drawn, jitter, rng)
+            class_logits, mask_logits = self._net(pixels)
+            yield loss_of(class_logits, mask_logits[:, 0], drawn, mask)
 
 
 def _parameter_groups(

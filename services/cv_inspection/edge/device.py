@@ -1,5 +1,6 @@
 """Inspection beside the camera: inspect a folder, keep the results, forward them later."""
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -8,15 +9,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from services.cv_inspection.ingestion.events import (
-    INSPECTION,
     ImageRef,
     InspectionEvent,
     inspection_id,
+    inspection_subject,
     parse_inspection,
 )
-from services.cv_inspection.ingestion.images import InvalidImage
+from services.cv_inspection.ingestion.images import READ_BYTES, InvalidImage
+from services.cv_inspection.model import ImageModel
+from services.cv_inspection.problem import DESIGN
 from services.cv_inspection.serving.inspect import inspect
-from services.cv_inspection.serving.model import DESIGN, ImageModel
 from services.platform.progress import ProgressCallback
 from services.platform.settings import Settings
 from services.platform.streaming.connection import connect
@@ -99,29 +101,31 @@ class EdgeRun:
 def run(model: ImageModel, folder: Path, store: Path, step: ProgressCallback) -> EdgeRun:
     """Inspect a folder of images without a network, and store the inspections.
 
-    Images that are in the store are not inspected again.
+    Images that are in the store are not inspected again. A file that can't be read or is no image
+    is named in the result, and the others are inspected.
 
     Args:
         folder: Its images, at any depth.
         store: Folder that keeps the inspections until `forward`.
 
     Raises:
-        OSError: the folder can't be read, or the store can't be written.
+        OSError: the store can't be written.
     """
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _SUFFIXES)
+    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _SUFFIXES and p.is_file())
     bad: dict[str, str] = {}
     inspected = stopped = known = 0
     with open_store(store) as inspections:
         for number, path in enumerate(files, start=1):
             step(number, len(files))
-            data, image_ref = path.read_bytes(), _image_ref(path, folder)
-            if inspection_id(image_ref, data) in inspections:
-                known += 1
-                continue
+            image_ref = _image_ref(path, folder)
             try:
+                data = _read(path)
+                if inspection_id(image_ref, data) in inspections:
+                    known += 1
+                    continue
                 event = inspect(model, data, image_ref, datetime.now(UTC)).event
-            except InvalidImage as error:
-                bad[str(path)] = str(error)
+            except (OSError, InvalidImage) as error:
+                bad[_text(path)] = str(error)
                 continue
             inspections.add(event)
             inspected += 1
@@ -145,7 +149,7 @@ async def forward(settings: Settings, store: Path, step: ProgressCallback) -> in
             js = nc.jetstream()
             for number, event in enumerate(pending, start=1):
                 await js.publish(
-                    f"{INSPECTION}.{event.place.line}",
+                    inspection_subject(event),
                     event.model_dump_json().encode(),
                     headers={"Nats-Msg-Id": event.inspection_id},
                 )
@@ -157,11 +161,21 @@ async def forward(settings: Settings, store: Path, step: ProgressCallback) -> in
         return len(pending)
 
 
+def _read(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(READ_BYTES)
+
+
+def _text(path: Path) -> str:
+    """A path that can be printed; Linux allows names that are not UTF-8."""
+    return os.fsencode(path).decode(errors="replace")
+
+
 def _image_ref(path: Path, folder: Path) -> ImageRef:
     """A file's reference: from its path where that has the form of a key."""
     relative = path.relative_to(folder)
     try:
-        return ImageRef.from_key(str(relative))
+        return ImageRef.from_key(relative.as_posix())
     except ValueError:
         frame = "".join(
             c if c.isalnum() or c in "_-" else "-" for c in str(relative.with_suffix(""))

@@ -23,7 +23,6 @@ from dataclasses import asdict, dataclass
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -31,8 +30,9 @@ import numpy.typing as npt
 
 from services.cv_inspection.edge.device import model_path
 from services.cv_inspection.features.labelled_images import LabelledImages, mask_iou
+from services.cv_inspection.model import IMAGE, ImageModel, read_model
 from services.cv_inspection.problem import CostModel
-from services.cv_inspection.serving.model import IMAGE, ImageModel, read_model
+from services.platform.evaluation.comparison import time_calls
 from services.platform.models.onnx import ModelCard, write_card
 from services.platform.progress import ProgressCallback
 
@@ -177,16 +177,11 @@ def _quantise(data: bytes, pixels: npt.NDArray[np.uint8]) -> bytes:
 def _time_calls(
     models: dict[str, ImageModel], pixels: npt.NDArray[np.uint8]
 ) -> dict[str, list[float]]:
-    """Seconds of calls of one image; the models alternate, so that other load affects both."""
-    times: dict[str, list[float]] = {name: [] for name in models}
-    for number in range(_TIMED_CALLS + _WARM_UP_CALLS):
-        image = pixels[number % len(pixels)][None]
-        for name, model in models.items():
-            begin = perf_counter()
-            model.inspect(image)
-            if number >= _WARM_UP_CALLS:
-                times[name].append(perf_counter() - begin)
-    return times
+    """Seconds of calls of one image, by name of the model."""
+    count = _TIMED_CALLS + _WARM_UP_CALLS
+    images = (pixels[number % len(pixels)][None] for number in range(count))
+    seconds = time_calls(models, ((image, {}) for image in images))
+    return {name: of_model[_WARM_UP_CALLS:] for name, of_model in seconds.items()}
 
 
 def _measure(

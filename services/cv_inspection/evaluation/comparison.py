@@ -5,9 +5,9 @@ validation images, and it is evaluated on 2,000 others. Recalls are compared whe
 stop the same share of images: at its own threshold, the one that stops more would have more recall.
 """
 
-import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 
 import numpy as np
@@ -16,23 +16,24 @@ from sklearn.metrics import average_precision_score
 from services.cv_inspection.candidates import CANDIDATES
 from services.cv_inspection.candidates.vision import ImageCandidate
 from services.cv_inspection.features.labelled_images import ImageSplit, LabelledImages, mask_iou
+from services.cv_inspection.model import read_model
 from services.cv_inspection.problem import CLASSES, GOOD, CostModel
 from services.cv_inspection.retraining.training import (
     all_cores,
-    hyperparameters,
-    model_card,
+    image_size,
+    make_card,
     new_candidate,
 )
-from services.cv_inspection.serving.model import read_model
 from services.cv_inspection.simulator.camera import Camera
 from services.cv_inspection.simulator.labelled_images import simulated_held_out, simulated_split
 from services.platform.evaluation.comparison import (
     CandidateResult,
+    ComparedCandidate,
     ComparisonLabels,
+    ComparisonSpec,
+    Inputs,
     ServeFiles,
-    average_runs,
-    p95_ms,
-    post_in_turn,
+    compare_candidates,
 )
 from services.platform.models.onnx import write_card
 from services.platform.progress import ProgressBar
@@ -42,7 +43,6 @@ STOPPED_SHARE = 0.10
 CALLS = 300
 REQUESTS, REQUESTS_PER_SECOND = 300, 10.0
 _POSTED_FROM = 700_000
-_APP = "services.cv_inspection.serving.app:create_app"
 COMPARISON_LABELS = ComparisonLabels(
     stopped_share=STOPPED_SHARE,
     subject="images",
@@ -67,59 +67,60 @@ class ImageCandidateResult(CandidateResult):
     weights_from: str = ""
 
 
+# By side in pixels, the images of a seed: for training, and held out.
+_Images = Mapping[int, tuple[ImageSplit, LabelledImages]]
+
+
 def compare(
     settings: Settings, seeds: list[int], bar: ProgressBar, serve: ServeFiles
-) -> list[ImageCandidateResult]:
+) -> list[CandidateResult]:
     """Train, evaluate and time every candidate.
 
     Args:
         serve: Starts an inspector for each candidate's file.
     """
-    metrics: dict[str, list[dict[str, float]]] = {name: [] for name in sorted(CANDIDATES.all())}
-    files: dict[str, bytes] = {}
-    origin: dict[str, str] = {}
-    for seed in seeds:
-        images: dict[int, tuple[ImageSplit, LabelledImages]] = {}
-        for name in metrics:
-            size = int(str(hyperparameters(name)["size"]))
-            if size not in images:
-                images[size] = _simulated_images(seed, size, bar)
-            split, held_out = images[size]
-            candidate, train_s = _train(name, split, seed, bar)
-            threshold = _threshold(candidate, split.validation)
-            metrics[name].append({**_evaluate(candidate, threshold, held_out), "train_s": train_s})
-            card = model_card(candidate, threshold, split.fingerprint)
-            files[name], origin[name] = write_card(candidate.export(), card), candidate.origin
-    result = [
-        ImageCandidateResult(
-            name, f"{CANDIDATES.get(name).role}; weights: {origin[name]}",
-            size_mb=len(files[name]) / 1e6, weights_from=origin[name], **average_runs(runs),
-        )
-        for name, runs in metrics.items()
-    ]  # fmt: skip
-    _time_calls(files, seeds[0], result)
-    _time_requests(serve, files, seeds[0], result, bar)
-    return result
+    spec = ComparisonSpec(
+        result=ImageCandidateResult,
+        labels=COMPARISON_LABELS,
+        data=partial(_simulated_images, bar=bar),
+        train=partial(_train, bar=bar),
+        read_model=read_model,
+        inputs=lambda _: _inputs(seeds[0]),
+        app="services.cv_inspection.serving.app:create_app",
+        route="/inspect",
+        posts=_posts(seeds[0]),
+        rate=REQUESTS_PER_SECOND,
+    )
+    return compare_candidates(spec, CANDIDATES, seeds, bar, serve)
 
 
-def _simulated_images(seed: int, size: int, bar: ProgressBar) -> tuple[ImageSplit, LabelledImages]:
-    split = simulated_split(seed, size, bar)
-    with bar("simulating held-out images") as step:
-        return split, simulated_held_out(seed, size, step)
+def _simulated_images(seed: int, bar: ProgressBar) -> _Images:
+    images = {}
+    for size in sorted({image_size(name) for name in CANDIDATES.all()}):
+        split = simulated_split(seed, size, bar)
+        with bar("simulating held-out images") as step:
+            images[size] = split, simulated_held_out(seed, size, step)
+    return images
 
 
-def _train(
-    name: str, split: ImageSplit, seed: int, bar: ProgressBar
-) -> tuple[ImageCandidate, float]:
+def _train(name: str, seed: int, images: _Images, bar: ProgressBar) -> ComparedCandidate:
+    split, held_out = images[image_size(name)]
     candidate = new_candidate(name)
     begin = perf_counter()
     with bar(f"{name}, seed {seed}") as step, all_cores():
         candidate.fit(split.train, split.validation, seed, step)
-    return candidate, perf_counter() - begin
-
-
-def _threshold(candidate: ImageCandidate, valid: LabelledImages) -> float:
-    return CostModel().best_threshold(candidate.score(valid), valid.positive, valid.amount)
+    train_s = perf_counter() - begin
+    valid = split.validation
+    threshold = CostModel().best_threshold(candidate.score(valid), valid.positive, valid.amount)
+    card = make_card(candidate, threshold, split.fingerprint)
+    return ComparedCandidate(
+        {**_evaluate(candidate, threshold, held_out), "train_s": train_s},
+        write_card(candidate.export(), card),
+        {
+            "role": f"{candidate.role}; weights: {candidate.origin}",
+            "weights_from": candidate.origin,
+        },
+    )
 
 
 def _evaluate(
@@ -142,37 +143,14 @@ def _evaluate(
     }
 
 
-def _time_calls(files: Mapping[str, bytes], seed: int, result: list[ImageCandidateResult]) -> None:
-    """Time ONNX calls of one image on one thread, the candidates in turn."""
-    models = {name: read_model(data) for name, data in files.items()}
+def _inputs(seed: int) -> Iterator[Inputs]:
+    """One image each, at the candidates' size."""
+    size = max(image_size(name) for name in CANDIDATES.all())
     rng = np.random.default_rng(seed)
-    seconds: dict[str, list[float]] = {name: [] for name in models}
     for _ in range(CALLS):
-        for name, model in models.items():
-            shape = (1, model.size, model.size, 3)
-            image = rng.integers(0, 256, shape, dtype=np.uint8)
-            begin = perf_counter()
-            model.inspect(image)
-            seconds[name].append(perf_counter() - begin)
-    for candidate in result:
-        candidate.record_call_times(seconds[candidate.name])
+        yield rng.integers(0, 256, (1, size, size, 3), dtype=np.uint8), {}
 
 
-def _time_requests(
-    serve: ServeFiles,
-    files: Mapping[str, bytes],
-    seed: int,
-    result: list[ImageCandidateResult],
-    bar: ProgressBar,
-) -> None:
-    """Time `POST /inspect` on one inspector for each candidate, in turn."""
+def _posts(seed: int) -> list[dict[str, bytes]]:
     camera = Camera(seed)
-    posts = [{"data": camera.shot(_POSTED_FROM + number).jpeg()} for number in range(REQUESTS)]
-    with (
-        serve(_APP, files) as urls,
-        bar("posting to each inspector in turn") as step,
-    ):
-        routes = {name: f"{url}/inspect" for name, url in urls.items()}
-        answers = asyncio.run(post_in_turn(routes, posts, REQUESTS_PER_SECOND, step))
-    for candidate in result:
-        candidate.inspect_p95_ms = p95_ms(answers[candidate.name])
+    return [{"data": camera.shot(_POSTED_FROM + number).jpeg()} for number in range(REQUESTS)]

@@ -13,9 +13,9 @@ from monitoring.drift_benchmark import BenchmarkStream, InjectedDrift
 from monitoring.quality import BASELINE_PERIODS
 from monitoring.reference import Reference
 from services.cv_inspection.features.labelled_images import LabelledImages
+from services.cv_inspection.model import ImageModel
 from services.cv_inspection.monitoring.drift import WINDOW_IMAGES, reference
 from services.cv_inspection.problem import CostModel
-from services.cv_inspection.serving.model import ImageModel
 from services.cv_inspection.simulator.camera import DEFECT_SHARE
 from services.cv_inspection.simulator.drift import CameraDrift
 from services.cv_inspection.simulator.labelled_images import VALIDATION_IMAGES, simulated_images

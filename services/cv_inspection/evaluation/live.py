@@ -8,7 +8,7 @@ from services.cv_inspection.evaluation.run_report import contact_sheet, run_repo
 from services.cv_inspection.problem import LATENCY_BUDGET_MS
 from services.cv_inspection.simulator.drift import CameraDrift
 from services.cv_inspection.simulator.station import run_stations
-from services.platform.hooks import DemoRequest, Figures, Table, TrafficRequest
+from services.platform.hooks import DemoRequest, Figures, Table, TrafficRequest, mark
 from services.platform.progress import ProgressBar
 from services.platform.settings import Settings
 
@@ -63,11 +63,11 @@ def demo_table(f: Figures) -> Table:
     rows = (
         ("POST /inspect at the client",
          f"p50 {f['p50_ms']:.1f}  p95 {f['p95_ms']:.1f}  p99 {f['p99_ms']:.1f} ms",
-         _mark(f["p95_ms"] < LATENCY_BUDGET_MS)),
+         mark(f["p95_ms"] < LATENCY_BUDGET_MS)),
         ("images posted", f"{f['posted']:,} at {f['post_rate']:.0f}/s to {f['model']}",
-         _mark(not f["failures"])),
+         mark(not f["failures"])),
         ("images through the store", f"{f['landed']:,}, {f['lost']} lost, "
-         f"{f['duplicates']} duplicates", _mark(not f["lost"] and not f["duplicates"])),
+         f"{f['duplicates']} duplicates", mark(not f["lost"] and not f["duplicates"])),
         ("from landing to result",
          f"p50 {f['delay_p50_ms']:.0f}  p95 {f['delay_p95_ms']:.0f} ms", ""),
         ("defects escaped", f"{f['escapes']} of {f['defects']}; {f['false_alarms']} good parts "
@@ -78,7 +78,3 @@ def demo_table(f: Figures) -> Table:
     )  # fmt: skip
     footer = (f"images, with masks: {f['contact_sheet']}",)
     return Table("Quality inspection, live", ("", "measured", ""), rows, footer)
-
-
-def _mark(good: bool) -> str:
-    return "[green]ok[/]" if good else "[red]no[/]"

@@ -20,7 +20,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from services.cv_inspection.features.labelled_images import LabelledImages, mask_iou
 from services.cv_inspection.retraining.folders import FolderDataset, read_folder
-from services.cv_inspection.retraining.training import hyperparameters, new_candidate
+from services.cv_inspection.retraining.training import new_candidate
 from services.platform.evaluation.comparison import interval
 from services.platform.hooks import Evaluation, EvaluationRequest, Table
 from services.platform.progress import ProgressBar, ProgressCallback
@@ -69,7 +69,7 @@ def evaluate(
         ValueError: the folder is not the data set, or has too few groups.
     """
     new_candidate(candidate)
-    size = int(str({**hyperparameters(candidate), **SETTINGS}["size"]))
+    size = int(str(SETTINGS["size"]))
     with bar(f"reading {folder.name}") as step:
         data = read_folder(folder, size, step)
     _check_groups(data, folds)

@@ -11,6 +11,7 @@ from services.cv_inspection.ingestion.events import InspectionEvent
 from services.cv_inspection.ingestion.images import decode
 from services.cv_inspection.problem import ESCAPE_COST_MINOR, GOOD, CostModel
 from services.cv_inspection.simulator.station import StationReport
+from services.platform.evaluation.latency import percentiles_ms
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
 
@@ -28,8 +29,8 @@ def run_report(report: StationReport, post_rate: float) -> dict[str, Any]:
     amount = np.full(len(defect), float(ESCAPE_COST_MINOR))
     costs = CostModel()
     return {
-        **_quantiles("", report.posted_ms, (50, 95, 99)),
-        **_quantiles("delay_", report.delay_ms, (50, 95)),
+        **percentiles_ms(report.posted_ms),
+        **percentiles_ms(report.delay_ms, (50, 95), "delay_"),
         "landed": report.landed,
         "posted": len(report.posted_ms),
         "post_rate": post_rate,
@@ -45,11 +46,6 @@ def run_report(report: StationReport, post_rate: float) -> dict[str, Any]:
         "cost": costs.total(stopped, defect, amount),
         "cost_pass_all": costs.total(np.zeros_like(stopped), defect, amount),
     }
-
-
-def _quantiles(prefix: str, values: list[float], wanted: tuple[int, ...]) -> dict[str, float]:
-    found = np.percentile(values, wanted) if values else [float("nan")] * len(wanted)
-    return {f"{prefix}p{q}_ms": float(v) for q, v in zip(wanted, found, strict=True)}
 
 
 def contact_sheet(config: Settings, keys: list[str], path: Path) -> Path:

@@ -5,11 +5,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from PIL import Image
 
-from services.cv_inspection.features.image import Pixels
+from services.cv_inspection.features.image import (
+    QUALITY_MEASURES,
+    Pixels,
+    quality_vector,
+    resize,
+    resize_mask,
+)
+from services.cv_inspection.problem import ESCAPE_COST_MINOR
 from services.platform.models.candidates import Examples
 from services.platform.progress import ProgressBar, ProgressCallback
 from services.platform.types import Booleans, Floats, Integers
+
+_ALL = slice(None)
 
 
 def class_index(label: str, classes: tuple[str, ...]) -> int:
@@ -86,6 +96,36 @@ class LabelledImages(Examples):
         if bad := int(count[1:].sum()):
             count[0] = min(count[0], bad)
         return count
+
+
+class ImageArrays:
+    """The pixels, masks and quality of N images at one size, filled image by image.
+
+    Attributes:
+        pixels: (N, S, S, 3) uint8.
+        mask: (N, S, S), empty where it is not set.
+        quality: (N, Q).
+    """
+
+    def __init__(self, count: int, size: int) -> None:
+        self._size = size
+        self.pixels = np.zeros((count, size, size, 3), dtype=np.uint8)
+        self.mask = np.zeros((count, size, size), dtype=bool)
+        self.quality = np.zeros((count, len(QUALITY_MEASURES)))
+
+    def set(self, row: int, image: Image.Image, mask: Image.Image | None) -> None:
+        """Set a row from an RGB image and its mask, both of any size."""
+        self.pixels[row], self.quality[row] = resize(image, self._size), quality_vector(image)
+        if mask is not None:
+            self.mask[row] = resize_mask(mask, self._size)
+
+    def labelled(
+        self, label: Integers, unit: Integers, rows: Booleans | slice = _ALL
+    ) -> LabelledImages:
+        """The images of some rows with their labels and units, each (rows,)."""
+        return LabelledImages.from_arrays(
+            self.pixels[rows], label, self.mask[rows], unit, self.quality[rows], ESCAPE_COST_MINOR
+        )
 
 
 @dataclass(frozen=True)

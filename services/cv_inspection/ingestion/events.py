@@ -4,10 +4,19 @@ import hashlib
 import re
 from datetime import datetime
 from typing import Annotated, Literal, TypeVar
+from urllib.parse import quote
 
 from nats.aio.client import Client
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+)
 
+from services.cv_inspection.ingestion.labels import is_good
 from services.cv_inspection.problem import GOOD
 from services.platform.streaming.consumer import Message
 from services.platform.streaming.messages import validation_message
@@ -20,12 +29,17 @@ STREAMS = {
     DEAD_STREAM: [f"{DEAD}.>"],
 }
 
+# A part of a key or a name: any letters, but no "/", no control characters, and no leading dot,
+# which hides a file and leads out of a folder. A part and a result's extension fit in the 255 bytes
+# of a file name.
+_PART = r"[^./\x00-\x1f\x7f-\x9f\u2028\u2029][^/\x00-\x1f\x7f-\x9f\u2028\u2029]{0,239}"
+_MAX_PART_BYTES = 240
 _KEY = re.compile(
-    r"(?P<line>[A-Za-z0-9_-]{1,40})/(?P<station>[A-Za-z0-9_-]{1,40})/"
-    r"(?P<lot>[A-Za-z0-9_-]{1,40})/(?P<frame>[A-Za-z0-9_-]{1,80})\.(?:jpg|jpeg|png)"
+    rf"(?P<line>{_PART})/(?P<station>{_PART})/(?P<lot>{_PART})/(?P<frame>{_PART})"
+    r"\.(?i:jpg|jpeg|png)"
 )
 
-KeyPart = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,80}$")]
+KeyPart = Annotated[str, StringConstraints(pattern=f"^{_PART}$")]
 
 
 class StrictModel(BaseModel):
@@ -51,10 +65,14 @@ class ImageRef(StrictModel):
 
         >>> ImageRef.from_key("line-a/station-1/lot-7/0001.jpg").lot
         'lot-7'
+        >>> ImageRef.from_key("Linie ä/station 1/lot-7/größe 图片 1.JPG").frame
+        'größe 图片 1'
         """
         match = _KEY.fullmatch(key)
-        if match is None:
+        if match is None or not _is_text(key):
             raise ValueError(f"key {key[:120]!r} is not <line>/<station>/<lot>/<frame>.jpg")
+        if any(len(part.encode()) > _MAX_PART_BYTES for part in match.groups()):
+            raise ValueError(f"key {key[:120]!r} has a part over {_MAX_PART_BYTES} bytes of UTF-8")
         return cls(**match.groupdict())
 
     @property
@@ -66,7 +84,7 @@ class ImageRef(StrictModel):
 class ImageEvent(StrictModel):
     """An image landed. `key` is its key below the inbox, with the extension."""
 
-    key: Annotated[str, Field(max_length=300)]
+    key: Annotated[str, Field(max_length=1_024)]
 
 
 class Quality(StrictModel):
@@ -120,16 +138,21 @@ class InspectionEvent(StrictModel):
 
 
 class LabelEvent(StrictModel):
-    """An operator's label: the class of a part, `good` or a defect."""
+    """An operator's label: the class of a part, `good` in any of its spellings or a defect."""
 
     inspection_id: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
-    label: KeyPart
+    label: Annotated[KeyPart, AfterValidator(lambda label: GOOD if is_good(label) else label)]
     by: Annotated[str, Field(max_length=40)] = "operator"
 
     @property
     def has_defect(self) -> bool:
         """Whether there is a defect."""
         return self.label != GOOD
+
+
+def _is_text(key: str) -> bool:
+    """Whether it can be written as UTF-8; a file name that is not UTF-8 can't."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in key)
 
 
 def inspection_id(image: ImageRef, data: bytes) -> str:
@@ -139,6 +162,20 @@ def inspection_id(image: ImageRef, data: bytes) -> str:
     '808efdcb1218e96f410779d6a218e188'
     """
     return hashlib.sha256(image.stem.encode() + b"\0" + data).hexdigest()[:32]
+
+
+def subject_token(name: str) -> str:
+    """A name as one token of a subject, which has no spaces, dots or wildcards.
+
+    >>> subject_token("line-a"), subject_token("Linie 1.b")
+    ('line-a', 'Linie%201%2Eb')
+    """
+    return quote(name, safe="").replace(".", "%2E")
+
+
+def inspection_subject(event: InspectionEvent) -> str:
+    """Subject of an inspection."""
+    return f"{INSPECTION}.{subject_token(event.place.line)}"
 
 
 def parse_image(message: Message) -> ImageEvent:
@@ -171,4 +208,4 @@ async def publish_image(nc: Client, key: str, line: str, identity: str) -> None:
     """
     event = ImageEvent(key=key).model_dump_json().encode()
     headers = {"Nats-Msg-Id": identity}
-    await nc.jetstream().publish(f"{IMAGE}.{line}", event, headers=headers)
+    await nc.jetstream().publish(f"{IMAGE}.{subject_token(line)}", event, headers=headers)

@@ -7,13 +7,13 @@ also compared with its own past, so that an alert names the lens to clean.
 import numpy as np
 
 from monitoring import worker as service
-from monitoring.drift_monitor import WindowCutter
 from monitoring.reference import Reference
+from monitoring.window_cutter import WindowCutter
 from monitoring.window_watcher import MonitorSpec, Observation
 from services.cv_inspection.features.image import QUALITY_MEASURES
 from services.cv_inspection.features.labelled_images import LabelledImages
 from services.cv_inspection.ingestion.events import DECISIONS_STREAM, parse_inspection
-from services.cv_inspection.serving.model import DESIGN
+from services.cv_inspection.problem import DESIGN
 from services.platform.models.names import label_version
 from services.platform.settings import Settings
 from services.platform.streaming.consumer import Message

@@ -8,7 +8,8 @@ from services.cv_inspection.ingestion.events import (
     parse_inspection,
 )
 from services.cv_inspection.ingestion.images import decode
-from services.cv_inspection.serving.model import DESIGN, ImageModel, read_model
+from services.cv_inspection.model import ImageModel, read_model
+from services.cv_inspection.problem import DESIGN
 from services.platform.retraining import shadow
 from services.platform.retraining.shadow import LoggedDecision
 from services.platform.settings import Settings

@@ -3,6 +3,9 @@
 Two layouts are supported: a folder for each class (`FOLDER/<class>/*.jpg|png`, a mask as
 `<name>_mask.png` or `masks/<name>.png`), and the magnetic-tile data set
 (`MT_<class>/Imgs/<name>.jpg`, its mask `<name>.png` beside it, groups in `groups.csv`).
+
+A file that can't be used is named, because a data set that silently lacks images or masks trains a
+worse model.
 """
 
 import csv
@@ -14,19 +17,16 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from services.cv_inspection.features.image import (
-    QUALITY_MEASURES,
-    quality_vector,
-    resize,
-    resize_mask,
-)
-from services.cv_inspection.features.labelled_images import LabelledImages
+from services.cv_inspection.features.labelled_images import ImageArrays, LabelledImages
 from services.cv_inspection.ingestion.images import decode
-from services.cv_inspection.problem import ESCAPE_COST_MINOR, GOOD
+from services.cv_inspection.ingestion.labels import GOOD_SPELLINGS, is_good
+from services.cv_inspection.problem import GOOD
+from services.cv_inspection.retraining.masks import read_mask
 from services.platform.progress import ProgressCallback
 
 _SUFFIXES = (".jpg", ".jpeg", ".png")
-_GOOD_NAMES = {"good", "free", "ok", "mt_free", "normal"}
+_OTHER_IMAGES = (".bmp", ".gif", ".heic", ".tif", ".tiff", ".webp")
+_MASKS, _MASK_ENDING = "masks", "_mask"
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,8 @@ def read_folder(folder: Path, size: int, step: ProgressCallback) -> FolderDatase
     """Read a folder of either layout.
 
     Raises:
-        ValueError: it has no classes, only one, or no good parts; or a file is not a valid image.
+        ValueError: it has no classes, only one, or no good parts; or a file is not a valid image or
+            mask.
     """
     files = list(
         _magnetic_tile(folder) if (folder / "groups.csv").exists() else _class_folders(folder)
@@ -66,37 +67,74 @@ def read_folder(folder: Path, size: int, step: ProgressCallback) -> FolderDatase
     names = sorted({f.label for f in files} - {GOOD})
     if not names or not any(f.label == GOOD for f in files):
         raise ValueError(
-            f"{folder} needs a folder of good parts ({', '.join(sorted(_GOOD_NAMES))}) and at "
+            f"{folder} needs a folder of good parts ({', '.join(sorted(GOOD_SPELLINGS))}) and at "
             f"least one of defects; it has {', '.join(names) or 'none'}"
         )
     classes = (GOOD, *names)
-    pixels = np.zeros((len(files), size, size, 3), dtype=np.uint8)
-    mask = np.zeros((len(files), size, size), dtype=bool)
-    quality = np.zeros((len(files), len(QUALITY_MEASURES)))
+    arrays = ImageArrays(len(files), size)
     for i, file in enumerate(files):
-        try:
-            image = decode(file.path.read_bytes())
-        except ValueError as error:
-            raise ValueError(f"{file.path}: {error}") from None
-        pixels[i], quality[i] = resize(image, size), quality_vector(image)
-        if file.mask is not None:
-            mask[i] = resize_mask(Image.open(file.mask), size)
+        arrays.set(i, *_read(file))
         step(i + 1, len(files))
     label = np.array([classes.index(f.label) for f in files], dtype=np.int64)
     unit = pd.factorize(np.array([f.group for f in files], dtype=object))[0].astype(np.int64)
-    return FolderDataset(
-        LabelledImages.from_arrays(pixels, label, mask, unit, quality, ESCAPE_COST_MINOR), classes
-    )
+    return FolderDataset(arrays.labelled(label, unit), classes)
+
+
+def _read(file: LabelledFile) -> tuple[Image.Image, Image.Image | None]:
+    """A file's image and mask. ValueError names the file that is not valid."""
+    try:
+        image = decode(file.path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{file.path}: {error}") from None
+    if file.mask is None:
+        return image, None
+    try:
+        mask = read_mask(file.mask.read_bytes(), image.size)
+    except ValueError as error:
+        raise ValueError(f"{file.mask}: {error}") from None
+    if file.label == GOOD and mask.getbbox() is not None:
+        raise ValueError(f"{file.mask}: it outlines a defect of a good part")
+    return image, mask
 
 
 def _class_folders(folder: Path) -> Iterator[LabelledFile]:
-    for kind in sorted(p for p in folder.iterdir() if p.is_dir()):
-        label = GOOD if kind.name.lower() in _GOOD_NAMES else kind.name
-        for path in sorted(kind.iterdir()):
-            if path.suffix.lower() in _SUFFIXES and not path.stem.endswith("_mask"):
-                beside = (kind / f"{path.stem}_mask.png", kind / "masks" / f"{path.stem}.png")
-                mask = next((m for m in beside if m.exists()), None)
-                yield LabelledFile(path, label, mask, f"{kind.name}/{path.name}")
+    for kind in sorted(path for path in _visible(folder) if path.is_dir()):
+        label = GOOD if is_good(kind.name) else kind.name
+        masks = _masks(kind)
+        images = [path for path in _images(kind) if not _is_mask(path)]
+        for mask in masks.keys() - {path.stem for path in images}:
+            raise ValueError(f"{masks[mask]}: a mask without its image in {kind}")
+        for path in images:
+            yield LabelledFile(path, label, masks.get(path.stem), f"{kind.name}/{path.name}")
+
+
+def _masks(kind: Path) -> dict[str, Path]:
+    """The masks of a class folder, by the stem of their image."""
+    masks: dict[str, Path] = {}
+    inside = _images(kind / _MASKS) if (kind / _MASKS).is_dir() else []
+    for path in [*filter(_is_mask, _images(kind)), *inside]:
+        stem = path.stem[: -len(_MASK_ENDING)] if _is_mask(path) else path.stem
+        if stem in masks:
+            raise ValueError(f"{path} and {masks[stem]} are masks of one image")
+        masks[stem] = path
+    return masks
+
+
+def _is_mask(path: Path) -> bool:
+    return path.stem.lower().endswith(_MASK_ENDING)
+
+
+def _images(folder: Path) -> list[Path]:
+    """Its JPEG and PNG files, sorted. ValueError if it has images that would not be read."""
+    for path in _visible(folder):
+        if path.suffix.lower() in _OTHER_IMAGES or (path.is_dir() and path.name != _MASKS):
+            raise ValueError(f"{path}: a class folder has JPEG and PNG files, and {_MASKS}/")
+    return sorted(path for path in _visible(folder) if path.suffix.lower() in _SUFFIXES)
+
+
+def _visible(folder: Path) -> Iterator[Path]:
+    """Its files and folders, but not those that programs hide."""
+    return (path for path in folder.iterdir() if not path.name.startswith((".", "__")))
 
 
 def _magnetic_tile(folder: Path) -> Iterator[LabelledFile]:

@@ -8,17 +8,16 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from services.cv_inspection.features.image import (
-    QUALITY_MEASURES,
-    quality_vector,
-    resize,
-    resize_mask,
+from services.cv_inspection.features.labelled_images import (
+    ImageArrays,
+    LabelledImages,
+    class_index,
 )
-from services.cv_inspection.features.labelled_images import LabelledImages, class_index
 from services.cv_inspection.ingestion.events import ImageRef, inspection_id
-from services.cv_inspection.ingestion.images import decode
+from services.cv_inspection.ingestion.images import InvalidImage, decode
+from services.cv_inspection.ingestion.outcomes import with_labels
 from services.cv_inspection.ingestion.tables import INSPECTIONS_TABLE, LABELS_TABLE
-from services.cv_inspection.problem import ESCAPE_COST_MINOR, GOOD
+from services.cv_inspection.problem import GOOD
 from services.platform.progress import ProgressCallback
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
@@ -61,11 +60,7 @@ def labelled_inspections(lake: Lake, since: float) -> LabelledInspections:
     labels = lake.read(LABELS_TABLE, ["inspection_id", "label"], since=since)
     if inspections is None or labels is None:
         return LabelledInspections(pd.DataFrame({name: [] for name in (*wanted, "label")}))
-    # The stream may repeat an inspection; of several labels the newest counts.
-    inspected = inspections.to_pandas().drop_duplicates("inspection_id")
-    labelled = labels.to_pandas().drop_duplicates("inspection_id", keep="last")
-    labelled = labelled[["inspection_id", "label"]]
-    rows = inspected.merge(labelled, on="inspection_id").dropna(subset=["key"])
+    rows = with_labels(inspections, labels).dropna(subset=["key"])
     rows = rows[rows["event_time"] > pd.Timestamp(since, unit="s", tz="UTC")]
     return LabelledInspections(rows.sort_values("event_time").reset_index(drop=True))
 
@@ -92,9 +87,7 @@ def fetch_images(
     """
     inbox, results = Lake(settings, settings.inbox), Lake(settings, settings.results)
     count = len(inspections)
-    pixels = np.zeros((count, size, size, 3), dtype=np.uint8)
-    mask = np.zeros((count, size, size), dtype=bool)
-    quality = np.zeros((count, len(QUALITY_MEASURES)))
+    arrays = ImageArrays(count, size)
     present = np.zeros(count, dtype=bool)
     label = np.array([class_index(v, classes) for v in inspections.rows["label"]], dtype=np.int64)
     keys = zip(inspections.rows["key"], inspections.rows["inspection_id"], strict=True)
@@ -108,13 +101,13 @@ def fetch_images(
             continue
         if inspection_id(image_ref, data) != identity:
             continue
+        try:
+            image = decode(data)
+        except InvalidImage:
+            continue  # it was inspected before such images were refused
         present[i] = True
-        image = decode(data)
-        pixels[i], quality[i] = resize(image, size), quality_vector(image)
-        if mask_png is not None:
-            mask[i] = resize_mask(Image.open(io.BytesIO(mask_png)), size)
+        mask = None if mask_png is None else Image.open(io.BytesIO(mask_png))
+        arrays.set(i, image, mask)
     rows = inspections.rows[present]
     unit = pd.factorize(rows["line"] + rows["station"] + rows["lot"])[0].astype(np.int64)
-    return LabelledImages.from_arrays(
-        pixels[present], label[present], mask[present], unit, quality[present], ESCAPE_COST_MINOR
-    )
+    return arrays.labelled(label[present], unit, present)

@@ -6,28 +6,30 @@ from pathlib import Path
 from time import perf_counter
 
 import numpy as np
-import numpy.typing as npt
 
 from services.cv_inspection.candidates import CANDIDATES
 from services.cv_inspection.features.labelled_images import ImageHistory, ImageSplit, LabelledImages
 from services.cv_inspection.ingestion.events import DECISIONS_STREAM
-from services.cv_inspection.problem import CLASSES, LATENCY_BUDGET_MS, CostModel
+from services.cv_inspection.model import ImageModel, read_model
+from services.cv_inspection.problem import CLASSES, DESIGN, LATENCY_BUDGET_MS, CostModel
 from services.cv_inspection.retraining import training
 from services.cv_inspection.retraining.outcomes import (
     LabelledInspections,
     fetch_images,
     labelled_inspections,
 )
-from services.cv_inspection.serving.model import DESIGN, ImageModel, read_model
+from services.cv_inspection.service import INSPECTOR
 from services.platform.models.onnx import ModelCard
 from services.platform.models.registry import RegisteredModel
 from services.platform.progress import ProgressBar, ProgressCallback
 from services.platform.retraining.gate import Evidence, ModelResult
-from services.platform.retraining.spec import RetrainingSpec, TooFewLabels
+from services.platform.retraining.spec import RequiredLabels, RetrainingSpec
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
 
-MIN_LABELLED, MIN_DEFECTS = 200, 15
+REQUIRED_LABELS = RequiredLabels(
+    200, 15, "labelled images", "defects", ": `whiteboard simulate cv` makes more"
+)
 MIN_SHADOWED = 200
 GATE_SHARE = 0.2
 _REHEARSAL_IMAGES = 400
@@ -44,13 +46,12 @@ def new_outcomes(
     Raises:
         TooFewLabels: too few to train on.
     """
-    since = card.trained_until.timestamp() if card.trained_until else 0.0
     with bar("reading labels"):
-        labelled = labelled_inspections(lake, since)
+        labelled = labelled_inspections(lake, card.unseen_since)
     data = LabelledInspections(
         labelled.rows.iloc[: round(len(labelled) * (1 - GATE_SHARE))].tail(_MAX_TRAIN_IMAGES)
     )
-    _check_enough(data.positive, "to train on", f"since {card.label} was trained")
+    REQUIRED_LABELS.check(data.positive, f"since {card.label} was trained", "to train on")
     return data
 
 
@@ -80,7 +81,7 @@ def train_further(
     candidate.load(native)
     with bar("fetching images") as step:
         new = fetch_images(settings, data, card.classes, candidate.size, step)
-    _check_enough(new.positive, "to train on", _IN_STORE)
+    REQUIRED_LABELS.check(new.positive, _IN_STORE, "to train on")
     held_out = training.hold_out_units(new, _VALIDATION_SHARE, seed)
     fit, valid = new.select(~held_out), new.select(held_out)
     if card.classes == CLASSES:
@@ -106,15 +107,15 @@ def gate_evidence(
     Raises:
         TooFewLabels: too few to evaluate on.
     """
-    since = max(m.card.trained_until.timestamp() if m.card.trained_until else 0.0 for m in models)
+    since = max(model.card.unseen_since for model in models)
     with bar("reading labels"):
         labelled = labelled_inspections(lake, since)
-    _check_enough(labelled.positive, "to evaluate on", "that neither model was trained on")
+    REQUIRED_LABELS.check(labelled.positive, "that neither model was trained on", "to evaluate on")
     results = []
     for model in models:
         with bar(f"scoring with {model.card.label}") as step:
             images = fetch_images(settings, labelled, model.card.classes, model.size, step)
-            _check_enough(images.positive, "to evaluate on", _IN_STORE)
+            REQUIRED_LABELS.check(images.positive, _IN_STORE, "to evaluate on")
             results.append(ModelResult.from_model(model, images.vectors, {}))
     return Evidence(
         champion=results[0],
@@ -137,15 +138,6 @@ def _concatenate(one: LabelledImages, other: LabelledImages) -> LabelledImages:
     )
 
 
-def _check_enough(positive: npt.NDArray[np.bool_], what_for: str, which: str) -> None:
-    count, defects = len(positive), int(positive.sum())
-    if count < MIN_LABELLED or defects < MIN_DEFECTS:
-        raise TooFewLabels(
-            f"{count:,} labelled images with {defects} defects {which}; {MIN_LABELLED:,} with "
-            f"{MIN_DEFECTS} are needed {what_for}: `whiteboard simulate cv` makes more"
-        )
-
-
 def retraining_spec(history: ImageHistory) -> RetrainingSpec[ImageModel, LabelledInspections]:
     """Spec of this design's swaps and retraining.
 
@@ -163,7 +155,7 @@ def retraining_spec(history: ImageHistory) -> RetrainingSpec[ImageModel, Labelle
         costs=CostModel().costs,
         budget_ms=LATENCY_BUDGET_MS,
         decision_stream=DECISIONS_STREAM,
-        route="/inspect",
-        url=lambda settings: settings.inspector,
+        route=INSPECTOR.route,
+        url=INSPECTOR.url,
         min_shadowed=MIN_SHADOWED,
     )

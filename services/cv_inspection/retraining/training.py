@@ -7,14 +7,11 @@ difference. A lot is never split between the two.
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from time import perf_counter, time
 
 import numpy as np
 import torch
-import yaml
 
 from services.cv_inspection.candidates import CANDIDATES
 from services.cv_inspection.candidates.vision import ImageCandidate
@@ -25,19 +22,13 @@ from services.cv_inspection.features.labelled_images import (
     mask_iou,
 )
 from services.cv_inspection.monitoring.drift import reference
-from services.cv_inspection.problem import CLASSES, CONF, ESCAPE_COST_MINOR, CostModel
+from services.cv_inspection.problem import CLASSES, CONF, DESIGN, ESCAPE_COST_MINOR, CostModel
 from services.cv_inspection.retraining.folders import read_folder
-from services.cv_inspection.serving.model import DESIGN
-from services.platform.evaluation.metrics import metrics, plots
 from services.platform.models.onnx import ModelCard
-from services.platform.models.registry import (
-    ModelRegistry,
-    RegisteredModel,
-    TrainingRun,
-    store_model,
-    store_reference,
-)
+from services.platform.models.registry import RegisteredModel
 from services.platform.progress import ProgressBar
+from services.platform.retraining import training
+from services.platform.retraining.training import TrainedCandidate, hyperparameters
 from services.platform.runtime.worker import training_threads
 from services.platform.settings import Settings
 from services.platform.types import Booleans
@@ -45,9 +36,10 @@ from services.platform.types import Booleans
 _VALIDATION_SHARE = 0.25
 
 
-def hyperparameters(name: str) -> dict[str, object]:
-    """A candidate's `conf/<name>.yaml`."""
-    return dict(yaml.safe_load((CONF / f"{name}.yaml").read_text()))
+def image_size(name: str) -> int:
+    """Side of a candidate's images, pixels. KeyError names the known candidates."""
+    CANDIDATES.get(name)
+    return int(hyperparameters(CONF, name)["size"])
 
 
 def new_candidate(
@@ -59,7 +51,7 @@ def new_candidate(
         overrides: Hyperparameters that replace those of `conf/<name>.yaml`.
     """
     kind = CANDIDATES.get(name)
-    candidate = kind({**hyperparameters(name), **(overrides or {})}, classes)
+    candidate = kind({**hyperparameters(CONF, name), **(overrides or {})}, classes)
     assert isinstance(candidate, ImageCandidate)
     return candidate
 
@@ -96,8 +88,7 @@ def train(
         KeyError: no such candidate.
         ValueError: `source` found no usable images.
     """
-    CANDIDATES.get(name)
-    size = int(str(hyperparameters(name)["size"]))
+    size = image_size(name)
     begin = perf_counter()
     data = source(seed, size, bar)
     candidate = new_candidate(name, data.classes)
@@ -118,30 +109,23 @@ def all_cores() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def model_card(
-    candidate: ImageCandidate,
-    threshold: float,
-    fingerprint: str,
-    trained_until: float | None = None,
+def make_card(
+    candidate: ImageCandidate, threshold: float, fingerprint: str, until: float | None = None
 ) -> ModelCard:
-    """The card of a trained candidate, without a version yet.
+    """The card of a trained candidate, see `new_card`.
 
     Args:
-        fingerprint: Hash of the training data.
-        trained_until: Time of the newest image of the line that it was trained on, seconds; None
-            if it was trained on none.
+        until: Time of the newest image of the line that it was trained on, seconds; None if it was
+            trained on none.
     """
-    now = datetime.now(UTC)
-    return ModelCard(
+    return training.new_card(
+        candidate,
+        threshold,
+        fingerprint,
+        until,
         design=DESIGN,
-        candidate=candidate.name,
-        features=candidate.features,
         classes=candidate.classes,
-        threshold=threshold,
         kpi={"reinspection_minor": CostModel().review, "escape_minor": ESCAPE_COST_MINOR},
-        trained_on=fingerprint,
-        trained_at=now,
-        trained_until=None if trained_until is None else datetime.fromtimestamp(trained_until, UTC),
     )
 
 
@@ -160,23 +144,18 @@ def register(
         parameters: Logged with the candidate's hyperparameters.
     """
     valid = data.validation
-    with bar("evaluating and exporting") as step:
+    with bar("evaluating and exporting"):
         probabilities, masks = candidate.predict(valid.vectors)
         score = 1.0 - probabilities[:, 0].astype(np.float64)
         threshold = CostModel().best_threshold(score, valid.positive, valid.amount)
-        evaluated = (score, valid.positive, valid.amount, threshold, CostModel())
-        measured = {**metrics(*evaluated), "iou": mask_iou(masks, valid), "train_s": train_s}
-        step(1, 2)
-        card = model_card(candidate, threshold, data.fingerprint, data.trained_until)
-        onnx = candidate.export()
-        step(2, 2)
-    with TemporaryDirectory() as folder:
-        native = Path(folder) / "native"
-        native.mkdir()
-        candidate.save(native)
-        logged = {**candidate.parameters, **parameters, "images": len(data.train)}
-        run = TrainingRun(card, onnx, logged, measured, plots(*evaluated), native)
-        card = ModelRegistry(settings).log(run)
-    store_model(settings, card, onnx)
-    store_reference(settings, card, reference(valid, score).to_bytes())
-    return RegisteredModel(card, measured)
+        trained = TrainedCandidate(
+            candidate,
+            make_card(candidate, threshold, data.fingerprint, data.trained_until),
+            valid,
+            score,
+            CostModel(),
+            {**parameters, "images": len(data.train)},
+            {"iou": mask_iou(masks, valid), "train_s": train_s},
+            reference(valid, score).to_bytes(),
+        )
+        return training.register(settings, trained)

@@ -1,45 +1,60 @@
-"""The inspector: `POST /inspect`, the store's notifications, and operators' labels."""
+"""The inspector's HTTP service: images, the store's notifications, and operators' labels."""
 
 import base64
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from enum import StrEnum
-from time import perf_counter
+from secrets import compare_digest
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Query, Request, Response
+from fastapi import Depends, FastAPI, Query, Request, Response
+from fastapi.security import HTTPBearer
 from nats.errors import Error as NatsError
 from pydantic import BaseModel, ValidationError
 
-from services.cv_inspection.ingestion.events import LABEL, ImageRef, KeyPart, LabelEvent
-from services.cv_inspection.ingestion.images import MAX_BYTES, InvalidImage
-from services.cv_inspection.ingestion.notifications import publish_images
-from services.cv_inspection.serving.inspect import InspectionResult, run_lengths
-from services.cv_inspection.serving.inspector import (
-    Inspector,
-    InspectorProcess,
-    QueueFull,
-    open_inspector,
+from services.cv_inspection.ingestion.events import (
+    LABEL,
+    ImageRef,
+    KeyPart,
+    LabelEvent,
+    subject_token,
 )
-from services.cv_inspection.serving.model import DESIGN
-from services.platform.retraining.admin import add_admin
+from services.cv_inspection.ingestion.images import MAX_BYTES, InvalidImage
+from services.cv_inspection.ingestion.labels import UnknownLabel, read_label
+from services.cv_inspection.ingestion.notifications import publish_images
+from services.cv_inspection.model import ImageModel, read_model
+from services.cv_inspection.problem import CLASSES, DESIGN
+from services.cv_inspection.serving.inspect import InspectionResult, run_lengths
+from services.cv_inspection.serving.inspector import Inspector, QueueFull, open_inspector
 from services.platform.runtime.http import (
     BodyTooLarge,
+    DirectApp,
     JsonResponse,
-    LimitBody,
-    add_operations,
+    RawRequest,
     error_response,
+    error_responses,
     has_bearer_token,
 )
-from services.platform.settings import Settings, settings
-from services.platform.storage.lake import Lake
-from services.platform.storage.reports import add_reports
-from services.platform.streaming.messages import validation_message
-from services.platform.telemetry import (
-    Stages,
-    count_decision,
-    count_request,
+from services.platform.serving.decision_service import (
+    DecisionService,
+    counted,
+    decision_response,
+    no_model,
 )
+from services.platform.settings import Settings, settings
+from services.platform.streaming.messages import validation_message
+from services.platform.telemetry import Stages
+
+EXAMPLE_LABEL = {"inspection_id": "808efdcb1218e96f410779d6a218e188", "label": "good"}
+EXAMPLE_NOTIFICATION = {
+    "Records": [
+        {
+            "eventName": "ObjectCreated:Put",
+            "s3": {
+                "bucket": {"name": "inbox"},
+                "object": {"key": "line-a/station-1/lot-7/0001.jpg"},
+            },
+        }
+    ]
+}
 
 
 class MaskFormat(StrEnum):
@@ -73,57 +88,61 @@ class InspectionResponse(BaseModel):
     mask_png: str | None = None
 
 
+class NotificationAccepted(BaseModel):
+    """An accepted notification.
+
+    Attributes:
+        taken: Whether it was about new images.
+        reason: Why keys of it were refused.
+    """
+
+    taken: bool
+    reason: str | None = None
+
+
+class LabelAccepted(BaseModel):
+    """An accepted label.
+
+    Attributes:
+        seq: Its sequence on the stream.
+    """
+
+    seq: int
+
+
+InspectionService = DecisionService[ImageModel, Inspector]
+_BEARER = HTTPBearer(
+    scheme_name="StoreToken", description="The setting WHITEBOARD_PASSWORD", auto_error=False
+)
+
+
 def create_app(config: Settings | None = None) -> FastAPI:
-    """The inspector as an ASGI application; it opens its connections when it starts."""
+    """The inspector as an ASGI application."""
     config = config or settings()
-    running: list[InspectorProcess] = []
-
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with open_inspector(config) as process:
-            running.append(process)
-            yield
-            running.clear()
-
-    def ready() -> dict[str, bool | str | int]:
-        if not running:
-            return {"started": False}
-        state = running[0]
-        model = state.champion.model
-        return {
-            "model": model.card.label if model else False,
-            "model_refused": state.champion.refused,
-            "nats": "up" if state.nats.is_connected else "down, inspections wait",
-            "outbox_events": state.outbox.depth,
-        }
-
-    app = FastAPI(
-        title="Whiteboard: inspector",
-        summary="Inspects images of parts on a production line.",
-        lifespan=lifespan,
+    service = DecisionService(config, DESIGN, "inspector", read_model, open_inspector)
+    app = service.create_app(
+        "Whiteboard: inspector", "Inspects images of parts on a production line.", MAX_BYTES
     )
-    app.add_middleware(LimitBody, max_bytes=MAX_BYTES)
-    add_operations(app, ready)
-    add_reports(app, DESIGN, Lake(config))
-    add_admin(app, DESIGN, config.admin_token.get_secret_value(), lambda: running[0].nats)
-    _add_inspection(app, running)
-    _add_events(app, config, running)
+    _add_inspection(app, service)
+    _add_notifications(app, service, config)
+    _add_labels(app, service)
     return app
 
 
-def _add_inspection(app: FastAPI, running: list[InspectorProcess]) -> None:
+def _add_inspection(app: FastAPI, service: InspectionService) -> None:
     image = {"schema": {"type": "string", "format": "binary"}}
-    body = {
-        "requestBody": {
-            "required": True,
-            "content": dict.fromkeys(("image/jpeg", "image/png"), image),
-        }
+    body = {"required": True, "content": dict.fromkeys(("image/jpeg", "image/png"), image)}
+    errors = {
+        413: f"More than {MAX_BYTES} bytes",
+        503: "No model is loaded yet, or too many images are waiting",
     }
-    responses: dict[int | str, dict[str, object]] = {
-        200: {"model": InspectionResponse},
-        413: {"description": f"More than {MAX_BYTES} bytes"},
-        422: {"description": "Not a valid image; the message says why"},
-        503: {"description": "No model yet, or too many images are waiting"},
+    documented: dict[str, Any] = {
+        "openapi_extra": {"requestBody": body},
+        "responses": {
+            200: {"model": InspectionResponse},
+            422: {"description": "Not a valid image, or an invalid parameter"},
+            **error_responses(errors),
+        },
     }
 
     async def post(
@@ -135,21 +154,11 @@ def _add_inspection(app: FastAPI, running: list[InspectorProcess]) -> None:
         mask: Annotated[MaskFormat, Query()] = MaskFormat.rle,
     ) -> Response:
         image_ref = ImageRef(line=line, station=station, lot=lot, frame=frame)
-        return await _answer(running[0].inspector, request, image_ref, mask)
+        response = _inspect(service.decider, request, image_ref, mask)
+        return await counted(request.url.path, response)
 
-    documented: dict[str, Any] = {"openapi_extra": body, "responses": responses}
-    app.post("/inspect", tags=["inspection"], summary="Inspect one image", **documented)(post)
-    app.post("/invocations", tags=["SageMaker"], summary="Same as /inspect", **documented)(post)
-
-
-async def _answer(
-    inspector: Inspector, request: Request, image_ref: ImageRef, mask_format: MaskFormat
-) -> Response:
-    route = request.url.path
-    begin = perf_counter()
-    response = await _inspect(inspector, request, image_ref, mask_format)
-    count_request(route, response.status_code, perf_counter() - begin)
-    return response
+    app.post("/inspect", tags=["inspection"], summary="Inspect an image", **documented)(post)
+    app.post("/invocations", tags=["SageMaker"], summary="Inspect an image", **documented)(post)
 
 
 async def _inspect(
@@ -158,8 +167,8 @@ async def _inspect(
     stages = Stages()
     try:
         result = await inspector.inspect(await request.body(), image_ref, stages)
-    except BodyTooLarge:
-        return error_response(413, f"body: more than {MAX_BYTES} bytes")
+    except BodyTooLarge as error:
+        return error_response(413, error.detail)
     except InvalidImage as error:
         return error_response(422, f"body: {error}")
     except QueueFull:
@@ -167,14 +176,8 @@ async def _inspect(
         response.headers["Retry-After"] = "1"
         return response
     if result is None:
-        return error_response(
-            503, "no model is loaded yet: `whiteboard train cv --promote` makes one"
-        )
-    count_decision(result.event.decision)
-    stages.observe()
-    return JsonResponse(
-        _response_body(result, mask_format), headers={"Server-Timing": stages.header()}
-    )
+        return no_model("whiteboard train cv --promote")
+    return decision_response(_response_body(result, mask_format), result.event.decision, stages)
 
 
 def _response_body(result: InspectionResult, mask_format: MaskFormat) -> dict[str, Any]:
@@ -198,41 +201,89 @@ def _response_body(result: InspectionResult, mask_format: MaskFormat) -> dict[st
     return body
 
 
-def _add_events(app: FastAPI, config: Settings, running: list[InspectorProcess]) -> None:
+def _add_notifications(app: FastAPI, service: InspectionService, config: Settings) -> None:
     token = config.password.get_secret_value()
+    body = {
+        "required": True,
+        "content": {
+            "application/json": {"schema": {"type": "object"}, "example": EXAMPLE_NOTIFICATION}
+        },
+    }
+    errors = {
+        401: "A bearer token, or user and password, is required",
+        413: f"More than {MAX_BYTES} bytes",
+        422: "Not a notification",
+        503: "The stream is not available",
+    }
 
-    @app.post("/events/s3", status_code=202, tags=["events"], summary="A notification of the store")
+    @app.post(
+        "/events/s3",
+        status_code=202,
+        tags=["events"],
+        summary="Notify of new images, as the store does",
+        dependencies=[Depends(_BEARER)],
+        openapi_extra={"requestBody": body},
+        responses={202: {"model": NotificationAccepted}, **error_responses(errors)},
+    )
     async def notification(request: Request) -> Response:
-        if not has_bearer_token(request.headers.get("authorization", ""), token):
+        authorization = request.headers.get("authorization", "")
+        if not has_bearer_token(authorization, token) and not _has_basic(authorization, config):
             return error_response(401, "a bearer token is required: the store's webhook has it")
         data = await request.body()
         try:
-            published, refused = await publish_images(running[0].nats, data, config.inbox)
+            published, refused = await publish_images(service.nats, data, config.inbox)
         except ValueError as error:
             return error_response(422, str(error))
         except (NatsError, TimeoutError):
             # The store sends it again; what it gives up on, the reconciliation finds.
-            return error_response(503, "the stream is not available: send it again")
+            return _stream_unavailable()
         reason = {"reason": "; ".join(refused)} if refused else {}
         return JsonResponse({"taken": published > 0, **reason}, status_code=202)
 
-    @app.post(
-        "/verdict",
-        status_code=202,
-        tags=["events"],
-        summary="An operator's label",
-    )
-    async def label(request: Request) -> Response:
+
+def _has_basic(authorization: str, config: Settings) -> bool:
+    """Whether a header has the user and the password, as a topic's https://user:password@host."""
+    pair = f"{config.user}:{config.password.get_secret_value()}"
+    expected = b"Basic " + base64.b64encode(pair.encode())
+    return compare_digest(authorization.encode("latin-1"), expected)
+
+
+def _add_labels(app: DirectApp, service: InspectionService) -> None:
+    errors = {
+        413: f"More than {MAX_BYTES} bytes",
+        422: "Invalid fields, by name, or an unknown class, with the known ones",
+        503: "The stream is not available",
+    }
+
+    async def post(request: RawRequest) -> Response:
         try:
-            event = LabelEvent.model_validate_json(await request.body())
+            event = LabelEvent.model_validate_json(request.body)
+            model = service.champion.model
+            label = read_label(event.label, model.card.classes if model else CLASSES)
         except ValidationError as error:
             return error_response(422, validation_message(error))
+        except UnknownLabel as error:
+            return error_response(422, str(error))
+        data = event.model_copy(update={"label": label}).model_dump_json().encode()
         try:
-            ack = (
-                await running[0]
-                .nats.jetstream()
-                .publish(f"{LABEL}.{event.label}", event.model_dump_json().encode())
-            )
+            subject = f"{LABEL}.{subject_token(label)}"
+            ack = await service.nats.jetstream().publish(subject, data)
         except (NatsError, TimeoutError):
-            return error_response(503, "the stream is not available: send it again")
+            return _stream_unavailable()
         return JsonResponse({"seq": ack.seq}, status_code=202)
+
+    content = {"application/json": {"example": EXAMPLE_LABEL}}
+    app.add_direct(
+        "/verdict",
+        post,
+        LabelEvent,
+        status_code=202,
+        tags=["events"],
+        summary="Label an inspected part",
+        openapi_extra={"requestBody": {"content": content}},
+        responses={202: {"model": LabelAccepted}, **error_responses(errors)},
+    )
+
+
+def _stream_unavailable() -> Response:
+    return error_response(503, "the stream is not available: send it again")

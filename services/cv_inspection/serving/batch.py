@@ -1,15 +1,16 @@
 """Batch: inspect the images of a manifest in parallel; a run that was killed can be resumed.
 
-The manifest has the format of S3 Batch Operations: CSV rows of bucket and key, keys URL-encoded
-(https://docs.aws.amazon.com/AmazonS3/latest/userguide/batch-ops-create-job.html). The report has a
-row for each object: bucket, key, status (succeeded or failed), decision, label, defect, model and
-error. It is written during the run, so the next run skips what it lists as succeeded.
+The manifest has the format of S3 Batch Operations: CSV rows of bucket, key and optional version,
+keys URL-encoded (https://docs.aws.amazon.com/AmazonS3/latest/userguide/batch-ops-create-job.html).
+The report has a row for each object: bucket, key, status (succeeded or failed), decision, label,
+defect, model, error and version. It is written during the run: the next run skips what it lists as
+succeeded, and tries again what failed.
 """
 
 import csv
 import hashlib
+import io
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,23 +18,35 @@ from pathlib import Path
 from urllib.parse import unquote_plus, urlsplit
 
 from services.cv_inspection.ingestion.events import ImageRef
+from services.cv_inspection.ingestion.images import READ_BYTES
+from services.cv_inspection.model import ImageModel, read_model
+from services.cv_inspection.problem import DESIGN
 from services.cv_inspection.serving.inspect import inspect
-from services.cv_inspection.serving.model import DESIGN, ImageModel, read_model
 from services.platform.models.names import served_path
 from services.platform.progress import ProgressCallback
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
+from services.platform.storage.signed import get_version
 
-COLUMNS = ("bucket", "key", "status", "decision", "label", "defect", "model", "error")
+COLUMNS = ("bucket", "key", "status", "decision", "label", "defect", "model", "error", "version")
+# Reports of earlier versions lack the last column.
+_REQUIRED_COLUMNS = COLUMNS[:-1]
 SUCCEEDED, FAILED = "succeeded", "failed"
 
 
 @dataclass(frozen=True)
 class ManifestRow:
-    """One row of a manifest."""
+    """One row of a manifest.
+
+    Attributes:
+        bucket: Bucket of the object.
+        key: Its key, decoded.
+        version: Its version, empty for the newest.
+    """
 
     bucket: str
     key: str
+    version: str = ""
 
 
 @dataclass(frozen=True)
@@ -70,17 +83,28 @@ def read_manifest(settings: Settings, location: str) -> list[ManifestRow]:
         if not row:
             continue
         if len(row) not in (2, 3) or not row[0].strip() or not row[1].strip():
-            raise ValueError(f"{location}, line {number}: not Bucket,Key: {','.join(row)[:80]!r}")
+            text = ",".join(row)[:80]
+            raise ValueError(f"{location}, line {number}: not Bucket,Key[,VersionId]: {text!r}")
         if number == 1 and row[0].strip().lower() == "bucket":
             continue
-        rows.append(ManifestRow(row[0].strip(), unquote_plus(row[1].strip())))
+        try:
+            rows.append(_manifest_row(*(cell.strip() for cell in row)))
+        except UnicodeDecodeError:
+            raise ValueError(
+                f"{location}, line {number}: the key is not URL-encoded UTF-8: {row[1][:80]!r}"
+            ) from None
     return rows
+
+
+def _manifest_row(bucket: str, key: str, version: str = "") -> ManifestRow:
+    """UnicodeDecodeError if the key is not URL-encoded UTF-8."""
+    return ManifestRow(bucket, unquote_plus(key, errors="strict"), version)
 
 
 def _rows(location: str, data: bytes) -> list[list[str]]:
     try:
         # Spreadsheet programs write a byte order mark.
-        return list(csv.reader(data.decode("utf-8-sig").splitlines()))
+        return list(csv.reader(io.StringIO(data.decode("utf-8-sig"), newline="")))
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{location} is not a CSV in UTF-8: {error}") from None
 
@@ -103,20 +127,23 @@ def run(
         ValueError: the report's path is a file of another kind.
     """
     model = read_model(Lake(settings).get(served_path(DESIGN)))
-    has_rows = _drop_partial_row(report)
-    done = set(_succeeded(report)) if has_rows else set()
+    known = _read_report(report)
+    done = {row for row, entry in known.items() if entry["status"] == SUCCEEDED}
     remaining = [row for row in dict.fromkeys(manifest) if row not in done]
     resumed = len(set(manifest)) - len(remaining)
+    again = set(remaining)
+    _write_report(report, [entry for row, entry in known.items() if row not in again])
     counts = {SUCCEEDED: 0, FAILED: 0}
     lock = threading.Lock()
     stores = {bucket: Lake(settings, bucket) for bucket in {row.bucket for row in remaining}}
-    with report.open("a", newline="") as file, ThreadPoolExecutor(workers) as pool:
+    with (
+        report.open("a", newline="", encoding="utf-8") as file,
+        ThreadPoolExecutor(workers) as pool,
+    ):
         writer = csv.DictWriter(file, COLUMNS)
-        if not has_rows:
-            writer.writeheader()
 
         def inspect_and_report(row: ManifestRow) -> None:
-            entry = _inspect_row(model, stores[row.bucket], row)
+            entry = _inspect_row(settings, model, stores[row.bucket], row)
             with lock:
                 writer.writerow(entry)
                 file.flush()
@@ -127,13 +154,15 @@ def run(
     return BatchSummary(counts[SUCCEEDED], counts[FAILED], resumed, report)
 
 
-def _inspect_row(model: ImageModel, store: Lake, row: ManifestRow) -> dict[str, str]:
-    entry = {"bucket": row.bucket, "key": row.key}
+def _inspect_row(
+    settings: Settings, model: ImageModel, store: Lake, row: ManifestRow
+) -> dict[str, str]:
+    entry = {"bucket": row.bucket, "key": row.key, "version": row.version}
     try:
-        data = store.get(row.key)
+        data = _fetch(settings, store, row)
         event = inspect(model, data, _image_ref(row), datetime.now(UTC), row.key).event
     except FileNotFoundError:
-        return {**entry, "status": FAILED, "error": "no such object"}
+        return {**entry, "status": FAILED, "error": _missing(row)}
     except (OSError, ValueError) as error:
         return {**entry, "status": FAILED, "error": " ".join(str(error).split())[:300]}
     return {
@@ -147,6 +176,16 @@ def _inspect_row(model: ImageModel, store: Lake, row: ManifestRow) -> dict[str, 
     }
 
 
+def _fetch(settings: Settings, store: Lake, row: ManifestRow) -> bytes:
+    if row.version:
+        return get_version(settings, row.bucket, row.key, row.version, READ_BYTES)
+    return store.get(row.key, READ_BYTES)
+
+
+def _missing(row: ManifestRow) -> str:
+    return f"no such object, or not version {row.version}" if row.version else "no such object"
+
+
 def _image_ref(row: ManifestRow) -> ImageRef:
     """An object's reference; a manifest may name keys of any form."""
     try:
@@ -156,24 +195,29 @@ def _image_ref(row: ManifestRow) -> ImageRef:
         return ImageRef(line="batch", station="batch", lot="batch", frame=digest)
 
 
-def _drop_partial_row(report: Path) -> bool:
-    """Remove a last row that a crash left incomplete. Returns whether the report has rows.
+def _read_report(report: Path) -> dict[ManifestRow, dict[str, str]]:
+    """The rows of a report by object, the last of each; a row that a crash cut off is left out.
 
     ValueError if the file is not a report.
     """
     data = report.read_bytes() if report.exists() else b""
-    header = ",".join(COLUMNS).encode()
-    if not data.startswith(header[: len(data)]):
-        raise ValueError(f"{report} exists and is not a batch report: --report another file")
+    header, old = (",".join(names).encode() for names in (COLUMNS, _REQUIRED_COLUMNS))
     complete = data[: data.rfind(b"\n") + 1]
-    if complete != data:
-        report.write_bytes(complete)
-    return bool(complete)
+    is_report = complete.splitlines()[0] in (header, old) if complete else header.startswith(data)
+    if not is_report:
+        raise ValueError(f"{report} exists and is not a batch report: --report another file")
+    lines = io.StringIO(complete.decode("utf-8", errors="replace"), newline="")
+    entries = ({"version": "", **entry} for entry in csv.DictReader(lines))
+    return {
+        ManifestRow(entry["bucket"], entry["key"], entry["version"]): entry for entry in entries
+    }
 
 
-def _succeeded(report: Path) -> Iterator[ManifestRow]:
-    """Objects that a report lists as succeeded."""
-    with report.open(newline="") as file:
-        for row in csv.DictReader(file):
-            if row["status"] == SUCCEEDED:
-                yield ManifestRow(row["bucket"], row["key"])
+def _write_report(report: Path, entries: list[dict[str, str]]) -> None:
+    """Replace a report by some of its rows; a crash leaves the old report or the new one."""
+    new = report.with_name(f"{report.name}.new")
+    with new.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS, restval="", extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(entries)
+    new.replace(report)

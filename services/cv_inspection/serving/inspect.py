@@ -21,13 +21,13 @@ from services.cv_inspection.ingestion.events import (
     inspection_id,
 )
 from services.cv_inspection.ingestion.images import decode
+from services.cv_inspection.model import ImageModel
 from services.cv_inspection.problem import (
     MAX_BRIGHTNESS,
     MAX_CLIPPED,
     MAX_MASK_SHARE_OF_PASSED,
     MIN_BRIGHTNESS,
 )
-from services.cv_inspection.serving.model import ImageModel
 from services.platform.types import Floats32
 
 

@@ -1,24 +1,19 @@
-"""The inspector: a pool of threads that inspects posted images, and the connections it needs."""
+"""The inspector: a pool of threads that inspects posted images."""
 
 import asyncio
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from time import perf_counter
 
-from nats.aio.client import Client
-from nats.errors import Error as NatsError
-
-from services.cv_inspection.ingestion.events import INSPECTION, ImageRef, InspectionEvent
+from services.cv_inspection.ingestion.events import ImageRef, InspectionEvent, inspection_subject
+from services.cv_inspection.model import ImageModel
 from services.cv_inspection.serving.inspect import InspectionResult, inspect
-from services.cv_inspection.serving.model import DESIGN, ImageModel, read_model
 from services.platform.models.served_model import ServedModel
 from services.platform.settings import Settings
-from services.platform.streaming.connection import open_connection
 from services.platform.streaming.outbox import Outbox
-from services.platform.telemetry import OUTBOX_DEPTH, OUTBOX_DROPPED, Stages
+from services.platform.telemetry import Stages
 
 _THREADS = 2
 # Images that may wait while others are inspected; at 10 ms each, this fits the latency budget.
@@ -69,52 +64,26 @@ class Inspector:
 
     def publish(self, event: InspectionEvent) -> None:
         """Queue an inspection for the stream."""
-        subject = f"{INSPECTION}.{event.place.line}"
-        self._outbox.put(subject, event.inspection_id, event.model_dump_json().encode())
+        self._outbox.put(
+            inspection_subject(event), event.inspection_id, event.model_dump_json().encode()
+        )
+
+    def readiness(self) -> dict[str, bool | str | int]:
+        """How many images are being inspected or wait."""
+        return {"images_in_flight": self._in_flight}
 
     def close(self) -> None:
         """Stop the threads."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-@dataclass
-class InspectorProcess:
-    """An inspector and its open connections."""
-
-    inspector: Inspector
-    champion: ServedModel[ImageModel]
-    outbox: Outbox
-    nats: Client
-
-
 @asynccontextmanager
-async def open_inspector(config: Settings) -> AsyncIterator[InspectorProcess]:
-    """Open what the inspector needs, and close it afterwards. NATS may start later."""
-    nc, connecting = open_connection(config, "inspector")
-    champion = ServedModel(config, DESIGN, read_model)
-    await asyncio.to_thread(champion.load)
-    max_bytes = config.outbox_megabytes << 20
-    outbox = Outbox(nc, config.home / "inspector", config.outbox_events, max_bytes)
-    outbox.start()
+async def open_inspector(
+    _: Settings, champion: ServedModel[ImageModel], outbox: Outbox
+) -> AsyncIterator[Inspector]:
+    """An inspector, whose threads are stopped at exit."""
     inspector = Inspector(champion, outbox)
-    tasks = [
-        connecting,
-        asyncio.create_task(champion.watch(nc)),
-        asyncio.create_task(_set_gauges(outbox)),
-    ]
     try:
-        yield InspectorProcess(inspector, champion, outbox, nc)
+        yield inspector
     finally:
-        for task in tasks:
-            task.cancel()
         inspector.close()
-        await outbox.close()
-        with suppress(NatsError, TimeoutError):
-            await nc.close()
-
-
-async def _set_gauges(outbox: Outbox) -> None:
-    while True:
-        OUTBOX_DEPTH.set(outbox.depth)
-        OUTBOX_DROPPED.set(outbox.dropped)
-        await asyncio.sleep(1.0)

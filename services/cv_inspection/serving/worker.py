@@ -2,39 +2,45 @@
 
 If it is killed in between, it repeats the work without duplicates: a stored result of the same key
 and bytes is published again, not computed again, and the stream drops a second event with the same
-inspection id. An invalid file gets a result that says why, and a dead letter.
+inspection id. An invalid file gets a result that says why, and a dead letter. So does an object
+that the store can't read after some retries, which stop neither the line nor the batch.
 """
 
 import asyncio
 import logging
 import time
 from datetime import UTC, datetime
+from functools import partial
 
 import orjson
 from nats.js import JetStreamContext
+from prometheus_client import Histogram
 from pydantic import ValidationError
 
 from services.cv_inspection.ingestion.events import (
     DEAD,
     IMAGE,
-    INSPECTION,
     STREAM,
     ImageRef,
     InspectionEvent,
     inspection_id,
+    inspection_subject,
     parse_image,
 )
-from services.cv_inspection.ingestion.images import InvalidImage
+from services.cv_inspection.ingestion.images import READ_BYTES, InvalidImage
 from services.cv_inspection.ingestion.reconciliation import reconcile
+from services.cv_inspection.model import ImageModel, read_model
+from services.cv_inspection.problem import DESIGN
 from services.cv_inspection.serving.inspect import inspect
-from services.cv_inspection.serving.model import DESIGN, ImageModel, read_model
 from services.platform.models.served_model import ServedModel
-from services.platform.runtime.worker import report_lag
+from services.platform.runtime.worker import cancel_tasks
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
 from services.platform.streaming.connection import connect
 from services.platform.streaming.consumer import Message, OrderedConsumer, consume, dead_letter
-from services.platform.telemetry import EVENTS, INSPECTION_SECONDS
+from services.platform.streaming.lag import report_lag
+from services.platform.streaming.retry import retry_forever
+from services.platform.telemetry import EVENTS
 
 log = logging.getLogger(__name__)
 
@@ -42,10 +48,25 @@ NAME = "inspection"
 BATCH = 16
 _CONCURRENCY = 4
 _RECONCILE_INTERVAL_S = 60.0
+# Seconds before each retry of an object that can't be read while others can: half a minute in all.
+_BACKOFF_S = (1.0, 2.0, 4.0, 8.0, 15.0)
+# More unreadable objects at once are an outage, and the line waits for its end.
+_MAX_RETRIES = 64
+_PROBE = ".probe"
+
+INSPECTION_SECONDS = Histogram(
+    "inspection_delay_seconds",
+    "From storing an image's event in the stream until its result is stored",
+    buckets=(0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 15, 60),
+)
 
 
 class NoModel(TimeoutError):
     """There is no model yet; the batch is retried."""
+
+
+class ObjectUnreadable(RuntimeError):
+    """The store answers, but not for this object."""
 
 
 class InspectionWorker:
@@ -59,31 +80,96 @@ class InspectionWorker:
         self._results = results
         self._champion = champion
         self._slots = asyncio.Semaphore(_CONCURRENCY)
+        self._retry_slots = asyncio.Semaphore(_CONCURRENCY)
+        self._retries: dict[str, asyncio.Task[None]] = {}
 
     async def handle(self, batch: list[Message]) -> None:
         """Inspect one batch, a few images at a time.
 
+        An object that the store can't read is retried beside the next batches.
+
         Raises:
             OSError, nats.errors.Error, NoModel: retry the same batch.
         """
+        self._model()
+        inspections = (self._handle_message(message) for message in batch)
+        outcomes = await asyncio.gather(*inspections, return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+        now = time.time()
+        for message, outcome in zip(batch, outcomes, strict=True):
+            EVENTS.labels(NAME, str(outcome)).inc()
+            if outcome != "deferred":
+                INSPECTION_SECONDS.observe(max(now - message.published_us / 1e6, 0.0))
+
+    async def close(self) -> None:
+        """Stop the retries; the reconciliation finds their images again."""
+        await cancel_tasks(*self._retries.values())
+
+    def _model(self) -> ImageModel:
         model = self._champion.model
         if model is None:
             raise NoModel("no model is loaded yet")
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._inspect_message(model, message)) for message in batch]
-        now = time.time()
-        for message, outcome in zip(batch, (task.result() for task in tasks), strict=True):
-            EVENTS.labels(NAME, outcome).inc()
-            INSPECTION_SECONDS.observe(max(now - message.published_us / 1e6, 0.0))
+        return model
 
-    async def _inspect_message(self, model: ImageModel, message: Message) -> str:
-        """Inspect the image of one message. Returns inspected, known or dead."""
-        async with self._slots:
+    async def _handle_message(self, message: Message) -> str:
+        """Inspect the image of one message. Returns inspected, known, dead or deferred."""
+        try:
+            key = parse_image(message).key
+            image_ref = ImageRef.from_key(key)
+        except ValueError as error:
+            await self._dead_letter(message, str(error))
+            return "dead"
+        if key in self._retries:
+            return "deferred"
+        try:
+            return await self._inspect(self._slots, message, key, image_ref)
+        except ObjectUnreadable as error:
+            if len(self._retries) >= _MAX_RETRIES:
+                raise OSError(f"{_MAX_RETRIES} objects can't be read; {error}") from error
+            log.warning("%s; it is retried, the others go on", error)
+            retry = self._retry(message, key, image_ref)
+            self._retries[key] = asyncio.create_task(retry, name=key)
+            return "deferred"
+
+    async def _retry(self, message: Message, key: str, image_ref: ImageRef) -> None:
+        """Retry an object that can't be read, and dead-letter it after the last attempt.
+
+        An outage of the store or of NATS is not counted as an attempt.
+        """
+        inspection = partial(self._inspect, self._retry_slots, message, key, image_ref)
+        reason, outcome = "", "dead"
+        try:
+            for delay in _BACKOFF_S:
+                await asyncio.sleep(delay)
+                try:
+                    outcome = await retry_forever(inspection, key)
+                    break
+                except ObjectUnreadable as error:
+                    reason = str(error)
+            else:
+                refuse = partial(asyncio.to_thread, self._store_error, key, image_ref, reason)
+                await retry_forever(refuse, key)
+                await retry_forever(partial(self._dead_letter, message, reason), key)
+            EVENTS.labels(NAME, outcome).inc()
+        finally:
+            del self._retries[key]
+
+    async def _inspect(
+        self, slots: asyncio.Semaphore, message: Message, key: str, image_ref: ImageRef
+    ) -> str:
+        """Inspect one image and publish the result. Returns inspected, known or dead.
+
+        Raises:
+            ObjectUnreadable: the store answers, but not for this object.
+            OSError, nats.errors.Error, NoModel: an engine or the model is not available.
+        """
+        async with slots:
             try:
-                key = parse_image(message).key
-                image_ref = ImageRef.from_key(key)
+                data = await asyncio.to_thread(self._fetch, key)
                 event, outcome = await asyncio.to_thread(
-                    self._inspect_and_store, model, message, key, image_ref
+                    self._inspect_and_store, self._model(), message, key, image_ref, data
                 )
             except FileNotFoundError:
                 await self._dead_letter(message, f"{key}: the object no longer exists")
@@ -91,16 +177,40 @@ class InspectionWorker:
             except ValueError as error:
                 await self._dead_letter(message, str(error))
                 return "dead"
-            subject = f"{INSPECTION}.{image_ref.line}"
             headers = {"Nats-Msg-Id": event.inspection_id}
-            await self._js.publish(subject, event.model_dump_json().encode(), headers=headers)
+            body = event.model_dump_json().encode()
+            await self._js.publish(inspection_subject(event), body, headers=headers)
             return outcome
 
+    def _fetch(self, key: str) -> bytes:
+        """An object's bytes.
+
+        Raises:
+            FileNotFoundError: it does not exist.
+            ObjectUnreadable: the store reads others.
+            OSError: the store reads no object.
+        """
+        try:
+            return self._inbox.get(key, READ_BYTES)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            self._check_store()
+            raise ObjectUnreadable(f"{key}: {error}") from error
+
+    def _check_store(self) -> None:
+        """Write and read an object: the bucket would answer with all its volumes gone, too.
+
+        OSError if that fails.
+        """
+        self._results.put(_PROBE, b"whether objects can be written and read")
+        if not self._results.get(_PROBE):
+            raise OSError("the store reads no object")
+
     def _inspect_and_store(
-        self, model: ImageModel, message: Message, key: str, image_ref: ImageRef
+        self, model: ImageModel, message: Message, key: str, image_ref: ImageRef, data: bytes
     ) -> tuple[InspectionEvent, str]:
         """The image's inspection, stored before or now, and whether it is known or inspected."""
-        data = self._inbox.get(key)
         known = self._stored_result(image_ref)
         if known is not None and known.inspection_id == inspection_id(image_ref, data):
             return known, "known"
@@ -108,8 +218,7 @@ class InspectionWorker:
         try:
             result = inspect(model, data, image_ref, at, key)
         except InvalidImage as error:
-            message_json = orjson.dumps({"key": key, "error": str(error)})
-            self._results.put(f"{image_ref.stem}.json", message_json)
+            self._store_error(key, image_ref, str(error))
             raise
         self._results.put(f"{image_ref.stem}.mask.png", result.mask_png)
         self._results.put(f"{image_ref.stem}.json", result.event.model_dump_json().encode())
@@ -120,6 +229,10 @@ class InspectionWorker:
             return InspectionEvent.model_validate_json(self._results.get(f"{image_ref.stem}.json"))
         except (FileNotFoundError, ValidationError):
             return None
+
+    def _store_error(self, key: str, image_ref: ImageRef, reason: str) -> None:
+        """Store why an image has no inspection, so that the reconciliation leaves it alone."""
+        self._results.put(f"{image_ref.stem}.json", orjson.dumps({"key": key, "error": reason}))
 
     async def _dead_letter(self, message: Message, reason: str) -> None:
         await dead_letter(self._js, DEAD, NAME, message, reason)
@@ -152,4 +265,5 @@ async def main(config: Settings) -> None:
             group.create_task(_reconcile_periodically(config))
             group.create_task(consume(consumer, worker.handle))
     finally:
+        await worker.close()
         await nc.close()

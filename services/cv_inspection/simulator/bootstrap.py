@@ -3,7 +3,7 @@
 import asyncio
 
 from services.cv_inspection.ingestion.events import STREAMS
-from services.cv_inspection.serving.model import DESIGN
+from services.cv_inspection.problem import DESIGN
 from services.platform.models.names import served_path
 from services.platform.progress import ProgressBar
 from services.platform.settings import Settings

@@ -3,20 +3,15 @@
 import numpy as np
 from PIL import Image
 
-from services.cv_inspection.features.image import (
-    QUALITY_MEASURES,
-    quality_vector,
-    resize,
-    resize_mask,
-)
 from services.cv_inspection.features.labelled_images import (
+    ImageArrays,
     ImageHistory,
     ImageSplit,
     LabelledImages,
     class_index,
 )
 from services.cv_inspection.ingestion.images import decode
-from services.cv_inspection.problem import CLASSES, ESCAPE_COST_MINOR
+from services.cv_inspection.problem import CLASSES
 from services.cv_inspection.simulator.camera import DEFECT_SHARE, Camera
 from services.cv_inspection.simulator.drift import CameraDrift
 from services.platform.progress import ProgressBar, ProgressCallback
@@ -46,22 +41,18 @@ def simulated_images(
         drift: Of the camera; none if None.
     """
     camera = Camera(seed, defect_share, drift)
-    pixels = np.zeros((count, size, size, 3), dtype=np.uint8)
-    mask = np.zeros((count, size, size), dtype=bool)
+    arrays = ImageArrays(count, size)
     label = np.zeros(count, dtype=np.int64)
-    quality = np.zeros((count, len(QUALITY_MEASURES)))
     lots: dict[str, int] = {}
     unit = np.zeros(count, dtype=np.int64)
     for i in range(count):
         shot = camera.shot(first + i)
         # Through a JPEG file, as images arrive from the store: compression changes them.
-        image = decode(shot.jpeg())
-        pixels[i], quality[i] = resize(image, size), quality_vector(image)
-        mask[i] = resize_mask(Image.fromarray(shot.mask), size)
+        arrays.set(i, decode(shot.jpeg()), Image.fromarray(shot.mask))
         label[i] = class_index(shot.label, CLASSES)
         unit[i] = lots.setdefault(f"{shot.line}/{shot.station}/{shot.lot}", len(lots))
         step(i + 1, count)
-    return LabelledImages.from_arrays(pixels, label, mask, unit, quality, ESCAPE_COST_MINOR)
+    return arrays.labelled(label, unit)
 
 
 def simulated_split(seed: int, size: int, bar: ProgressBar) -> ImageSplit:

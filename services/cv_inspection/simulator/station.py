@@ -6,8 +6,8 @@ simulated, too: the true class of every inspected image of the store is posted a
 
 import asyncio
 import time
-from collections.abc import Coroutine
-from contextlib import suppress
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from operator import itemgetter
@@ -21,9 +21,11 @@ from nats.js.errors import NotFoundError
 
 from services.cv_inspection.ingestion.events import DECISIONS_STREAM, InspectionEvent
 from services.cv_inspection.problem import GOOD
+from services.cv_inspection.service import INSPECTOR
 from services.cv_inspection.simulator.camera import LINES, LIVE_FROM, Camera, Shot
 from services.cv_inspection.simulator.drift import CameraDrift
 from services.platform.progress import ProgressCallback
+from services.platform.runtime.client import open_session, post
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
 from services.platform.streaming.connection import connect, ensure_bucket
@@ -92,7 +94,7 @@ class Station:
 
     def __init__(self, config: Settings, nc: Client, http: aiohttp.ClientSession) -> None:
         self._inbox = Lake(config, config.inbox)
-        self._url = config.inspector
+        self._url = INSPECTOR.url(config)
         self._nc = nc
         self._http = http
         self._due: dict[str, tuple[float, Shot]] = {}
@@ -109,43 +111,40 @@ class Station:
         step: ProgressCallback,
     ) -> int:
         """Put `rate` images a second and post `post_rate`. Returns the next image's number."""
+        async with self._consuming():
+            # The first image of each line generates its surface, which takes a second.
+            for number in range(len(LINES)):
+                await asyncio.to_thread(camera.shot, first + number)
+            begin = time.perf_counter()
+            puts, posts = round(rate * seconds), round(post_rate * seconds)
+            # Puts and posts have their own images, so that both cover all lines in turn.
+            schedule = [(begin + i / rate, first + i, self._put) for i in range(puts)]
+            schedule += [
+                (begin + i / post_rate, first + puts + i, self._post) for i in range(posts)
+            ]
+            schedule.sort(key=itemgetter(0))
+            for done, (due, number, send) in enumerate(schedule, start=1):
+                shot = await asyncio.to_thread(camera.shot, number)
+                await asyncio.sleep(max(due - time.perf_counter(), 0.0))
+                self._start(send(shot, due))
+                step(done, len(schedule))
+            await self._drain(puts)
+            self.report.seconds = time.perf_counter() - begin
+            return first + len(schedule)
+
+    @asynccontextmanager
+    async def _consuming(self) -> AsyncIterator[None]:
+        """Consume the inspections that are published from now on."""
         js = self._nc.jetstream()
         before = (await js.stream_info(DECISIONS_STREAM)).state.last_seq
         inspections = OrderedConsumer(self._nc, DECISIONS_STREAM, _NAME)
         consuming = asyncio.create_task(consume(inspections, self._on_batch, after=before))
         try:
-            return await self._play(camera, first, rate, post_rate, seconds, step)
+            yield
         finally:
             consuming.cancel()
             with suppress(NatsError, OSError, TimeoutError):
                 await inspections.delete()
-
-    async def _play(
-        self,
-        camera: Camera,
-        first: int,
-        rate: float,
-        post_rate: float,
-        seconds: float,
-        step: ProgressCallback,
-    ) -> int:
-        # The first image of each line generates its surface, which takes a second.
-        for number in range(len(LINES)):
-            await asyncio.to_thread(camera.shot, first + number)
-        begin = time.perf_counter()
-        puts, posts = round(rate * seconds), round(post_rate * seconds)
-        # Puts and posts have their own images, so that both cover all lines in turn.
-        schedule = [(begin + i / rate, first + i, self._put) for i in range(puts)]
-        schedule += [(begin + i / post_rate, first + puts + i, self._post) for i in range(posts)]
-        schedule.sort(key=itemgetter(0))
-        for done, (due, number, send) in enumerate(schedule, start=1):
-            shot = await asyncio.to_thread(camera.shot, number)
-            await asyncio.sleep(max(due - time.perf_counter(), 0.0))
-            self._start(send(shot, due))
-            step(done, len(schedule))
-        await self._drain(puts)
-        self.report.seconds = time.perf_counter() - begin
-        return first + len(schedule)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -160,16 +159,13 @@ class Station:
     async def _post(self, shot: Shot, due: float) -> None:
         query = {"line": shot.line, "station": shot.station, "lot": shot.lot, "frame": shot.frame}
         try:
-            url = f"{self._url}/inspect"
-            async with self._http.post(url, params=query, data=shot.jpeg()) as response:
-                body = await response.read()
-                if response.status != 200:
-                    self.report.count_failure(
-                        f"{response.status}: {body[:200].decode(errors='replace')}"
-                    )
-                    return
+            url = f"{self._url}{INSPECTOR.route}"
+            status, body = await post(self._http, url, params=query, data=shot.jpeg())
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             self.report.count_failure(str(error) or type(error).__name__)
+            return
+        if status != 200:
+            self.report.count_failure(f"{status}: {body[:200].decode(errors='replace')}")
             return
         self.report.posted_ms.append((time.perf_counter() - due) * 1e3)
 
@@ -194,8 +190,8 @@ class Station:
     async def _post_label(self, identity: str, label: str) -> None:
         body = orjson.dumps({"inspection_id": identity, "label": label, "by": "simulator"})
         try:
-            async with self._http.post(f"{self._url}/verdict", data=body) as response:
-                self.report.labels += response.status == 202
+            status, _ = await post(self._http, f"{self._url}/verdict", data=body)
+            self.report.labels += status == 202
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             self.report.count_failure(f"label: {error}")
 
@@ -227,10 +223,9 @@ async def run_stations(
         OSError: S3 does not answer.
     """
     nc = await connect(config, "station")
-    timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
     try:
         first = await _cursor(nc)
-        async with aiohttp.ClientSession(timeout=timeout) as http:
+        async with open_session(_TIMEOUT_S) as http:
             station = Station(config, nc, http)
             camera = Camera(seed, drift=drift)
             last = await station.run(camera, first, rate, post_rate, seconds, step)

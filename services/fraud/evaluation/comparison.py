@@ -6,10 +6,11 @@ declining the same share of transactions; at their own thresholds, candidates th
 would have the higher recall.
 """
 
-import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,26 +20,30 @@ from sklearn.metrics import average_precision_score
 from features.spec import DAY
 from services.fraud.candidates import CANDIDATES
 from services.fraud.features import embedding_log, embeddings, encoder
+from services.fraud.features.backfill import WARM_UP_DAYS
 from services.fraud.features.graph import TransactionLog
 from services.fraud.features.request import cart_sets
 from services.fraud.ingestion.columns import event_times
+from services.fraud.ingestion.outcomes import labelled_transactions
 from services.fraud.ingestion.tables import TRUTH_TABLE
+from services.fraud.model import read_model
 from services.fraud.problem import CostModel
-from services.fraud.retraining.dataset import WARM_UP_DAYS, examples, labelled_rows, point_in_time
+from services.fraud.retraining.dataset import examples, point_in_time
 from services.fraud.retraining.training import choose_threshold, make_card, new_candidate
-from services.fraud.serving.scorer import load_model
 from services.fraud.simulator.scenarios import SCENARIOS
 from services.platform.evaluation.comparison import (
     CandidateResult,
+    ComparedCandidate,
     ComparisonLabels,
+    ComparisonSpec,
+    Inputs,
     ServeFiles,
-    average_runs,
-    p95_ms,
-    post_in_turn,
+    compare_candidates,
 )
 from services.platform.models.candidates import Candidate, Examples
 from services.platform.models.onnx import write_card
 from services.platform.progress import ProgressBar
+from services.platform.retraining.spec import check_mix
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
 from services.platform.types import Booleans, Floats
@@ -48,7 +53,6 @@ DECLINE_SHARE = 0.01
 ONNX_CALLS = 3_000
 REQUESTS, REQUESTS_PER_SECOND = 1_000, 100.0
 
-_APP = "services.fraud.serving.app:create_app"
 COMPARISON_LABELS = ComparisonLabels(
     stopped_share=DECLINE_SHARE,
     subject="transactions",
@@ -98,77 +102,66 @@ class _Dataset:
     log_index: np.ndarray
 
 
+# The data of a seed: (N, len(FEATURES)) vectors with the embeddings of its encoder, (N,) whether a
+# party had no embedding, and the seconds that encoder and embeddings took.
+_SeedData = tuple[Floats, Booleans, float]
+
+
 def compare(
     settings: Settings, seeds: list[int], bar: ProgressBar, serve: ServeFiles
-) -> list[FraudCandidateResult]:
+) -> list[CandidateResult]:
     """Train, evaluate and time every candidate.
 
     Args:
         settings: Where lake and offline store are.
         seeds: Seeds to train with.
         bar: Opens a progress bar with a title.
-        serve: Starts a scorer for each candidate's file.
+        serve: Starts a scorer for each candidate's file; their decisions are discarded.
 
     Raises:
         ValueError: the lake holds no simulated transactions.
     """
     dataset = _read_dataset(settings, bar)
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in sorted(CANDIDATES.all())}
-    files: dict[str, bytes] = {}
-    for seed in seeds:
-        vectors, cold, encoder_s = _vectors_with_embeddings(dataset, seed, bar)
-        for name in found:
-            with bar(f"{name}, seed {seed}") as step:
-                candidate = new_candidate(name)
-                begin = perf_counter()
-                kind = type(candidate)
-                fit, valid = (_examples(dataset, vectors, kind, w) for w in ("fit", "valid"))
-                candidate.fit(fit, valid, seed, step)
-                train_s = perf_counter() - begin + (encoder_s if kind.groups else 0.0)
-            threshold = choose_threshold(candidate, valid)
-            found[name].append({**_evaluate(dataset, vectors, cold, candidate, threshold),
-                                "train_s": train_s})  # fmt: skip
-            until = float(event_times(dataset.rows)[dataset.valid].max())
-            files[name] = write_card(
-                candidate.export(), make_card(candidate, threshold, "comparison", until)
-            )
-    result = [_summary(name, runs, files[name]) for name, runs in found.items()]
-    _time_calls(dataset, vectors, files, result)
-    _time_requests(serve, dataset, files, result, bar)
-    return result
+    spec = ComparisonSpec(
+        result=FraudCandidateResult,
+        labels=COMPARISON_LABELS,
+        data=partial(_with_embeddings, dataset, bar=bar),
+        train=partial(_train, dataset, bar=bar),
+        read_model=read_model,
+        inputs=partial(_inputs, dataset),
+        app="services.fraud.serving.app:create_app",
+        route="/score",
+        posts=_posts(dataset),
+        rate=REQUESTS_PER_SECOND,
+    )
+    return compare_candidates(spec, CANDIDATES, seeds, bar, serve)
 
 
 def _read_dataset(settings: Settings, bar: ProgressBar) -> _Dataset:
     lake = Lake(settings)
     with bar("reading point-in-time features"):
         truth = lake.read(TRUTH_TABLE)
-        rows = labelled_rows(lake, 0.0)
-        if truth is None or rows is None:
+        settled = labelled_transactions(lake, 0.0)
+        if truth is None or settled is None:
             raise ValueError("the lake holds no simulated transactions: run `whiteboard up`")
+        settled = settled.select(pc.is_in(settled.rows["seq"], truth["seq"]).to_numpy())
+        settled = settled.select(settled.time >= settled.begin + WARM_UP_DAYS * DAY)
+        rows, until = settled.rows, settled.until
+        check_mix(rows["fraud"].to_numpy(), "labelled transactions", "frauds", settled.fraud_share)
         index = pc.index_in(rows["seq"], truth["seq"])
         rows = rows.append_column("scenario", truth["scenario"].take(index))
-        rows = rows.filter(pc.is_valid(index))
-        time_of = event_times(rows)
-        rows = rows.filter(pa.array(time_of >= time_of.min() + WARM_UP_DAYS * DAY))
         unlabelled = rows.drop_columns(["fraud", "scenario"])
         tabular = point_in_time(settings, unlabelled, graph=False)
         log = embeddings.read_transaction_log(lake)
     time_of = event_times(rows)
-    test = time_of >= time_of.max() - TEST_DAYS * DAY
-    valid = ~test & (time_of >= time_of.max() - (TEST_DAYS + VALIDATION_DAYS) * DAY)
+    test = time_of >= until - TEST_DAYS * DAY
+    valid = ~test & (time_of >= until - (TEST_DAYS + VALIDATION_DAYS) * DAY)
     log_index = np.searchsorted(log.seq, rows["seq"].to_numpy())
     scenario = rows["scenario"].to_numpy()
     return _Dataset(rows, tabular, scenario, ~test & ~valid, valid, test, log, log_index)
 
 
-def _vectors_with_embeddings(
-    dataset: _Dataset, seed: int, bar: ProgressBar
-) -> tuple[Floats, Booleans, float]:
-    """Vectors with the embeddings of an encoder trained with this seed.
-
-    Returns:
-        (N, len(FEATURES)) vectors; (N,) whether a party had no embedding; seconds it took.
-    """
+def _with_embeddings(dataset: _Dataset, seed: int, bar: ProgressBar) -> _SeedData:
     begin = perf_counter()
     log, time_of = dataset.log, event_times(dataset.rows)
     fit = dataset.fit
@@ -187,18 +180,39 @@ def _vectors_with_embeddings(
     return np.hstack([dataset.tabular, columns]), cold, perf_counter() - begin
 
 
+def _train(
+    dataset: _Dataset, name: str, seed: int, data: _SeedData, bar: ProgressBar
+) -> ComparedCandidate:
+    vectors, cold, encoder_s = data
+    candidate = new_candidate(name)
+    kind = type(candidate)
+    with bar(f"{name}, seed {seed}") as step:
+        begin = perf_counter()
+        fit, valid, test = (
+            _examples(dataset, vectors, kind, which) for which in ("fit", "valid", "test")
+        )
+        candidate.fit(fit, valid, seed, step)
+        train_s = perf_counter() - begin + (encoder_s if kind.groups else 0.0)
+    threshold = choose_threshold(candidate, valid)
+    score, is_cold = candidate.score(test), cold[dataset.test]
+    until = float(event_times(dataset.rows)[dataset.valid].max())
+    card = make_card(candidate, threshold, "comparison", until)
+    return ComparedCandidate(
+        {**_evaluate(dataset, test, score, is_cold, threshold), "train_s": train_s},
+        write_card(candidate.export(), card),
+    )
+
+
 def _examples(dataset: _Dataset, vectors: Floats, kind: type[Candidate], which: str) -> Examples:
     chosen = getattr(dataset, which)
     return examples(dataset.rows.filter(pa.array(chosen)), vectors[chosen], kind)
 
 
 def _evaluate(
-    dataset: _Dataset, vectors: Floats, cold: Booleans, candidate: Candidate, threshold: float
+    dataset: _Dataset, data: Examples, score: Floats, is_cold: Booleans, threshold: float
 ) -> dict[str, float]:
-    data = _examples(dataset, vectors, type(candidate), "test")
-    score = candidate.score(data)
     flagged = score >= np.quantile(score, 1 - DECLINE_SHARE)
-    scenario, is_cold = dataset.scenario[dataset.test], cold[dataset.test]
+    scenario = dataset.scenario[dataset.test]
     recall = {
         f"recall_{name}": float(flagged[scenario == code].mean())
         for code, name in enumerate(SCENARIOS)
@@ -212,54 +226,21 @@ def _evaluate(
     }
 
 
-def _summary(name: str, runs: list[dict[str, float]], file: bytes) -> FraudCandidateResult:
-    role = CANDIDATES.get(name).role
-    return FraudCandidateResult(name, role, size_mb=len(file) / 1e6, **average_runs(runs))
-
-
-def _time_calls(
-    dataset: _Dataset,
-    vectors: Floats,
-    files: Mapping[str, bytes],
-    result: list[FraudCandidateResult],
-) -> None:
-    """Time ONNX calls of one row, the candidates in turn for each row."""
-    models = {name: load_model(data) for name, data in files.items()}
+def _inputs(dataset: _Dataset, data: _SeedData) -> Iterator[Inputs]:
+    """Vector and cart of one transaction each."""
+    vectors, *_ = data
     chosen = np.nonzero(dataset.test)[0][:ONNX_CALLS]
     items = cart_sets(dataset.rows.take(chosen))
-    seconds: dict[str, list[float]] = {name: [] for name in models}
     for i, row in enumerate(chosen):
         filled = int((items[i, :, 0] >= 0).sum())
-        sets = {"items": items[i : i + 1, : max(filled, 1)]}
-        for name, model in models.items():
-            begin = perf_counter()
-            model.score(vectors[row : row + 1], sets)
-            seconds[name].append(perf_counter() - begin)
-    for one in result:
-        one.record_call_times(seconds[one.name])
+        yield vectors[row : row + 1], {"items": items[i : i + 1, : max(filled, 1)]}
 
 
-def _time_requests(
-    serve: ServeFiles,
-    dataset: _Dataset,
-    files: Mapping[str, bytes],
-    result: list[FraudCandidateResult],
-    bar: ProgressBar,
-) -> None:
-    """Time `POST /score` on one scorer per candidate, in turn; their decisions are discarded."""
-    rows = dataset.rows.filter(pa.array(dataset.test)).slice(0, REQUESTS).to_pylist()
+def _posts(dataset: _Dataset) -> list[dict[str, Any]]:
     wanted = ("transaction_id", "customer_id", "merchant_id", "device_id", "ip", "amount_minor")
-    bodies = [
-        {**{k: row[k] for k in wanted}, "event_time": row["event_time"].isoformat(),
-         "cart": row["cart"]}
+    rows = dataset.rows.filter(pa.array(dataset.test)).slice(0, REQUESTS).to_pylist()
+    return [
+        {"json": {**{k: row[k] for k in wanted}, "event_time": row["event_time"].isoformat(),
+                  "cart": row["cart"]}}
         for row in rows
     ]  # fmt: skip
-    with (
-        serve(_APP, files) as urls,
-        bar("posting to each scorer in turn") as step,
-    ):
-        routes = {name: f"{url}/score" for name, url in urls.items()}
-        posts = [{"json": body} for body in bodies]
-        answers = asyncio.run(post_in_turn(routes, posts, REQUESTS_PER_SECOND, step))
-    for one in result:
-        one.score_p95_ms = p95_ms(answers[one.name])

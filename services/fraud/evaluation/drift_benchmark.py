@@ -13,9 +13,9 @@ from monitoring.drift_benchmark import BenchmarkStream, InjectedDrift
 from monitoring.quality import BASELINE_PERIODS
 from monitoring.reference import Reference
 from services.fraud.evaluation.simulated_data import SimulatedData, midnight
+from services.fraud.features.backfill import WARM_UP_DAYS
 from services.fraud.monitoring.drift import MIN_ROWS, monitored_columns, reference
 from services.fraud.problem import DISPUTE_WINDOW_DAYS, CostModel
-from services.fraud.retraining.dataset import WARM_UP_DAYS
 from services.fraud.retraining.training import new_candidate
 from services.fraud.simulator.drift import Drift
 from services.platform.models.candidates import Candidate

@@ -17,11 +17,12 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from services.fraud.evaluation.simulated_data import SimulatedData, midnight
+from services.fraud.features.backfill import WARM_UP_DAYS
+from services.fraud.model import read_model
 from services.fraud.problem import DISPUTE_WINDOW_DAYS, LATENCY_BUDGET_MS, CostModel
-from services.fraud.retraining.dataset import GATE_DAYS, VALIDATION_DAYS, WARM_UP_DAYS
+from services.fraud.retraining.dataset import GATE_DAYS, VALIDATION_DAYS
 from services.fraud.retraining.plan import VALIDATION_SHARE
 from services.fraud.retraining.training import choose_threshold, make_card, new_candidate
-from services.fraud.serving.scorer import load_model
 from services.fraud.simulator.drift import Drift
 from services.platform.models.candidates import Candidate
 from services.platform.models.onnx import write_card
@@ -162,7 +163,7 @@ def _serve(native: Candidate, data: SimulatedData, first: int, until: int) -> _S
     """A trained candidate as serving loads it, its threshold chosen on days `first` to `until`."""
     threshold = choose_threshold(native, data.examples(first, until))
     card = make_card(native, threshold, "drill", midnight(until) / 1e6)
-    return _ServedCandidate(native, load_model(write_card(native.export(), card)), until)
+    return _ServedCandidate(native, read_model(write_card(native.export(), card)), until)
 
 
 def _retrain(

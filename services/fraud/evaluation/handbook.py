@@ -20,14 +20,15 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from features.aggregation import backfill
 from features.spec import DAY
 from services.fraud.candidates import CANDIDATES
-from services.fraud.features.kernel import contributions, feature_vectors
+from services.fraud.features.kernel import feature_vectors
 from services.fraud.features.states import STATES, TABULAR
 from services.fraud.ingestion.columns import Events, seconds
 from services.fraud.ingestion.events import EPOCH
-from services.fraud.retraining.training import hyperparameters
+from services.fraud.problem import CONF
 from services.platform.hooks import Evaluation, EvaluationRequest, Table
 from services.platform.models.candidates import Examples
 from services.platform.progress import ProgressBar
+from services.platform.retraining.training import hyperparameters
 from services.platform.types import Booleans, Floats, Integers
 
 DELAY_DAYS = 7
@@ -125,7 +126,7 @@ def _train_and_evaluate(
     if kind.sets or kind.groups:
         required = ", ".join(kind.sets + kind.groups)
         raise ValueError(f"{candidate} needs {required}, which this file does not have")
-    model = kind(hyperparameters(candidate), TABULAR)
+    model = kind(hyperparameters(CONF, candidate), TABULAR)
     with bar(f"training {candidate}") as step:
         model.fit(examples, examples, seed, step)
     score = model.score(Examples(features[test], fraud[test], np.zeros(int(test.sum()))))
@@ -218,7 +219,7 @@ def _features(frame: pd.DataFrame) -> Floats:
     n = len(frame)
     source = order % n
     snapshot_index = np.where(events.is_transaction, source, -1)
-    states = backfill(STATES, events, contributions, snapshot_index)
+    states = backfill(STATES, events, snapshot_index)
     missing = np.full(n, np.nan)
     time = seconds(frame["us"].to_numpy())
     request = np.column_stack([time, frame["amount"].to_numpy(), missing, missing])

@@ -6,7 +6,6 @@ from typing import Any
 import uvloop
 
 from services.fraud.evaluation.run_report import (
-    latency,
     quality,
     run_report,
     wait_until_processed,
@@ -14,7 +13,8 @@ from services.fraud.evaluation.run_report import (
 from services.fraud.problem import LATENCY_BUDGET_MS
 from services.fraud.simulator.drift import Drift
 from services.fraud.simulator.run import simulate_live
-from services.platform.hooks import DemoRequest, Figures, Table, TrafficRequest
+from services.platform.evaluation.latency import percentiles_ms
+from services.platform.hooks import DemoRequest, Figures, Table, TrafficRequest, mark
 from services.platform.progress import ProgressBar
 from services.platform.runtime.scrape import read_buckets
 from services.platform.settings import Settings
@@ -33,7 +33,7 @@ def simulate(config: Settings, request: TrafficRequest, bar: ProgressBar) -> dic
             simulate_live(config, request.seed, request.rate, request.seconds, step, drift)
         )
     return {
-        **latency(report),
+        **percentiles_ms(report.latency_ms),
         **quality(report),
         "requests": report.requests,
         "failures": report.failures,
@@ -90,10 +90,10 @@ def demo_table(f: Figures) -> Table:
     rows = (
         ("POST /score at the client",
          f"p50 {f['p50_ms']:.1f}  p95 {f['p95_ms']:.1f}  p99 {f['p99_ms']:.1f} ms",
-         _mark(f["p95_ms"] < LATENCY_BUDGET_MS)),
+         mark(f["p95_ms"] < LATENCY_BUDGET_MS)),
         ("decisions", f"{f['requests']:,} at {f['rate']:.0f}/s by {f['model']}", ""),
         ("failed / lost / degraded", f"{f['failures']} / {f['lost']} / {f['degraded']}",
-         _mark(not f["failures"] and not f["lost"])),
+         mark(not f["failures"] and not f["lost"])),
         ("precision, recall", f"{f['precision']:.2f}, {f['recall']:.2f} of {f['frauds']} frauds",
          "[dim]by the simulator's labels[/]"),
         ("cost against approving all",
@@ -102,10 +102,6 @@ def demo_table(f: Figures) -> Table:
         ("features readable after",
          f"p50 {f['freshness_p50_ms']:.0f}  p99 {f['freshness_p99_ms']:.0f} ms", ""),
         ("skew audit", f"{f['vectors']:,} vectors, {f['mismatches']} mismatches",
-         _mark(not f["mismatches"])),
+         mark(not f["mismatches"])),
     )  # fmt: skip
     return Table("Fraud detection, live", ("", "measured", ""), rows, f.get("examples", ()))
-
-
-def _mark(good: bool) -> str:
-    return "[green]ok[/]" if good else "[red]no[/]"

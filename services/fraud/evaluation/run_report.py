@@ -13,6 +13,7 @@ from services.fraud.ingestion.events import DECISIONS_STREAM, STREAM
 from services.fraud.ingestion.tables import DECISIONS_TABLE
 from services.fraud.problem import CostModel
 from services.fraud.simulator.gateway import TrafficReport
+from services.platform.evaluation.latency import percentiles_ms
 from services.platform.runtime.scrape import Buckets, quantile
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
@@ -24,18 +25,11 @@ if TYPE_CHECKING:
 _TIMEOUT_S = 60.0
 
 
-def latency(report: TrafficReport) -> dict[str, float]:
-    """Percentiles of the client's latency, ms; NaN without an answer."""
-    if not report.latency_ms:
-        return {"p50_ms": float("nan"), "p95_ms": float("nan"), "p99_ms": float("nan")}
-    p50, p95, p99 = np.percentile(report.latency_ms, [50, 95, 99])
-    return {"p50_ms": float(p50), "p95_ms": float(p95), "p99_ms": float(p99)}
-
-
 def quality(report: TrafficReport) -> dict[str, float]:
-    """Precision, recall and cost (minor units) of the decisions against the simulator's truth."""
-    declined, fraud = np.array(report.declined, bool), np.array(report.fraud, bool)
-    amount = np.array(report.amount, dtype=np.float64)
+    """Precision, recall and cost (minor units) of the decisions whose truth is known."""
+    known = np.array([fraud is not None for fraud in report.fraud], bool)
+    declined, fraud = np.array(report.declined, bool)[known], np.array(report.fraud)[known] == 1
+    amount = np.array(report.amount, dtype=np.float64)[known]
     hits = int((declined & fraud).sum())
     cost_model = CostModel()
     return {
@@ -102,7 +96,7 @@ def run_report(
     checked = audit(lake)
     before, after = freshness
     return {
-        **latency(report),
+        **percentiles_ms(report.latency_ms),
         **quality(report),
         "requests": report.requests,
         "labels": report.labels,

@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 
 from features.aggregation import backfill
-from services.fraud.features.kernel import contributions, feature_vectors
+from services.fraud.features.kernel import feature_vectors
 from services.fraud.features.request import request_columns
 from services.fraud.features.states import STATES, TABULAR
 from services.fraud.ingestion.columns import Events, event_times
@@ -59,12 +59,7 @@ class SimulatedData:
         labels = pa.concat_tables(
             [label_table(d, np.nonzero(s)[0], s[np.nonzero(s)[0]]) for d, (_, s) in pairs]
         )
-        events = Events.from_tables(transactions, labels)
-        snapshot_index = np.where(events.is_transaction, np.cumsum(events.is_transaction) - 1, -1)
-        states = backfill(STATES, events, contributions, snapshot_index)
-        self.vectors = _tabular(
-            {n: done.snapshots for n, done in states.items()}, request_columns(transactions)
-        )
+        self.vectors = tabular_vectors(transactions, labels)
         self.time = event_times(transactions)
         self.day = ((self.time * 1e6 - START_US) // DAY_US).astype(np.int64)
         self.fraud: Booleans = np.concatenate([day.scenario > 0 for day in history.days])
@@ -79,6 +74,20 @@ class SimulatedData:
         """The transactions of days `first` up to, not including, `last`."""
         chosen = self.between_days(first, last)
         return Examples(self.vectors[chosen], self.fraud[chosen], self.amount[chosen])
+
+
+def tabular_vectors(transactions: pa.Table, labels: pa.Table) -> Floats:
+    """(N, len(TABULAR)) features of N transactions, each as of just before it.
+
+    Args:
+        transactions: N rows in order of `seq`.
+        labels: Their labels, those that are known.
+    """
+    events = Events.from_tables(transactions, labels)
+    snapshot_index = np.where(events.is_transaction, np.cumsum(events.is_transaction) - 1, -1)
+    states = backfill(STATES, events, snapshot_index)
+    rows = {name: folded.snapshots for name, folded in states.items()}
+    return _tabular(rows, request_columns(transactions))
 
 
 def _tabular(rows: Mapping[str, Floats], request: Floats) -> Floats:

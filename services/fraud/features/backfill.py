@@ -9,19 +9,20 @@ import numpy as np
 from features.aggregation import BackfilledState, backfill
 from features.online import OnlineTable
 from features.state_log import write_log
-from services.fraud.features.kernel import contributions
 from services.fraud.features.states import STATES
 from services.fraud.ingestion.columns import Events
 from services.fraud.ingestion.tables import STATE_LOG
 from services.platform.progress import ProgressCallback
 from services.platform.storage.lake import Lake
 
+# States are logged for training from this day of the data on: the sums must settle first.
+WARM_UP_DAYS = 10
 _ROWS_PER_WRITE = 20_000
 
 
 def backfill_states(events: Events) -> dict[str, BackfilledState]:
     """By state name, the states after all events, with a snapshot before each of the N events."""
-    return backfill(STATES, events, contributions, np.arange(len(events)))
+    return backfill(STATES, events, np.arange(len(events)))
 
 
 def write_states(

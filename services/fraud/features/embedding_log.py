@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from features.spec import DAY, SEQ, TIME, VALUES, Embedding, Key
-from features.state_log import row_table
+from features.state_log import log_folder, row_table
 from services.fraud.features.graph import TransactionLog
 from services.fraud.features.states import EMBEDDING_FEATURES, EMBEDDING_SIZE, EMBEDDINGS
 from services.fraud.ingestion.tables import STATE_LOG
@@ -88,14 +88,14 @@ def write_embedding_log(
         for view in EMBEDDINGS:
             table = row_table(view, *snapshot_rows(log, snapshot, view))
             name = f"{snapshot.last_seq:012d}"
-            lake.write(f"{STATE_LOG}/{view.name}", table, name, partition=False)
+            lake.write(f"{STATE_LOG}/{log_folder(view)}", table, name, partition=False)
         step(number, len(snapshots))
 
 
 def read_embedding_log(lake: Lake) -> dict[str, pa.Table | None]:
     """By view name, all logged embeddings; None before the first snapshot."""
     # Not `Lake.read`, which keeps one row per sequence: all parties of a snapshot share one.
-    files = {view.name: lake.files(f"{STATE_LOG}/{view.name}") for view in EMBEDDINGS}
+    files = {view.name: lake.files(f"{STATE_LOG}/{log_folder(view)}") for view in EMBEDDINGS}
     return {
         name: ds.dataset(found, filesystem=lake.filesystem).to_table() if found else None
         for name, found in files.items()

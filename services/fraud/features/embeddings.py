@@ -23,6 +23,7 @@ from services.fraud.features.encoder import Encoder, EncoderExamples
 from services.fraud.features.graph import TransactionLog, graph_snapshot
 from services.fraud.features.states import EMBEDDINGS
 from services.fraud.ingestion.tables import LABELS_TABLE, TRANSACTIONS_TABLE
+from services.fraud.ingestion.watermark import feed_clock
 from services.fraud.problem import CONF
 from services.platform.progress import ProgressBar, ProgressCallback
 from services.platform.settings import Settings
@@ -84,7 +85,7 @@ def ensure(
     with bar("training the graph encoder") as step:
         encoder = encoders.train(log, examples, midnights(begin, end), parameters, seed, step)
     with bar("computing the embeddings of each night") as step:
-        snapshots = embed_at(encoder, log, midnights(begin, log.time.max() + 1.0), step)
+        snapshots = embed_at(encoder, log, midnights(begin, _now(log) + 1.0), step)
     _write(settings, lake, log, snapshots, bar)
     lake.put(ENCODER, dump_weights(encoder))
 
@@ -101,8 +102,14 @@ def refresh(settings: Settings, lake: Lake, bar: ProgressBar) -> int:
     load_weights(encoder, lake.get(ENCODER))
     log = read_transaction_log(lake)
     with bar("refreshing the graph embeddings") as step:
-        snapshots = embed_at(encoder, log, [float(log.time.max()) + 1e-6], step)
+        snapshots = embed_at(encoder, log, [_now(log) + 1e-6], step)
     return _write(settings, lake, log, snapshots, bar)
+
+
+def _now(log: TransactionLog) -> float:
+    """The newest event time, seconds, without transactions far ahead: see `feed_clock`."""
+    clock = feed_clock(log.time)
+    return clock.newest if clock else float(log.time.max())
 
 
 def _write(

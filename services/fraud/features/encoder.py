@@ -41,6 +41,7 @@ from services.fraud.features.states import EMBEDDING_SIZE
 from services.fraud.ingestion.events import ENTITIES
 from services.platform.progress import ProgressCallback
 from services.platform.torch.tabular import TabularNormalizer, mlp
+from services.platform.torch.training import minimise
 from services.platform.types import Booleans, Floats, Floats32, Integers
 
 # Share of embeddings set to zero in training, so that the head learns to handle missing ones.
@@ -70,7 +71,7 @@ class Encoder(nn.Module):
     def forward(
         self, nodes: Mapping[str, Tensor], edges: Mapping[tuple[str, str, str], Tensor]
     ) -> dict[str, Tensor]:
-        """Embed the nodes.
+        """Embed the nodes: by entity, (K, EMBEDDING_SIZE).
 
         Args:
             nodes: By entity, (K, NODE_INPUTS).
@@ -203,20 +204,16 @@ def train(
     total = epochs * len(days) * _STEPS_PER_DAY
     # One transaction in a hundred is fraud: without weights, rare scenarios are hardly learnt.
     loss_of = nn.BCEWithLogitsLoss(pos_weight=torch.tensor(float(parameters["weight"])))
+
+    def losses() -> Iterator[Tensor]:
+        for (nodes, edges, has_edge), part in _passes(days, epochs, rng):
+            embeddings = _gather(log, encoder(nodes, edges), has_edge, part)
+            logits = scorer(embeddings, torch.from_numpy(examples.tabular[part]))
+            yield loss_of(logits, torch.from_numpy(examples.positive[part].astype(np.float32)))
+
     weights = [*encoder.parameters(), *scorer.parameters()]
-    optimizer = torch.optim.AdamW(weights, weight_decay=float(parameters["decay"]))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, float(parameters["rate"]), total_steps=total
-    )
-    for done, ((nodes, edges, has_edge), part) in enumerate(_passes(days, epochs, rng), start=1):
-        embeddings = _gather(log, encoder(nodes, edges), has_edge, part)
-        logits = scorer(embeddings, torch.from_numpy(examples.tabular[part]))
-        loss = loss_of(logits, torch.from_numpy(examples.positive[part].astype(np.float32)))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        step(done, total)
+    groups = [{"params": weights, "lr": float(parameters["rate"])}]
+    minimise(losses(), groups, float(parameters["decay"]), total, step)
     encoder.eval()
     return encoder
 

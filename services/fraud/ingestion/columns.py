@@ -1,7 +1,8 @@
 """Events as columns, from messages or from the lake: the input of the accumulators."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +11,10 @@ import pyarrow.compute as pc
 
 from features.spec import KeyColumns
 from services.fraud.ingestion.events import ENTITIES, Event, TransactionEvent, microseconds
+
+# What measures read: 1 for a transaction; 1 for a label; the amount in major units, 0 for a label;
+# 1 for a label with fraud.
+EVENT_COLUMNS = ("transaction", "label", "amount", "chargeback")
 
 
 def seconds(time_us: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
@@ -40,6 +45,13 @@ class Events:
     amount: npt.NDArray[np.float64]
     chargeback: npt.NDArray[np.bool_]
     keys: KeyColumns
+
+    @cached_property
+    def values(self) -> Mapping[str, npt.NDArray[np.float64]]:
+        """By name, the (N,) columns of `EVENT_COLUMNS`."""
+        transaction = self.is_transaction.astype(np.float64)
+        columns = transaction, 1.0 - transaction, self.amount, self.chargeback.astype(np.float64)
+        return dict(zip(EVENT_COLUMNS, columns, strict=True))
 
     def __len__(self) -> int:
         return len(self.seq)

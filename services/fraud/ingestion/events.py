@@ -1,5 +1,6 @@
 """Transactions, labels and decisions as messages: fields, subjects and parsing."""
 
+import re
 import socket
 import zlib
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from pydantic import (
     Field,
     StringConstraints,
     ValidationError,
+    WithJsonSchema,
 )
 
 from services.fraud.problem import CURRENCY
@@ -34,7 +36,7 @@ ENTITIES = ("customer_id", "merchant_id", "device_id", "ip")
 NO_SHARD = "none"
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
+EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
 _LATEST = datetime(2100, 1, 1, tzinfo=UTC)
 # An event from the future would make all later events of its entities late. A clock may be ahead by
 # a day at most, compared with the time at which the stream received the event.
@@ -43,8 +45,8 @@ MAX_ITEMS = 200
 
 
 def _in_range(time: datetime) -> datetime:
-    if not _EARLIEST <= time < _LATEST:
-        raise ValueError(f"must lie between {_EARLIEST.year} and {_LATEST.year}")
+    if not EARLIEST <= time < _LATEST:
+        raise ValueError(f"must lie between {EARLIEST.year} and {_LATEST.year}")
     return time
 
 
@@ -66,7 +68,11 @@ def _iso_only(value: object) -> object:
 
 Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_:@-][A-Za-z0-9_.:@-]{0,63}$")]
 Time = Annotated[AwareDatetime, BeforeValidator(_iso_only), AfterValidator(_in_range)]
-Address = Annotated[str, AfterValidator(_address)]
+Address = Annotated[
+    str,
+    AfterValidator(_address),
+    WithJsonSchema({"type": "string", "anyOf": [{"format": "ipv4"}, {"format": "ipv6"}]}),
+]
 # Zero is a card verification.
 MinorUnits = Annotated[int, Field(ge=0, le=100_000_000, strict=True)]
 
@@ -85,7 +91,12 @@ class Item(StrictModel):
 
 
 class Parties(StrictModel):
-    """The parties and time of a transaction or label."""
+    """The parties and time of a transaction or label.
+
+    Attributes:
+        feed: Where it comes from. Each feed has a time of its own: what it sends settles by its own
+            watermark (ADR 18).
+    """
 
     transaction_id: Id
     event_time: Time
@@ -93,6 +104,7 @@ class Parties(StrictModel):
     merchant_id: Id
     device_id: Id | None = None
     ip: Address | None = None
+    feed: Id | None = None
 
 
 class Transaction(Parties):
@@ -126,6 +138,8 @@ class DecisionEvent(StrictModel):
         features: The feature vector, null for NaN.
         seqs: By view, the sequence of the row that was read: 0 for an entity without events, null
             if the row was not read.
+        feature_set: Hash of the set that the features are of; null in a decision that was logged
+            before decisions had it.
     """
 
     transaction_id: Id
@@ -139,6 +153,7 @@ class DecisionEvent(StrictModel):
     transaction: Transaction
     features: list[float | None]
     seqs: dict[str, int | None]
+    feature_set: str | None = None
 
 
 Event = TransactionEvent | LabelEvent
@@ -150,11 +165,11 @@ class SimulatedEvent:
 
     Attributes:
         event: A transaction to decide, or a label.
-        fraud: Whether a transaction is fraud, for measuring.
+        fraud: Whether a transaction is fraud, for measuring; None if that is not known.
     """
 
     event: Transaction | LabelEvent
-    fraud: bool = False
+    fraud: bool | None = False
 
 
 def shard(value: str | None, shards: int) -> str:
@@ -194,6 +209,15 @@ def parse_event(message: Message) -> Event:
     if microseconds(event.event_time) > message.published_us + MAX_AHEAD_US:
         raise ValueError("event_time: more than a day ahead of the clock")
     return event
+
+
+def feed_name(text: str) -> str:
+    """A text, such as a file's name, as the name of a feed.
+
+    >>> feed_name("Bank A/2022.csv")
+    'Bank-A-2022.csv'
+    """
+    return re.sub(r"[^A-Za-z0-9_.:@-]", "-", text).lstrip(".")[:64] or "-"
 
 
 def microseconds(time: datetime) -> int:

@@ -2,144 +2,125 @@
 
 import heapq
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
-from decimal import Decimal
-from importlib.resources import files
-from pathlib import Path
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any
 
-import duckdb
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
-from services.fraud.ingestion.events import LabelEvent, SimulatedEvent, Transaction
-from services.platform.streaming.messages import validation_message
+from services.fraud.ingestion.events import LabelEvent, SimulatedEvent, Transaction, microseconds
+from services.fraud.ingestion.mapping import FileMapping, is_missing
+from services.fraud.ingestion.rejections import InvalidField
+from services.fraud.ingestion.time_bounds import time_of
+from services.fraud.ingestion.transaction_file import TransactionFile, TransactionRow
 
-_ROWS_PER_FETCH = 5_000
-
-
-class ColumnNames(BaseModel):
-    """The file's column for each field; a field without a column is null."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    transaction_id: str
-    event_time: str
-    customer_id: str
-    merchant_id: str
-    amount: str
-    fraud: str
-    device_id: str | None = None
-    ip: str | None = None
+_MICROSECOND = timedelta(microseconds=1)
 
 
-class FileMapping(BaseModel):
-    """How to read a file of transactions.
+@dataclass
+class LabelCounts:
+    """Transactions of a replay without a label event.
 
     Attributes:
-        columns: Its columns.
-        prefix: Prepended to every id, so that data sets do not mix.
-        minor_units: Minor units in one unit of `amount`: 100 where amounts are in euros.
-        label_delay_days: Days from a transaction to its label.
+        unknown: The file does not tell the label yet.
+        not_due: The label falls due after now.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    columns: ColumnNames
-    prefix: str = ""
-    minor_units: int = Field(100, ge=1)
-    label_delay_days: float = Field(7.0, ge=0)
-
-    @classmethod
-    def load(cls, name: str) -> "FileMapping":
-        """Read a mapping from a file, or one that is part of the package by its name.
-
-        Raises:
-            ValueError: the mapping is invalid; the message names the field.
-            OSError: the file does not exist.
-        """
-        shipped = files("services.fraud") / "conf" / f"replay-{name}.yaml"
-        text = shipped.read_text() if shipped.is_file() else Path(name).read_text()
-        try:
-            return cls.model_validate(yaml.safe_load(text))
-        except ValidationError as error:
-            raise ValueError(f"mapping {name}: {validation_message(error)}") from None
-        except yaml.YAMLError as error:
-            raise ValueError(f"mapping {name}: {error}") from None
+    unknown: int = 0
+    not_due: int = 0
 
 
 def replayed_events(
-    file: Path, mapping: FileMapping, since: str | None, rejected: list[str]
+    source: TransactionFile,
+    since: datetime | None = None,
+    after: datetime | None = None,
+    counts: LabelCounts | None = None,
 ) -> Iterator[SimulatedEvent]:
-    """The transactions of a file and their labels, in order of event time.
+    """The transactions of a file and their labels, in order of event time; labels go first.
+
+    Invalid rows are counted in `source.rejections` as they are reached.
 
     Args:
-        since: Begin at this time, UTC; None for the beginning.
-        rejected: Receives a message for each row that is not a valid transaction and is left out.
+        source: The file.
+        since: Leave out earlier transactions, and their labels.
+        after: Only events after this time: an earlier replay got this far.
+        counts: Receives the number of transactions without a label event.
+    """
+    counts = counts if counts is not None else LabelCounts()
+    return heapq.merge(
+        _labels(source, since, after, counts),
+        _transactions(source, since, after, counts),
+        key=lambda one: one.event.event_time,
+    )
+
+
+def read_transaction(row: TransactionRow, mapping: FileMapping) -> tuple[Transaction, bool | None]:
+    """A row as a transaction, and whether it is fraud: None if that is not known.
 
     Raises:
-        ValueError: the file lacks a column.
+        InvalidField: a value is missing or cannot be read.
     """
-    delay = timedelta(days=mapping.label_delay_days)
-    pending: list[tuple[datetime, int, LabelEvent]] = []
-    for number, row in enumerate(_rows(file, mapping.columns, since)):
-        try:
-            transaction, fraud = _transaction(row, mapping)
-        except ValueError as error:
-            rejected.append(f"row {number}: {error}")
-            continue
-        while pending and pending[0][0] <= transaction.event_time:
-            yield SimulatedEvent(heapq.heappop(pending)[2])
-        yield SimulatedEvent(transaction, fraud)
-        label = LabelEvent(
-            transaction_id=transaction.transaction_id,
-            event_time=transaction.event_time + delay,
-            customer_id=transaction.customer_id,
-            merchant_id=transaction.merchant_id,
-            device_id=transaction.device_id,
-            ip=transaction.ip,
-            fraud=fraud,
-        )
-        heapq.heappush(pending, (label.event_time, number, label))
-    while pending:
-        yield SimulatedEvent(heapq.heappop(pending)[2])
-
-
-def _rows(file: Path, columns: ColumnNames, since: str | None) -> Iterator[dict[str, Any]]:
-    reader = "read_parquet" if file.suffix == ".parquet" else "read_csv"
-    wanted = {k: v for k, v in columns.model_dump().items() if v is not None}
-    chosen = ", ".join(f'"{column}" AS {field}' for field, column in wanted.items())
-    where = f'WHERE "{columns.event_time}" >= CAST(? AS TIMESTAMP)' if since else ""
-    with duckdb.connect() as db:
-        try:
-            found = db.execute(
-                f"SELECT {chosen} FROM {reader}(?) {where} "
-                f'ORDER BY "{columns.event_time}", "{columns.transaction_id}"',
-                [str(file), since] if since else [str(file)],
-            )
-        except duckdb.Error as error:
-            raise ValueError(f"{file.name}: {str(error).splitlines()[0]}") from None
-        while rows := found.fetchmany(_ROWS_PER_FETCH):
-            yield from (dict(zip(wanted, row, strict=True)) for row in rows)
-
-
-def _transaction(row: dict[str, Any], mapping: FileMapping) -> tuple[Transaction, bool]:
-    time = row["event_time"]
-    if isinstance(time, datetime) and time.tzinfo is None:
-        time = time.replace(tzinfo=UTC)
-    ids: dict[str, Any] = {
-        key: None if row.get(key) is None else f"{mapping.prefix}{row[key]}"
-        for key in ("transaction_id", "customer_id", "merchant_id", "device_id")
-    }
+    fields: dict[str, Any] = {"event_time": time_of(row.time_us)}
+    for name in ("transaction_id", "customer_id", "merchant_id", "device_id"):
+        text = row.texts[name]
+        if not is_missing(text):
+            fields[name] = mapping.identifier(name, str(text))
+        elif name != "device_id":
+            raise InvalidField(name, "is missing")
+    ip = row.texts["ip"]
+    if not is_missing(ip):
+        fields["ip"] = str(ip).strip()
+    amount = row.texts["amount"]
+    if is_missing(amount):
+        raise InvalidField("amount", "is missing")
+    fields["amount_minor"] = mapping.amount_minor(str(amount))
+    fraud = mapping.label(row.texts["fraud"])
     try:
-        # Amounts are decimals; half a cent rounds to even.
-        amount = int((Decimal(str(row["amount"])) * mapping.minor_units).to_integral_value())
-        transaction = Transaction(**ids, event_time=time, ip=row.get("ip"), amount_minor=amount)
-    except (ValidationError, ArithmeticError) as error:
-        message = (
-            validation_message(error)
-            if isinstance(error, ValidationError)
-            else f"amount: {row['amount']}"
-        )
-        raise ValueError(message) from None
-    return transaction, bool(row["fraud"])
+        return Transaction(**fields), fraud
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        name = str(first["loc"][0]).removesuffix("_minor")
+        raise InvalidField(name, f"is refused: {first['msg']}") from None
+
+
+def _transactions(
+    source: TransactionFile, since: datetime | None, after: datetime | None, counts: LabelCounts
+) -> Iterator[SimulatedEvent]:
+    for row in source.read(_first_us(since, after)):
+        try:
+            transaction, fraud = read_transaction(row, source.mapping)
+        except InvalidField as error:
+            source.rejections.add(row.row, error, row.texts.get(error.field))
+            continue
+        counts.unknown += fraud is None
+        yield SimulatedEvent(transaction, fraud)
+
+
+def _labels(
+    source: TransactionFile, since: datetime | None, after: datetime | None, counts: LabelCounts
+) -> Iterator[SimulatedEvent]:
+    """Labels in order of time: the delay is the same for all, so it is the transactions' order.
+
+    The file is read a second time rather than holding the labels of the delay's days.
+    """
+    delay = timedelta(days=source.mapping.label_delay_days)
+    for row in source.read(_first_us(since, after and after - delay)):
+        try:
+            transaction, fraud = read_transaction(row, source.mapping)
+        except InvalidField:
+            continue
+        if fraud is None:
+            continue
+        due = transaction.event_time + delay
+        if due > source.now:
+            counts.not_due += 1
+            continue
+        parties = transaction.model_dump(exclude={"event_time", "amount_minor", "currency", "cart"})
+        yield SimulatedEvent(LabelEvent(**parties, event_time=due, fraud=fraud))
+
+
+def _first_us(since: datetime | None, after: datetime | None) -> int | None:
+    starts = [since] if since else []
+    if after:
+        starts.append(after + _MICROSECOND)
+    return microseconds(max(starts)) if starts else None

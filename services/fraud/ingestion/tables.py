@@ -23,6 +23,8 @@ _PARTIES = [
     pa.field("merchant_id", pa.string(), nullable=False),
     pa.field("device_id", pa.string()),
     pa.field("ip", pa.string()),
+    # Null in rows from before feeds, and of clients that name none.
+    pa.field("feed", pa.string()),
 ]
 _ITEM = pa.struct([("category", pa.string()), ("price_minor", pa.int64())])
 TRANSACTION_SCHEMA = pa.schema(
@@ -49,6 +51,7 @@ DECISION_SCHEMA = pa.schema(
         pa.field("synthetic", pa.bool_(), nullable=False),
         pa.field("features", pa.list_(pa.float64()), nullable=False),
         pa.field("seqs", pa.map_(pa.string(), pa.int64()), nullable=False),
+        pa.field("feature_set", pa.string()),
     ]
 )
 SCHEMAS: Mapping[str, pa.Schema] = {

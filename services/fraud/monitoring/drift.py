@@ -12,11 +12,13 @@ import orjson
 
 from features.spec import DAY
 from monitoring import worker as service
-from monitoring.drift_monitor import WindowCutter
 from monitoring.reference import Reference
+from monitoring.window_cutter import WindowCutter
 from monitoring.window_watcher import MonitorSpec, Observation
+from services.fraud.features.decisions import is_current
 from services.fraud.features.states import FEATURES, GROUPS, TABULAR
 from services.fraud.ingestion.events import DECISIONS_STREAM
+from services.fraud.problem import DESIGN
 from services.platform.models.names import label_version
 from services.platform.settings import Settings
 from services.platform.streaming.consumer import Message
@@ -45,21 +47,25 @@ def new_windows() -> WindowCutter[Observation]:
 
 
 def observe(message: Message) -> Observation | None:
-    """One logged decision; None for a load test's, and for one that can't be read.
+    """One logged decision; None for a load test's, another feature set's, and an unreadable one.
 
     A decision that was taken without the online store counts by its transaction: without the
     minutes of an outage, the day's `hour_of_day` would drift.
     """
     try:
         event = orjson.loads(message.data)
-        if event.get("synthetic") or len(event["features"]) != len(FEATURES):
+        if event.get("synthetic") or not is_current(event.get("feature_set")):
+            return None
+        if len(event["features"]) != len(FEATURES):
             return None
         vector = np.array(event["features"], dtype=np.float64)[_FEATURE_INDICES]
-        at = datetime.fromisoformat(event["transaction"]["event_time"]).timestamp()
+        transaction = event["transaction"]
+        at = datetime.fromisoformat(transaction["event_time"]).timestamp()
+        feed = str(transaction.get("feed") or "")
         model = str(event["model"])
         values = np.append(vector, float(event["score"]))
         unread = _UNREAD if event["degraded"] else None
-        return Observation(at, label_version(model), model, values, unread=unread)
+        return Observation(at, label_version(model), model, values, unread=unread, feed=feed)
     except (KeyError, TypeError, ValueError):
         return None  # the lake writer stores it as rejected, with the reason
 
@@ -97,5 +103,5 @@ async def main(config: Settings) -> None:
     from services.fraud.monitoring.quality import QUALITY_SPEC
 
     await service.serve(
-        config, MonitorSpec("fraud", DECISIONS_STREAM, observe, new_windows, QUALITY_SPEC)
+        config, MonitorSpec(DESIGN, DECISIONS_STREAM, observe, new_windows, QUALITY_SPEC)
     )

@@ -2,7 +2,8 @@
 
 import pyarrow.compute as pc
 
-from services.fraud.ingestion.tables import DECISIONS_TABLE, NOT_DEGRADED
+from services.fraud.features.decisions import of_current_set, read_decisions
+from services.fraud.ingestion.tables import NOT_DEGRADED
 from services.fraud.monitoring.drift import monitored_columns
 from services.platform.models.names import label_version
 from services.platform.storage.lake import Lake
@@ -22,7 +23,8 @@ def newest(lake: Lake, count: int, where: pc.Expression | None = None) -> tuple[
         OSError: S3 did not answer.
     """
     wanted = NOT_DEGRADED if where is None else NOT_DEGRADED & where
-    rows = lake.read(DECISIONS_TABLE, ["model", "score", "features"], wanted)
+    found = read_decisions(lake, ["model", "score", "features"], wanted)
+    rows = None if found is None else of_current_set(found)
     if rows is None or not len(rows):
         raise ValueError("nothing was decided yet")
     model = rows["model"][-1].as_py()

@@ -6,11 +6,18 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from features.online import OnlineTable
-from services.fraud.features.kernel import embedding_values
+from features.reading import embedding_values
+from services.fraud.features.decisions import is_current
 from services.fraud.features.request import cart_set
-from services.fraud.features.states import EMBEDDINGS, FEATURES, TABULAR
+from services.fraud.features.states import (
+    EMBEDDING_FEATURES,
+    EMBEDDINGS,
+    FEATURE_SET,
+    FEATURES,
+)
 from services.fraud.ingestion.events import DECISIONS_STREAM, DecisionEvent
-from services.fraud.serving.scorer import load_model, needs_embeddings
+from services.fraud.model import needs_embeddings, read_model
+from services.fraud.problem import DESIGN
 from services.platform.models.tabular import TabularModel
 from services.platform.retraining import shadow
 from services.platform.retraining.shadow import LoggedDecision
@@ -19,6 +26,7 @@ from services.platform.streaming.consumer import Message
 from services.platform.types import Floats
 
 BATCH = 500
+_EMBEDDED = FEATURE_SET.columns(EMBEDDING_FEATURES)
 
 
 class DecisionReader:
@@ -47,7 +55,7 @@ class DecisionReader:
         vectors = np.array([event.features for _, event in valid], dtype=np.float64)
         vectors = vectors.reshape(-1, len(FEATURES))
         if valid and any(needs_embeddings(model) for model in models):
-            vectors[:, len(TABULAR) :] = self._embeddings([event for _, event in valid])
+            vectors[:, _EMBEDDED] = self._embeddings([event for _, event in valid])
         carts = any(model.card.sets for model in models)
         return [
             _logged_decision(message.seq, event, vectors[i : i + 1], carts)
@@ -69,7 +77,9 @@ def _parse(message: Message) -> DecisionEvent | None:
         event = DecisionEvent.model_validate_json(message.data)
     except ValidationError:
         return None  # the lake writer stores it as rejected, with the reason
-    return None if event.degraded or len(event.features) != len(FEATURES) else event
+    if event.degraded or not is_current(event.feature_set):
+        return None
+    return event if len(event.features) == len(FEATURES) else None
 
 
 def _logged_decision(
@@ -88,5 +98,5 @@ async def main(config: Settings) -> None:
     """Run until cancelled."""
     decisions = DecisionReader(Redis.from_url(config.redis, socket_timeout=5.0))
     await shadow.serve(
-        config, "fraud", load_model, decisions.prepare, DECISIONS_STREAM, BATCH, (RedisError,)
+        config, DESIGN, read_model, decisions.prepare, DECISIONS_STREAM, BATCH, (RedisError,)
     )

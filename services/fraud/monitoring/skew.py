@@ -1,7 +1,7 @@
 """The skew audit: recompute every logged feature vector from the raw events and compare bytes."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import sleep
 
 import numpy as np
@@ -12,13 +12,15 @@ from pyarrow import compute as pc
 from features.aggregation import backfill
 from features.spec import SEQ, SEQ_COLUMN, Embedding
 from features.state_log import stack
+from services.fraud.features.decisions import of_current_set, read_decisions
 from services.fraud.features.embedding_log import read_embedding_log
-from services.fraud.features.kernel import contributions, feature_vectors
+from services.fraud.features.kernel import feature_vectors
 from services.fraud.features.request import request_columns
 from services.fraud.features.states import EMBEDDINGS, FEATURES, STATES
 from services.fraud.ingestion.columns import Events
 from services.fraud.ingestion.events import ENTITIES
-from services.fraud.ingestion.tables import DECISIONS_TABLE, LABELS_TABLE, TRANSACTIONS_TABLE
+from services.fraud.ingestion.tables import LABELS_TABLE, TRANSACTION_SCHEMA, TRANSACTIONS_TABLE
+from services.fraud.ingestion.watermark import ahead_message, feed_clocks
 from services.platform.storage.lake import Lake
 from services.platform.types import Floats, Integers
 
@@ -43,17 +45,21 @@ class Audit:
         vectors: Decisions compared.
         mismatches: Decisions whose vector differs.
         degraded: Decisions taken without the online store.
+        other_set: Decisions of another feature set, which are not compared.
         events: Events folded.
         gaps: Sequences up to the last that are missing in the lake: dead letters, or lost events.
         examples: The first mismatches.
+        ahead: A sentence for each feed with transactions far ahead of its others.
     """
 
     vectors: int = 0
     mismatches: int = 0
     degraded: int = 0
+    other_set: int = 0
     events: int = 0
     gaps: int = 0
     examples: list[Mismatch] = field(default_factory=list)
+    ahead: list[str] = field(default_factory=list)
 
 
 def audit(lake: Lake) -> Audit:
@@ -63,11 +69,16 @@ def audit(lake: Lake) -> Audit:
         OSError: S3 did not answer.
         ValueError: the decisions have another number of features.
     """
-    decisions = lake.read(DECISIONS_TABLE)
+    logged = read_decisions(lake)
     events = _events(lake)
-    if decisions is None or events is None:
+    if logged is None or events is None:
         return Audit()
-    return compare(events, decisions, read_embedding_log(lake))
+    decisions = of_current_set(logged)
+    found = compare(events, decisions, read_embedding_log(lake))
+    times = lake.read(TRANSACTIONS_TABLE, ["event_time", "feed"], schema=TRANSACTION_SCHEMA)
+    clocks = {} if times is None else feed_clocks(times).by_feed
+    ahead = [ahead_message(feed, clock) for feed, clock in clocks.items() if clock.ahead]
+    return replace(found, other_set=len(logged) - len(decisions), ahead=ahead)
 
 
 def _events(lake: Lake) -> Events | None:
@@ -144,9 +155,7 @@ def rows_as_of(
     rows = {}
     for state in STATES:
         probed = _with_probes(events, decisions, logged[state.name])
-        # The device counts new pairs, so it is folded together with the pairs.
-        together = STATES if "new_customers" in state.measures else (state,)
-        folded = backfill(together, probed.events, contributions, probed.decision)
+        folded = backfill(state.together, probed.events, probed.decision)
         found = folded[state.name].snapshots
         found[logged[state.name] < 0] = np.nan
         rows[state.name] = found

@@ -6,33 +6,37 @@ campaigns it is validated on.
 """
 
 import hashlib
+import logging
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-from pyarrow import compute as pc
 
+from features.reading import embedding_values
 from features.spec import DAY
 from features.state_log import stack
 from features.store import graph_service, open_store
 from services.fraud.features import embeddings
-from services.fraud.features.kernel import embedding_values
+from services.fraud.features.backfill import WARM_UP_DAYS
+from services.fraud.features.rebuild import unfinished
 from services.fraud.features.request import cart_sets, entity_frame
-from services.fraud.features.states import EMBEDDINGS, FEATURES, SPEC, TABULAR
+from services.fraud.features.states import EMBEDDINGS, FEATURE_SET, FEATURES, TABULAR
 from services.fraud.ingestion.columns import event_times
-from services.fraud.ingestion.tables import LABELS_TABLE, TRANSACTIONS_TABLE
-from services.fraud.problem import DISPUTE_WINDOW_DAYS
+from services.fraud.ingestion.outcomes import SettledRows, labelled_transactions
 from services.platform.models.candidates import Candidate, Examples
 from services.platform.progress import ProgressBar
+from services.platform.retraining.spec import check_mix
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
 from services.platform.types import Floats
 
-WARM_UP_DAYS = 10
 VALIDATION_DAYS = 7
 # The newest labelled days are held out for the gate.
 GATE_DAYS = 3
 _MIN_DAYS = VALIDATION_DAYS + 5
+_MIN_FEED_SHARE = 0.01
+
+log = logging.getLogger(__name__)
 
 
 class NotEnoughData(ValueError):
@@ -58,44 +62,44 @@ class TrainingData:
     time: Floats
 
 
-def labelled_rows(lake: Lake, since: float) -> pa.Table | None:
-    """Transactions after `since` whose dispute window has closed, with their outcome as `fraud`.
-
-    Args:
-        lake: Where transactions and labels are stored.
-        since: Event time, seconds.
-
-    Returns:
-        The transactions' columns and `fraud`; None while there are no labels.
-    """
-    transactions = lake.read(TRANSACTIONS_TABLE)
-    labels = lake.read(LABELS_TABLE, ["transaction_id", "fraud"])
-    if transactions is None or labels is None:
-        return None
-    time = event_times(transactions)
-    until = time.max() - DISPUTE_WINDOW_DAYS * DAY
-    rows = transactions.filter(pa.array((time > since) & (time < until)))
-    where = pc.index_in(rows["transaction_id"], labels["transaction_id"])
-    return rows.append_column("fraud", labels["fraud"].take(where)).filter(pc.is_valid(where))
-
-
 def training_rows(lake: Lake) -> pa.Table:
     """Labelled transactions after the warm-up, without the days held out for the gate.
 
+    Each feed has its own warm-up and its own days for the gate. A feed with less than
+    `_MIN_FEED_SHARE` of the rows is left out: its time must not decide how the others are split.
+
     Raises:
         NotEnoughData: too few days between the warm-up and open disputes.
+        ImplausibleLabels: nearly all of the labels are frauds, or none.
     """
-    rows = labelled_rows(lake, 0.0)
-    if rows is None or not len(rows):
+    settled = labelled_transactions(lake, 0.0)
+    if settled is None or not len(settled):
         raise NotEnoughData("the lake holds no labelled transactions yet")
-    time = event_times(rows)
-    since, until = time.min() + WARM_UP_DAYS * DAY, time.max() - GATE_DAYS * DAY
-    if until - since < _MIN_DAYS * DAY:
+    settled = _of_large_feeds(settled)
+    since, until = settled.begin + WARM_UP_DAYS * DAY, settled.until - GATE_DAYS * DAY
+    days = max(float((until - since).max()), 0.0) / DAY
+    if days < _MIN_DAYS:
         raise NotEnoughData(
-            f"{max(until - since, 0) / DAY:.0f} labelled days after {WARM_UP_DAYS} days of "
-            f"warm-up; {_MIN_DAYS} are needed"
+            f"{days:.0f} labelled days after {WARM_UP_DAYS} days of warm-up; {_MIN_DAYS} are needed"
         )
-    return rows.filter(pa.array((time >= since) & (time < until)))
+    time = settled.time
+    rows = settled.select((time >= since) & (time < until)).rows
+    check_mix(rows["fraud"].to_numpy(), "labelled transactions", "frauds", settled.fraud_share)
+    return rows
+
+
+def _of_large_feeds(settled: SettledRows) -> SettledRows:
+    """The rows of feeds that have enough of them."""
+    # Rows of one feed have one begin and one end.
+    _, feed, sizes = np.unique(
+        np.column_stack([settled.begin, settled.until]),
+        axis=0, return_inverse=True, return_counts=True,
+    )  # fmt: skip
+    is_large = sizes >= _MIN_FEED_SHARE * len(settled)
+    if is_large.all():
+        return settled
+    log.warning("%d small feeds are not trained on", int((~is_large).sum()))
+    return settled.select(is_large[feed.ravel()])
 
 
 def feature_names(candidate: type[Candidate]) -> tuple[str, ...]:
@@ -103,16 +107,23 @@ def feature_names(candidate: type[Candidate]) -> tuple[str, ...]:
     return FEATURES if "graph" in candidate.groups else TABULAR
 
 
-def examples(rows: pa.Table, vectors: Floats, candidate: type[Candidate]) -> Examples:
+def examples(
+    rows: pa.Table,
+    vectors: Floats,
+    candidate: type[Candidate],
+    features: tuple[str, ...] = (),
+) -> Examples:
     """Labelled rows as examples for a candidate.
 
     Args:
         rows: N transactions with their outcome as `fraud`.
-        vectors: (N, F) features; the first columns are those of the candidate.
+        vectors: (N, len(FEATURES)) features, or the tabular ones only.
         candidate: The class of the candidate.
+        features: The features of the candidate, those of the present feature set if empty.
     """
+    columns = FEATURE_SET.columns(features or feature_names(candidate))
     return Examples(
-        vectors=np.ascontiguousarray(vectors[:, : len(feature_names(candidate))]),
+        vectors=np.ascontiguousarray(vectors[:, columns]),
         positive=rows["fraud"].to_numpy(),
         amount=rows["amount_minor"].to_numpy().astype(np.float64),
         sets={"items": cart_sets(rows)} if "items" in candidate.sets else {},
@@ -129,16 +140,21 @@ def point_in_time(settings: Settings, rows: pa.Table, graph: bool) -> Floats:
 
     Returns:
         (N, len(FEATURES)) with embeddings, else (N, len(TABULAR)).
+
+    Raises:
+        ValueError: the states of this feature set are not rebuilt yet.
     """
-    store = open_store(settings, SPEC)
-    service = store.get_feature_service(graph_service(SPEC) if graph else SPEC.design)
+    if states := unfinished(settings):
+        raise ValueError(f"{', '.join(states)} must be rebuilt first: `whiteboard rebuild fraud`")
+    store = open_store(settings, FEATURE_SET)
+    service = store.get_feature_service(graph_service(FEATURE_SET) if graph else FEATURE_SET.design)
     frame = store.get_historical_features(entity_frame(rows), service).to_df()
     return frame[list(FEATURES if graph else TABULAR)].to_numpy(dtype=np.float64)
 
 
 def point_in_time_embeddings(settings: Settings, rows: pa.Table) -> Floats:
     """The parties' embeddings as of each transaction, from Feast, (N, len(EMBEDDING_FEATURES))."""
-    store = open_store(settings, SPEC)
+    store = open_store(settings, FEATURE_SET)
     wanted = [f"{view.name}:{view.name}" for view in EMBEDDINGS]
     frame = store.get_historical_features(entity_frame(rows), wanted).to_df()
     return np.hstack([embedding_values(stack(frame[view.name], view.width)) for view in EMBEDDINGS])

@@ -1,8 +1,7 @@
 """Labelled transactions with their feature vectors, for the gate and for retraining.
 
-A transaction counts once its dispute window has closed. Before that only frauds are labelled, and
-evaluating on them would favour models that decline more. The vector is the one logged with the
-decision. Backfilled transactions have no decision: their vector is read as of their point in time.
+The vector is the one logged with the decision. Backfilled transactions have no decision: their
+vector is read as of their point in time.
 """
 
 from dataclasses import dataclass
@@ -12,10 +11,12 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import compute as pc
 
+from services.fraud.features.decisions import of_current_set, read_decisions
 from services.fraud.features.states import FEATURES, TABULAR
 from services.fraud.ingestion.columns import event_times
-from services.fraud.ingestion.tables import DECISIONS_TABLE, NOT_DEGRADED, TRANSACTIONS_TABLE
-from services.fraud.retraining.dataset import labelled_rows, point_in_time, point_in_time_embeddings
+from services.fraud.ingestion.outcomes import labelled_transactions
+from services.fraud.ingestion.tables import NOT_DEGRADED, TRANSACTIONS_TABLE
+from services.fraud.retraining.dataset import point_in_time, point_in_time_embeddings
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
 from services.platform.types import Booleans, Floats
@@ -28,13 +29,22 @@ class LabelledDecisions:
     Attributes:
         rows: N transactions with their outcome as `fraud`.
         vectors: (N, len(FEATURES)) features.
+        until: (N,) event time before which each row's feed is settled, seconds.
+        fraud_share: The usual share of frauds; NaN if it is not known.
     """
 
     rows: pa.Table
     vectors: Floats
+    until: Floats
+    fraud_share: float = float("nan")
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def positive(self) -> Booleans:
+        """(N,) whether each is fraud."""
+        return np.asarray(self.rows["fraud"].to_numpy(), dtype=bool)
 
     @property
     def day(self) -> str:
@@ -43,13 +53,14 @@ class LabelledDecisions:
 
     def select(self, mask: Booleans) -> "LabelledDecisions":
         """The transactions where `mask` (N,) is true."""
-        return LabelledDecisions(self.rows.filter(pa.array(mask)), self.vectors[mask])
+        rows = self.rows.filter(pa.array(mask))
+        return LabelledDecisions(rows, self.vectors[mask], self.until[mask], self.fraud_share)
 
 
 def labelled_decisions(
     settings: Settings, lake: Lake, since: float, graph: bool
-) -> LabelledDecisions | None:
-    """Labelled transactions after `since` with their vectors; None while there are none.
+) -> LabelledDecisions:
+    """Labelled transactions after `since` with their vectors.
 
     Args:
         settings: Where the offline store is.
@@ -57,9 +68,11 @@ def labelled_decisions(
         since: Event time, seconds.
         graph: Whether to read the parties' embeddings too.
     """
-    rows = labelled_rows(lake, since)
-    if rows is None or not len(rows):
-        return None
+    settled = labelled_transactions(lake, since)
+    if settled is None or not len(settled):
+        no_rows = pa.table({"fraud": pa.array([], pa.bool_())})
+        return LabelledDecisions(no_rows, np.zeros((0, len(FEATURES))), np.zeros(0))
+    rows = settled.rows
     logged = _logged_vectors(lake, rows)
     is_backfilled = rows["seq"].to_numpy() < _first_live_sequence(lake)
     vectors = np.full((len(rows), len(FEATURES)), np.nan)
@@ -70,7 +83,8 @@ def labelled_decisions(
     has_vector = ~np.isnan(vectors[:, FEATURES.index("hour_of_day")])
     if graph:
         vectors[:, len(TABULAR) :] = point_in_time_embeddings(settings, rows)
-    return LabelledDecisions(rows, vectors).select(has_vector)
+    found = LabelledDecisions(rows, vectors, settled.until, settled.fraud_share)
+    return found.select(has_vector)
 
 
 def _first_live_sequence(lake: Lake) -> int:
@@ -85,9 +99,10 @@ def _logged_vectors(lake: Lake, rows: pa.Table) -> Floats:
     """The decisions' vectors (N, len(FEATURES)), NaN without a decision or if it was degraded."""
     out = np.full((len(rows), len(FEATURES)), np.nan)
     since = float(event_times(rows).min())
-    decisions = lake.read(DECISIONS_TABLE, ["transaction_id", "features"], NOT_DEGRADED, since)
-    if decisions is None:
+    logged = read_decisions(lake, ["transaction_id", "features"], NOT_DEGRADED, since)
+    if logged is None:
         return out
+    decisions = of_current_set(logged)
     index = pc.index_in(rows["transaction_id"], decisions["transaction_id"])
     decided = np.nonzero(pc.is_valid(index).to_numpy())[0]
     if len(decided):

@@ -13,23 +13,31 @@ from services.fraud.features import embeddings
 from services.fraud.features.request import cart_sets
 from services.fraud.ingestion.columns import event_times
 from services.fraud.ingestion.events import DECISIONS_STREAM
+from services.fraud.model import needs_embeddings, read_model
 from services.fraud.monitoring.drift import reference
-from services.fraud.problem import LATENCY_BUDGET_MS, CostModel
+from services.fraud.problem import DESIGN, LATENCY_BUDGET_MS, CostModel
 from services.fraud.retraining import training
 from services.fraud.retraining.dataset import GATE_DAYS, TrainingData, examples, fingerprint
 from services.fraud.retraining.outcomes import LabelledDecisions, labelled_decisions
-from services.fraud.serving.scorer import load_model, needs_embeddings
+from services.fraud.service import SCORER
 from services.platform.models.candidates import Candidate
 from services.platform.models.onnx import ModelCard
 from services.platform.models.registry import RegisteredModel
 from services.platform.models.tabular import TabularModel
 from services.platform.progress import ProgressBar
 from services.platform.retraining.gate import Evidence, ModelResult
-from services.platform.retraining.spec import RetrainingSpec, TooFewLabels
+from services.platform.retraining.spec import RequiredLabels, RetrainingSpec, TooFewLabels
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
 
-MIN_LABELLED, MIN_FRAUDS = 5_000, 30
+REQUIRED_LABELS = RequiredLabels(
+    5_000,
+    30,
+    "labelled decisions",
+    "frauds",
+    ". Labels come two simulated weeks after the transaction: run "
+    "`whiteboard simulate fraud --rate 400`",
+)
 VALIDATION_SHARE = 0.3
 REFERENCE_DAYS = 30
 
@@ -42,17 +50,16 @@ def new_outcomes(
     Raises:
         TooFewLabels: too few to train on.
     """
-    since = card.trained_until.timestamp() if card.trained_until else 0.0
     with bar("reading labelled decisions"):
         data = labelled_decisions(
-            settings, lake, since, "graph" in CANDIDATES.get(card.candidate).groups
+            settings, lake, card.unseen_since, "graph" in CANDIDATES.get(card.candidate).groups
         )
-    if data is not None and len(data):
-        time_of = event_times(data.rows)
-        data = data.select(time_of < time_of.max() - GATE_DAYS * DAY)
-    return _require_enough(
-        data, "to train on", f"since {card.label} was trained"
+    if len(data):
+        data = data.select(event_times(data.rows) < data.until - GATE_DAYS * DAY)
+    REQUIRED_LABELS.check(
+        data.positive, f"since {card.label} was trained", "to train on", data.fraud_share
     )
+    return data
 
 
 def train_further(
@@ -74,18 +81,18 @@ def train_further(
         bar: Opens a progress bar with a title.
     """
     kind = CANDIDATES.get(card.candidate)
-    candidate = training.new_candidate(card.candidate)
+    candidate = training.new_candidate(card.candidate, card.features)
     candidate.load(native)
     time_of = event_times(data.rows)
     is_late = time_of > np.quantile(time_of, 1 - VALIDATION_SHARE)
     fit, valid = (data.select(chosen) for chosen in (~is_late, is_late))
-    examples_to_fit = examples(fit.rows, fit.vectors, kind)
+    examples_to_fit = examples(fit.rows, fit.vectors, kind, card.features)
     begin = perf_counter()
     with bar(f"continuing the training of {card.candidate}") as step:
         candidate.fit_more(examples_to_fit, seed, step)
     training_data = TrainingData(
         train=examples_to_fit,
-        validation=examples(valid.rows, valid.vectors, kind),
+        validation=examples(valid.rows, valid.vectors, kind, card.features),
         fingerprint=fingerprint(data.vectors, data.rows),
         until=float(time_of.max()),
         time=np.concatenate([event_times(fit.rows), event_times(valid.rows)]),
@@ -112,10 +119,10 @@ def _reference(
     since = until - REFERENCE_DAYS * DAY
     with bar("reading the reference month"):
         month = labelled_decisions(settings, Lake(settings), since, "graph" in kind.groups)
-    if month is None:
+    if not len(month):
         raise TooFewLabels("no labelled days for the drift reference")
     month = month.select(event_times(month.rows) <= until)
-    score = candidate.score(examples(month.rows, month.vectors, kind))
+    score = candidate.score(examples(month.rows, month.vectors, kind, candidate.features))
     try:
         return reference(month.vectors, score, event_times(month.rows))
     except ValueError as error:
@@ -130,16 +137,18 @@ def gate_evidence(
     Raises:
         TooFewLabels: too few to decide on.
     """
-    since = max(m.card.trained_until.timestamp() if m.card.trained_until else 0.0 for m in models)
+    since = max(model.card.unseen_since for model in models)
     with bar("reading labelled decisions"):
-        found = labelled_decisions(settings, lake, since, any(needs_embeddings(m) for m in models))
-    data = _require_enough(found, "to decide on", "that neither model was trained on")
+        data = labelled_decisions(settings, lake, since, any(needs_embeddings(m) for m in models))
+    REQUIRED_LABELS.check(
+        data.positive, "that neither model was trained on", "to decide on", data.fraud_share
+    )
     sets = {"items": cart_sets(data.rows)} if any(m.card.sets for m in models) else {}
     results = [ModelResult.from_model(m, data.vectors, sets) for m in models]
     return Evidence(
         champion=results[0],
         challenger=results[1],
-        positive=data.rows["fraud"].to_numpy(),
+        positive=data.positive,
         amount=data.rows["amount_minor"].to_numpy().astype(np.float64),
         unit=pd.factorize(data.rows["customer_id"].to_numpy())[0],
     )
@@ -150,22 +159,10 @@ def refresh_embeddings(settings: Settings, bar: ProgressBar) -> str:
     return f"{embeddings.refresh(settings, Lake(settings), bar):,} embeddings refreshed"
 
 
-def _require_enough(data: LabelledDecisions | None, purpose: str, since: str) -> LabelledDecisions:
-    found = 0 if data is None else len(data)
-    frauds = 0 if data is None else int(data.rows["fraud"].to_numpy().sum())
-    if data is None or found < MIN_LABELLED or frauds < MIN_FRAUDS:
-        raise TooFewLabels(
-            f"{found:,} labelled decisions with {frauds} frauds {since}; {MIN_LABELLED:,} with "
-            f"{MIN_FRAUDS} are needed {purpose}. Labels come two simulated weeks after the "
-            "transaction: run `whiteboard simulate fraud --rate 400`"
-        )
-    return data
-
-
 RETRAINING_SPEC = RetrainingSpec(
-    design="fraud",
+    design=DESIGN,
     candidates=CANDIDATES,
-    read_model=load_model,
+    read_model=read_model,
     train=training.train,
     new_outcomes=new_outcomes,
     train_further=train_further,
@@ -173,7 +170,7 @@ RETRAINING_SPEC = RetrainingSpec(
     costs=CostModel().costs,
     budget_ms=LATENCY_BUDGET_MS,
     decision_stream=DECISIONS_STREAM,
-    route="/score",
-    url=lambda settings: settings.scorer,
+    route=SCORER.route,
+    url=SCORER.url,
     before_retraining=refresh_embeddings,
 )

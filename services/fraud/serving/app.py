@@ -1,8 +1,6 @@
-"""The HTTP routes of the scorer: `POST /score`, health, metrics, reports and admin."""
+"""The scorer's HTTP service: `POST /score` in the shell of a decision service."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from time import perf_counter, time
+from time import time
 from typing import Any
 
 from fastapi import FastAPI, Response
@@ -13,25 +11,26 @@ from services.fraud.ingestion.events import (
     Transaction,
     microseconds,
 )
-from services.fraud.serving.scorer import Decision, RunningScorer, Scorer, run
-from services.platform.retraining.admin import add_admin
+from services.fraud.model import read_model
+from services.fraud.problem import DESIGN
+from services.fraud.serving.scorer import Decision, Scorer, open_scorer
+from services.platform.models.tabular import TabularModel
 from services.platform.runtime.http import (
     DirectApp,
-    JsonResponse,
     RawRequest,
-    add_operations,
     error_response,
+    error_responses,
     is_synthetic,
 )
-from services.platform.settings import Settings, settings
-from services.platform.storage.lake import Lake
-from services.platform.storage.reports import add_reports
-from services.platform.streaming.messages import validation_message
-from services.platform.telemetry import (
-    Stages,
-    count_decision,
-    count_request,
+from services.platform.serving.decision_service import (
+    DecisionService,
+    counted,
+    decision_response,
+    no_model,
 )
+from services.platform.settings import Settings, settings
+from services.platform.streaming.messages import validation_message
+from services.platform.telemetry import Stages
 
 MAX_BYTES = 64 * 1024
 EXAMPLE_TRANSACTION = {
@@ -51,77 +50,35 @@ EXAMPLE_TRANSACTION = {
 
 
 def create_app(config: Settings | None = None) -> FastAPI:
-    """The scorer as an ASGI application; it opens its connections at startup."""
-    config = config or settings()
-    started: list[RunningScorer] = []
-
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with run(config) as running:
-            started.append(running)
-            yield
-            started.clear()
-
-    def ready() -> dict[str, bool | str | int]:
-        if not started:
-            return {"started": False}
-        state = started[0]
-        model = state.champion.model
-        return {
-            "model": model.card.label if model else False,
-            "model_refused": state.champion.refused,
-            "redis": "up" if state.scorer.redis_up else "down, answers are degraded",
-            "nats": "up" if state.nats.is_connected else "down, decisions wait",
-            "outbox_events": state.outbox.depth,
-        }
-
-    app = DirectApp(
+    """The scorer as an ASGI application."""
+    service = DecisionService(config or settings(), DESIGN, "scorer", read_model, open_scorer)
+    app = service.create_app(
+        "Whiteboard: fraud scorer",
+        "Decides card transactions before they are authorised.",
         MAX_BYTES,
-        title="Whiteboard: fraud scorer",
-        summary="Decides card transactions before they are authorised.",
-        lifespan=lifespan,
     )
-    add_operations(app, ready)
-    add_reports(app, "fraud", Lake(config))
-    add_admin(app, "fraud", config.admin_token.get_secret_value(), lambda: started[0].nats)
-    _add_scoring(app, started)
+    _add_scoring(app, service)
     return app
 
 
-def _add_scoring(app: DirectApp, started: list[RunningScorer]) -> None:
-    body = {
-        "requestBody": {
-            "required": True,
-            "content": {
-                "application/json": {
-                    "schema": Transaction.model_json_schema(),
-                    "example": EXAMPLE_TRANSACTION,
-                }
-            },
-        }
+def _add_scoring(app: DirectApp, service: DecisionService[TabularModel, Scorer]) -> None:
+    content = {"application/json": {"example": EXAMPLE_TRANSACTION}}
+    errors = {
+        413: f"More than {MAX_BYTES} bytes",
+        422: "Invalid fields, by name",
+        503: "No model is loaded yet",
     }
-    responses: dict[int | str, dict[str, object]] = {
-        200: {"model": Decision},
-        413: {"description": f"More than {MAX_BYTES} bytes"},
-        422: {"description": "Invalid fields, by name"},
-        503: {"description": "No model is loaded yet"},
+    documented: dict[str, Any] = {
+        "summary": "Score a transaction",
+        "openapi_extra": {"requestBody": {"content": content}},
+        "responses": {200: {"model": Decision}, **error_responses(errors)},
     }
 
     async def score(request: RawRequest) -> Response:
-        return await _answer(started[0].scorer, request)
+        return await counted(request.path, _score(service.decider, request))
 
-    documented: dict[str, Any] = {"openapi_extra": body, "responses": responses}
-    app.add_direct("/score", score, tags=["scoring"], summary="Score a transaction", **documented)
-    app.add_direct(
-        "/invocations", score, tags=["SageMaker"], summary="Score a transaction", **documented
-    )
-
-
-async def _answer(scorer: Scorer, request: RawRequest) -> Response:
-    begin = perf_counter()
-    response = await _score(scorer, request)
-    count_request(request.path, response.status_code, perf_counter() - begin)
-    return response
+    app.add_direct("/score", score, Transaction, tags=["scoring"], **documented)
+    app.add_direct("/invocations", score, Transaction, tags=["SageMaker"], **documented)
 
 
 async def _score(scorer: Scorer, request: RawRequest) -> Response:
@@ -137,7 +94,5 @@ async def _score(scorer: Scorer, request: RawRequest) -> Response:
     synthetic = is_synthetic(request.headers)
     decision = await scorer.score(transaction, request.body, stages, synthetic)
     if decision is None:
-        return error_response(503, "no model is loaded yet: `whiteboard train fraud` makes one")
-    count_decision(decision.decision, decision.degraded)
-    stages.observe()
-    return JsonResponse(decision.__dict__, headers={"Server-Timing": stages.header()})
+        return no_model("whiteboard train fraud")
+    return decision_response(decision.__dict__, decision.decision, stages, decision.degraded)

@@ -12,8 +12,6 @@ from typing import Annotated
 
 import numpy as np
 import orjson
-from nats.aio.client import Client
-from nats.errors import Error as NatsError
 from pydantic import Field
 from redis.exceptions import RedisError
 
@@ -22,7 +20,7 @@ from features.redis_connection import RedisConnection
 from features.spec import SEQ
 from services.fraud.features.kernel import feature_vectors
 from services.fraud.features.request import REQUEST_FEATURES, cart_set, request_features
-from services.fraud.features.states import EMBEDDINGS, FEATURES, SETS, STATES, TABULAR
+from services.fraud.features.states import EMBEDDINGS, FEATURE_SET, STATES
 from services.fraud.ingestion.events import (
     DECISION,
     ENTITIES,
@@ -30,17 +28,13 @@ from services.fraud.ingestion.events import (
     Transaction,
     shard,
 )
+from services.fraud.model import needs_embeddings
 from services.platform.models.served_model import ServedModel
 from services.platform.models.tabular import TabularModel
-from services.platform.runtime.worker import freeze_gc
+from services.platform.runtime.worker import cancel_tasks
 from services.platform.settings import Settings
-from services.platform.streaming.connection import open_connection
 from services.platform.streaming.outbox import Outbox
-from services.platform.telemetry import (
-    OUTBOX_DEPTH,
-    OUTBOX_DROPPED,
-    Stages,
-)
+from services.platform.telemetry import Stages
 from services.platform.types import Floats
 
 log = logging.getLogger(__name__)
@@ -110,6 +104,10 @@ class Scorer:
         stages.mark("encode")
         return decision
 
+    def readiness(self) -> dict[str, bool | str | int]:
+        """Whether decisions are complete; without Redis the scorer stays ready."""
+        return {"redis": "up" if self.redis_up else "down, answers are degraded"}
+
     async def connect(self) -> None:
         """Open the Redis connection before the first request."""
         with suppress(RedisError, OSError):
@@ -166,20 +164,11 @@ class Scorer:
             "transaction": orjson.Fragment(body),
             "features": vector,
             "seqs": seqs,
+            "feature_set": FEATURE_SET.hash,
         }
         data = orjson.dumps(event, option=orjson.OPT_SERIALIZE_NUMPY)
         subject = f"{DECISION}.{shard(transaction.customer_id, self._shards)}"
         self._outbox.put(subject, decision.decision_id, data)
-
-
-def load_model(data: bytes) -> TabularModel:
-    """Load and warm up a model of this design. ModelRefused if the file is invalid."""
-    return TabularModel(data, "fraud", FEATURES, SETS)
-
-
-def needs_embeddings(model: TabularModel) -> bool:
-    """Whether a model reads graph embeddings."""
-    return model.width > len(TABULAR)
 
 
 _MISSING_ROWS = {state.name: np.full((1, state.width), np.nan) for state in STATES}
@@ -206,55 +195,23 @@ def decide(transaction: Transaction, model: TabularModel, score: float, degraded
     )
 
 
-@dataclass
-class RunningScorer:
-    """A started scorer and the connections that its routes report on."""
-
-    scorer: Scorer
-    champion: ServedModel[TabularModel]
-    outbox: Outbox
-    redis: RedisConnection
-    nats: Client
-
-
 @asynccontextmanager
-async def run(config: Settings) -> AsyncIterator[RunningScorer]:
-    """Start a scorer and its connections; close them at exit. It starts without NATS too."""
-    nc, connecting = open_connection(config, "scorer")
+async def open_scorer(
+    config: Settings, champion: ServedModel[TabularModel], outbox: Outbox
+) -> AsyncIterator[Scorer]:
+    """A scorer and its Redis connection, closed at exit. It starts without Redis too."""
     redis = RedisConnection(config.redis)
-    champion = ServedModel(config, "fraud", load_model)
-    await asyncio.to_thread(champion.load)
-    _warm_up()
-    freeze_gc()
-    outbox = Outbox(nc, config.home / "scorer", config.outbox_events, config.outbox_megabytes << 20)
-    outbox.start()
     scorer = Scorer(champion, redis, outbox, config.shards)
+    _warm_up()
     await scorer.connect()
-    tasks = [
-        connecting,
-        asyncio.create_task(champion.watch(nc)),
-        asyncio.create_task(scorer.watch_redis()),
-        asyncio.create_task(_report_outbox(outbox)),
-    ]
+    watching = asyncio.create_task(scorer.watch_redis())
     try:
-        yield RunningScorer(scorer, champion, outbox, redis, nc)
+        yield scorer
     finally:
-        for task in tasks:
-            task.cancel()
-        await outbox.close()
+        await cancel_tasks(watching)
         redis.close()
-        with suppress(NatsError, TimeoutError):
-            await nc.close()
 
 
 def _warm_up() -> None:
     """Load the compiled kernels before the first request."""
     feature_vectors(_MISSING_ROWS, np.zeros((1, len(REQUEST_FEATURES))))
-
-
-async def _report_outbox(outbox: Outbox) -> None:
-    """Update the outbox gauges every second."""
-    while True:
-        OUTBOX_DEPTH.set(outbox.depth)
-        OUTBOX_DROPPED.set(outbox.dropped)
-        await asyncio.sleep(1.0)

@@ -11,6 +11,7 @@ from nats.js.errors import NotFoundError
 from redis import Redis
 
 from services.fraud.ingestion.events import STREAM, STREAMS
+from services.fraud.problem import DESIGN
 from services.platform.models.names import served_path
 from services.platform.progress import ProgressBar
 from services.platform.settings import Settings
@@ -38,7 +39,9 @@ def bootstrap(config: Settings, candidate: str, seed: int, days: int, bar: Progr
     is_new = not asyncio.run(_streams_exist(config))
     if is_new:
         _backfill(config, seed, days, bar)
-    untrained = not Lake(config).exists(served_path("fraud"))
+    else:
+        _rebuild_if_needed(config, bar)
+    untrained = not Lake(config).exists(served_path(DESIGN))
     if untrained:
         from services.fraud.retraining.training import train
         from services.platform.retraining.challenge import promote_without_gate
@@ -48,12 +51,22 @@ def bootstrap(config: Settings, candidate: str, seed: int, days: int, bar: Progr
     return is_new or untrained
 
 
+def _rebuild_if_needed(config: Settings, bar: ProgressBar) -> None:
+    """Rebuild the online store if it is of another feature set, or was lost."""
+    from services.fraud.features import rebuild
+
+    if found := rebuild.incomplete(config):
+        with bar(f"rebuilding the online store, for {', '.join(found)}") as step:
+            step(1, 1)
+        rebuild.rebuild(config, bar, wait=False)
+
+
 def _backfill(config: Settings, seed: int, days: int, bar: ProgressBar) -> None:
     from features.online import OnlineTable
     from services.fraud.features import backfill
+    from services.fraud.features.handover import OnlineRecord
     from services.fraud.features.states import STATES
     from services.fraud.ingestion.columns import Events
-    from services.fraud.retraining.dataset import WARM_UP_DAYS
     from services.fraud.simulator.day import DAY_US, START_US
     from services.fraud.simulator.history import simulate_days, write_lake
     from services.fraud.simulator.traffic import Traffic
@@ -70,13 +83,14 @@ def _backfill(config: Settings, seed: int, days: int, bar: ProgressBar) -> None:
         states = backfill.backfill_states(events)
         step(1, 1)
     with bar("logging states for training") as step:
-        since = (START_US + WARM_UP_DAYS * DAY_US) / 1e6
+        since = (START_US + backfill.WARM_UP_DAYS * DAY_US) / 1e6
         backfill.write_states(lake, events, states, since, step)
     with bar("loading the online store") as step, Redis.from_url(config.redis) as redis:
         tables = {state.name: OnlineTable(redis, state) for state in STATES}
         for table in tables.values():
             table.clear()
         backfill.load_online(tables, states, step)
+        OnlineRecord(redis).reset(STATES)
     asyncio.run(_start_live(config, made.last_seq, START_US + days * DAY_US))
 
 

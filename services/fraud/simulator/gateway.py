@@ -34,9 +34,14 @@ from services.fraud.ingestion.events import (
     subject,
 )
 from services.fraud.simulator.day import DAY_US, START_US
-from services.fraud.simulator.tables import events_of_day, label, transaction
+from services.fraud.simulator.tables import (
+    events_of_day,
+    label,
+    transaction,
+)
 from services.fraud.simulator.traffic import Traffic
 from services.platform.progress import ProgressCallback
+from services.platform.runtime.client import open_session, post
 from services.platform.streaming.retry import retry_forever
 
 _TIMEOUT_S = 10.0
@@ -50,10 +55,11 @@ class TrafficReport:
         latency_ms: From due time to answer.
         decision_ids: Identity of each decision.
         declined: Whether the transaction was declined.
-        fraud: Whether the transaction truly is fraud.
+        fraud: Whether the transaction truly is fraud; None if that is not known.
         amount: Minor units.
         degraded: Number of answers given without the online store.
         labels: Number of labels published.
+        duplicates: Number of events that the stream had already; it keeps the first of an id.
         failures: Number of requests without an answer.
         errors: Number of failures by message.
         seconds: Duration of the run.
@@ -62,10 +68,11 @@ class TrafficReport:
     latency_ms: list[float] = field(default_factory=list)
     decision_ids: list[str] = field(default_factory=list)
     declined: list[bool] = field(default_factory=list)
-    fraud: list[bool] = field(default_factory=list)
+    fraud: list[bool | None] = field(default_factory=list)
     amount: list[int] = field(default_factory=list)
     degraded: int = 0
     labels: int = 0
+    duplicates: int = 0
     failures: int = 0
     errors: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
@@ -84,11 +91,21 @@ class TrafficReport:
 class Gateway:
     """Sends simulated transactions to the scorer, and transactions and labels to the stream."""
 
-    def __init__(self, nc: Client, scorer_url: str, shards: int) -> None:
+    def __init__(self, nc: Client, scorer_url: str, shards: int, feed: str = "") -> None:
+        """Send nothing yet.
+
+        Args:
+            nc: A connection.
+            scorer_url: Base URL of the scorer.
+            shards: Number of shards in subjects.
+            feed: Feed of the events; empty leaves theirs.
+        """
+        self._feed = feed
         self._js: JetStreamContext = nc.jetstream()
         self._url = f"{scorer_url}/score"
         self._shards = shards
         self._tasks: set[asyncio.Task[None]] = set()
+        self._on_published: Callable[[str], None] = lambda _: None
         self.report = TrafficReport()
 
     async def run(
@@ -98,6 +115,7 @@ class Gateway:
         max_transactions: int,
         step: ProgressCallback,
         on_sent: Callable[[int], None] = lambda _: None,
+        on_published: Callable[[str], None] = lambda _: None,
     ) -> TrafficReport:
         """Send transactions at a rate, and the labels that fall due between them.
 
@@ -107,18 +125,20 @@ class Gateway:
             max_transactions: Stop after this many.
             step: Called with (sent, max_transactions).
             on_sent: Called with the event time (microseconds since the epoch) of each event sent.
+            on_published: Called with the message id of each event that the stream acknowledged.
         """
+        self._on_published = on_published
         source = iter(events)
         first = list(islice(source, 1))  # Simulating the first day must not count as latency.
         begin = started = time.perf_counter()
         clock = WallClock()
         sent = 0
-        connector = aiohttp.TCPConnector(limit=512)
-        timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
-        async with aiohttp.ClientSession(connector=connector, timeout=timeout) as http:
+        async with open_session(_TIMEOUT_S, max_connections=512) as http:
             try:
                 for simulated in chain(first, source):
                     event = simulated.event
+                    if self._feed:
+                        event = event.model_copy(update={"feed": self._feed})
                     if isinstance(event, LabelEvent):
                         self._start(self._label(event))
                     elif sent == max_transactions:
@@ -142,28 +162,25 @@ class Gateway:
         task.add_done_callback(self._tasks.discard)
 
     async def _transaction(
-        self, http: aiohttp.ClientSession, request: Transaction, fraud: bool, due: float
+        self, http: aiohttp.ClientSession, request: Transaction, fraud: bool | None, due: float
     ) -> None:
         outcome = await self._score(http, request, fraud, due)
         event = TransactionEvent(**dict(request), outcome=outcome)
         await self._publish(TX, event)
 
     async def _score(
-        self, http: aiohttp.ClientSession, request: Transaction, fraud: bool, due: float
+        self, http: aiohttp.ClientSession, request: Transaction, fraud: bool | None, due: float
     ) -> Outcome | None:
         """The scorer's decision; None without an answer, and the gateway lets the customer pay."""
         body = request.model_dump_json().encode()
         headers = {"Content-Type": "application/json"}
         try:
-            async with http.post(self._url, data=body, headers=headers) as response:
-                answer = await response.read()
-                if response.status != 200:
-                    self.report.count_failure(
-                        f"{response.status}: {answer[:200].decode(errors='replace')}"
-                    )
-                    return None
+            status, answer = await post(http, self._url, data=body, headers=headers)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             self.report.count_failure(str(error) or type(error).__name__)
+            return None
+        if status != 200:
+            self.report.count_failure(f"{status}: {answer[:200].decode(errors='replace')}")
             return None
         self.report.latency_ms.append((time.perf_counter() - due) * 1e3)
         decision = orjson.loads(answer)
@@ -182,9 +199,19 @@ class Gateway:
     async def _publish(self, prefix: str, event: Event) -> None:
         """Retry until the stream acknowledges; events must not be lost."""
         target = subject(prefix, event, self._shards)
-        headers = {"Nats-Msg-Id": f"{prefix}-{event.transaction_id}"}
+        identity = message_id(event)
+        headers = {"Nats-Msg-Id": identity}
         data = event.model_dump_json().encode()
-        await retry_forever(partial(self._js.publish, target, data, headers=headers), "publishing")
+        publish = partial(self._js.publish, target, data, headers=headers)
+        ack = await retry_forever(publish, "publishing")
+        self.report.duplicates += bool(ack.duplicate)
+        self._on_published(identity)
+
+
+def message_id(event: Transaction | LabelEvent) -> str:
+    """The id by which the stream recognises an event that is published twice within minutes."""
+    prefix = LABEL if isinstance(event, LabelEvent) else TX
+    return f"{prefix}-{event.transaction_id}"
 
 
 class WallClock:

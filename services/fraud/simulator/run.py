@@ -2,9 +2,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import Iterable
 
-from services.fraud.ingestion.events import SimulatedEvent
+from services.fraud.service import SCORER
 from services.fraud.simulator.day import START_US
 from services.fraud.simulator.drift import Drift
 from services.fraud.simulator.gateway import Gateway, TrafficReport, simulated_events
@@ -42,7 +41,7 @@ async def simulate_live(
         await state.set_drift(drift)
     checkpoints = asyncio.create_task(state.checkpoint_forever())
     try:
-        gateway = Gateway(nc, config.scorer, config.shards)
+        gateway = Gateway(nc, SCORER.url(config), config.shards)
         simulated = simulated_events(Traffic(seed, state.schedule), state.cursor_us)
         report = await gateway.run(simulated, rate, round(rate * seconds), step, state.advance)
         checkpoints.cancel()
@@ -52,29 +51,4 @@ async def simulate_live(
         checkpoints.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await checkpoints
-        await nc.close()
-
-
-async def replay(
-    config: Settings,
-    events: Iterable[SimulatedEvent],
-    rate: float,
-    max_transactions: int,
-    step: ProgressCallback,
-) -> TrafficReport:
-    """Send events of another source through the same gateway.
-
-    Args:
-        config: Where the stack runs.
-        events: Transactions and labels in order of event time.
-        rate: Transactions a second.
-        max_transactions: Stop after this many.
-        step: Called with (sent, max_transactions).
-    """
-    nc = await connect(config, "replay")
-    try:
-        return await Gateway(nc, config.scorer, config.shards).run(
-            events, rate, max_transactions, step
-        )
-    finally:
         await nc.close()

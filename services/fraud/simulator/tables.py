@@ -16,6 +16,7 @@ from services.fraud.simulator.population import CATEGORIES
 from services.fraud.simulator.traffic import Traffic
 from services.platform.types import Integers
 
+SIMULATOR_FEED = "simulator"
 _CATEGORY = pa.array(CATEGORIES)
 
 
@@ -61,6 +62,7 @@ def _shared_columns(
         "merchant_id": _prefixed("m", day.merchant[chosen]),
         "device_id": pc.if_else(device >= 0, _prefixed("d", device), pa.scalar(None, pa.string())),
         "ip": _dotted(day.ip[chosen]),
+        "feed": pa.array([SIMULATOR_FEED]).take(pa.array(np.zeros(len(chosen), dtype=np.int64))),
     }
 
 
@@ -104,6 +106,7 @@ def _shared_fields(day: Day, index: int, time_us: int) -> dict[str, Any]:
         "merchant_id": f"m{day.merchant[index]}",
         "device_id": f"d{device}" if device >= 0 else None,
         "ip": ".".join(str(ip >> s & 0xFF) for s in (24, 16, 8, 0)),
+        "feed": SIMULATOR_FEED,
     }
 
 

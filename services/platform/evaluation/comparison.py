@@ -1,22 +1,30 @@
-"""Fair comparison of candidates: intervals over seeds, and interleaved latency measurement."""
+"""Fair comparison of candidates: the same data a seed, intervals over seeds, interleaved timing."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from time import perf_counter
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import aiohttp
 import numpy as np
+import numpy.typing as npt
 from scipy import stats
 
-from services.platform.progress import ProgressCallback
+from services.platform.models.candidates import CandidateRegistry
+from services.platform.models.onnx import ScoringModel
+from services.platform.progress import ProgressBar, ProgressCallback
+from services.platform.types import Floats32
 
 # Starts a service ("module:factory") for each ONNX file; gives their base URLs by name.
 ServeFiles = Callable[[str, Mapping[str, bytes]], AbstractContextManager[Mapping[str, str]]]
 
 _WARM_UP_SHARE = 0.1
+
+S = TypeVar("S")
+# A model's vectors (N, ...) and sets, each (N, M, K).
+Inputs = tuple[npt.NDArray[Any], Mapping[str, Floats32]]
 
 
 @dataclass
@@ -47,11 +55,6 @@ class CandidateResult:
     train_s: float = 0.0
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
 
-    def record_call_times(self, seconds: Sequence[float]) -> None:
-        """Set the percentiles from the durations of its ONNX calls."""
-        p50, p99 = np.percentile(seconds, [50, 99]) * 1e3
-        self.onnx_p50_ms, self.onnx_p99_ms = float(p50), float(p99)
-
 
 @dataclass(frozen=True)
 class ComparisonLabels:
@@ -70,6 +73,101 @@ class ComparisonLabels:
     cost: str
     extra: tuple[str, str]
     request: tuple[str, str]
+
+
+@dataclass(frozen=True)
+class ComparedCandidate:
+    """A candidate that was trained on the data of one seed.
+
+    Attributes:
+        metrics: By name: see `average_runs`.
+        file: Its ONNX file, with a card.
+        notes: Fields of its result that are no means over seeds.
+    """
+
+    metrics: Mapping[str, float]
+    file: bytes
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ComparisonSpec(Generic[S]):
+    """What a design brings to the comparison of its candidates.
+
+    Attributes:
+        result: Makes a result of the fields of `CandidateResult` and the design's own.
+        labels: Of the table.
+        data: The data of a seed, the same for all candidates.
+        train: Trains and evaluates a candidate, by name, on the data of a seed.
+        read_model: Makes a model of a file.
+        inputs: The vectors and sets of each timed call.
+        app: "module:factory" of the service.
+        route: The route that is timed.
+        posts: Arguments of aiohttp's `post`, for each request.
+        rate: Requests a second to each service.
+    """
+
+    result: Callable[..., CandidateResult]
+    labels: ComparisonLabels
+    data: Callable[[int], S]
+    train: Callable[[str, int, S], ComparedCandidate]
+    read_model: Callable[[bytes], ScoringModel]
+    inputs: Callable[[S], Iterable[Inputs]]
+    app: str
+    route: str
+    posts: Sequence[Mapping[str, Any]]
+    rate: float
+
+
+def compare_candidates(
+    spec: ComparisonSpec[S],
+    candidates: CandidateRegistry,
+    seeds: Sequence[int],
+    bar: ProgressBar,
+    serve: ServeFiles,
+) -> list[CandidateResult]:
+    """Train and evaluate every candidate on the data of each seed, and time those of the last."""
+    names = sorted(candidates.all())
+    runs: dict[str, list[ComparedCandidate]] = {name: [] for name in names}
+    for seed in seeds:
+        data = spec.data(seed)
+        for name in names:
+            runs[name].append(spec.train(name, seed, data))
+    files = {name: runs[name][-1].file for name in names}
+    models = {name: spec.read_model(file) for name, file in files.items()}
+    seconds = time_calls(models, spec.inputs(data))
+    with serve(spec.app, files) as urls, bar("posting to each service in turn") as step:
+        routes = {name: f"{url}{spec.route}" for name, url in urls.items()}
+        answers = asyncio.run(post_in_turn(routes, spec.posts, spec.rate, step))
+    p95_field, _ = spec.labels.request
+    return [
+        spec.result(
+            **{
+                "name": name,
+                "role": candidates.get(name).role,
+                "size_mb": len(files[name]) / 1e6,
+                "onnx_p50_ms": float(np.percentile(seconds[name], 50) * 1e3),
+                "onnx_p99_ms": float(np.percentile(seconds[name], 99) * 1e3),
+                p95_field: p95_ms(answers[name]),
+                **runs[name][-1].notes,
+                **average_runs([run.metrics for run in runs[name]]),
+            }
+        )
+        for name in names
+    ]
+
+
+def time_calls(
+    models: Mapping[str, ScoringModel], inputs: Iterable[Inputs]
+) -> dict[str, list[float]]:
+    """Seconds of each call, by name; the models take turns, so that other load affects all."""
+    seconds: dict[str, list[float]] = {name: [] for name in models}
+    for vectors, sets in inputs:
+        for name, model in models.items():
+            begin = perf_counter()
+            model.score(vectors, sets)
+            seconds[name].append(perf_counter() - begin)
+    return seconds
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:

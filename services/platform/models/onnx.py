@@ -35,6 +35,8 @@ class ModelCard(BaseModel):
         candidate: Name of the candidate.
         version: Number in the registry, 0 before registration.
         features: Names of the columns of its input, in order.
+        feature_set: Hash of the feature set it was trained on, empty if it is not known. A model of
+            another set is served where all its features are known by name.
         sets: Its other inputs, one set per row (N, M, K): names along the last axis.
         classes: Class names, in order, of a model that returns a probability for each.
         threshold: Cases with a score at or above it are stopped.
@@ -51,6 +53,7 @@ class ModelCard(BaseModel):
     candidate: str
     version: int = 0
     features: tuple[str, ...] = Field(min_length=1)
+    feature_set: str = ""
     sets: dict[str, tuple[str, ...]] = {}
     classes: tuple[str, ...] = ()
     threshold: float = Field(ge=0.0, le=1.0)
@@ -63,6 +66,11 @@ class ModelCard(BaseModel):
     def label(self) -> str:
         """The version label, such as "xgboost:7"."""
         return version_label(self.candidate, self.version)
+
+    @property
+    def unseen_since(self) -> float:
+        """Event time, seconds: only decisions after it may evaluate the model, or train it on."""
+        return self.trained_until.timestamp() if self.trained_until else 0.0
 
 
 class ScoringModel(Protocol):

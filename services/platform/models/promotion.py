@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 
 import orjson
 from nats.aio.client import Client
+from nats.js.errors import NotFoundError
 
 from services.platform.models.names import (
     ANNOUNCEMENTS,
@@ -71,7 +72,7 @@ class ModelLifecycle:
         event: PromotionEvent = PromotionEvent.promoted,
     ) -> PromotionRecord:
         """Make a registered version the champion. FileNotFoundError if its file is gone."""
-        before = self._registry.champion(self._design)
+        before = await self.champion()
         self._registry.set_champion(self._design, version)
         self._copy(version, CHAMPION)
         return await self._record(event, version, model, before, reasons, figures, announced=True)
@@ -80,7 +81,7 @@ class ModelLifecycle:
         self, version: int, model: str, reasons: list[str], figures: Mapping[str, float]
     ) -> PromotionRecord:
         """Record that a challenger was refused."""
-        before = self._registry.champion(self._design)
+        before = await self.champion()
         return await self._record(
             PromotionEvent.refused, version, model, before, reasons, figures, announced=False
         )
@@ -107,9 +108,22 @@ class ModelLifecycle:
         finally:
             await nc.close()
 
-    def champion(self) -> int | None:
-        """Version of the champion, None if there is none yet."""
-        return self._registry.champion(self._design)
+    async def champion(self) -> int | None:
+        """Version of the champion, None if there is none yet.
+
+        It is the one announced last, which serving follows: the registry's alias can be moved past
+        the gate. The alias counts where nothing is announced, as after a loss of NATS's data.
+        """
+        nc = await connect(self._settings, "model-lifecycle")
+        try:
+            bucket = await nc.jetstream().key_value(ANNOUNCEMENTS)
+            note = await bucket.get(announcement_key(self._design, CHAMPION))
+        except NotFoundError:
+            return self._registry.champion(self._design)
+        finally:
+            await nc.close()
+        version: int = orjson.loads(note.value or b"{}")["version"]
+        return version
 
     def _copy(self, version: int, role: str) -> None:
         lake = Lake(self._settings)

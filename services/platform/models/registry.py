@@ -138,7 +138,7 @@ class ModelRegistry:
         found = self._client.get_experiment_by_name(design)
         if found is not None:
             return str(found.experiment_id)
-        location = None if self._artifacts is None else f"file://{self._artifacts / design}"
+        location = None if self._artifacts is None else (self._artifacts / design).as_uri()
         return str(self._client.create_experiment(design, artifact_location=location))
 
 

@@ -5,38 +5,21 @@ libraries, executes it. The routes are disabled unless a token is set.
 """
 
 from collections.abc import Callable
-from typing import Annotated, Literal
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
+from fastapi.security import HTTPBearer
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from pydantic import BaseModel, ConfigDict, Field
 
 from services.platform.models.promotion_log import PromotionRecord, read_history
-from services.platform.runtime.http import has_bearer_token
+from services.platform.retraining.commands import Command, control_subject
+from services.platform.runtime.http import error_responses, has_bearer_token
 
-CONTROL = "CONTROL"
-
-
-def control_subject(design: str) -> str:
-    """Subject of a design's commands."""
-    return f"control.{design}"
-
-
-class Command(BaseModel):
-    """A command for the scheduler.
-
-    Attributes:
-        verb: What to do; "night" is the nightly retraining.
-        candidate: Of a swap: the candidate.
-        reason: Of a rollback: why.
-    """
-
-    model_config = ConfigDict(extra="forbid")
-
-    verb: Literal["swap", "rollback", "night"]
-    candidate: Annotated[str, Field(pattern=r"^[a-z0-9_]{1,40}$")] | None = None
-    reason: Annotated[str, Field(max_length=200)] = "by order"
+_BEARER = HTTPBearer(
+    scheme_name="AdminToken", description="The setting WHITEBOARD_ADMIN_TOKEN", auto_error=False
+)
 
 
 class SwapRequest(BaseModel):
@@ -65,6 +48,23 @@ class CommandAccepted(BaseModel):
     order: int
 
 
+class Refusal(BaseModel):
+    """Why a command was refused."""
+
+    detail: str
+
+
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    401: {"model": Refusal, "description": "A bearer token is required"},
+    403: {"model": Refusal, "description": "No admin token is set"},
+    503: {"model": Refusal, "description": "The stream is unavailable"},
+}
+_BODY_ERRORS: dict[int | str, dict[str, Any]] = {
+    400: {"model": Refusal, "description": "The body is not UTF-8"},
+    **error_responses({413: "The body is too large"}),
+}
+
+
 def add_admin(app: FastAPI, design: str, token: str, nats: Callable[[], Client]) -> None:
     """Add `/admin/swap`, `/admin/rollback`, `/admin/night` and `/admin/history`.
 
@@ -73,10 +73,11 @@ def add_admin(app: FastAPI, design: str, token: str, nats: Callable[[], Client])
         nats: Returns the connection to publish on.
     """
 
-    def authorised(authorization: Annotated[str, Header()] = "") -> None:
+    # The scheme is for the documentation; any header is compared as it was sent.
+    def authorised(request: Request, _: Annotated[object, Depends(_BEARER)]) -> None:
         if not token:
             raise HTTPException(403, "no admin token is set: WHITEBOARD_ADMIN_TOKEN")
-        if not has_bearer_token(authorization, token):
+        if not has_bearer_token(request.headers.get("authorization", ""), token):
             raise HTTPException(401, "a bearer token is required", {"WWW-Authenticate": "Bearer"})
 
     async def publish(command: Command) -> CommandAccepted:
@@ -87,14 +88,20 @@ def add_admin(app: FastAPI, design: str, token: str, nats: Callable[[], Client])
             raise HTTPException(503, "the control stream is unavailable: retry") from error
         return CommandAccepted(order=ack.seq)
 
-    guard = [Depends(authorised)]
-    router = APIRouter(prefix="/admin", tags=["admin"], dependencies=guard)
+    router = APIRouter(
+        prefix="/admin", tags=["admin"], dependencies=[Depends(authorised)], responses=_ERRORS
+    )
 
-    @router.post("/swap", status_code=202, summary="Enter a challenger")
+    @router.post("/swap", status_code=202, summary="Enter a challenger", responses=_BODY_ERRORS)
     async def swap(body: SwapRequest) -> CommandAccepted:
         return await publish(Command(verb="swap", candidate=body.candidate))
 
-    @router.post("/rollback", status_code=202, summary="Roll back to the previous champion")
+    @router.post(
+        "/rollback",
+        status_code=202,
+        summary="Roll back to the previous champion",
+        responses=_BODY_ERRORS,
+    )
     async def rollback(body: RollbackRequest) -> CommandAccepted:
         return await publish(Command(verb="rollback", reason=body.reason))
 

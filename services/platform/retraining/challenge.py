@@ -75,7 +75,7 @@ def challenge(
     """
     lifecycle = ModelLifecycle(settings, spec.design)
     lake = Lake(settings)
-    champion = lifecycle.champion()
+    champion = asyncio.run(lifecycle.champion())
     if champion is None or champion == version:
         raise ValueError(f"version {version} has no champion to challenge")
     models = [spec.model(lake, v) for v in (champion, version)]
@@ -110,7 +110,7 @@ def retrain(
         NoTraffic: a model was trained; run again to evaluate it.
     """
     lake = Lake(settings)
-    champion = ModelLifecycle(settings, spec.design).champion()
+    champion = asyncio.run(ModelLifecycle(settings, spec.design).champion())
     if champion is None:
         raise TooFewLabels(f"there is no champion yet: `whiteboard train {spec.design} --promote`")
     card = spec.model(lake, champion).card

@@ -19,7 +19,7 @@ from nats.errors import TimeoutError as NatsTimeout
 from pydantic import ValidationError
 
 from services.platform.design import registered
-from services.platform.retraining.admin import CONTROL, Command, control_subject
+from services.platform.retraining.commands import CONTROL, Command, control_subject
 from services.platform.runtime.worker import lower_priority
 from services.platform.settings import Settings
 from services.platform.streaming.connection import connect, ensure_stream

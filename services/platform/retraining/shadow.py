@@ -25,11 +25,12 @@ from services.platform.models.names import CHALLENGER
 from services.platform.models.onnx import ScoringModel
 from services.platform.models.served_model import M, ServedModel
 from services.platform.models.tabular import pad_sets
-from services.platform.runtime.worker import cancel_tasks, lower_priority, report_lag
+from services.platform.runtime.worker import cancel_tasks, lower_priority
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
 from services.platform.streaming.connection import connect
 from services.platform.streaming.consumer import Message, OrderedConsumer, consume
+from services.platform.streaming.lag import report_lag
 from services.platform.telemetry import EVENTS, LAG
 from services.platform.types import Floats32
 

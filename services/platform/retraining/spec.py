@@ -16,13 +16,95 @@ from services.platform.progress import ProgressBar
 from services.platform.retraining.gate import Costs, Evidence
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
-from services.platform.types import Floats
+from services.platform.types import Booleans, Floats
 
 MIN_SHADOWED = 500
 
 
+# A share of positives beyond this many times the usual one is no sample of the same decisions.
+MAX_SHARE_RATIO = 10.0
+# Labels of one kind alone are chance among fewer, and their mix says little.
+_MIN_FOR_MIX = 20
+
+
 class TooFewLabels(ValueError):
     """Too few labelled decisions to train on or to evaluate with."""
+
+
+class ImplausibleLabels(TooFewLabels):
+    """Labels in a mix that cannot be: none of them counts."""
+
+
+def check_mix(positive: Booleans, decisions: str, word: str, prior: float = float("nan")) -> None:
+    """Refuse labels (N,) in a mix that cannot be: all positive, none, or far more than usual.
+
+    Args:
+        decisions: The word for labelled decisions.
+        word: The word for positives.
+        prior: The usual share of positives; NaN if it is not known.
+
+    Raises:
+        ImplausibleLabels: with the figures and what to do.
+    """
+    count, positives = len(positive), int(positive.sum())
+    if count < _MIN_FOR_MIX:
+        return
+    problem = ""
+    if positives == count:
+        problem = f"all {count:,} {decisions} are {word}"
+    elif positives == 0:
+        problem = f"none of {count:,} {decisions} are {word}"
+    elif positives >= _MIN_FOR_MIX and positives / count > MAX_SHARE_RATIO * prior:
+        problem = (
+            f"{positives:,} of {count:,} {decisions} are {word} ({positives / count:.1%}), more "
+            f"than {MAX_SHARE_RATIO:.0f} times the usual {prior:.2%}"
+        )
+    if problem:
+        raise ImplausibleLabels(
+            f"{problem}. Check that all decisions get labels, undisputed ones too, and that events "
+            "of another time carry a feed of their own (docs/monitoring.md)"
+        )
+
+
+@dataclass(frozen=True)
+class RequiredLabels:
+    """How many labelled decisions training and gate need.
+
+    Attributes:
+        count: Labelled decisions.
+        positives: Of them, those whose label is positive.
+        decisions: The word for labelled decisions.
+        positive: The word for positives.
+        remedy: How to get more.
+    """
+
+    count: int
+    positives: int
+    decisions: str
+    positive: str
+    remedy: str
+
+    def check(
+        self, positive: Booleans, which: str, purpose: str, prior: float = float("nan")
+    ) -> None:
+        """Check the labels (N,) of the decisions there are.
+
+        Args:
+            which: The decisions that count, for the message.
+            purpose: What they are needed for, for the message.
+            prior: The usual share of positives; NaN if it is not known.
+
+        Raises:
+            TooFewLabels: there are too few.
+            ImplausibleLabels: their mix cannot be.
+        """
+        count, positives = len(positive), int(positive.sum())
+        check_mix(positive, f"{self.decisions} {which}", self.positive, prior)
+        if count < self.count or positives < self.positives:
+            raise TooFewLabels(
+                f"{count:,} {self.decisions} with {positives} {self.positive} {which}; "
+                f"{self.count:,} with {self.positives} are needed {purpose}{self.remedy}"
+            )
 
 
 class NoTraffic(ValueError):

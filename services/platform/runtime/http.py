@@ -10,8 +10,10 @@ from secrets import compare_digest
 from typing import Any
 
 import orjson
-from fastapi import FastAPI, Response
+from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -30,9 +32,27 @@ class JsonResponse(Response):
         return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
+class ErrorMessage(BaseModel):
+    """The body of an error response.
+
+    Attributes:
+        error: One sentence that states what is wrong.
+    """
+
+    error: str
+
+
 def error_response(status: int, message: str) -> JsonResponse:
     """An error response: one sentence that states what is wrong."""
     return JsonResponse({"error": message}, status_code=status)
+
+
+def error_responses(descriptions: Mapping[int, str]) -> dict[int | str, dict[str, Any]]:
+    """Error responses for a route's documentation, by status."""
+    return {
+        status: {"model": ErrorMessage, "description": description}
+        for status, description in descriptions.items()
+    }
 
 
 # W3C Baggage marks a load test's requests, as in OpenTelemetry's demo (ADR 12).
@@ -59,47 +79,11 @@ def has_bearer_token(authorization: str, token: str) -> bool:
     return compare_digest(authorization.encode("latin-1"), expected)
 
 
-class BodyTooLarge(ValueError):
-    """A request body over the limit."""
+class BodyTooLarge(HTTPException):
+    """A request body over the limit: status 413."""
 
-
-class LimitBody:
-    """Middleware that refuses bodies over a limit, by their length or while they arrive."""
-
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
-        self._app = app
-        self._max_bytes = max_bytes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        length = dict(scope["headers"]).get(b"content-length", b"0")
-        if length.isdigit() and int(length) > self._max_bytes:
-            await self._refuse(scope, receive, send)
-            return
-        await self._app(scope, self._counted(receive), send)
-
-    def _counted(self, receive: Receive) -> Receive:
-        received = 0
-
-        async def counted() -> Message:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > self._max_bytes:
-                raise BodyTooLarge
-            return message
-
-        return counted
-
-    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await _too_large(scope["path"], self._max_bytes)(scope, receive, send)
-
-
-def _too_large(path: str, max_bytes: int) -> Response:
-    REQUESTS.labels(path, "413").inc()
-    return error_response(413, f"body: more than {max_bytes} bytes")
+    def __init__(self, max_bytes: int) -> None:
+        super().__init__(413, f"body: more than {max_bytes} bytes")
 
 
 async def _read_body(receive: Receive, max_bytes: int) -> bytes:
@@ -116,9 +100,35 @@ async def _read_body(receive: Receive, max_bytes: int) -> bytes:
             raise ClientDisconnect
         body += message.get("body", b"")
         if len(body) > max_bytes:
-            raise BodyTooLarge
+            raise BodyTooLarge(max_bytes)
         if not message.get("more_body", False):
             return body
+
+
+def _limited(receive: Receive, max_bytes: int) -> Receive:
+    """`receive` that raises `BodyTooLarge` as soon as a body exceeds `max_bytes`."""
+    received = 0
+
+    async def limited() -> Message:
+        nonlocal received
+        message = await receive()
+        received += len(message.get("body", b""))
+        if received > max_bytes:
+            raise BodyTooLarge(max_bytes)
+        return message
+
+    return limited
+
+
+def _without_body(send: Send) -> Send:
+    """`send` that leaves out the body."""
+
+    async def headers_only(message: Message) -> None:
+        if message["type"] == "http.response.body":
+            message = {**message, "body": b""}
+        await send(message)
+
+    return headers_only
 
 
 @dataclass(slots=True)
@@ -140,39 +150,46 @@ Endpoint = Callable[[RawRequest], Awaitable[Response]]
 
 
 class DirectApp(FastAPI):
-    """A FastAPI application with hot paths, which bypass FastAPI but appear in its documentation.
+    """A FastAPI application that limits bodies, answers HEAD, and may have hot paths.
 
-    Middlewares, the router, exit stacks, dependencies and serialisation take a third of the time of
-    a request that does not need them (ADR 11). If a hot endpoint raises, the server answers 500.
+    Hot paths bypass FastAPI but appear in its documentation. Middlewares, the router, exit stacks,
+    dependencies and serialisation take a third of the time of a request that does not need them
+    (ADR 11). If a hot endpoint raises, the server answers 500.
+
+    Every path that answers GET answers HEAD, with the same headers (RFC 9110, section 9.3.2).
     """
 
-    def __init__(self, max_bytes: int, **documented: Any) -> None:
+    def __init__(self, max_bytes: int, **options: Any) -> None:
         """Refuse bodies over `max_bytes` on every path.
 
         Args:
-            documented: Arguments of FastAPI.
+            options: Arguments of FastAPI.
         """
-        super().__init__(**documented)
+        super().__init__(**options)
         self._max_bytes = max_bytes
         self._hot: dict[str, ASGIApp] = {}
-        self.add_middleware(LimitBody, max_bytes=max_bytes)
+        self.add_exception_handler(BodyTooLarge, _refuse_body)
 
-    def add_direct(self, path: str, endpoint: Endpoint, **documented: Any) -> None:
+    def add_direct(
+        self, path: str, endpoint: Endpoint, model: type[BaseModel], **documented: Any
+    ) -> None:
         """Answer POST on a path by an endpoint alone.
 
         Args:
+            model: The model of the body, for the documentation; the endpoint gets the raw body.
             documented: Arguments of FastAPI's `add_api_route`.
         """
 
         # For the documentation alone: `__call__` answers first. Its docstring would be displayed.
-        async def documentation() -> None: ...
+        async def documentation(body: model) -> None: ...  # type: ignore[valid-type]
 
         async def direct(scope: Scope, receive: Receive, send: Send) -> None:
             try:
                 body = await _read_body(receive, self._max_bytes)
                 response = await endpoint(RawRequest(path, scope["headers"], body))
-            except BodyTooLarge:
-                response = _too_large(path, self._max_bytes)
+            except BodyTooLarge as error:
+                REQUESTS.labels(path, "413").inc()
+                response = error_response(413, error.detail)
             except ClientDisconnect:
                 return
             await response(scope, receive, send)
@@ -183,8 +200,21 @@ class DirectApp(FastAPI):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI request."""
-        hot = self._hot.get(scope.get("path", "")) if scope.get("method") == "POST" else None
-        await (hot or super().__call__)(scope, receive, send)
+        method = scope.get("method")
+        hot = self._hot.get(scope["path"]) if method == "POST" else None
+        if hot is not None:
+            await hot(scope, receive, send)
+            return
+        if method == "HEAD":
+            scope, send = {**scope, "method": "GET"}, _without_body(send)
+        if method is not None:
+            receive = _limited(receive, self._max_bytes)
+        await super().__call__(scope, receive, send)
+
+
+async def _refuse_body(_: Request, error: Exception) -> Response:
+    assert isinstance(error, BodyTooLarge)
+    return error_response(413, error.detail)
 
 
 def add_operations(app: FastAPI, ready: Readiness) -> None:
@@ -193,20 +223,33 @@ def add_operations(app: FastAPI, ready: Readiness) -> None:
     Args:
         ready: Returns names and values of what readiness depends on; any False: not ready.
     """
+    not_ready: dict[int | str, dict[str, Any]] = {503: {"description": "It cannot answer requests"}}
 
     @app.get("/healthz", tags=["operations"], summary="Liveness: the process runs")
     async def healthz() -> dict[str, str]:
         return {"status": "ok"}
 
-    @app.get("/readyz", tags=["operations"], summary="Readiness: it can answer requests")
+    @app.get(
+        "/readyz",
+        tags=["operations"],
+        summary="Readiness: the service can answer requests",
+        responses=not_ready,
+    )
     async def readyz() -> Response:
         return _readiness(ready)
 
-    @app.get("/ping", tags=["SageMaker"], summary="SageMaker's health check")
+    @app.get(
+        "/ping", tags=["SageMaker"], summary="Readiness, as SageMaker asks", responses=not_ready
+    )
     async def ping() -> Response:
         return _readiness(ready)
 
-    @app.get("/metrics", tags=["operations"], summary="Prometheus metrics")
+    @app.get(
+        "/metrics",
+        tags=["operations"],
+        summary="Prometheus metrics",
+        response_class=PlainTextResponse,
+    )
     async def metrics() -> Response:
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 

@@ -5,6 +5,10 @@
 
 import argparse
 
+# Idle connections stay open for longer than common clients keep theirs (Go 90 s; AWS's load
+# balancer and nginx 60 s): the client closes them, and no request meets one that closes.
+KEEP_ALIVE_S = 120
+
 
 def serve_app(factory: str, host: str, port: int, log_level: str = "warning") -> None:
     """Serve the app that "module:function" makes, until the process is told to stop."""
@@ -20,6 +24,7 @@ def serve_app(factory: str, host: str, port: int, log_level: str = "warning") ->
         http="httptools",
         access_log=False,
         log_level=log_level,
+        timeout_keep_alive=KEEP_ALIVE_S,
     )
 
 

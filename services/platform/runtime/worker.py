@@ -9,12 +9,9 @@ import signal
 from collections.abc import Awaitable, Callable
 
 import uvloop
-from nats.errors import Error as NatsError
-from prometheus_client import start_http_server
 
+from services.platform.runtime.metrics_server import serve_metrics
 from services.platform.settings import Settings
-from services.platform.streaming.consumer import OrderedConsumer
-from services.platform.telemetry import LAG
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +21,7 @@ def run_worker(config: Settings, port: int, main: Callable[[], Awaitable[None]])
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
-    start_http_server(port, addr=config.host)
+    serve_metrics(config.host, port)
     uvloop.run(_run_until_signal(main))
 
 
@@ -84,13 +81,3 @@ def freeze_gc() -> None:
     """
     gc.collect()
     gc.freeze()
-
-
-async def report_lag(consumers: dict[str, OrderedConsumer]) -> None:
-    """Update the lag gauges every two seconds. Runs until cancelled."""
-    while True:
-        for name, consumer in consumers.items():
-            # While NATS is unavailable, the gauge keeps its last value.
-            with contextlib.suppress(NatsError, OSError, TimeoutError):
-                LAG.labels(name).set(await consumer.lag())
-        await asyncio.sleep(2.0)

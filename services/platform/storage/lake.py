@@ -81,6 +81,7 @@ class Lake:
             where: Filter of rows.
             since: Earliest event time, seconds since the epoch; folders of earlier days are not
                 opened.
+            schema: Columns of the table, null in files that lack them; the first file's if None.
 
         Raises:
             OSError: S3 did not answer.
@@ -116,10 +117,15 @@ class Lake:
         with self.filesystem.open_output_stream(f"{self.bucket}/{path}") as out:
             out.write(data)
 
-    def get(self, path: str) -> bytes:
-        """Read an object of the bucket. FileNotFoundError if it does not exist."""
+    def get(self, path: str, max_bytes: int | None = None) -> bytes:
+        """Read an object of the bucket, or its first `max_bytes`.
+
+        Raises:
+            FileNotFoundError: it does not exist.
+            OSError: S3 does not answer.
+        """
         with self.filesystem.open_input_stream(f"{self.bucket}/{path}") as source:
-            return bytes(source.read())
+            return bytes(source.read(max_bytes))
 
     def exists(self, path: str) -> bool:
         """Whether an object of the bucket exists."""
@@ -145,35 +151,48 @@ class IncrementalReader:
     """
 
     def __init__(
-        self, lake: Lake, table: str, columns: list[str], where: pc.Expression | None = None
+        self,
+        lake: Lake,
+        table: str,
+        columns: list[str],
+        where: pc.Expression | None = None,
+        schema: pa.Schema | None = None,
     ) -> None:
         """Read nothing yet.
 
         Args:
             columns: Columns besides `seq` and `event_time`.
             where: Filter of rows.
+            schema: Columns of the table, null in files that lack them; the first file's if None.
         """
         self._lake = lake
         self._table = table
         self._columns = ["event_time", *columns]
         self._where = where
+        self._schema = schema
         self._opened: set[str] = set()
         self._rows: pa.Table | None = None
 
-    def rows(self, since: float) -> pa.Table | None:
+    def rows(self, since: float, wanted: pc.Expression | None = None) -> pa.Table | None:
         """Deduplicated rows with event times from `since` (seconds) on, in order of `seq`; or None.
 
-        Older rows are discarded, so `since` must not decrease between calls.
+        Other rows are discarded, so a later call must not want more.
+
+        Args:
+            since: Earliest event time.
+            wanted: A further filter.
 
         Raises:
             OSError: S3 did not answer; retry.
         """
+        keep = _since(since) if wanted is None else _since(since) & wanted
+        where = keep if self._where is None else keep & self._where
         files = self._lake.files(self._table, since)
         unread = [file for file in files if file not in self._opened]
-        rows = self._lake.read_files(unread, self._columns, self._where, since)
+        rows = self._lake.read_files(unread, self._columns, where, schema=self._schema)
         parts = [part for part in (self._rows, rows) if part is not None]
         if parts:
-            self._rows = _deduplicated(pa.concat_tables(parts).filter(_since(since)))
+            self._rows = _deduplicated(pa.concat_tables(parts).filter(keep))
         self._opened = set(files)
         return self._rows
 

@@ -12,11 +12,11 @@ from typing import Any
 import pyarrow as pa
 from nats.js import JetStreamContext
 
-from services.platform.runtime.worker import report_lag
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
 from services.platform.streaming.connection import connect
 from services.platform.streaming.consumer import Message, OrderedConsumer, consume, dead_letter
+from services.platform.streaming.lag import report_lag
 from services.platform.telemetry import EVENTS
 
 BATCH = 5_000

@@ -1,11 +1,11 @@
 """Drift reports: stored in the lake, and served by a design's HTTP service."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import FastAPI, Path, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 
-from services.platform.runtime.http import error_response
+from services.platform.runtime.http import error_response, error_responses
 from services.platform.storage.lake import Lake
 
 NEWEST = "newest"
@@ -24,9 +24,23 @@ def newest_report(lake: Lake, design: str) -> str | None:
 
 def add_reports(app: FastAPI, design: str, lake: Lake) -> None:
     """Add `GET /reports/{name}`; the name `newest` redirects to the newest one."""
+    responses: dict[int | str, dict[str, Any]] = {
+        200: {"content": {"text/html": {"schema": {"type": "string"}}}},
+        307: {"description": "Of `newest`: where the newest report is"},
+        **error_responses({404: "No such report", 503: "The store does not answer"}),
+    }
 
-    @app.get("/reports/{name}", tags=["operations"], summary="Drift report", response_model=None)
-    def report(name: Annotated[str, Path(pattern="^[0-9A-Za-z-]{1,40}$")]) -> Response:
+    # `Response` has no media type of its own: a report is HTML, an error is JSON.
+    @app.get(
+        "/reports/{name}",
+        tags=["operations"],
+        summary="Drift report",
+        response_class=Response,
+        responses=responses,
+    )
+    def report(
+        name: Annotated[str, Path(pattern="^[0-9A-Za-z-]{1,40}$", examples=[NEWEST])],
+    ) -> Response:
         try:
             existing = newest_report(lake, design) if name == NEWEST else name
             if existing is None:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from dataclasses import replace
 from datetime import timedelta
+from urllib.parse import unquote, urlsplit
 
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
@@ -36,8 +37,10 @@ def open_connection(settings: Settings, name: str) -> tuple[Client, asyncio.Task
         log.info("NATS: reconnected")
 
     client = Client()
+    url, credentials = _credentials(settings.nats)
     connecting = client.connect(
-        settings.nats,
+        url,
+        **credentials,
         name=name,
         max_reconnect_attempts=-1,
         reconnect_time_wait=_RECONNECT_S,
@@ -48,6 +51,24 @@ def open_connection(settings: Settings, name: str) -> tuple[Client, asyncio.Task
         reconnected_cb=on_reconnect,
     )
     return client, asyncio.create_task(connecting)
+
+
+def _credentials(url: str) -> tuple[str, dict[str, str]]:
+    """A URL without user and password, and these decoded: the client does not decode them.
+
+    >>> _credentials("nats://me:50%25off@host:4222")
+    ('nats://host:4222', {'user': 'me', 'password': '50%off'})
+    >>> _credentials("nats://token@host:4222")
+    ('nats://token@host:4222', {})
+    """
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url, {}
+    plain = parts._replace(netloc=parts.netloc.rpartition("@")[2])
+    return plain.geturl(), {
+        "user": unquote(parts.username or ""),
+        "password": unquote(parts.password),
+    }
 
 
 async def connect(settings: Settings, name: str, timeout_s: float = 5.0) -> Client:

@@ -97,12 +97,15 @@ class OrderedConsumer:
         self._expected = 1
         self._inbox = ""
 
-    async def start(self, after: int | None = None) -> None:
+    async def start(self, after: int | None = None) -> bool:
         """Subscribe, from where the last owner stopped.
 
         Args:
             after: Start behind this sequence instead, for an owner with a checkpoint of its own. A
                 stream that does not reach it is a new one, and is read from its beginning.
+
+        Returns:
+            Whether the stream reaches `after`; true without it.
         """
         self._inbox = self._nc.new_inbox()
         self._subscription = await self._nc.subscribe(
@@ -110,18 +113,19 @@ class OrderedConsumer:
         )
         if after is not None:
             last = (await self._js.stream_info(self._stream)).state.last_seq
-            await self._restart(after if after <= last else 0)
-            return
+            await self.restart(after if after <= last else 0)
+            return after <= last
         try:
             info = await self._js.consumer_info(self._stream, self._durable)
         except NotFoundError:
             await self._create(start=None)
-            return
+            return True
         subject = info.config.filter_subject if info.config else None
         if info.num_ack_pending or subject != self._subject:
-            await self._restart(await self.ack_floor())
+            await self.restart(await self.ack_floor())
         else:
             self._expected = _sequence(info.delivered, "consumer_seq") + 1
+        return True
 
     async def batches(self) -> AsyncIterator[list[Message]]:
         """Yield the messages that have arrived, at least one at a time. Never ends.
@@ -163,13 +167,23 @@ class OrderedConsumer:
             return 0
         return _sequence(info.ack_floor, "stream_seq")
 
-    async def delete(self) -> None:
-        """Unsubscribe, and delete the durable consumer with its position in the stream."""
+    async def stop(self) -> None:
+        """Unsubscribe; the durable consumer keeps its position in the stream."""
         if self._subscription is not None:
             await self._subscription.unsubscribe()
             self._subscription = None
+
+    async def delete(self) -> None:
+        """Unsubscribe, and delete the durable consumer with its position in the stream."""
+        await self.stop()
         with suppress(NotFoundError):
             await self._js.delete_consumer(self._stream, self._durable)
+
+    async def restart(self, after: int) -> None:
+        """Replace the durable consumer by one that starts behind a sequence."""
+        with suppress(NotFoundError):
+            await self._js.delete_consumer(self._stream, self._durable)
+        await self._create(start=after + 1)
 
     async def lag(self) -> int:
         """Messages on its subject that are not acknowledged yet."""
@@ -210,7 +224,7 @@ class OrderedConsumer:
             seq, delivery, nanoseconds = _parse_ack_subject(message.reply)
             if delivery != self._expected:
                 log.warning("%s: a delivery is missing, restarting the consumer", self._durable)
-                await self._restart(await self.ack_floor())
+                await self.restart(await self.ack_floor())
                 return []
             self._expected += 1
             published_us = nanoseconds // 1_000
@@ -218,12 +232,6 @@ class OrderedConsumer:
                 Message(message.subject, message.data, seq, published_us, message.reply)
             )
         return delivered
-
-    async def _restart(self, after: int) -> None:
-        """Replace the consumer by one that starts behind a sequence."""
-        with suppress(NotFoundError):
-            await self._js.delete_consumer(self._stream, self._durable)
-        await self._create(start=after + 1)
 
     async def _create(self, start: int | None) -> None:
         # Handlers are idempotent, so a crash between deletion and creation costs a pass over the

@@ -1,8 +1,9 @@
-"""Export of a torch network to ONNX."""
+"""Export of torch networks to ONNX."""
 
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import onnx
 import torch
@@ -15,19 +16,20 @@ logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(loggin
 
 
 class _Probability(nn.Module):
-    """The network with a sigmoid: logits (N,) -> probabilities (N,)."""
+    """The network with a sigmoid."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.net = net
 
     def forward(self, *columns: Tensor) -> Tensor:
+        """Features (N, F) and sets, each (N, M, K), to probabilities (N,)."""
         probability: Tensor = torch.sigmoid(self.net(*columns))
         return probability
 
 
-def export_network(net: nn.Module, width: int, sets: Mapping[str, int]) -> bytes:
-    """The network as an ONNX file, with dynamic numbers of rows and of items in the sets.
+def export_tabular(net: nn.Module, width: int, sets: Mapping[str, int]) -> bytes:
+    """A network of logits as an ONNX file of scores, with any number of rows and of items in sets.
 
     Args:
         width: Columns of `features`.
@@ -39,14 +41,36 @@ def export_network(net: nn.Module, width: int, sets: Mapping[str, int]) -> bytes
     examples = [torch.zeros(3, width), *(torch.zeros(3, 5, k) for k in sets.values())]
     rows = torch.export.Dim("rows")
     shapes = [{0: rows}, *({0: rows, 1: torch.export.Dim(f"{name}_count")} for name in sets)]
+    return export_network(_Probability(net), examples, [INPUT, *sets], [OUTPUT], (tuple(shapes),))
+
+
+def export_network(
+    net: nn.Module,
+    examples: Sequence[Tensor],
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    dynamic_shapes: tuple[Any, ...],
+) -> bytes:
+    """A network as an ONNX file.
+
+    Args:
+        examples: One tensor for each input, to trace the network with.
+        inputs: Names of the inputs.
+        outputs: Names of the outputs.
+        dynamic_shapes: For each argument of `forward`, by axis, the `torch.export.Dim` of an axis
+            of any length; of `*arguments`, a tuple of such.
+
+    Raises:
+        RuntimeError: torch exported nothing.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecations among torch's own modules
         program = torch.onnx.export(
-            _Probability(net).eval(),
+            net.eval(),
             tuple(examples),
-            input_names=[INPUT, *sets],
-            output_names=[OUTPUT],
-            dynamic_shapes=(tuple(shapes),),
+            input_names=list(inputs),
+            output_names=list(outputs),
+            dynamic_shapes=dynamic_shapes,
             dynamo=True,
             verbose=False,
         )

@@ -50,6 +50,23 @@ def mlp(width: int, hidden: int) -> nn.Sequential:
     )  # fmt: skip
 
 
+class TabularNetwork(nn.Module):
+    """A multilayer perceptron over normalised columns, (N, F) -> logits (N,).
+
+    The names of the submodules are keys of stored weights.
+    """
+
+    def __init__(self, sample: Tensor, hidden: int) -> None:
+        super().__init__()
+        self.tabular = TabularNormalizer(sample)
+        self.together = mlp(2 * sample.shape[1], hidden)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features (N, F) to logits (N,)."""
+        logits: Tensor = self.together(self.tabular(features))
+        return logits.squeeze(1)
+
+
 def network_inputs(examples: Examples, sets: tuple[str, ...]) -> tuple[Floats32, ...]:
     """A network's inputs: the vectors (N, F), then each set (N, M, K)."""
     return (examples.vectors.astype(np.float32), *(examples.sets[name] for name in sets))

@@ -1,8 +1,8 @@
-"""The training loop of torch networks, their weights, and the candidates made of one network."""
+"""The training loop of torch networks, their weights, and candidates that are one network."""
 
 import io
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,12 +12,43 @@ from torch import Tensor, nn
 
 from services.platform.models.candidates import Candidate, Examples
 from services.platform.progress import ProgressCallback
-from services.platform.torch.export import export_network
+from services.platform.torch.export import export_tabular
 from services.platform.torch.tabular import network_inputs, sample_rows
 from services.platform.types import Booleans, Floats, Floats32
 
 _PREDICTION_BATCH = 8_192
 _WEIGHTS_FILE = "weights.pt"
+
+
+def minimise(
+    losses: Iterable[Tensor],
+    groups: list[dict[str, Any]],
+    weight_decay: float,
+    total: int,
+    step: ProgressCallback,
+    warm_up: float = 0.3,
+) -> None:
+    """Minimise losses by AdamW, one step for each, on a one-cycle schedule.
+
+    Args:
+        losses: `total` scalars. Each is computed when it is asked for, after the step before.
+        groups: The parameters, as torch's optimisers take them: `params`, and `lr`, the peak of
+            their learning rate.
+        step: Called with (done, total) steps.
+        warm_up: Share of the steps in which the learning rate rises.
+
+    Source: Smith and Topin, "Super-Convergence", 2018.
+    """
+    optimizer = torch.optim.AdamW(groups, weight_decay=weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, [g["lr"] for g in groups], total_steps=total, pct_start=warm_up
+    )
+    for done, loss in enumerate(losses, start=1):
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        step(done, total)
 
 
 def train_network(
@@ -28,7 +59,7 @@ def train_network(
     seed: int,
     step: ProgressCallback,
 ) -> None:
-    """Minimise the log loss of `net`'s logits by AdamW on shuffled mini-batches.
+    """Minimise the log loss of `net`'s logits on shuffled mini-batches.
 
     Args:
         columns: Its inputs, each (N, ...).
@@ -37,28 +68,23 @@ def train_network(
         step: Called with (done, total) mini-batches.
     """
     epochs, batch = int(parameters["epochs"]), int(parameters["batch"])
-    rng = np.random.default_rng(seed)
     batches = max(len(positive) // batch, 1)
-    total = epochs * batches
-    optimizer = torch.optim.AdamW(net.parameters(), weight_decay=float(parameters["decay"]))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, float(parameters["rate"]), total_steps=total
-    )
     target = positive.astype(np.float32)
+
+    def losses() -> Iterator[Tensor]:
+        rng = np.random.default_rng(seed)
+        for _ in range(epochs):
+            order = rng.permutation(len(positive))
+            for number in range(batches):
+                rows = order[number * batch : (number + 1) * batch]
+                logits = net(*(torch.from_numpy(_trim_padding(c[rows])) for c in columns))
+                yield nn.functional.binary_cross_entropy_with_logits(
+                    logits, torch.from_numpy(target[rows])
+                )
+
     net.train()
-    for epoch in range(epochs):
-        order = rng.permutation(len(positive))
-        for number in range(batches):
-            rows = order[number * batch : (number + 1) * batch]
-            logits = net(*(torch.from_numpy(_trim_padding(c[rows])) for c in columns))
-            loss = nn.functional.binary_cross_entropy_with_logits(
-                logits, torch.from_numpy(target[rows])
-            )
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            step(epoch * batches + number + 1, total)
+    groups = [{"params": net.parameters(), "lr": float(parameters["rate"])}]
+    minimise(losses(), groups, float(parameters["decay"]), epochs * batches, step)
     net.eval()
 
 
@@ -130,7 +156,7 @@ class NeuralCandidate(Candidate):
 
     def export(self) -> bytes:
         """The ONNX file, with dynamic numbers of rows and of items in the sets."""
-        return export_network(self._net, len(self.features), self.set_widths)
+        return export_tabular(self._net, len(self.features), self.set_widths)
 
     def save(self, folder: Path) -> None:
         """Write the weights."""

@@ -21,11 +21,11 @@ from services.cv_inspection.ingestion.events import (
     InspectionEvent,
     publish_image,
 )
-from services.cv_inspection.problem import CLASSES
+from services.cv_inspection.problem import CLASSES, DESIGN
 from services.cv_inspection.retraining.outcomes import fetch_images, labelled_inspections
+from services.cv_inspection.service import INSPECTOR
 from services.cv_inspection.serving import batch
 from services.cv_inspection.serving.app import create_app
-from services.cv_inspection.serving.model import DESIGN
 from services.cv_inspection.serving.worker import NAME
 from services.cv_inspection.simulator.camera import Camera
 from services.platform.models.names import served_path
@@ -69,7 +69,7 @@ def line(config, model, worker):
 async def is_up(config):
     async with httpx.AsyncClient() as http:
         with contextlib.suppress(httpx.HTTPError):
-            return (await http.get(f"{config.inspector}/readyz")).status_code == 200
+            return (await http.get(f"{INSPECTOR.url(config)}/readyz")).status_code == 200
 
 
 def put(config, shot):

@@ -1,5 +1,6 @@
 """The fast Redis reader and writer against Feast's own, on a real Redis."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -14,18 +15,19 @@ from redis import Redis
 
 from features.online import PROJECT, OnlineReader, OnlineTable, RowLayout
 from features.redis_connection import RedisConnection
-from features.spec import SEQ, TIME
+from features.spec import SEQ, TIME, Measure
 from features.store import open_store
 from services.fraud.features.kernel import feature_vectors
 from services.fraud.features.request import REQUEST_FEATURES
-from services.fraud.features.states import CUSTOMER, EMBEDDINGS, FEATURES, PAIR, SPEC, STATES
+from services.fraud.features.states import CUSTOMER, EMBEDDINGS, FEATURE_SET, FEATURES, PAIR, STATES
+from services.platform.telemetry import LEFT_OUT
 
 names = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), min_size=1, max_size=30)
 
 
 @pytest.fixture(scope="module")
 def store(config):
-    return open_store(config, SPEC)
+    return open_store(config, FEATURE_SET)
 
 
 @given(names, names)
@@ -44,13 +46,52 @@ def test_fields_and_values_equal_feasts(state):
     row = np.random.default_rng(0).normal(size=state.width)
     proto = Value()
     proto.double_list_val.val.extend(row.tolist())
-    assert layout.value(row) == proto.SerializeToString()
+    theirs = proto.SerializeToString()
+    [ours] = layout.values(row[None])
+    assert ours == theirs + layout.trailer
+    assert list(Value.FromString(ours).double_list_val.val) == row.tolist()
     assert layout.field == _mmh3(f"{state.name}:{state.name}")
-    unseen, read = layout.decode([None, layout.value(row)])
+    unseen, read, without_hash = layout.decode([None, ours, theirs])
     assert not unseen.any()
-    assert read.tobytes() == row.tobytes()
-    with pytest.raises(ValueError, match="does not fit"):
-        layout.decode([layout.value(row)[:-8]])
+    assert read.tobytes() == without_hash.tobytes() == row.tobytes()
+
+
+def test_a_row_of_another_declaration_is_not_read_and_counted():
+    measures = (*CUSTOMER.measures, Measure("large", "", "amount * amount * amount"))
+    changed = replace(CUSTOMER, measures=measures)
+    ours, theirs = RowLayout.of(CUSTOMER), RowLayout.of(changed)
+    before = LEFT_OUT.labels(CUSTOMER.name)._value.get()
+    [old] = ours.values(np.ones((1, CUSTOMER.width)))
+    [new] = theirs.values(np.ones((1, changed.width)))
+    without_hash = old[: ours.end]
+    for layout, raw in (
+        (theirs, old),
+        (theirs, without_hash),
+        (ours, new),
+        (ours, without_hash[:-8]),
+    ):
+        assert np.isnan(layout.decode([raw])).all()
+    assert LEFT_OUT.labels(CUSTOMER.name)._value.get() == before + 4
+    # A row that was not read is not written back.
+    assert theirs.write_commands([b"k"], theirs.decode([old])) == []
+
+
+def test_many_rows_are_decoded_like_one():
+    """Absent ones among them, and with one of another declaration."""
+    layout = RowLayout.of(CUSTOMER)
+    rows = np.random.default_rng(4).normal(size=(100, CUSTOMER.width))
+    raws = [None if n % 7 == 0 else raw for n, raw in enumerate(layout.values(rows))]
+    for changed in (raws, [*raws, raws[1][: layout.end]], [*raws, raws[1][:-1] + b"?"]):
+        many = layout.decode(changed)
+        assert many.tobytes() == b"".join(layout.decode([raw]).tobytes() for raw in changed)
+        assert many.flags.writeable
+        assert many[0].tolist() == [0.0] * CUSTOMER.width
+
+
+@given(names, names)
+def test_an_entity_is_read_back_from_its_key(customer, device):
+    layout = RowLayout.of(PAIR)
+    assert layout.entity(layout.key((customer, device))) == (customer, device)
 
 
 def filled(state, rng, count):

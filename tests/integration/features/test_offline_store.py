@@ -11,7 +11,7 @@ from features.state_log import row_table
 from features.store import open_store
 from services.fraud.features.backfill import write_states
 from services.fraud.features.request import entity_frame
-from services.fraud.features.states import EMBEDDING_FEATURES, EMBEDDINGS, SPEC, TABULAR
+from services.fraud.features.states import EMBEDDING_FEATURES, EMBEDDINGS, FEATURE_SET, TABULAR
 from services.fraud.ingestion.tables import STATE_LOG
 from services.platform.storage.lake import Lake
 
@@ -20,7 +20,7 @@ from services.platform.storage.lake import Lake
 def store(config, simulated):
     lake = Lake(config)
     write_states(lake, simulated.events, simulated.states, since=0.0, step=lambda *_: None)
-    yield open_store(config, SPEC, f"s3://{config.bucket}/{STATE_LOG}")
+    yield open_store(config, FEATURE_SET, f"s3://{config.bucket}/{STATE_LOG}")
     lake.remove([STATE_LOG])
 
 

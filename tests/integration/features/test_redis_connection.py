@@ -7,6 +7,7 @@ import pytest
 import uvloop
 from redis.exceptions import ResponseError
 
+from features import redis_connection
 from features.redis_connection import RedisConnection
 from infra.local.engines import engines
 from tests.conftest import make_settings, start_engine
@@ -82,6 +83,84 @@ async def test_a_reply_that_arrived_while_the_loop_was_blocked_counts(redis):
         await asyncio.sleep(0)
     time.sleep(0.2)
     assert await calls == [b"1"]
+    connection.close()
+
+
+LOOPS = {"asyncio": asyncio.run, "uvloop": uvloop.run}
+
+
+@pytest.mark.parametrize("run", LOOPS.values(), ids=LOOPS)
+def test_a_loop_that_is_late_to_send_is_not_counted_against_redis(redis, run):
+    """The commands are sent long after the call; Redis then needs half of the timeout."""
+
+    async def late():
+        connection = RedisConnection(redis[0].redis)
+        await connection.execute([("SET", "a", "1")])
+        loop = asyncio.get_running_loop()
+        loop.call_soon(time.sleep, 0.1)  # runs before the commands are sent
+        call = connection.execute([("DEBUG", "SLEEP", "0.02"), ("GET", "a")], 0.04)
+        assert await call == [b"OK", b"1"]
+        connection.close()
+
+    run(late())
+
+
+@pytest.mark.parametrize("run", LOOPS.values(), ids=LOOPS)
+def test_a_reply_in_the_socket_is_read_before_the_call_times_out(redis, run):
+    """Whatever runs first when the blocked loop goes on: the reply has arrived and is used."""
+
+    async def blocked():
+        connection = RedisConnection(redis[0].redis)
+        await connection.execute([("SET", "a", "1")])
+        commands = [("DEBUG", "SLEEP", "0.05"), ("GET", "a")]
+        call = asyncio.ensure_future(connection.execute(commands, 0.02))
+        for _ in range(4):
+            await asyncio.sleep(0)  # sent, and the clock runs
+        time.sleep(0.1)  # the reply arrives, and the deadline passes
+        connection._protocol._expire()  # the timer's turn comes first
+        assert not call.done()
+        time.sleep(0.1)  # and late once more
+        assert await call == [b"OK", b"1"]
+        connection.close()
+
+    run(blocked())
+
+
+@pytest.mark.parametrize("run", LOOPS.values(), ids=LOOPS)
+def test_many_calls_on_a_busy_loop_get_their_replies(redis, run):
+    """As at saturation: each turn of the loop lasts longer than the timeout of a call."""
+
+    async def busy():
+        connection = RedisConnection(redis[0].redis)
+        await connection.execute([("SET", "a", "1")])
+
+        async def one():
+            reply = await connection.execute([("GET", "a")], 0.02)
+            time.sleep(0.002)
+            return reply
+
+        for _ in range(3):
+            assert await asyncio.gather(*(one() for _ in range(40))) == [[b"1"]] * 40
+        connection.close()
+
+    run(busy())
+
+
+async def test_replies_to_others_do_not_delay_a_timeout_for_long(redis, monkeypatch):
+    class AlwaysReadable:
+        def register(self, *_):
+            pass
+
+        def poll(self, _):
+            return [True]
+
+    connection = RedisConnection(redis[0].redis)
+    await connection.execute([("SET", "a", "1")])
+    monkeypatch.setattr(redis_connection.select, "poll", AlwaysReadable)
+    begin = time.monotonic()
+    with pytest.raises(TimeoutError):
+        await connection.execute([("DEBUG", "SLEEP", "0.3")], 0.02)
+    assert 0.02 < time.monotonic() - begin < 0.2
     connection.close()
 
 

@@ -12,6 +12,7 @@ from services.fraud.evaluation.run_report import run_report, wait_until_processe
 from services.fraud.features.states import CUSTOMER, FEATURES
 from services.fraud.ingestion.tables import DECISIONS_TABLE
 from services.fraud.monitoring.skew import audit, compare
+from services.fraud.service import SCORER
 from services.fraud.simulator.day import DAY_US, START_US
 from services.fraud.simulator.gateway import Gateway, simulated_events
 from services.fraud.simulator.traffic import Traffic
@@ -21,7 +22,7 @@ from tests.conftest import wait_for_port
 
 
 async def play(config, nc, begin_us, count):
-    gateway = Gateway(nc, config.scorer, config.shards)
+    gateway = Gateway(nc, SCORER.url(config), config.shards)
     events = simulated_events(Traffic(3), begin_us)
     return await gateway.run(events, 250, count, lambda *_: None)
 
@@ -32,7 +33,7 @@ async def stack(config, nc, worker, onnx):
     worker("fraud", "feature-worker")
     worker("fraud", "lake-writer")
     worker("fraud", "scorer")
-    await asyncio.to_thread(wait_for_port, config.scorer_port)
+    await asyncio.to_thread(wait_for_port, SCORER.port(config))
     return nc
 
 
@@ -58,7 +59,7 @@ async def test_vectors_match_their_events_and_a_changed_state_is_found(config, s
         for h in simulated_events(Traffic(3), begin + DAY_US)
         if getattr(h.event, "cart", None) is not None and h.event.customer_id == customer
     )
-    gateway = Gateway(stack, config.scorer, config.shards)
+    gateway = Gateway(stack, SCORER.url(config), config.shards)
     await gateway.run([victim], 100, 1, lambda *_: None)
     assert await wait_until_processed(config)
     again = audit(lake)

@@ -15,7 +15,6 @@ import pytest
 from features.aggregation import backfill
 from features.online import OnlineTable
 from infra.local.engines import engines, free_port
-from services.fraud.features.kernel import contributions
 from services.fraud.features.states import FEATURES, STATES, TABULAR
 from services.fraud.ingestion.events import DECISIONS_STREAM
 from services.fraud.monitoring.drift import observe
@@ -152,7 +151,7 @@ async def test_it_scores_as_training_does(client, own, simulated, candidate):
     from redis import Redis
 
     count = len(simulated.events)
-    folded = backfill(STATES, simulated.events, contributions)
+    folded = backfill(STATES, simulated.events)
     with Redis.from_url(own.config.redis) as redis:
         for done in folded.values():
             OnlineTable(redis, done.state).store(done.keys, done.table)

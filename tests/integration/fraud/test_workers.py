@@ -12,7 +12,6 @@ from features.aggregation import backfill
 from features.online import OnlineTable
 from features.redis_connection import RedisConnection
 from services.fraud.features import worker as feature_worker
-from services.fraud.features.kernel import contributions
 from services.fraud.features.states import STATES
 from services.fraud.ingestion import lake_writer
 from services.fraud.ingestion.columns import Events
@@ -71,7 +70,7 @@ async def test_states_are_exact_after_kills(nc, config, worker):
     delays = (0.0, 0.005, 0.02, 0.05)
     events, seqs = await publish_with_kills(nc, config, worker, name, consumer, delays)
     await until(lambda: settled(nc, *consumer))
-    expected = backfill(STATES, Events.of(events, seqs), contributions)
+    expected = backfill(STATES, Events.of(events, seqs))
     with Redis.from_url(config.redis) as redis:
         for state in STATES:
             done = expected[state.name]
@@ -115,7 +114,7 @@ async def test_malformed_messages_become_dead_letters_and_the_stream_goes_on(nc,
     await until(lambda: settled(nc, STREAM, lake_writer.NAME))
     await until(lambda: settled(nc, DECISIONS_STREAM, lake_writer.DECISIONS_NAME))
     assert (await js.stream_info(DEAD_STREAM)).state.messages == 5 + 5 + 1
-    expected = backfill(STATES, Events.of(events, seqs), contributions)
+    expected = backfill(STATES, Events.of(events, seqs))
     with Redis.from_url(config.redis) as redis:
         done = expected["customer_state"]
         assert OnlineTable(redis, done.state).load(done.keys).tobytes() == done.table.tobytes()
@@ -144,7 +143,7 @@ async def test_shards_together_equal_one_worker(nc, config, entity):
     for task in tasks:
         task.cancel()
     redis.close()
-    expected = backfill(STATES, Events.of(events, seqs), contributions)
+    expected = backfill(STATES, Events.of(events, seqs))
     with Redis.from_url(config.redis) as online:
         for state in states:
             done = expected[state.name]

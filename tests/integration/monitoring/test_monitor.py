@@ -1,4 +1,4 @@
-"""The monitor as a process: alarms on drift, silence otherwise, and it goes on where it stopped."""
+"""The monitor as a process: alarms on drift, none otherwise, and it resumes where it stopped."""
 
 import asyncio
 
@@ -7,8 +7,9 @@ import orjson
 import pytest
 
 from monitoring.alerts import STREAM, newest_alerts
+from monitoring.drift_table import read_windows
 from monitoring.sources import sources_path
-from monitoring.worker import MonitorSpec, WindowWatcher, drift_table
+from monitoring.window_watcher import MonitorSpec, WindowWatcher
 from services.cv_inspection.features.image import QUALITY_MEASURES
 from services.cv_inspection.features.labelled_images import LabelledImages
 from services.cv_inspection.ingestion.events import DECISIONS_STREAM, ImageRef, InspectionEvent
@@ -68,7 +69,7 @@ def normal(config, nc):
 
 
 def windows(config):
-    rows = Lake(config).read(drift_table("fraud"))
+    rows = read_windows(Lake(config), "fraud")
     return [] if rows is None else rows.to_pylist()
 
 
@@ -84,7 +85,7 @@ async def test_drift_raises_one_alert_a_window_and_restarts_lose_none(config, nc
     await decide(nc, rng, 20, away=range(900, 1_100))
     await decide(nc, rng, 21, shift=2.0)
     await until(lambda: len(windows(config)) == 1)
-    # A window that is open is no burden to the server.
+    # The messages of an open window are acknowledged.
     await until(lambda: all_acknowledged(nc))
     # Killed in the middle of a window: it is read again from its beginning.
     first.kill()
@@ -114,7 +115,7 @@ async def count_alerts(nc, number):
     return len(await newest_alerts(nc.jetstream())) == number
 
 
-async def test_a_model_without_a_reference_is_let_be(config, nc, normal, worker):
+async def test_a_model_without_a_reference_is_not_monitored(config, nc, normal, worker):
     process = worker("fraud", "monitor")
     rng = np.random.default_rng(2)
     await decide(nc, rng, 30, version=9)
@@ -126,8 +127,8 @@ async def test_a_model_without_a_reference_is_let_be(config, nc, normal, worker)
     assert process.poll() is None
 
 
-def looks(rng, sharp_at_b2=0.1):
-    """One window of inspections, three stations in turn, of which one may see blurred."""
+def inspections(rng, sharp_at_b2=0.1):
+    """One window of inspections, three stations in turn, one of which may be blurred."""
     for number in range(cv.WINDOW_IMAGES):
         station = ("line-a/station-1", "line-b/station-1", "line-b/station-2")[number % 3]
         sharpness = sharp_at_b2 if station == "line-b/station-2" else 0.1
@@ -136,40 +137,41 @@ def looks(rng, sharp_at_b2=0.1):
         yield station, quality, rng.uniform(0, 0.1)
 
 
-def seen(station, quality, defect):
+def event(station, quality, defect):
     line, name = station.split("/")
     return InspectionEvent(
-        inspection_id="0" * 32, key=None, place=ImageRef(line=line, station=name, lot="l", frame="f"),
+        inspection_id="0" * 32, key=None,
+        place=ImageRef(line=line, station=name, lot="l", frame="f"),
         at="2026-03-01T00:00:00Z", label="good", defect=defect, probabilities={"good": 1 - defect},
         decision="pass", reason="", threshold=0.5, model="efficientnet:1", defect_share=0.0,
         quality=quality, mask_key=None,
     )  # fmt: skip
 
 
-def test_an_alarm_names_the_station_whose_lens_slipped(config):
+def test_an_alarm_names_the_station_that_is_out_of_focus(config):
     rng = np.random.default_rng(4)
-    known = [look for _ in range(5) for look in looks(rng)]
-    figures = np.array([[quality[name] for name in QUALITY_MEASURES] for _, quality, _ in known])
+    known = [one for _ in range(5) for one in inspections(rng)]
+    measures = np.array([[quality[name] for name in QUALITY_MEASURES] for _, quality, _ in known])
     pixels = np.zeros((len(known), 1, 1, 3), np.uint8)
     none, zero = np.zeros((len(known), 1, 1), bool), np.zeros(len(known), np.int64)
-    pictures = LabelledImages.from_arrays(pixels, zero, none, zero, figures, 1.0)
-    made = cv.reference(pictures, np.array([defect for *_, defect in known]))
+    images = LabelledImages.from_arrays(pixels, zero, none, zero, measures, 1.0)
+    made = cv.reference(images, np.array([defect for *_, defect in known]))
     Lake(config).put(reference_path("cv", 1), made.to_bytes())
-    shown = [look for sharp in (0.1, 0.1, 0.1, 0.05, 0.1) for look in looks(rng, sharp)]
+    stream = [one for sharp in (0.1, 0.1, 0.1, 0.05, 0.1) for one in inspections(rng, sharp)]
     messages = [
-        Message("", seen(*look).model_dump_json().encode(), number + 1, 0, "")
-        for number, look in enumerate(shown)
+        Message("", event(*one).model_dump_json().encode(), number + 1, 0, "")
+        for number, one in enumerate(stream)
     ]
-    watched = MonitorSpec("cv", DECISIONS_STREAM, cv.observe, cv.new_windows, QUALITY_SPEC)
-    watch = WindowWatcher(Lake(config), watched)
-    watch.take(messages)
-    *clean, drifted = watch.closed
+    spec = MonitorSpec("cv", DECISIONS_STREAM, cv.observe, cv.new_windows, QUALITY_SPEC)
+    watcher = WindowWatcher(Lake(config), spec)
+    watcher.take(messages)
+    *clean, drifted = watcher.closed
     assert [closed.drifted_sources for closed in clean] == [{}, {}, {}]
     assert drifted.drifted_sources == {"sharpness": "line-b/station-2"}
     assert drifted.sources is None
-    # Another process goes on where this one stopped.
+    # Another process resumes where this one stopped.
     Lake(config).put(sources_path("cv"), clean[-1].sources)
-    begin = next(n for n, message in enumerate(messages) if message.seq > clean[-1].last.seq)
-    again = WindowWatcher(Lake(config), watched)
+    begin = next(n for n, message in enumerate(messages) if message.seq > clean[-1].last_seq)
+    again = WindowWatcher(Lake(config), spec)
     again.take(messages[begin:])
     assert [closed.drifted_sources for closed in again.closed] == [drifted.drifted_sources]

@@ -1,4 +1,4 @@
-"""The bill from the lake: decisions and labels in, each period reckoned once, restarts or not."""
+"""Quality from the lake: each period is computed once, also after a restart."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -66,12 +66,12 @@ def write(lake, begin, end):
         lake.write(table, pa.Table.from_pylist(made, schema=schema), f"part-{begin}")
 
 
-def test_each_period_is_reckoned_once_when_its_labels_are_in(lake):
-    ledger = QualityTracker(lake, QUALITY_SPEC)
-    assert ledger.update() == []
+def test_each_period_is_computed_once_when_its_labels_are_in(lake):
+    tracker = QualityTracker(lake, QUALITY_SPEC)
+    assert tracker.update() == []
     write(lake, 0, 16)
     # Of sixteen days two are past their dispute window, and the second may still go on.
-    first = ledger.update()
+    first = tracker.update()
     assert {(p.role, p.model) for p in first} == {
         ("champion", "xgboost:1"),
         ("challenger", "gnn:2"),
@@ -82,8 +82,8 @@ def test_each_period_is_reckoned_once_when_its_labels_are_in(lake):
     assert champion.decisions == PER_DAY - 1  # one was a load test's
     assert challenger.recall == challenger.precision == 1.0
     assert champion.recall < 1.0
-    assert ledger.update() == []
-    # Another process goes on where this one stopped.
+    assert tracker.update() == []
+    # Another process resumes where this one stopped.
     write(lake, 16, DAYS)
     again = QualityTracker(lake, QUALITY_SPEC)
     assert {p.begin for p in again.update()} == {

@@ -8,7 +8,8 @@ from fastapi import FastAPI
 from pydantic import SecretStr, ValidationError
 
 from services.platform.models.promotion_log import PromotionEvent, PromotionRecord, append_record
-from services.platform.retraining.admin import CONTROL, Command, add_admin
+from services.platform.retraining.admin import add_admin
+from services.platform.retraining.commands import CONTROL, Command
 from services.platform.retraining.scheduler import Scheduler
 from services.platform.streaming.connection import ensure_stream
 

@@ -9,13 +9,18 @@ from mlflow import MlflowClient
 from nats.errors import Error as NatsError
 
 from services.fraud.features.states import FEATURES
+from services.fraud.model import read_model
+from services.platform.models.alias import alias_conflict, read_alias
 from services.platform.models.names import ANNOUNCEMENTS, CHALLENGER, announcement_key, served_path
 from services.platform.models.promotion import ModelLifecycle, NoPreviousChampion
 from services.platform.models.promotion_log import HISTORY_STREAM
 from services.platform.models.registry import ModelRegistry, TrainingRun, store_model
 from services.platform.models.tabular import TabularModel
+from services.platform.runtime.worker import cancel_tasks
+from services.platform.serving.decision_service import DecisionService
 from services.platform.storage.lake import Lake
 from tests.conftest import card
+from tests.integration.conftest import until
 
 
 def training_run(candidate, native):
@@ -77,12 +82,44 @@ async def announced(nc, role="champion") -> int | None:
 async def test_promotion_moves_the_alias_the_file_and_the_note(registered, nc):
     lifecycle = ModelLifecycle(registered, "fraud")
     await lifecycle.promote(1, "xgboost:1", ["first"], {})
-    assert (lifecycle.champion(), served(registered), await announced(nc)) == (1, 1, 1)
+    assert (await lifecycle.champion(), served(registered), await announced(nc)) == (1, 1, 1)
     await lifecycle.promote(2, "xgboost:2", ["saves 5"], {"cost_difference": -5.0})
-    assert (lifecycle.champion(), served(registered), await announced(nc)) == (2, 2, 2)
+    assert (await lifecycle.champion(), served(registered), await announced(nc)) == (2, 2, 2)
     first, second = await lifecycle.history()
     assert (first.before, second.before) == (None, 1)
     assert second.figures == {"cost_difference": -5.0}
+
+
+async def test_an_alias_moved_past_the_gate_changes_no_champion(registered):
+    lifecycle = ModelLifecycle(registered, "fraud")
+    assert read_alias(registered, "fraud") is None
+    await lifecycle.promote(1, "xgboost:1", ["first"], {})
+    assert alias_conflict(registered, "fraud", served(registered)) == ""
+    ModelRegistry(registered).set_champion("fraud", 2)
+    assert await lifecycle.champion() == 1
+    conflict = alias_conflict(registered, "fraud", served(registered))
+    assert "names version 2, but version 1" in conflict
+    assert (await lifecycle.refuse(2, "xgboost:2", ["cost"], {})).before == 1
+    await lifecycle.promote(2, "xgboost:2", ["saves"], {})
+    assert alias_conflict(registered, "fraud", served(registered)) == ""
+
+
+async def test_the_alias_counts_where_nothing_is_announced(registered, nc):
+    ModelRegistry(registered).set_champion("fraud", 2)
+    assert await ModelLifecycle(registered, "fraud").champion() == 2
+
+
+async def test_readiness_names_a_conflict_and_stays_ready(registered):
+    lifecycle = ModelLifecycle(registered, "fraud")
+    await lifecycle.promote(1, "xgboost:1", ["first"], {})
+    ModelRegistry(registered).set_champion("fraud", 2)
+    service = DecisionService(registered, "fraud", "scorer", read_model, None)
+    await asyncio.to_thread(service.champion.load)
+    checking = asyncio.create_task(service._check_alias())
+    try:
+        await until(lambda: "names version 2" in service._registry_alias)
+    finally:
+        await cancel_tasks(checking)
 
 
 async def test_a_rollback_goes_one_further_back_each_time(registered):

@@ -2,8 +2,8 @@
 
 import httpx
 import pytest
-from fastapi import FastAPI
 
+from services.platform.runtime.http import DirectApp
 from services.platform.storage.lake import Lake
 from services.platform.storage.reports import add_reports, report_path
 
@@ -12,7 +12,7 @@ OLD, NEW = "20260301T120000", "20260302T120000"
 
 @pytest.fixture
 async def client(config):
-    app = FastAPI()
+    app = DirectApp(max_bytes=0)
     add_reports(app, "fraud", Lake(config))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as made:
         yield made
@@ -25,6 +25,8 @@ async def test_reports_are_served_by_name_and_the_newest_by_redirect(config, cli
     newest = await client.get("/reports/newest", follow_redirects=True)
     assert newest.text == f"<html>{NEW}</html>"
     assert newest.headers["content-type"].startswith("text/html")
+    head = await client.head("/reports/newest", follow_redirects=True)
+    assert (head.headers, head.content) == (newest.headers, b"")
     assert (await client.get(f"/reports/{OLD}")).text == f"<html>{OLD}</html>"
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from services.cv_inspection.edge import device as edge
 from services.cv_inspection.edge import quantisation
-from services.cv_inspection.serving.model import read_model
+from services.cv_inspection.model import read_model
 from services.cv_inspection.simulator.camera import Camera
 from services.platform.models.onnx import write_card
 from tests.unit.cv_inspection.vision_fixtures import cv_card, quiet, simulated

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from services.cv_inspection.candidates import CANDIDATES, weights
+from services.cv_inspection.model import ImageModel
 from services.cv_inspection.problem import CLASSES
 from services.cv_inspection.retraining.training import new_candidate
-from services.cv_inspection.serving.model import ImageModel
 from services.platform.models.onnx import ModelRefused, write_card
 from tests.conftest import card
 from tests.unit.cv_inspection.vision_fixtures import SIZE, SMALL, cv_card, quiet, simulated, trained

@@ -5,10 +5,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from features.accumulators import decayed, fold
-from features.spec import DAY, FIRST_SEQ, HALF_LIVES, LAST_SEEN, SEQ, SUMS, TIME, State
+from features.accumulators import decay, fold
+from features.spec import (
+    DAY,
+    FIRST_SEQ,
+    HALF_LIVES,
+    LAST_SEEN,
+    SEQ,
+    SUMS,
+    TIME,
+    Measure,
+    State,
+)
 
-STATE = State("s", ("k",), ("count", "value"), shard="k")
+MEASURES = (Measure("count", "", "transaction"), Measure("value", "", "amount"))
+STATE = State("s", ("k",), MEASURES, shard="k")
 T0 = 1.6e9
 
 events = st.lists(
@@ -49,9 +60,10 @@ def test_sums_equal_the_closed_form_for_events_in_any_order_of_time(drawn):
     for key in range(4):
         mine = rows == key
         for m, measure in enumerate(STATE.measures):
-            for h, half_life in enumerate(HALF_LIVES):
+            for name, half_life in HALF_LIVES.items():
                 expected = (values[mine, m] * 2.0 ** (-(end - times[mine]) / half_life)).sum()
-                found = decayed(table[key], STATE.offset(measure) + h, half_life, end)
+                stored = table[key, STATE.column(measure.name, name)]
+                found = stored * decay(table[key], half_life, end)
                 assert found == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 
@@ -106,5 +118,5 @@ def test_a_label_is_not_a_first_transaction_and_a_null_key_is_nan():
 def test_a_request_before_the_states_time_reads_the_stored_sum():
     row = np.zeros(STATE.width)
     row[TIME], row[SUMS] = T0, 4.0
-    assert decayed(row, SUMS, HALF_LIVES[0], T0 - 100.0) == 4.0
-    assert decayed(row, SUMS, HALF_LIVES[0], T0 + HALF_LIVES[0]) == 2.0
+    assert row[SUMS] * decay(row, HALF_LIVES["1h"], T0 - 100.0) == 4.0
+    assert row[SUMS] * decay(row, HALF_LIVES["1h"], T0 + HALF_LIVES["1h"]) == 2.0

@@ -1,5 +1,7 @@
 """Feature vectors: by hand, and recomputed from the events themselves."""
 
+import hashlib
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,7 +9,7 @@ import pytest
 from features.spec import DAY, HALF_LIVES
 from services.fraud.features.kernel import feature_vectors, transform_group
 from services.fraud.features.request import REQUEST_FEATURES, request_columns
-from services.fraud.features.states import FEATURES, GROUPS, SPEC, STATES, TABULAR
+from services.fraud.features.states import FEATURES, GROUPS, STATES, TABULAR
 
 INDEX = {name: i for i, name in enumerate(FEATURES)}
 
@@ -36,6 +38,43 @@ def test_without_the_store_only_the_request_features_remain():
     assert known == set(GROUPS["transaction"])
 
 
+# Of the first 46 features of the simulated data set, before features were declared by name.
+RECORDED = "955e91ff36b8f60c2d50a672534fd61c6a9750307e288c4e07e3a7c087e2fb06"
+ROWS = {
+    "customer_state": "00704ae4c59cd7ab",
+    "merchant_state": "5ed09c6e613b221a",
+    "customer_device_state": "ef3179dcae81ad9d",
+    "device_state": "b3c2ebc7f14cef80",
+    "ip_state": "778c4ea9f270cabf",
+}
+FIRST_FEATURES = (
+    "amount", "hour_of_day", "day_of_week", "cart_items", "cart_highest_price",
+    "customer_transactions_1h", "customer_transactions_1d", "customer_transactions_7d",
+    "customer_transactions_30d", "customer_mean_amount_1h", "customer_mean_amount_1d",
+    "customer_mean_amount_7d", "customer_mean_amount_30d", "customer_amount_zscore_7d",
+    "customer_amount_zscore_30d", "customer_amount_ratio_30d", "customer_seconds_since_last",
+    "customer_chargebacks_30d", "customer_risk_7d", "customer_risk_30d",
+    "device_transactions_1h", "device_transactions_1d", "device_transactions_7d",
+    "device_transactions_30d", "device_new_customers_1d", "device_new_customers_30d",
+    "device_risk_7d", "device_risk_30d", "device_seconds_since_last", "customer_device_is_new",
+    "customer_device_transactions_30d", "ip_transactions_1h", "ip_transactions_1d",
+    "ip_risk_30d", "merchant_transactions_1h", "merchant_transactions_1d",
+    "merchant_transactions_7d", "merchant_transactions_30d", "merchant_mean_amount_30d",
+    "merchant_amount_ratio_30d", "merchant_chargebacks_1d", "merchant_chargebacks_7d",
+    "merchant_chargebacks_30d", "merchant_risk_1d", "merchant_risk_7d", "merchant_risk_30d",
+)  # fmt: skip
+
+
+def test_the_bytes_are_those_recorded_before_features_had_names(simulated):
+    """Models, logged vectors and stored rows depend on them."""
+    chosen = np.ascontiguousarray(simulated.vectors[:, [INDEX[name] for name in FIRST_FEATURES]])
+    assert hashlib.sha256(chosen.tobytes()).hexdigest() == RECORDED
+    for state in STATES:
+        if state.hash == state.first_hash:
+            found = hashlib.sha256(simulated.states[state.name].table.tobytes()).hexdigest()
+            assert found[:16] == ROWS[state.name], state.name
+
+
 def test_time_of_day_and_week_are_utc():
     t = pd.Timestamp("2022-03-02 18:30:00", tz="UTC").timestamp()  # a Wednesday
     found = feature_vectors(rows(), request(t=t))[0]
@@ -52,7 +91,7 @@ def test_features_use_only_the_events_before(simulated):
     t = table.loc[at, "event_time"].timestamp()
     earlier = mine.loc[mine.index < at]
     age = t - np.array([e.timestamp() for e in earlier["event_time"]])
-    weight = 2.0 ** (-age / HALF_LIVES[3])
+    weight = 2.0 ** (-age / HALF_LIVES["30d"])
     found = simulated.vectors[at]
     assert found[INDEX["customer_transactions_30d"]] == pytest.approx(weight.sum(), rel=1e-9)
     mean = (weight * earlier["amount_minor"] / 100).sum() / weight.sum()
@@ -79,6 +118,6 @@ def test_the_feast_transform_gives_the_same_bytes(simulated):
     values = request_columns(simulated.transactions)[-50:]
     for i, name in enumerate(REQUEST_FEATURES):
         frame[name] = values[:, i]
-    parts = [transform_group(group, frame) for group in SPEC.groups]
+    parts = [transform_group(group, frame) for group in GROUPS]
     joined = pd.concat(parts, axis=1)[list(TABULAR)].to_numpy()
     assert joined.tobytes() == simulated.vectors[-50:, : len(TABULAR)].tobytes()

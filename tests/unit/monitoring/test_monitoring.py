@@ -1,4 +1,4 @@
-"""The monitors: statistics by an independent hand, silence on clean streams, alarms on drift."""
+"""The monitors: statistics against scipy's, silence on clean streams, alarms on drift."""
 
 import numpy as np
 import pytest
@@ -7,15 +7,17 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from monitoring.drift_benchmark import ANY, BenchmarkStream, alarms_by_detector, run_benchmark
-from monitoring.drift_monitor import DriftMonitor, WindowCutter
+from monitoring.drift_monitor import DriftMonitor
 from monitoring.multiple_testing import benjamini_hochberg
 from monitoring.reference import Reference
 from monitoring.statistics import STATISTICS
 from monitoring.statistics.ks import ks
 from monitoring.statistics.page_hinkley import PageHinkley
 from monitoring.statistics.psi import MIN_SHARE, psi
+from monitoring.window_cutter import WindowCutter
 
 NAMES = ("a", "b", "c", "score")
+ALARMING = [name for name, one in STATISTICS.all().items() if one.alarms]
 
 
 def rows(rng, count=2_000, shift=0.0, missing=0.0):
@@ -37,7 +39,7 @@ def reference():
     st.lists(st.floats(-5, 5), min_size=1, max_size=80),
 )
 def test_ks_is_scipys(one, other):
-    mine = ks(np.sort(one), np.array(other))
+    mine = ks(np.sort(one), np.sort(other))
     assert mine == pytest.approx(stats.ks_2samp(one, other).statistic, abs=1e-9)
 
 
@@ -63,15 +65,6 @@ def test_benjamini_hochberg_is_scipys():
     assert benjamini_hochberg(np.array([np.nan, 0.0001]), 0.05).tolist() == [False, True]
 
 
-def test_a_reference_is_kept_whole(reference):
-    again = Reference.from_bytes(reference.to_bytes())
-    window = rows(np.random.default_rng(5))
-    assert again.names == reference.names
-    assert np.array_equal(again.distances(window), reference.distances(window))
-    assert np.array_equal(again.p_values(again.distances(window)),
-                          reference.p_values(reference.distances(window)))  # fmt: skip
-
-
 def test_clean_windows_raise_no_alarm(reference):
     rng = np.random.default_rng(2)
     monitor = DriftMonitor(reference)
@@ -92,7 +85,7 @@ def test_a_column_that_is_gone_altogether_is_an_alarm_not_a_crash(reference):
     window = rows(np.random.default_rng(4))
     window[:, 2] = np.nan
     findings = DriftMonitor(reference).check(window).findings
-    assert {f.detector for f in findings if f.column == "c"} == set(STATISTICS)
+    assert {f.detector for f in findings if f.column == "c"} == set(ALARMING)
 
 
 def test_what_an_outage_left_unread_is_no_drift(reference):
@@ -105,7 +98,7 @@ def test_what_an_outage_left_unread_is_no_drift(reference):
     assert DriftMonitor(reference).check(window, unread).findings == []
 
 
-def test_a_window_of_which_nothing_was_read_is_judged_by_what_is_known(reference):
+def test_a_window_of_which_nothing_was_read_is_compared_by_what_is_known(reference):
     window = rows(np.random.default_rng(4), shift=0.3)
     unread = np.zeros(window.shape, dtype=bool)
     unread[:, 1:] = True
@@ -123,11 +116,11 @@ def test_a_small_lasting_change_is_for_the_sequential_test():
 
 
 def test_windows_are_cut_by_time_and_bounded_by_count():
-    by_time = WindowCutter(span_s=10.0, min_rows=3, max_rows=100)
+    by_time = WindowCutter(span_s=10.0, min_rows=3, max_rows=100, recent=1)
     closed = [by_time.add(float(t), t) for t in range(25)]
-    assert [len(c) for c in closed if c is not None] == [10, 10]
-    assert closed[10] == list(range(10))
-    sparse = WindowCutter(span_s=10.0, min_rows=3, max_rows=100)
+    assert [len(c.observations) for c in closed if c is not None] == [10, 10]
+    assert closed[10].observations == list(range(10))
+    sparse = WindowCutter(span_s=10.0, min_rows=3, max_rows=100, recent=1)
     assert all(sparse.add(20.0 * t, t) is None for t in range(3))
     by_count = WindowCutter(span_s=0.0, min_rows=4, max_rows=4)
     assert sum(by_count.add(0.0, t) is not None for t in range(9)) == 2
@@ -140,9 +133,14 @@ def test_a_scorecard_counts_delays_misses_and_false_alarms(reference):
     late = [*[rows(rng) for _ in range(2)], rows(rng, shift=1.0)]
     never = [rows(rng) for _ in range(3)]
     found = run_benchmark(
-        iter([BenchmarkStream(reference, "", 0.0, clean), BenchmarkStream(reference, "shift", 1.0, late),
-              BenchmarkStream(reference, "shift", 1.0, never)])
-    )  # fmt: skip
+        iter(
+            [
+                BenchmarkStream(reference, "", 0.0, clean),
+                BenchmarkStream(reference, "shift", 1.0, late),
+                BenchmarkStream(reference, "shift", 1.0, never),
+            ]
+        )
+    )
     row = next(r for r in found.rows if r.detector == ANY)
     assert (row.delay_windows, row.miss_rate, row.streams) == (3.0, 0.5, 2)
     assert found.clean_windows == 50
@@ -156,12 +154,6 @@ def test_costs_are_known_when_labels_come(reference):
     stream = BenchmarkStream(reference, "concept", 1.0, [], costs, (5.0, 2.0), 14)
     [first, *_] = alarms_by_detector(stream)["page_hinkley_cost"]
     assert 14 + 3 <= first <= 14 + 5
-
-
-def test_too_few_clean_windows_are_refused():
-    rng = np.random.default_rng(0)
-    with pytest.raises(ValueError, match="too few"):
-        Reference.of(NAMES, rows(rng), [rows(rng)] * 3)
 
 
 def test_one_odd_row_is_no_drift_where_nothing_ever_varies():

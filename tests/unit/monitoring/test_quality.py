@@ -1,10 +1,17 @@
-"""The bill: periods reckoned from judged decisions, and when the cost is said to have changed."""
+"""Quality: periods computed from decisions with outcomes, and alarms on a rising cost."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from monitoring.quality import BASELINE_PERIODS, CostMonitor, Period, periods, with_challenger
+from monitoring.quality import (
+    BASELINE_PERIODS,
+    CostMonitor,
+    Outcomes,
+    Period,
+    periods,
+    with_challenger,
+)
 from services.fraud.problem import CostModel
 
 DAY = 86_400.0
@@ -21,6 +28,7 @@ def decisions(days, per_day=100, model="xgboost:1", seed=0):
         {
             "decision_id": [f"{model}-{n}" for n in range(count)],
             "event_time": pd.to_datetime(time, unit="s", utc=True),
+            "feed": "",
             "model": model,
             "role": "champion",
             "score": score,
@@ -32,11 +40,11 @@ def decisions(days, per_day=100, model="xgboost:1", seed=0):
 
 
 def test_a_period_is_what_its_decisions_cost():
-    judged = decisions(3)
-    found = periods(judged, CostModel(), DAY)
+    outcomes = decisions(3)
     # The last day is not over.
+    found = periods(Outcomes(outcomes, {"": BEGIN + 2.9 * DAY}), CostModel(), DAY)
     assert [p.begin for p in found] == [BEGIN, BEGIN + DAY]
-    first = judged[judged["event_time"] < pd.Timestamp(BEGIN + DAY, unit="s", tz="UTC")]
+    first = outcomes[outcomes["event_time"] < pd.Timestamp(BEGIN + DAY, unit="s", tz="UTC")]
     missed = (first["positive"] & ~first["stopped"]).sum()
     alarms = (first["stopped"] & ~first["positive"]).sum()
     cost = missed * (100.0 + CostModel().fee / 100) + alarms * CostModel().review / 100
@@ -49,21 +57,24 @@ def test_a_period_is_what_its_decisions_cost():
 
 
 def test_the_challenger_stands_beside_the_champion():
-    judged = decisions(2)
-    scored = judged.sample(150, random_state=0)
+    outcomes = decisions(2)
+    scored = outcomes.sample(150, random_state=0)
     shadow = pd.DataFrame(
         {"decision_id": scored["decision_id"], "model": "gnn:2", "score": 1.0, "threshold": 0.9}
     )
     import pyarrow as pa
 
-    both = with_challenger(judged, pa.Table.from_pandas(shadow), "decision_id")
+    both = with_challenger(outcomes, pa.Table.from_pandas(shadow), "decision_id")
     theirs = both[both["role"] == "challenger"]
-    assert len(both) == len(judged) + 150
+    assert len(both) == len(outcomes) + 150
     assert theirs["stopped"].all()
     assert set(theirs["model"]) == {"gnn:2"}
     expected = scored.set_index("decision_id")["positive"].sort_index()
     assert theirs.set_index("decision_id")["positive"].sort_index().equals(expected)
-    kinds = {(p.role, p.model): p for p in periods(both, CostModel(), DAY)}
+    kinds = {
+        (p.role, p.model): p
+        for p in periods(Outcomes(both, {"": BEGIN + 2 * DAY}), CostModel(), DAY)
+    }
     assert kinds["challenger", "gnn:2"].recall == 1.0
     assert kinds["challenger", "gnn:2"].seq(DAY) != kinds["champion", "xgboost:1"].seq(DAY)
 
@@ -72,7 +83,7 @@ def period(number, cost, model="xgboost:1", role="champion"):
     return Period(BEGIN + number * DAY, model, role, 100, 5, 0.5, 0.5, 0.5, 0.01, cost, cost)
 
 
-def test_a_cost_that_doubles_is_told_at_a_fixed_period_and_a_steady_one_never():
+def test_a_rising_cost_raises_an_alarm_at_a_fixed_period_and_a_steady_one_never():
     rng = np.random.default_rng(3)
     steady = CostMonitor()
     assert not any(steady.update(period(n, rng.lognormal(0, 0.2))) for n in range(200))
@@ -82,7 +93,7 @@ def test_a_cost_that_doubles_is_told_at_a_fixed_period_and_a_steady_one_never():
     assert seen[0] == BASELINE_PERIODS + 33
 
 
-def test_a_new_champion_is_learnt_anew_and_a_challenger_not_at_all():
+def test_a_new_champion_has_its_own_baseline_and_a_challenger_none():
     watch = CostMonitor()
     for n in range(BASELINE_PERIODS + 5):
         assert not watch.update(period(n, 1.0 + 0.1 * (n % 3)))

@@ -1,4 +1,4 @@
-"""Where a drift comes from: whoever left its own past, not whoever is unlike the others."""
+"""The source of a drift is the one that left its own past, not the one unlike the others."""
 
 import numpy as np
 
@@ -10,74 +10,74 @@ OFFSET = {"line-a/1": 0.0, "line-a/2": -5.0, "line-b/1": 0.5}
 
 
 def window(rng, rows=120, moved="", by=0.0):
-    whose = [STATIONS[i % 3] for i in range(rows)]
+    sources = [STATIONS[i % 3] for i in range(rows)]
     values = rng.normal(size=(rows, 2))
-    values[:, 0] += [OFFSET[name] + by * (name == moved) for name in whose]
-    return values, whose
+    values[:, 0] += [OFFSET[name] + by * (name == moved) for name in sources]
+    return values, sources
 
 
-def learnt(rng, windows=10):
-    sources = SourceTracker(2)
+def tracked(rng, windows=10):
+    tracker = SourceTracker(2)
     for number in range(windows):
-        sources.update(*window(rng), number + 1)
-    return sources
+        tracker.update(*window(rng), number + 1)
+    return tracker
 
 
-def test_it_is_the_one_that_moved():
+def test_the_source_that_moved_is_found():
     rng = np.random.default_rng(0)
-    sources = learnt(rng)
+    tracker = tracked(rng)
     for name in STATIONS:
-        assert sources.drifted_source(*window(rng, moved=name, by=2.0), 0) == name
-        assert sources.drifted_source(*window(rng, moved=name, by=2.0), 1) == ""
+        assert tracker.drifted_source(*window(rng, moved=name, by=2.0), 0) == name
+        assert tracker.drifted_source(*window(rng, moved=name, by=2.0), 1) == ""
 
 
-def test_nobody_is_blamed_for_being_different():
+def test_a_source_that_differs_from_the_others_has_not_drifted():
     rng = np.random.default_rng(1)
-    sources = learnt(rng)
-    assert [sources.drifted_source(*window(rng), 0) for _ in range(50)] == [""] * 50
+    tracker = tracked(rng)
+    assert [tracker.drifted_source(*window(rng), 0) for _ in range(50)] == [""] * 50
 
 
-def test_one_that_is_hardly_known_is_not_judged():
+def test_a_source_with_few_rows_is_not_compared():
     rng = np.random.default_rng(2)
-    sources = SourceTracker(2)
-    assert sources.drifted_source(*window(rng, moved="line-a/1", by=9.0), 0) == ""
-    sources = learnt(rng)
+    tracker = SourceTracker(2)
+    assert tracker.drifted_source(*window(rng, moved="line-a/1", by=9.0), 0) == ""
+    tracker = tracked(rng)
     few = 3 * (MIN_ROWS - 1)
-    assert sources.drifted_source(*window(rng, rows=few, moved="line-a/1", by=9.0), 0) == ""
+    assert tracker.drifted_source(*window(rng, rows=few, moved="line-a/1", by=9.0), 0) == ""
 
 
-def test_what_is_missing_or_nobodys_is_left_out():
+def test_missing_values_and_rows_without_a_source_are_left_out():
     rng = np.random.default_rng(3)
-    sources = learnt(rng)
-    values, whose = window(rng, moved="line-b/1", by=3.0)
+    tracker = tracked(rng)
+    values, sources = window(rng, moved="line-b/1", by=3.0)
     values[::2, 1] = np.nan
-    assert sources.drifted_source(values, whose, 0) == "line-b/1"
-    assert sources.drifted_source(values, [""] * len(whose), 0) == ""
+    assert tracker.drifted_source(values, sources, 0) == "line-b/1"
+    assert tracker.drifted_source(values, [""] * len(sources), 0) == ""
 
 
-def test_a_past_long_gone_is_forgotten():
+def test_an_old_past_is_forgotten():
     rng = np.random.default_rng(4)
-    sources = learnt(rng)
+    tracker = tracked(rng)
     for number in range(200):
-        sources.update(*window(rng, moved="line-a/1", by=3.0), 100 + number)
-    assert sources.drifted_source(*window(rng, moved="line-a/1", by=3.0), 0) == ""
-    assert sources.drifted_source(*window(rng), 0) == "line-a/1"
+        tracker.update(*window(rng, moved="line-a/1", by=3.0), 100 + number)
+    assert tracker.drifted_source(*window(rng, moved="line-a/1", by=3.0), 0) == ""
+    assert tracker.drifted_source(*window(rng), 0) == "line-a/1"
 
 
-def test_what_was_learnt_outlives_its_process():
+def test_the_state_is_stored_and_read():
     rng = np.random.default_rng(5)
-    sources = learnt(rng)
-    again = SourceTracker.from_bytes(sources.to_bytes())
+    tracker = tracked(rng)
+    again = SourceTracker.from_bytes(tracker.to_bytes())
     moved = window(rng, moved="line-b/1", by=2.0)
-    assert again.drifted_source(*moved, 0) == sources.drifted_source(*moved, 0) == "line-b/1"
+    assert again.drifted_source(*moved, 0) == tracker.drifted_source(*moved, 0) == "line-b/1"
     assert again.last_seq == 10
     again.reset_column(0)
     assert again.drifted_source(*moved, 0) == ""
 
 
-def test_a_window_that_comes_again_is_learnt_once():
+def test_a_window_that_comes_again_counts_once():
     rng = np.random.default_rng(6)
-    sources = learnt(rng)
-    before = sources.to_bytes()
-    sources.update(*window(rng, moved="line-a/1", by=9.0), 10)
-    assert sources.to_bytes() == before
+    tracker = tracked(rng)
+    before = tracker.to_bytes()
+    tracker.update(*window(rng, moved="line-a/1", by=9.0), 10)
+    assert tracker.to_bytes() == before

@@ -1,10 +1,26 @@
 import asyncio
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 
 import aiohttp
+import numpy as np
 import pytest
 from aiohttp import web
 
-from services.platform.evaluation.comparison import average_runs, interval, p95_ms, post_in_turn
+from services.platform.evaluation import comparison
+from services.platform.evaluation.comparison import (
+    Answer,
+    CandidateResult,
+    ComparedCandidate,
+    ComparisonLabels,
+    ComparisonSpec,
+    average_runs,
+    compare_candidates,
+    interval,
+    p95_ms,
+    post_in_turn,
+)
+from services.platform.models.candidates import Candidate, CandidateRegistry
 
 
 def test_interval_is_a_student_interval():
@@ -70,3 +86,64 @@ async def test_an_error_response_raises():
 
     with pytest.raises(aiohttp.ClientResponseError):
         await _with_server(answer, client)
+
+
+@dataclass
+class Result(CandidateResult):
+    p95_ms: float = 0.0
+    origin: str = ""
+
+
+class Model:
+    """Notes who was called, in turn."""
+
+    called: list[str] = []  # noqa: RUF012
+
+    def __init__(self, name):
+        self._name = name
+
+    def score(self, vectors, sets):
+        Model.called.append(self._name)
+        return np.zeros(len(vectors))
+
+
+def registry(*names):
+    found = CandidateRegistry("services.platform.evaluation")
+    found._imported = True
+    for name in names:
+        found.register(type(name, (Candidate,), {"name": name, "role": f"role of {name}"}))
+    return found
+
+
+def test_all_candidates_get_the_data_of_each_seed_and_are_timed_in_turn(monkeypatch):
+    """Means over seeds; the files of the last seed are served."""
+    served = {}
+
+    @contextmanager
+    def serve(app, files):
+        served.update(files)
+        yield {name: f"http://{name}" for name in files}
+
+    async def post(urls, posts, rate, step):
+        assert urls == {"one": "http://one/route", "two": "http://two/route"}
+        return {name: [Answer(0.01, {})] for name in urls}
+
+    monkeypatch.setattr(comparison, "post_in_turn", post)
+    spec = ComparisonSpec(
+        result=Result,
+        labels=ComparisonLabels(0.1, "cases", "cost", ("", ""), ("p95_ms", "p95")),
+        data=lambda seed: 10 * seed,
+        train=lambda name, seed, data: ComparedCandidate(
+            {"ap": data + seed, "recall_ring": 1.0}, f"{name}{seed}".encode(), {"origin": name}
+        ),
+        read_model=lambda file: Model(file.decode()),
+        inputs=lambda data: [(np.zeros((1, data)), {})] * 2,
+        app="module:app", route="/route", posts=[{}], rate=1.0,
+    )  # fmt: skip
+    bar = lambda _: nullcontext(lambda *_: None)  # noqa: E731
+    one, two = compare_candidates(spec, registry("two", "one"), [1, 3], bar, serve)
+    assert served == {"one": b"one3", "two": b"two3"}
+    assert Model.called == ["one3", "two3"] * 2
+    assert (one.name, one.role, one.origin) == ("one", "role of one", "one")
+    assert (two.ap, two.recall, two.p95_ms) == (22.0, {"ring": 1.0}, pytest.approx(10.0))
+    assert two.onnx_p50_ms <= two.onnx_p99_ms

@@ -1,14 +1,22 @@
 """Hot paths at the ASGI interface: bodies in parts, and the responses."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
-from fastapi import Response
+import httpx
+import pytest
+from fastapi import FastAPI, Request, Response
+from pydantic import BaseModel
 from starlette.types import Message
 
 from services.platform.runtime.http import DirectApp, RawRequest
 
 SCOPE = {"type": "http", "method": "POST", "path": "/echo", "headers": [(b"baggage", b"x")]}
+
+
+class Word(BaseModel):
+    text: str
 
 
 def answers(*parts: Message) -> list[Message]:
@@ -25,7 +33,7 @@ def answers(*parts: Message) -> list[Message]:
         return Response(request.path.encode() + b" " + request.body)
 
     app = DirectApp(max_bytes=10)
-    app.add_direct("/echo", echo)
+    app.add_direct("/echo", echo, Word)
     asyncio.run(app(dict(SCOPE), receive, send))
     return sent
 
@@ -63,8 +71,57 @@ def test_a_hot_endpoint_is_documented() -> None:
         return Response(request.body)
 
     app = DirectApp(max_bytes=10)
-    app.add_direct("/echo", echo, summary="Say it again")
+    app.add_direct("/echo", echo, Word, summary="Say it again")
     shown = app.openapi()["paths"]["/echo"]["post"]
     assert shown["summary"] == "Say it again"
     assert "description" not in shown
     assert shown["operationId"] == "echo_echo_post"
+    [body] = shown["requestBody"]["content"].values()
+    assert body["schema"] == {"$ref": "#/components/schemas/Word"}
+    assert "Word" in app.openapi()["components"]["schemas"]
+
+
+@pytest.fixture
+def app() -> FastAPI:
+    made = DirectApp(max_bytes=10)
+
+    @made.get("/word")
+    async def read() -> Word:
+        return Word(text="hello")
+
+    @made.post("/raw")
+    async def raw(request: Request) -> Response:
+        return Response(await request.body())
+
+    @made.post("/word")
+    async def write(word: Word) -> Word:
+        return word
+
+    return made
+
+
+def client(app: FastAPI) -> httpx.AsyncClient:
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service")
+
+
+@pytest.mark.parametrize("path", ["/raw", "/word"])
+async def test_large_bodies_are_refused_on_every_path(app: FastAPI, path: str) -> None:
+    async def parts() -> AsyncIterator[bytes]:
+        for _ in range(3):
+            yield b"12345"
+
+    async with client(app) as http:
+        for body in (b"123456789012345", parts()):
+            answer = await http.post(path, content=body)
+            assert answer.status_code == 413
+            assert answer.json() == {"error": "body: more than 10 bytes"}
+        assert (await http.post("/raw", content=b"1234567890")).status_code == 200
+
+
+async def test_head_is_get_without_a_body(app: FastAPI) -> None:
+    async with client(app) as http:
+        get, head = await http.get("/word"), await http.head("/word")
+        assert (head.status_code, head.content, head.headers) == (200, b"", get.headers)
+        assert (await http.head("/nothing")).status_code == 404
+        refused = await http.head("/raw")
+        assert (refused.status_code, refused.headers["allow"]) == (405, "POST")

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from services.fraud.problem import CostModel
-from services.platform.evaluation.metrics import calibration_error, metrics, plots
+from services.platform.evaluation.metrics import calibration_error, metrics
+from services.platform.evaluation.plots import plots
 
 
 def test_calibration_error_by_hand():

@@ -1,4 +1,7 @@
-"""An inspection model in serving: one ONNX file that returns class probabilities and a mask."""
+"""The model file of this design: class probabilities and a mask of each image.
+
+Candidates export it; serving, shadow mode, the gate and the edge load it.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,11 +12,11 @@ import onnxruntime as ort
 from PIL import Image
 
 from services.cv_inspection.features.image import resize
+from services.cv_inspection.problem import DESIGN
 from services.platform.models.onnx import ModelCard, ModelRefused, open_session, probe, read_card
 from services.platform.types import Floats32
 
 IMAGE, PROBABILITIES, MASK = "image", "probabilities", "mask"
-DESIGN = "cv"
 
 
 class ImageModel:

@@ -1,0 +1,312 @@
+"""A federation as local processes: Flower's SuperLink, and a SuperNode for each bank.
+
+They run in an environment of their own, whose packages conflict with ours: somebody else's machine.
+TLS from each SuperNode to the SuperLink, which admits only nodes whose public key was registered.
+"""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from infra.local.engines import Program, taken
+from infra.local.supervisor import Supervisor
+from services.platform.design import WORKER_NICE
+from services.platform.settings import Settings
+
+OnLine = Callable[[str], None]
+_CONNECTION = "banks"
+_DEFAULT_PORT = "19520"
+_START_S = 60
+_STARTED = re.compile(r"Successfully started run (\d+)")
+
+
+class NoFlower(FileNotFoundError):
+    """The environment with Flower is not there; the message says how to make it."""
+
+
+def environment_folder() -> Path:
+    """The environment with Flower: beside the one this runs in, unless the variable says where.
+
+    Raises:
+        NoFlower: there is none.
+    """
+    beside = Path(sys.prefix).parent / ".venv-federated"
+    folder = Path(os.environ.get("WHITEBOARD_FEDERATED_ENV", beside))
+    if not (folder / "bin" / "flower-superlink").exists():
+        raise NoFlower(f"no Flower in {folder}: `make federated-setup` installs it")
+    return folder
+
+
+def variables(flower_home: Path) -> dict[str, str]:
+    """Environment variables of every process of the federation."""
+    folder = environment_folder()
+    return {
+        "PATH": f"{folder / 'bin'}:{os.environ['PATH']}",
+        "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
+        "PYTHONWARNINGS": "ignore",
+        "FLWR_HOME": str(flower_home),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        # A second otherwise, for each message; at 0.05, five pollers take half a processor.
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.25",
+        # A processor a bank: with more, their threads wait for each other.
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+def run_module(module: str, arguments: Sequence[str], home: Path, on_line: OnLine) -> None:
+    """Run a module in the environment with Flower, to its end.
+
+    Args:
+        home: Folder for Flower's own files.
+        on_line: Called with each line that it prints.
+
+    Raises:
+        RuntimeError: it failed; the message quotes its end.
+    """
+    command = ("python", "-m", module, *arguments)
+    code, lines = _follow(command, variables(home), on_line)
+    if code:
+        raise RuntimeError(f"{module} failed:\n" + "\n".join(lines[-8:]))
+
+
+def _follow(
+    command: tuple[str, ...], environment: Mapping[str, str], on_line: OnLine
+) -> tuple[int, list[str]]:
+    """Run a command in a process group of its own. Returns its exit status and its lines."""
+    lines: list[str] = []
+    program = str(environment_folder() / "bin" / command[0])
+    with subprocess.Popen(
+        (program, *command[1:]), env={**os.environ, **environment}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+    ) as process:  # fmt: skip
+        try:
+            for line in process.stdout or ():
+                lines.append(line.rstrip())
+                on_line(lines[-1])
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    return process.returncode, lines
+
+
+class Federation:
+    """A SuperLink and its SuperNodes, started on entry and stopped on exit."""
+
+    def __init__(self, settings: Settings, nodes: Mapping[str, Mapping[str, Any]]) -> None:
+        """Prepare, without starting anything.
+
+        Args:
+            settings: The folder `federated` in its home holds keys, logs and state.
+            nodes: By SuperNode, its configuration, which its ClientApp reads.
+        """
+        self._home = (settings.home / "federated").resolve()
+        self._host = settings.host
+        self._port = int(settings.value("superlink_port", _DEFAULT_PORT))
+        self._nodes = nodes
+        self._supervisor = Supervisor(settings.model_copy(update={"home": self._home}))
+
+    def __enter__(self) -> "Federation":
+        self._home.mkdir(parents=True, exist_ok=True)
+        _write_certificates(self._home / "tls", self._host)
+        self._write_connection()
+        try:
+            self._supervisor.start([self._superlink()])
+            self._wait_for_superlink()
+            for name in self._nodes:
+                _write_key(self._home / "keys", name)
+                self._flwr("supernode", "register", str(self._key(name)) + ".pub", _CONNECTION)
+            self._supervisor.start([self._superlink(), *map(self._supernode, self._nodes)])
+        except BaseException:
+            self._supervisor.stop(lambda _: None)
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._supervisor.stop(lambda _: None)
+
+    def run(self, app: Path, config: Mapping[str, Any], on_line: OnLine) -> int:
+        """Run a Flower app to its end.
+
+        Args:
+            app: Its folder.
+            config: What its ServerApp reads.
+            on_line: Called with each line that the ServerApp prints.
+
+        Returns:
+            The bytes of all messages from the banks, as the SuperLink counts them.
+
+        Raises:
+            RuntimeError: the run failed; the message quotes its end.
+        """
+        command = (
+            "flwr", "run", str(app), _CONNECTION, "--run-config", _pairs(config), "--stream",
+        )  # fmt: skip
+        _, lines = _follow(command, self._variables("cli"), on_line)
+        found = _STARTED.search("\n".join(lines))
+        if not found:
+            raise RuntimeError("the run did not start:\n" + "\n".join(lines[-8:]))
+        listed = self._flwr("list", _CONNECTION, "--run-id", found[1], "--format", "json")
+        run = json.loads(listed[listed.index("{") :])["runs"][0]
+        if run["status"] != "finished:completed":
+            raise RuntimeError(f"the run is {run['status']}:\n" + "\n".join(lines[-12:]))
+        return int(run["network-traffic"]["inbound-bytes"])
+
+    def kill(self, name: str) -> None:
+        """Stop a SuperNode, and leave it stopped."""
+        self._supervisor.take_away(name)
+
+    def start(self, name: str) -> None:
+        """Start a SuperNode again."""
+        self._supervisor.bring_back(name)
+
+    def logs(self, name: str) -> str:
+        """What a process printed."""
+        return (self._supervisor.logs / f"{name}.log").read_text(errors="replace")
+
+    def supernode_command(self, name: str, key: Path, port: int) -> tuple[str, ...]:
+        """The command of a SuperNode that identifies itself by a key."""
+        config = _pairs(self._nodes.get(name, {}))
+        return (
+            str(environment_folder() / "bin" / "flower-supernode"),
+            "--superlink", f"{self._host}:{self._port}",
+            "--root-certificates", str(self._home / "tls" / "ca.pem"),
+            "--auth-supernode-private-key", str(key),
+            "--host", self._host, "--port", str(port),
+            *(("--node-config", config) if config else ()),
+        )  # fmt: skip
+
+    def _wait_for_superlink(self) -> None:
+        end = time.monotonic() + _START_S
+        while not taken(self._host, self._port):
+            if time.monotonic() > end:
+                raise RuntimeError(f"no SuperLink after {_START_S} s:\n{self.logs('superlink')}")
+            time.sleep(0.1)
+
+    def _superlink(self) -> Program:
+        tls = self._home / "tls"
+        command = (
+            str(environment_folder() / "bin" / "flower-superlink"),
+            "--host", self._host, "--port", str(self._port),
+            "--ssl-ca-certfile", str(tls / "ca.pem"), "--ssl-certfile", str(tls / "server.pem"),
+            "--ssl-keyfile", str(tls / "server.key"), "--enable-supernode-auth",
+        )  # fmt: skip
+        return self._program("superlink", command, self._port)
+
+    def _supernode(self, name: str) -> Program:
+        port = self._port + 1 + list(self._nodes).index(name)
+        return self._program(name, self.supernode_command(name, self._key(name), port), port)
+
+    def _program(self, name: str, command: tuple[str, ...], port: int) -> Program:
+        return Program(name, command, {"superlink_port": port}, self._variables(name), WORKER_NICE)
+
+    def _variables(self, name: str) -> dict[str, str]:
+        return variables(self._home / "flower" / name)
+
+    def _key(self, name: str) -> Path:
+        return self._home / "keys" / name
+
+    def _write_connection(self) -> None:
+        folder = self._home / "flower" / "cli"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.toml").write_text(
+            f'[superlink]\ndefault = "{_CONNECTION}"\n\n[superlink.{_CONNECTION}]\n'
+            f'address = "{self._host}:{self._port}"\n'
+            f'root-certificates = "{self._home / "tls" / "ca.pem"}"\n'
+        )
+
+    def _flwr(self, *words: str) -> str:
+        code, lines = _follow(("flwr", *words), self._variables("cli"), lambda _: None)
+        if code:
+            raise RuntimeError(f"flwr {' '.join(words[:2])}:\n" + "\n".join(lines[-8:]))
+        return "\n".join(lines)
+
+
+def _pairs(config: Mapping[str, Any]) -> str:
+    """A configuration as Flower's command line takes it; single quotes pass through Supervisor."""
+    return " ".join(
+        f"{key}='{value}'" if isinstance(value, str) else f"{key}={json.dumps(value)}"
+        for key, value in config.items()
+    )
+
+
+def _write_key(folder: Path, name: str) -> None:
+    """Write a new key pair for a SuperNode: `name` and `name.pub`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    key = ec.generate_private_key(ec.SECP384R1())
+    private = folder / name
+    private.touch(mode=0o600)
+    private.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.OpenSSH,
+            serialization.NoEncryption(),
+        )
+    )
+    (folder / f"{name}.pub").write_bytes(
+        key.public_key().public_bytes(
+            serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
+        )
+    )
+
+
+def _write_certificates(folder: Path, host: str) -> None:
+    """Write a new authority, and a server certificate for `host` that it signed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    authority, server = (ec.generate_private_key(ec.SECP384R1()) for _ in range(2))
+    name = _name("Whiteboard federation")
+    root = (
+        _certificate(name, name, authority)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(authority, hashes.SHA256())
+    )
+    alternatives = x509.SubjectAlternativeName([x509.IPAddress(ip_address(host))])
+    signed = (
+        _certificate(_name(host), name, server)
+        .add_extension(alternatives, critical=False)
+        .sign(authority, hashes.SHA256())
+    )
+    (folder / "ca.pem").write_bytes(root.public_bytes(serialization.Encoding.PEM))
+    (folder / "server.pem").write_bytes(signed.public_bytes(serialization.Encoding.PEM))
+    (folder / "server.key").touch(mode=0o600)
+    (folder / "server.key").write_bytes(
+        server.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+
+
+def _name(text: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
+
+
+def _certificate(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey
+) -> x509.CertificateBuilder:
+    now = datetime.now(UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(days=7))
+    )

@@ -1,0 +1,7 @@
+"""Where the inspector is and what it answers: for its processes and for those that call it."""
+
+from services.platform.design import HttpApp
+
+INSPECTOR = HttpApp(
+    "inspector", "services.cv_inspection.serving.app:create_app", "/inspect", 18081, "/events/s3"
+)

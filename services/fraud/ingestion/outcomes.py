@@ -1,0 +1,108 @@
+"""Outcomes: transactions and decisions joined with their labels.
+
+A transaction counts once its dispute window has closed by the watermark of its feed, whether it is
+genuine or fraud. Before that only frauds are labelled, and evaluating on them would favour models
+that decline more.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import compute as pc
+
+from features.spec import DAY
+from services.fraud.ingestion.columns import event_times
+from services.fraud.ingestion.tables import LABELS_TABLE, TRANSACTION_SCHEMA, TRANSACTIONS_TABLE
+from services.fraud.ingestion.watermark import FeedClock, feed_clocks, warn_of_ahead
+from services.fraud.problem import DISPUTE_WINDOW_DAYS
+from services.platform.storage.lake import Lake
+from services.platform.types import Booleans, Floats
+
+
+@dataclass(frozen=True)
+class SettledRows:
+    """N rows whose dispute window has closed, with their outcome.
+
+    Attributes:
+        rows: The rows, with the outcome as `fraud`.
+        begin: (N,) event time at which each row's feed begins, seconds.
+        until: (N,) event time before which each row's feed is settled, seconds.
+        clocks: By feed, its clock.
+        fraud_share: Of all labels that were given, share of frauds; NaN without labels.
+    """
+
+    rows: pa.Table
+    begin: Floats
+    until: Floats
+    clocks: Mapping[str, FeedClock]
+    fraud_share: float
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def time(self) -> Floats:
+        """(N,) event times, seconds."""
+        return event_times(self.rows)
+
+    def select(self, mask: Booleans) -> "SettledRows":
+        """The rows where `mask` (N,) is true."""
+        rows = self.rows.filter(pa.array(mask))
+        return SettledRows(rows, self.begin[mask], self.until[mask], self.clocks, self.fraud_share)
+
+
+def settled_until(clock: FeedClock) -> float:
+    """Event time before which a feed's dispute windows have closed, seconds."""
+    return clock.watermark - DISPUTE_WINDOW_DAYS * DAY
+
+
+def settle(rows: pa.Table, labels: pa.Table, since: float = 0.0) -> SettledRows:
+    """Rows whose dispute window has closed, with their outcome.
+
+    Args:
+        rows: N transactions, or N decisions: `event_time`, `transaction_id`, and `feed` if known.
+            The watermark of its feed tells what time it is for a row.
+        labels: `transaction_id`, `fraud`. Of several labels the first counts.
+        since: Event time, seconds; only later rows count.
+    """
+    clocks = feed_clocks(rows)
+    time = event_times(rows)
+    is_closed = (time > since) & (time < clocks.watermark - DISPUTE_WINDOW_DAYS * DAY)
+    closed = rows.filter(pa.array(is_closed))
+    where = pc.index_in(closed["transaction_id"], labels["transaction_id"])
+    known = pc.is_valid(where)
+    with_outcome = closed.append_column("fraud", labels["fraud"].take(where)).filter(known)
+    share = pc.mean(labels["fraud"].cast(pa.int8())).as_py()
+    chosen = partial(_chosen, is_closed=is_closed, known=known.to_numpy())
+    return SettledRows(
+        with_outcome,
+        chosen(clocks.begin),
+        chosen(clocks.watermark) - DISPUTE_WINDOW_DAYS * DAY,
+        clocks.by_feed,
+        float("nan") if share is None else share,
+    )
+
+
+def _chosen(values: Floats, is_closed: Booleans, known: Booleans) -> Floats:
+    """The values (N,) of closed rows whose label is known; one feed's are all the same."""
+    if values.strides == (0,):
+        return np.broadcast_to(values[:1], int(known.sum()))
+    return values[is_closed][known]
+
+
+def labelled_transactions(lake: Lake, since: float) -> SettledRows | None:
+    """The lake's settled transactions after `since` (event time, seconds).
+
+    None while there are no labels.
+    """
+    # With the schema: files from before the column `feed` have nulls there.
+    transactions = lake.read(TRANSACTIONS_TABLE, schema=TRANSACTION_SCHEMA)
+    labels = lake.read(LABELS_TABLE, ["transaction_id", "fraud"])
+    if transactions is None or labels is None:
+        return None
+    settled = settle(transactions, labels, since)
+    warn_of_ahead(settled.clocks)
+    return settled

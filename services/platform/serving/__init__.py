@@ -1,0 +1,1 @@
+"""The shell that every decision service runs in."""

@@ -1,0 +1,1 @@
+"""Tests that run in the banks' environment: `make test-federated`."""
