@@ -96,6 +96,13 @@ def wait_for_port(port: int, seconds: float = 30.0) -> None:
     raise TimeoutError(f"no process listens on {port}")
 
 
+@pytest.fixture
+def default_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No setting comes from the environment, whatever engines the session has started."""
+    for name in [name for name in os.environ if name.startswith("WHITEBOARD_")]:
+        monkeypatch.delenv(name)
+
+
 @pytest.fixture(scope="session")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     """Settings of this test session's engines, which are started once."""

@@ -1,6 +1,6 @@
 """A federation as local processes: Flower's SuperLink, and a SuperNode for each bank.
 
-They run in an environment of their own, whose packages conflict with ours: somebody else's machine.
+They run in a Python environment of their own: its packages conflict with the project's.
 TLS from each SuperNode to the SuperLink, which admits only nodes whose public key was registered.
 """
 
@@ -22,10 +22,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from infra.local.engines import Program, taken
+from infra.local.engines import Program, environment, taken
 from infra.local.supervisor import Supervisor
 from services.platform.design import WORKER_NICE
-from services.platform.settings import Settings
+from services.platform.settings import Settings, settings
 
 OnLine = Callable[[str], None]
 _CONNECTION = "banks"
@@ -45,7 +45,7 @@ def environment_folder() -> Path:
         NoFlower: there is none.
     """
     beside = Path(sys.prefix).parent / ".venv-federated"
-    folder = Path(os.environ.get("WHITEBOARD_FEDERATED_ENV", beside))
+    folder = Path(settings().value("federated_env", str(beside)))
     if not (folder / "bin" / "flower-superlink").exists():
         raise NoFlower(f"no Flower in {folder}: `make federated-setup` installs it")
     return folder
@@ -55,7 +55,7 @@ def variables(flower_home: Path) -> dict[str, str]:
     """Environment variables of every process of the federation."""
     folder = environment_folder()
     return {
-        "PATH": f"{folder / 'bin'}:{os.environ['PATH']}",
+        "PATH": f"{folder / 'bin'}:{environment()['PATH']}",
         "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
         "PYTHONWARNINGS": "ignore",
         "FLWR_HOME": str(flower_home),
@@ -86,13 +86,13 @@ def run_module(module: str, arguments: Sequence[str], home: Path, on_line: OnLin
 
 
 def _follow(
-    command: tuple[str, ...], environment: Mapping[str, str], on_line: OnLine
+    command: tuple[str, ...], added: Mapping[str, str], on_line: OnLine
 ) -> tuple[int, list[str]]:
     """Run a command in a process group of its own. Returns its exit status and its lines."""
     lines: list[str] = []
     program = str(environment_folder() / "bin" / command[0])
     with subprocess.Popen(
-        (program, *command[1:]), env={**os.environ, **environment}, text=True,
+        (program, *command[1:]), env={**environment(), **added}, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
     ) as process:  # fmt: skip
         try:

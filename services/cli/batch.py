@@ -13,8 +13,8 @@ from services.platform.settings import settings
 
 def batch(
     design: DesignArgument,
-    manifest: Annotated[str, typer.Option(help="CSV of Bucket,Key: a file or s3://bucket/key.")],
-    report: Annotated[Path, typer.Option(help="Report CSV; what it lists is not done again.")] = (
+    manifest: Annotated[str, typer.Option(help="CSV of Bucket,Key[,VersionId]: file or s3://.")],
+    report: Annotated[Path, typer.Option(help="Report CSV; what succeeded is not done again.")] = (
         Path("report.csv")
     ),
     workers: Annotated[int, typer.Option(min=1, max=64, help="Images at once.")] = 4,

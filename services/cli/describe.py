@@ -31,9 +31,15 @@ def describe(design: DesignArgument, as_json: JsonOption = False) -> None:
 
 
 def _measured(design: Design) -> dict[str, Any]:
-    """The last demo's figures: the first design's at the top, another's beneath its name."""
+    """The figures of the last demo, the first design's at the top, another's beneath its name.
+
+    Those of the last federation are beneath `federated`.
+    """
     kept = settings().home / "demo.json"
     figures: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {}
+    table = settings().home / "federated" / "table.json"
+    if table.exists():
+        figures["federated"] = json.loads(table.read_text())
     return figures if design is FIRST else figures.get(design.name, {})
 
 

@@ -148,8 +148,12 @@ def _show(found: "Comparison") -> None:
     for row in found.rows:
         for name, value in row.details.items():
             out.print(f"  {row.name}: {name} {value}", highlight=False)
-    for column, share in found.closed.items():
-        out.print(f"  the best federated row closes {share:.0%} of the gap in {column}")
+    for kind, of in found.closed.items():
+        out.print(
+            f"  {kind}: together the banks close {of['ap']:.0%} of the gap between alone and "
+            f"all rows in one place, {of['ap_worst_bank']:.0%} at the worst bank",
+            highlight=False,
+        )
 
 
 def _figure(value: float, interval: tuple[float, float] | None) -> str:

@@ -138,15 +138,15 @@ def _time(text: str) -> "datetime | None":
     return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
-def _say_left_out(source: "TransactionFile", told: int) -> int:
-    """Print the next rows that were left out, after `told` of them. Returns their number so far."""
+def _say_left_out(source: "TransactionFile", shown: int) -> int:
+    """Print the next rows left out, after `shown` of them. Returns their number so far."""
     rejections = source.rejections
-    examples = rejections.examples[told : told + _MAX_SHOWN]
+    examples = rejections.examples[shown : shown + _MAX_SHOWN]
     for example in examples:
         say(f"[yellow]left out[/] {escape(example)}")
-    if more := rejections.count - told - len(examples):
+    if more := rejections.count - shown - len(examples):
         say(f"[yellow]left out[/] {more:,} more rows; --rejected FILE lists them")
-    for example in source.duplicate_examples if not told else []:
+    for example in source.duplicate_examples if not shown else []:
         say(f"[yellow]counted once[/] {escape(example)}")
     return rejections.count
 

@@ -146,6 +146,14 @@ def _monitoring(f: Figures) -> str:
     return f"{f['vectors']:,} vectors audited, {f['mismatches']} mismatches"
 
 
+def _privacy(f: Figures) -> str:
+    if "federated" not in f:
+        return "not measured yet: `whiteboard federate fraud`"
+    precision = {row["name"]: row["ap"] for row in f["federated"]["rows"]}
+    names = (("alone", "alone"), ("together", "fedavg"), ("all rows in one place", "central"))
+    return "average precision " + ", ".join(f"{word} {precision[n]:.3f}" for word, n in names)
+
+
 FRAUD = Design(
     name="fraud",
     title="Real-time fraud detection",
@@ -170,6 +178,7 @@ FRAUD = Design(
         "candidates": _candidates,
         "serving": _serving,
         "monitoring": _monitoring,
+        "privacy": _privacy,
     },
     problem=_problem,
     bootstrap=_bootstrap,

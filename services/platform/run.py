@@ -30,7 +30,7 @@ def find(config: Settings, design: str, name: str) -> HttpApp | Process:
 def start(
     config: Settings, process: HttpApp | Process, arguments: Sequence[str], port: int
 ) -> None:
-    """Run a process until it ends or is told to stop.
+    """Run a process until it ends or the process gets SIGTERM or SIGINT.
 
     Args:
         arguments: What its command line has besides.

@@ -14,6 +14,8 @@ from services.platform.run import SHARED
 from services.platform.settings import Settings
 from tests.conformance.toy.design import TOY
 
+pytestmark = pytest.mark.usefixtures("default_environment")
+
 ROOT = Path(__file__).resolve().parents[2]
 EVERY = [*DESIGNS, TOY]
 PROCESSES = [(d.name, p) for d in DESIGNS for p in d.everything] + [(SHARED, SCHEDULER)]
@@ -47,8 +49,10 @@ def test_its_figures_word_what_the_demo_measured(design):
     names = {name for step, _ in STEPS for name in step}
     assert set(design.figures) <= names
     for figure in design.figures.values():
-        with pytest.raises(KeyError):
-            figure({})
+        try:
+            assert "not measured yet" in figure({})
+        except KeyError:
+            continue  # `steps` words it
     assert "not measured yet" in {s.title: s for s in design.steps({})}["Serving"].figure
 
 

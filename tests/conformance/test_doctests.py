@@ -20,7 +20,8 @@ FILES = [
 def test_examples(file):
     module = import_module(".".join(file.with_suffix("").parts).removesuffix(".__init__"))
     found = doctest.testmod(module)
-    assert found.attempted and not found.failed
+    assert found.attempted
+    assert not found.failed
 
 
 def test_examples_are_found():

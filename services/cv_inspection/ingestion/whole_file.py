@@ -1,7 +1,7 @@
 """Whether an image file is whole: what a decoder fills in silently, and this names.
 
 libjpeg decodes a JPEG that ends early to its full size: it repeats the last colour, or reads zeros
-as texture, and Pillow passes that on. A part whose lower half is made up is judged like any other.
+as texture, and Pillow passes that on. A part whose lower half is made up is inspected as usual.
 Pillow does not compare a PNG's checksums either.
 """
 
@@ -18,7 +18,7 @@ _SOI, _PNG_SIGNATURE = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
 # A marker that ends a scan: neither a stuffed byte nor a restart.
 _MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])", re.DOTALL)
 _RESTART = re.compile(rb"\xff([\xd0-\xd7])")
-_ZEROS = re.compile(rb"\x00{64}")
+_ZEROS = bytes(64)
 _DHT, _SOS, _EOI, _PROGRESSIVE = 0xC4, 0xDA, 0xD9, 0xC2
 _FRAMES = {0xC0, 0xC1, _PROGRESSIVE}
 _ARITHMETIC = {0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF}
@@ -248,7 +248,7 @@ def _check_zeros(data: bytes, jpeg: _Jpeg, scan: _Scan) -> None:
         flat = scan.first == 0
     else:
         flat = all(symbol == _END_OF_BLOCK for symbol in jpeg.shortest.values())
-    if not flat and _ZEROS.search(data, scan.begin, scan.end):
+    if not flat and data.find(_ZEROS, scan.begin, scan.end) >= 0:
         raise NotWhole("a block of its data is zeros: a part of it was overwritten")
 
 

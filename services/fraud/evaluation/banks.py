@@ -26,7 +26,7 @@ from services.platform.types import Booleans, Integers
 
 DAYS = 60
 VALIDATION_DAYS, LATER_DAYS = 7, 14
-LEAST_DAYS = WARM_UP_DAYS + 5 + VALIDATION_DAYS + LATER_DAYS
+MIN_DAYS = WARM_UP_DAYS + 5 + VALIDATION_DAYS + LATER_DAYS
 # Victims of other fraud at the bank with hardly any.
 _FEW_VICTIMS = 3
 
@@ -92,8 +92,8 @@ def simulate(seed: int, days: int, step: ProgressCallback) -> World:
     Raises:
         ValueError: too few days to train, validate and evaluate on.
     """
-    if days < LEAST_DAYS:
-        raise ValueError(f"{days} days: at least {LEAST_DAYS} are needed")
+    if days < MIN_DAYS:
+        raise ValueError(f"{days} days: at least {MIN_DAYS} are needed")
     history = simulate_days(Traffic(seed), days, step)
     pairs = list(zip(history.days, history.seqs, strict=True))
     known = [np.nonzero(seqs)[0] for _, (_, seqs) in pairs]

@@ -20,7 +20,7 @@ from sklearn.metrics import average_precision_score
 
 from services.fraud.evaluation import banks as cutting
 from services.fraud.privacy import trees
-from services.fraud.privacy.job import BOOSTER, TREES, Bank, Job
+from services.fraud.privacy.job import BOOSTER, NETWORK, TREES, Bank, Job
 from services.fraud.privacy.rows import LATER, TRAIN, VALIDATION, Rows, concatenate
 from services.fraud.problem import CONF, CostModel
 from services.fraud.retraining.training import new_candidate
@@ -30,6 +30,7 @@ from services.platform.retraining.training import hyperparameters
 from services.platform.types import Floats
 
 CANDIDATE = "federated"
+TABLE = "table.json"
 APP = Path(__file__).parents[1] / "privacy" / "app"
 IN_PROCESS = "services.fraud.privacy.in_process"
 # The rows that the banks may see for the normalisation: of another seed's world.
@@ -126,13 +127,12 @@ class Comparison:
 
     Attributes:
         rows: The table.
-        closed: By column, the share of the gap between the best bank-alone row and the best row
-            with all rows in one place that the best federated row closes; empty with a switch.
+        closed: See `_gap_closed`; empty with a switch.
         best: Folder of the best network's job, by cost on the banks' validation days.
     """
 
     rows: list[Row]
-    closed: dict[str, float]
+    closed: dict[str, dict[str, float]]
     best: Path
 
     def as_json(self) -> dict[str, Any]:
@@ -152,7 +152,8 @@ def compare(
     rows = [_mean(list(of_name)) for of_name in zip(*(rows for rows, _ in of_seeds), strict=True)]
     closed = _gap_closed(rows) if request.is_plain else {}
     comparison = Comparison(rows, closed, of_seeds[0][1])
-    (request.home / "table.json").write_text(json.dumps(comparison.as_json(), indent=1))
+    name = TABLE if request.is_plain else "switches.json"
+    (request.home / name).write_text(json.dumps(comparison.as_json(), indent=1))
     return comparison
 
 
@@ -220,7 +221,7 @@ def prepare(
 def _public_rows(seed: int) -> Rows:
     """Rows of another world, which stand for a sample that the banks agreed to publish."""
     seed += _PUBLIC_SEED_OFFSET
-    world = cutting.simulate(seed, cutting.LEAST_DAYS, lambda *_: None)
+    world = cutting.simulate(seed, cutting.MIN_DAYS, lambda *_: None)
     sample = world.rows(world.everything)[LATER]
     chosen = np.zeros(len(sample), dtype=bool)
     chosen[:: max(len(sample) // _PUBLIC_ROWS, 1)] = True
@@ -439,16 +440,25 @@ def _mean(of_seeds: list[Row]) -> Row:
     return Row(first.name, **means, intervals=intervals, details=first.details)
 
 
-def _gap_closed(rows: Sequence[Row]) -> dict[str, float]:
-    """How much of the gap the best federated row closes, by column."""
+def _gap_closed(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
+    """The share of the gap between alone and all rows in one place that the best row closes.
 
-    def best(column: str, names: Sequence[str]) -> float:
-        return max(getattr(row, column) for row in rows if row.name in names)
+    Returns:
+        By kind of model, and by column.
+    """
+    row_of = {row.name: row for row in rows}
+    return {
+        kind: {
+            column: _share(column, row_of[alone], [row_of[n] for n in federated], row_of[central])
+            for column in ("ap", "ap_worst_bank")
+        }
+        for kind, alone, federated, central in (
+            (NETWORK, "alone", ("fedavg", "fedprox"), "central"),
+            (TREES, "alone_xgboost", ("bagging", "histograms"), "central_xgboost"),
+        )
+    }
 
-    out = {}
-    for column in ("ap", "ap_worst_bank"):
-        alone = best(column, ("alone", "alone_xgboost"))
-        central = best(column, ("central", "central_xgboost"))
-        federated = best(column, ("fedavg", "fedprox", "bagging"))
-        out[column] = (federated - alone) / max(central - alone, 1e-9)
-    return out
+
+def _share(column: str, alone: Row, federated: Sequence[Row], central: Row) -> float:
+    low, high = getattr(alone, column), getattr(central, column)
+    return (max(getattr(row, column) for row in federated) - low) / max(high - low, 1e-9)

@@ -172,9 +172,8 @@ class TransactionFile:
         return [hash_ for (hash_,) in found.fetchall()]
 
     def _one(self, query: str, *values: object) -> tuple[Any, ...]:
-        found: tuple[Any, ...] | None = self._db.execute(query, values).fetchone()
-        assert found is not None
-        return found
+        (found,) = self._db.execute(query, values).fetchall()
+        return tuple(found)
 
     def _stage(self, file: Path) -> None:
         """Copy the mapped columns to the table `staged`, with the event time in microseconds."""

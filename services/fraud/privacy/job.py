@@ -1,4 +1,4 @@
-"""A run of the federation as a file: what the server is told, and what it reports.
+"""A run of the federation as a file: what the server receives and what it reports.
 
 Imports only the standard library and numpy: both environments read it.
 """
@@ -39,7 +39,7 @@ class Job:
         public: File with rows that every bank may see, for the normalisation.
         out: Folder for the model and the report.
         seed: Of every random choice.
-        config: Hyperparameters, as the banks are told them; see `conf/federated.yaml`.
+        config: Hyperparameters, as the banks receive them; see `conf/federated.yaml`.
     """
 
     name: str

@@ -177,7 +177,7 @@ class RecordingGrid:
             self._phases.append({"banks": banks, "seconds": time.monotonic() - begin})
             if len(answered) < len(sent):
                 self._note(f"phase {len(self._phases)}: {len(answered)} of {len(sent)} answered")
-            # Read by whoever shows progress.
+            # The command reads these lines for its progress bar.
             print(f"phase {len(self._phases)} of {self._total()}: banks {banks}", flush=True)
         return sorted(replies, key=lambda r: self._bank_of.get(r.metadata.src_node_id, 0))
 

@@ -5,7 +5,7 @@ rate divided by the number of banks, and the server keeps all of them. A tree is
 tells its split points and leaf values to every other bank: such trees can neither be summed under
 masks nor made private by clipping. Summed histograms: the banks grow one tree together and sum the
 gradient histograms of each node, by XGBoost's own collective. The result is the model of the pooled
-rows but for their order, and every histogram is told.
+rows but for their order, and every node sees every histogram.
 """
 
 import json

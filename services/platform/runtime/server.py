@@ -11,8 +11,8 @@ KEEP_ALIVE_S = 120
 
 
 def serve_app(factory: str, host: str, port: int, log_level: str = "warning") -> None:
-    """Serve the app that "module:function" makes, until the process is told to stop."""
-    # FastAPI's stack is for those that serve: whoever starts workers imports this module too.
+    """Serve the app that "module:function" makes, until the process gets SIGTERM or SIGINT."""
+    # Imported here because workers import this module too, and need no FastAPI.
     import uvicorn
 
     uvicorn.run(

@@ -1,5 +1,7 @@
 """Mappings: what they refuse, and how they read labels, amounts and ids."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -158,3 +160,9 @@ def test_a_runs_name_goes_before_every_id():
         mapping().for_run("a b")
     with pytest.raises(ValueError, match="longer than"):
         mapping().for_run("x" * 30)
+
+
+def test_the_mapping_in_the_docs_is_valid(tmp_path):
+    docs = Path(__file__).parents[3] / "docs" / "inputs.md"
+    example = docs.read_text().split("```yaml\n")[1].split("```")[0]
+    assert load(tmp_path, example).labels.fraud == {"CB"}

@@ -10,6 +10,8 @@ from services.platform.design import SCHEDULER
 from services.platform.run import SHARED, find, start
 from services.platform.settings import Settings
 
+pytestmark = pytest.mark.usefixtures("default_environment")
+
 WORKERS = [process for design in DESIGNS for process in design.processes] + [SCHEDULER]
 # What only training and HTTP services need.
 HEAVY = ("fastapi", "torch", "feast", "mlflow", "xgboost", "matplotlib", "timm", "typer")
