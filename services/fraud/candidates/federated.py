@@ -5,11 +5,13 @@ here, it is what one bank alone would have. Tabular features only: an update to 
 cart's embeddings would tell which merchants and goods a bank sees.
 """
 
+import numpy as np
 from torch import Tensor, nn
 
 from services.fraud.candidates import CANDIDATES
 from services.platform.torch.tabular import TabularNetwork
 from services.platform.torch.training import NeuralCandidate
+from services.platform.types import Floats32
 
 
 @CANDIDATES.register
@@ -22,3 +24,7 @@ class Federated(NeuralCandidate):
     def network(self, sample: Tensor) -> nn.Module:
         """The untrained network; `sample` (S, F) sets the mean and spread of each column."""
         return TabularNetwork(sample, int(self.parameters["hidden"]))
+
+    def weights(self) -> Floats32:
+        """The weights that the banks average, in one row (W,)."""
+        return np.concatenate([p.detach().numpy().ravel() for p in self._net.parameters()])

@@ -18,18 +18,19 @@ import numpy as np
 from scipy import stats
 from sklearn.metrics import average_precision_score
 
+from services.fraud.candidates.federated import Federated
 from services.fraud.evaluation import banks as cutting
+from services.fraud.features.states import TABULAR
 from services.fraud.privacy import trees
 from services.fraud.privacy.job import BOOSTER, NETWORK, TREES, Bank, Job
 from services.fraud.privacy.rows import LATER, TRAIN, VALIDATION, Rows, concatenate
 from services.fraud.problem import CONF, CostModel
-from services.fraud.retraining.training import new_candidate
-from services.platform.models.candidates import Candidate, Examples
+from services.platform.models.candidates import Examples
 from services.platform.progress import ProgressBar
 from services.platform.retraining.training import hyperparameters
 from services.platform.types import Floats
 
-CANDIDATE = "federated"
+CANDIDATE = Federated.name
 TABLE = "table.json"
 APP = Path(__file__).parents[1] / "privacy" / "app"
 IN_PROCESS = "services.fraud.privacy.in_process"
@@ -40,6 +41,8 @@ _PHASE = re.compile(r"phase (\d+) of (\d+)")
 THRESHOLDS = 1 / (1 + np.exp(-np.linspace(-10.0, 10.0, 401)))
 
 OnLine = Callable[[str], None]
+# Rows of the table by name, each with its jobs.
+Groups = list[tuple[str, list[Job]]]
 # Runs a module of the banks' environment: (module, arguments, on_line).
 RunModule = Callable[[str, Sequence[str], OnLine], None]
 
@@ -186,10 +189,12 @@ def _one_seed(
     with bar(f"cutting a world into {request.banks} banks") as step:
         banks = prepare(folder / "banks", request, seed, step)
     groups = jobs(request, banks, folder, seed)
-    bytes_of = _run([job for _, group in groups for job in group], request, bar, run_module, start)
+    one_round = _one_round(groups, folder) if request.secure else []
+    todo = [job for _, group in groups for job in group] + one_round
+    bytes_of = _run(todo, request, bar, run_module, start)
     rows = [_evaluate(name, group, banks, bytes_of) for name, group in groups]
-    if request.secure:
-        rows = _with_difference(rows, folder)
+    if one_round:
+        rows = _with_difference(rows, *one_round)
     trained = [g[0] for name, g in groups if name in ("fedavg", "fedprox")]
     return rows, min(trained, key=lambda job: _validation_cost(job, banks)).out
 
@@ -228,9 +233,7 @@ def _public_rows(seed: int) -> Rows:
     return sample.select(chosen)
 
 
-def jobs(
-    request: FederationRequest, banks: _Banks, folder: Path, seed: int
-) -> list[tuple[str, list[Job]]]:
+def jobs(request: FederationRequest, banks: _Banks, folder: Path, seed: int) -> Groups:
     """The rows of the table by name, each with its jobs: one, or one for each bank alone."""
     config = {
         **hyperparameters(CONF, CANDIDATE),
@@ -376,9 +379,9 @@ def _details(reports: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def load(job: Job) -> Candidate:
+def load(job: Job) -> Federated:
     """The network that a job trained, as a candidate."""
-    candidate = new_candidate(CANDIDATE)
+    candidate = Federated(hyperparameters(CONF, CANDIDATE), TABULAR)
     candidate.load(job.out)
     return candidate
 
@@ -409,15 +412,21 @@ def _validation_cost(job: Job, banks: _Banks) -> float:
     return float(np.sum(curves, axis=0).min())
 
 
-def _with_difference(rows: list[Row], folder: Path) -> list[Row]:
-    """Note how far the weights of secure aggregation are from those of the plain one."""
-    import torch
+def _one_round(groups: Groups, folder: Path) -> list[Job]:
+    """Plain and secure aggregation of one round: later ones amplify any rounding."""
+    chosen = [group[0] for name, group in groups if name in ("fedavg", "secure")]
+    return [
+        replace(
+            job, name=f"{job.name}_one_round", out=folder / "runs" / f"{job.name}_one_round",
+            config={**job.config, "rounds": 1},
+        )
+        for job in chosen
+    ]  # fmt: skip
 
-    plain, secure = (
-        torch.load(folder / "runs" / name / "weights.pt", weights_only=True)
-        for name in ("fedavg", "secure")
-    )
-    far = max(float((plain[key] - secure[key]).abs().max()) for key in plain)
+
+def _with_difference(rows: list[Row], plain: Job, secure: Job) -> list[Row]:
+    """Note the largest difference of a weight after one round of secure aggregation."""
+    far = float(np.abs(load(plain).weights() - load(secure).weights()).max())
     return [
         replace(row, details={**row.details, "difference": far}) if row.name == "secure" else row
         for row in rows

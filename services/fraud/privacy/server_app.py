@@ -32,8 +32,9 @@ from services.fraud.privacy.rows import Rows
 
 app = ServerApp()
 _MAIN_PARAMETERS = "parameters"  # where Flower's workflow keeps the model
-# SecAgg+ rounds to steps of this range over 2**22: weights lie well within it.
-_CLIPPING_RANGE = 8.0
+# SecAgg+ counts in integers: weights lie well within this range, which has so many steps; the sum
+# of eight banks still fits its modulus of 2**32.
+_CLIPPING_RANGE, _QUANTISATION = 8.0, 1 << 28
 
 
 @app.main()
@@ -128,7 +129,7 @@ def _train_securely(
     )
     workflow = SecAggPlusWorkflow(
         num_shares=1.0, reconstruction_threshold=0.75, max_weight=float(config["max-rows"]),
-        clipping_range=_CLIPPING_RANGE, timeout=timeout,
+        clipping_range=_CLIPPING_RANGE, quantization_range=_QUANTISATION, timeout=timeout,
     )  # fmt: skip
     DefaultWorkflow(fit_workflow=workflow)(grid, legacy)
     return legacy.state.array_records[_MAIN_PARAMETERS].to_numpy_ndarrays()
