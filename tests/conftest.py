@@ -86,6 +86,16 @@ def start_engine(process: Program, logs: Path) -> "subprocess.Popen[bytes]":
     return running
 
 
+def ended(process: "subprocess.Popen[bytes]") -> None:
+    """Wait until a terminated engine has ended, and kill one that does not."""
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        # SeaweedFS may take longer on a busy machine; its data goes with the folder.
+        process.kill()
+        process.wait(20)
+
+
 def wait_for_port(port: int, seconds: float = 30.0) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -118,12 +128,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     for process in running:
         process.terminate()
     for process in running:
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            # SeaweedFS may take longer on a busy machine; its data goes with the folder.
-            process.kill()
-            process.wait(20)
+        ended(process)
 
 
 def _wait_for_bucket(made: Settings) -> None:
