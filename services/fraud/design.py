@@ -170,7 +170,7 @@ FRAUD = Design(
     load_rate=500,
     drifts=("covariate", "holiday", "null_device", "concept"),
     protocol="handbook",
-    commands=("replay", "drill", "bench", "rebuild", "federate"),
+    commands=("replay", "drill", "bench", "rebuild", "federate", "rules"),
     figures={
         "problem": _cost,
         "ingestion": _ingestion,
