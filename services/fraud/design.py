@@ -112,10 +112,9 @@ def _demo() -> Demo:
 
 
 def _audit(config: Settings) -> AuditResult:
-    from services.fraud.monitoring.skew import audit
-    from services.platform.storage.lake import Lake
+    from services.fraud.monitoring.skew import audit_with_rules
 
-    return audit(Lake(config))
+    return audit_with_rules(config)
 
 
 def _money(minor: float) -> str:
