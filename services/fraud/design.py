@@ -112,10 +112,9 @@ def _demo() -> Demo:
 
 
 def _audit(config: Settings) -> AuditResult:
-    from services.fraud.monitoring.skew import audit
-    from services.platform.storage.lake import Lake
+    from services.fraud.monitoring.skew import audit_with_rules
 
-    return audit(Lake(config))
+    return audit_with_rules(config)
 
 
 def _money(minor: float) -> str:
@@ -170,7 +169,7 @@ FRAUD = Design(
     load_rate=500,
     drifts=("covariate", "holiday", "null_device", "concept"),
     protocol="handbook",
-    commands=("replay", "drill", "bench", "rebuild", "federate"),
+    commands=("replay", "drill", "bench", "rebuild", "federate", "rules"),
     figures={
         "problem": _cost,
         "ingestion": _ingestion,

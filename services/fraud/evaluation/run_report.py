@@ -90,10 +90,10 @@ def run_report(
         freshness: Freshness histograms before and after the run.
     """
     # The audit's imports are slow and live traffic does not need them.
-    from services.fraud.monitoring.skew import audit
+    from services.fraud.monitoring.skew import audit_with_rules
 
     lake = Lake(config)
-    checked = audit(lake)
+    checked = audit_with_rules(config)
     before, after = freshness
     return {
         **percentiles_ms(report.latency_ms),

@@ -115,7 +115,7 @@ class Transaction(Parties):
     cart: Annotated[list[Item], Field(max_length=MAX_ITEMS)] = []
 
 
-Outcome = Literal["approve", "decline"]
+Outcome = Literal["approve", "review", "decline"]
 
 
 class TransactionEvent(Transaction):
@@ -140,6 +140,9 @@ class DecisionEvent(StrictModel):
             if the row was not read.
         feature_set: Hash of the set that the features are of; null in a decision that was logged
             before decisions had it.
+        model_decision: What the model alone decided; null in a decision from before rules.
+        rules: Version of the rules, "version:digest"; null in a decision from before rules.
+        fired: Ids of the rules that fired.
     """
 
     transaction_id: Id
@@ -154,6 +157,9 @@ class DecisionEvent(StrictModel):
     features: list[float | None]
     seqs: dict[str, int | None]
     feature_set: str | None = None
+    model_decision: Outcome | None = None
+    rules: str | None = None
+    fired: list[str] = []
 
 
 Event = TransactionEvent | LabelEvent

@@ -52,6 +52,10 @@ DECISION_SCHEMA = pa.schema(
         pa.field("features", pa.list_(pa.float64()), nullable=False),
         pa.field("seqs", pa.map_(pa.string(), pa.int64()), nullable=False),
         pa.field("feature_set", pa.string()),
+        # Null in decisions from before rules.
+        pa.field("model_decision", pa.string()),
+        pa.field("rules", pa.string()),
+        pa.field("fired", pa.list_(pa.string())),
     ]
 )
 SCHEMAS: Mapping[str, pa.Schema] = {

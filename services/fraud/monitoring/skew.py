@@ -21,6 +21,8 @@ from services.fraud.ingestion.columns import Events
 from services.fraud.ingestion.events import ENTITIES
 from services.fraud.ingestion.tables import LABELS_TABLE, TRANSACTION_SCHEMA, TRANSACTIONS_TABLE
 from services.fraud.ingestion.watermark import ahead_message, feed_clocks
+from services.fraud.monitoring.rules import audit_rules, published_sets
+from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
 from services.platform.types import Floats, Integers
 
@@ -43,13 +45,16 @@ class Audit:
 
     Attributes:
         vectors: Decisions compared.
-        mismatches: Decisions whose vector differs.
+        mismatches: Decisions whose vector differs, and decisions whose rules or outcome do.
         degraded: Decisions taken without the online store.
         other_set: Decisions of another feature set, which are not compared.
         events: Events folded.
         gaps: Sequences up to the last that are missing in the lake: dead letters, or lost events.
         examples: The first mismatches.
         ahead: A sentence for each feed with transactions far ahead of its others.
+        rule_decisions: Decisions whose rules and outcome were recomputed.
+        rule_mismatches: Those in which other rules fire, or that lead to another outcome.
+        unknown_rules: Decisions of a set of rules that is not in the history.
     """
 
     vectors: int = 0
@@ -60,6 +65,33 @@ class Audit:
     gaps: int = 0
     examples: list[Mismatch] = field(default_factory=list)
     ahead: list[str] = field(default_factory=list)
+    rule_decisions: int = 0
+    rule_mismatches: int = 0
+    unknown_rules: int = 0
+
+
+def audit_with_rules(config: Settings) -> Audit:
+    """`audit`, and the rules and outcome of every logged decision recomputed from its vector.
+
+    Raises:
+        ConnectionError, OSError: NATS or S3 did not answer.
+        ValueError: the decisions have another number of features.
+    """
+    lake = Lake(config)
+    found, logged = audit(lake), read_decisions(lake)
+    if logged is None:
+        return found
+    rules = audit_rules(of_current_set(logged), published_sets(config))
+    reason = "other rules fire, or another outcome follows"
+    examples = [Mismatch("", decision, (), reason) for decision in rules.examples]
+    return replace(
+        found,
+        mismatches=found.mismatches + rules.mismatches,
+        examples=[*found.examples, *examples],
+        rule_decisions=rules.decisions,
+        rule_mismatches=rules.mismatches,
+        unknown_rules=sum(rules.unknown.values()),
+    )
 
 
 def audit(lake: Lake) -> Audit:

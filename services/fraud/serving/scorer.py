@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isnan
 from random import getrandbits
 from time import perf_counter
@@ -12,6 +12,7 @@ from typing import Annotated
 
 import numpy as np
 import orjson
+from nats.errors import Error as NatsError
 from pydantic import Field
 from redis.exceptions import RedisError
 
@@ -29,10 +30,13 @@ from services.fraud.ingestion.events import (
     shard,
 )
 from services.fraud.model import needs_embeddings
+from services.fraud.rules.live import LiveRules
+from services.fraud.rules.outcome import combine
 from services.platform.models.served_model import ServedModel
 from services.platform.models.tabular import TabularModel
 from services.platform.runtime.worker import cancel_tasks
 from services.platform.settings import Settings
+from services.platform.streaming.connection import open_connection
 from services.platform.streaming.outbox import Outbox
 from services.platform.telemetry import Stages
 from services.platform.types import Floats
@@ -56,6 +60,9 @@ class Decision:
     threshold: float
     model: str
     degraded: Annotated[bool, Field(description="Decided without the online store")]
+    model_decision: Annotated[Outcome, Field(description="What the model alone decided")]
+    rules: Annotated[str, Field(description="Version of the rules")] = ""
+    fired: Annotated[list[str], Field(description="Rules that fired")] = field(default_factory=list)
 
 
 class Scorer:
@@ -67,8 +74,10 @@ class Scorer:
         redis: RedisConnection,
         outbox: Outbox,
         shards: int,
+        rules: LiveRules,
     ) -> None:
         self._champion = champion
+        self._rules = rules
         self._redis = redis
         self._reader = OnlineReader(redis, STATES)
         self._embedding_reader = OnlineReader(redis, (*STATES, *EMBEDDINGS))
@@ -100,13 +109,16 @@ class Scorer:
         score = float(model.score(vector, sets)[0])
         stages.mark("infer")
         decision = decide(transaction, model, score, degraded)
+        self._apply_rules(decision, transaction, vector[0])
+        stages.mark("rules")
         self._publish(transaction, body, decision, vector[0], rows, synthetic)
         stages.mark("encode")
         return decision
 
     def readiness(self) -> dict[str, bool | str | int]:
         """Whether decisions are complete; without Redis the scorer stays ready."""
-        return {"redis": "up" if self.redis_up else "down, answers are degraded"}
+        redis = "up" if self.redis_up else "down, answers are degraded"
+        return {"redis": redis, **self._rules.readiness()}
 
     async def connect(self) -> None:
         """Open the Redis connection before the first request."""
@@ -142,6 +154,13 @@ class Scorer:
         except (RedisError, OSError, ValueError) as error:
             self._mark_redis_down(str(error))
         return None
+
+    def _apply_rules(self, decision: Decision, transaction: Transaction, vector: Floats) -> None:
+        """Combine the model's outcome with the rules that fire."""
+        decision.rules = self._rules.rules.label
+        fired = self._rules.fired(transaction, vector, decision.score)
+        decision.fired = [rule.id for rule in fired]
+        decision.decision = combine(decision.model_decision, [rule.action for rule in fired])
 
     def _mark_redis_down(self, reason: str) -> None:
         log.warning("scoring without the online store: %s", reason)
@@ -188,6 +207,7 @@ def decide(transaction: Transaction, model: TabularModel, score: float, degraded
         transaction_id=transaction.transaction_id,
         decision_id=f"{getrandbits(128):032x}",
         decision=outcome,
+        model_decision=outcome,
         score=score,
         threshold=card.threshold,
         model=card.label,
@@ -201,15 +221,23 @@ async def open_scorer(
 ) -> AsyncIterator[Scorer]:
     """A scorer and its Redis connection, closed at exit. It starts without Redis too."""
     redis = RedisConnection(config.redis)
-    scorer = Scorer(champion, redis, outbox, config.shards)
+    rules = await asyncio.to_thread(LiveRules, config.home / "scorer" / "rules")
+    scorer = Scorer(champion, redis, outbox, config.shards, rules)
+    nc, connecting = open_connection(config, "scorer rules")
     _warm_up()
     await scorer.connect()
-    watching = asyncio.create_task(scorer.watch_redis())
+    tasks = [
+        connecting,
+        asyncio.create_task(scorer.watch_redis()),
+        asyncio.create_task(rules.watch(nc)),
+    ]
     try:
         yield scorer
     finally:
-        await cancel_tasks(watching)
+        await cancel_tasks(*tasks)
         redis.close()
+        with suppress(NatsError, TimeoutError):
+            await nc.close()
 
 
 def _warm_up() -> None:

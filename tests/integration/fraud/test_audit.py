@@ -42,9 +42,10 @@ async def test_vectors_match_their_events_and_a_changed_state_is_found(config, s
     report = await play(config, stack, begin, 700)
     assert report.failures == 0
     assert await wait_until_processed(config)
-    found, checked = run_report(config, report, ({}, {1.0: 1.0}))
+    found, checked = await asyncio.to_thread(run_report, config, report, ({}, {1.0: 1.0}))
     assert (found["vectors"], found["mismatches"], found["lost"]) == (700, 0, 0)
     assert checked.examples == []
+    assert (checked.rule_decisions, checked.rule_mismatches, checked.unknown_rules) == (700, 0, 0)
 
     # Change one accumulator slightly, in the online store only.
     lake = Lake(config)

@@ -122,7 +122,7 @@ async def test_a_decision_and_its_event(client, own):
     assert decision["model"] == "xgboost:1"
     assert decision["degraded"] is False
     stages = [part.split(";")[0] for part in answer.headers["Server-Timing"].split(", ")]
-    assert stages == ["validate", "fetch", "read", "infer", "encode"]
+    assert stages == ["validate", "fetch", "read", "infer", "rules", "encode"]
 
     async def arrived():
         return await decisions(own.config)
