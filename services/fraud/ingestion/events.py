@@ -140,6 +140,8 @@ class DecisionEvent(StrictModel):
             if the row was not read.
         feature_set: Hash of the set that the features are of; null in a decision that was logged
             before decisions had it.
+        stages: Milliseconds of each stage up to the decision.
+        decided_at: When it was decided, seconds since the epoch by the scorer's clock.
     """
 
     transaction_id: Id
@@ -154,6 +156,8 @@ class DecisionEvent(StrictModel):
     features: list[float | None]
     seqs: dict[str, int | None]
     feature_set: str | None = None
+    stages: dict[str, float] = {}
+    decided_at: float | None = None
 
 
 Event = TransactionEvent | LabelEvent

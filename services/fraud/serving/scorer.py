@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from math import isnan
 from random import getrandbits
-from time import perf_counter
+from time import perf_counter, time
 from typing import Annotated
 
 import numpy as np
@@ -100,8 +100,12 @@ class Scorer:
         score = float(model.score(vector, sets)[0])
         stages.mark("infer")
         decision = decide(transaction, model, score, degraded)
-        self._publish(transaction, body, decision, vector[0], rows, synthetic)
+        self._publish(transaction, body, decision, vector[0], rows, synthetic, stages)
         stages.mark("encode")
+        if explained and not degraded:
+            explainer = explainer_of(model)
+            decision.reasons = None if explainer is None else explainer.explain(vector[0], sets_of)
+            stages.mark("reasons")
         return decision
 
     def readiness(self) -> dict[str, bool | str | int]:
@@ -155,6 +159,7 @@ class Scorer:
         vector: Floats,
         rows: dict[str, Floats],
         synthetic: bool,
+        stages: Stages,
     ) -> None:
         """Queue the decision, with the features and row sequences that the skew audit compares."""
         seqs = {name: _seq(row) for name, row in rows.items()}
@@ -165,6 +170,8 @@ class Scorer:
             "features": vector,
             "seqs": seqs,
             "feature_set": FEATURE_SET.hash,
+            "stages": {name: round(s * 1e3, 3) for name, s in stages.times.items()},
+            "decided_at": time(),
         }
         data = orjson.dumps(event, option=orjson.OPT_SERIALIZE_NUMPY)
         subject = f"{DECISION}.{shard(transaction.customer_id, self._shards)}"
