@@ -40,7 +40,9 @@ def item_changes(
     count = min(int((items[0, :, 0] >= 0).sum()), _MAX_ITEMS)
     rows = np.repeat(items, count + 1, axis=0)
     rows[np.arange(count), np.arange(count)] = (-1.0, 0.0)
-    odds = log_odds(model.score(np.repeat(vector, count + 1, axis=0), {ITEMS: rows}))
+    odds = log_odds(
+        model.score(np.repeat(vector, count + 1, axis=0), {ITEMS: rows}).astype(np.float64)
+    )
     changes = odds[-1] - odds[:-1]
     return [
         ItemChange(int(i), float(items[0, i, 1]), float(changes[i])) for i in np.argsort(-changes)

@@ -4,7 +4,7 @@ import io
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -103,13 +103,15 @@ def explanation_file(
         train: Its training examples.
         mix: By feature group, how often it came first among declines.
     """
-    arrays = {"medians": genuine_medians(train.vectors, train.positive)}
+    arrays: dict[str, npt.NDArray[Any]] = {
+        "medians": genuine_medians(train.vectors, train.positive)
+    }
     for name, items in train.sets.items():
         arrays[f"set.{name}"] = _usual_set(items[~train.positive])
     arrays.update({_FOREST + k: v for k, v in candidate.explanation().items()})
     arrays.update({_MIX + group: np.array(count) for group, count in (mix or {}).items()})
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
     return buffer.getvalue()
 
 
@@ -138,6 +140,7 @@ class Explainer:
         with np.load(io.BytesIO(data)) as stored:
             arrays = {name: stored[name] for name in stored.files}
         self._model = model
+        self.threshold = model.card.threshold
         self._medians = arrays["medians"]
         # How often each group came first among declines of training: see `reasons/mix.py`.
         self.mix = {n.removeprefix(_MIX): float(v) for n, v in arrays.items() if n.startswith(_MIX)}
@@ -150,11 +153,9 @@ class Explainer:
         """By feature group, the columns of the model's input; none for the cart."""
         declared = (*FEATURE_SET.groups, *FEATURE_SET.embedding_groups)
         features = self._model.card.features
-        found = {
-            group.name: np.array([features.index(f.name) for f in group.features if f.name in features])
-            for group in declared
-        }  # fmt: skip
-        found = {name: columns for name, columns in found.items() if len(columns)}
+        at = {name: i for i, name in enumerate(features)}
+        names = {g.name: [f.name for f in g.features if f.name in at] for g in declared}
+        found = {group: np.array([at[n] for n in own]) for group, own in names.items() if own}
         return found | ({CART: np.array([], np.int64)} if self._sets else {})
 
     def usual(self, vector: Floats) -> Usual:
@@ -216,7 +217,11 @@ class Explainer:
         columns = self.groups[group]
         if group in {g.name for g in FEATURE_SET.embedding_groups}:
             return Reason(group, contribution, "whom the parties deal with")
-        led_by = self._leading(columns, vector, usual, sets) if by_feature is None else by_feature[columns]
+        led_by = (
+            self._leading(columns, vector, usual, sets)
+            if by_feature is None
+            else by_feature[columns]
+        )
         names = self._model.card.features
         differs = ~np.isclose(vector[columns], usual.values[columns], rtol=0.05, equal_nan=True)
         order = [i for i in np.argsort(-led_by) if led_by[i] > 0 and differs[i]][:MAX_FEATURES]
@@ -288,3 +293,12 @@ def first_reasons(model: TabularModel, examples: Examples) -> dict[str, int]:
         reasons = explainer.explain(full[row], sets).reasons
         counts.update(reason.group for reason in reasons[:1])
     return dict(counts)
+
+
+@lru_cache(maxsize=4)  # asked for every request that wants reasons
+def explainer_of(model: TabularModel) -> Explainer | None:
+    """The explainer of a model; None if its file does not explain itself."""
+    try:
+        return Explainer(model)
+    except NotExplained:
+        return None

@@ -117,12 +117,22 @@ class Forest:
             log-odds of the vector, summed leaf by leaf.
         """
         out = np.zeros(len(vector))
-        base, margin = _contributions(
+        base, margin = _contributions(  # type: ignore[no-untyped-call]
             vector.astype(np.float32), self.value, self.begin, self.feature,
             self.low, self.high, self.missing, self.share, _WEIGHTS, out,
         )  # fmt: skip
         bias = float(self.bias[0])
         return out, base + bias, margin + bias
+
+
+def warm_up() -> None:
+    """Load the compiled kernel before the first request."""
+    empty = np.zeros(0, np.float32)
+    flags, columns = np.zeros(0, np.bool_), np.zeros(0, np.int16)
+    first = np.zeros(1, np.int32)
+    Forest(np.zeros(1), empty, first, columns, empty, empty, flags, empty).contributions(
+        np.zeros(1)
+    )
 
 
 @jit

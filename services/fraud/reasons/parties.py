@@ -86,7 +86,7 @@ class ChargedBackParties:
                 ids = [i for i in pc.unique(rows[view.keys[0]]).to_pylist() if i is not None]
                 stored = OnlineTable(self._redis, view).load([(i,) for i in ids])
                 values = embedding_values(stored)
-                has = ~np.isnan(values).any(axis=1)
+                has = np.asarray(~np.isnan(values).any(axis=1))
                 if has.sum() > 1:
                     kept = values[has]
                     spread = float(np.linalg.norm(kept - kept.mean(axis=0), axis=1).mean())
@@ -95,9 +95,7 @@ class ChargedBackParties:
         self._known, self._read_at = known, monotonic()
 
 
-def _found(
-    entity: str, own: str, known: Neighbours, at: int, distance: float
-) -> dict[str, Any]:
+def _found(entity: str, own: str, known: Neighbours, at: int, distance: float) -> dict[str, Any]:
     kind = entity.removesuffix("_id")
     return {
         "kind": kind,

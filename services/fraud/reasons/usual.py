@@ -23,8 +23,11 @@ _MIN_TRANSACTIONS = 2.0
 OWN: Mapping[str, tuple[str, float]] = {
     "amount": (_MEAN, 1.0),
     **{f"customer_mean_amount_{h}": (_MEAN, 1.0) for h in HALF_LIVES},
-    **{f"customer_transactions_{h}": (_COUNT, s / HALF_LIVES[_MONTH]) for h, s in HALF_LIVES.items()},
-}  # fmt: skip
+    **{
+        f"customer_transactions_{h}": (_COUNT, seconds / HALF_LIVES[_MONTH])
+        for h, seconds in HALF_LIVES.items()
+    },
+}
 # What these features are for whoever behaves as usual.
 CONSTANT: Mapping[str, float] = {
     "customer_amount_zscore_7d": 0.0,

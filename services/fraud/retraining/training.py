@@ -8,8 +8,8 @@ import numpy as np
 from monitoring.reference import Reference
 from services.fraud.candidates import CANDIDATES
 from services.fraud.features.states import FEATURE_SET, SETS
-from services.fraud.monitoring.drift import reference
 from services.fraud.model import read_model
+from services.fraud.monitoring.drift import reference
 from services.fraud.problem import CONF, DESIGN, CostModel
 from services.fraud.reasons.explainer import ATTACHMENT, explanation_file, first_reasons
 from services.fraud.retraining.dataset import TrainingData, feature_names, training_data

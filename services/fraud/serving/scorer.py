@@ -29,6 +29,8 @@ from services.fraud.ingestion.events import (
     shard,
 )
 from services.fraud.model import needs_embeddings
+from services.fraud.reasons import forest
+from services.fraud.reasons.explainer import Reason, explainer_of
 from services.platform.models.served_model import ServedModel
 from services.platform.models.tabular import TabularModel
 from services.platform.runtime.worker import cancel_tasks
@@ -58,6 +60,13 @@ class Decision:
     degraded: Annotated[bool, Field(description="Decided without the online store")]
 
 
+@dataclass
+class ExplainedDecision(Decision):
+    """A decision with its reasons: none if it is degraded, or the model cannot explain itself."""
+
+    reasons: list[Reason]
+
+
 class Scorer:
     """Decides transactions. Reading Redis is the only I/O that a decision waits for."""
 
@@ -78,7 +87,12 @@ class Scorer:
         self._timeouts_since = 0.0
 
     async def score(
-        self, transaction: Transaction, body: bytes, stages: Stages, synthetic: bool = False
+        self,
+        transaction: Transaction,
+        body: bytes,
+        stages: Stages,
+        synthetic: bool = False,
+        explained: bool = False,
     ) -> Decision | None:
         """Decide one transaction and queue the decision. None while no model is loaded.
 
@@ -86,6 +100,7 @@ class Scorer:
             body: The JSON of the transaction, which is logged as it is.
             stages: Measures the time of each stage.
             synthetic: See `DecisionEvent`.
+            explained: Whether to return the reasons, an `ExplainedDecision`.
         """
         model = self._champion.model
         if model is None:
@@ -102,9 +117,11 @@ class Scorer:
         decision = decide(transaction, model, score, degraded)
         self._publish(transaction, body, decision, vector[0], rows, synthetic, stages)
         stages.mark("encode")
-        if explained and not degraded:
-            explainer = explainer_of(model)
-            decision.reasons = None if explainer is None else explainer.explain(vector[0], sets_of)
+        if explained:
+            explainer = None if degraded else explainer_of(model)
+            sets = {"items": cart_set(transaction)}
+            reasons = explainer.explain(vector[0], sets).reasons if explainer else []
+            decision = ExplainedDecision(**decision.__dict__, reasons=reasons)
             stages.mark("reasons")
         return decision
 
@@ -222,3 +239,4 @@ async def open_scorer(
 def _warm_up() -> None:
     """Load the compiled kernels before the first request."""
     feature_vectors(_MISSING_ROWS, np.zeros((1, len(REQUEST_FEATURES))))
+    forest.warm_up()

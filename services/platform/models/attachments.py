@@ -23,9 +23,9 @@ def attach(model: bytes, attachments: Mapping[str, bytes]) -> bytes:
     kept = [p for p in proto.metadata_props if p.key not in names]
     del proto.metadata_props[:]
     proto.metadata_props.extend(kept)
-    for name, data in names.items():
-        proto.metadata_props.add(key=name, value=base64.b64encode(data).decode())
-    data = proto.SerializeToString()
+    for name, content in names.items():
+        proto.metadata_props.add(key=name, value=base64.b64encode(content).decode())
+    data: bytes = proto.SerializeToString()
     return data
 
 
