@@ -189,7 +189,7 @@ class DirectApp(FastAPI):
             try:
                 body = await _read_body(receive, self._max_bytes)
                 response = await endpoint(
-                    RawRequest(path, scope["headers"], body, scope["query_string"])
+                    RawRequest(path, scope["headers"], body, scope.get("query_string", b""))
                 )
             except BodyTooLarge as error:
                 REQUESTS.labels(path, "413").inc()
