@@ -32,6 +32,7 @@ async def nc(config: Settings) -> AsyncIterator[Client]:
         *CV_STREAMS,
         HISTORY_STREAM,
         "KV_bookmarks",
+        "KV_fraud_reasons",
         "KV_models",
         "KV_replays",
         "KV_simulator",

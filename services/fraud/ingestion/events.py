@@ -143,6 +143,8 @@ class DecisionEvent(StrictModel):
         model_decision: What the model alone decided; null in a decision from before rules.
         rules: Version of the rules, "version:digest"; null in a decision from before rules.
         fired: Ids of the rules that fired.
+        stages: Milliseconds of each stage up to the decision.
+        decided_at: When it was decided, seconds since the epoch by the scorer's clock.
     """
 
     transaction_id: Id
@@ -160,6 +162,8 @@ class DecisionEvent(StrictModel):
     model_decision: Outcome | None = None
     rules: str | None = None
     fired: list[str] = []
+    stages: dict[str, float] = {}
+    decided_at: float | None = None
 
 
 Event = TransactionEvent | LabelEvent

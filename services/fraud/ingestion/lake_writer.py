@@ -41,7 +41,7 @@ def _decision_row(data: bytes) -> Row:
     except ValidationError as error:
         raise ValueError(validation_message(error)) from None
     transaction = event.transaction.model_dump(exclude={"currency"})
-    decision = event.model_dump(exclude={"transaction", "features", "seqs"})
+    decision = event.model_dump(exclude={"transaction", "features", "seqs", "stages", "decided_at"})
     nan = float("nan")
     return {
         **transaction,

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from math import isnan
 from random import getrandbits
-from time import perf_counter
+from time import perf_counter, time
 from typing import Annotated
 
 import numpy as np
@@ -30,6 +30,8 @@ from services.fraud.ingestion.events import (
     shard,
 )
 from services.fraud.model import needs_embeddings
+from services.fraud.reasons import forest
+from services.fraud.reasons.explainer import Reason, explainer_of
 from services.fraud.rules.live import LiveRules
 from services.fraud.rules.outcome import combine
 from services.platform.models.served_model import ServedModel
@@ -65,6 +67,13 @@ class Decision:
     fired: Annotated[list[str], Field(description="Rules that fired")] = field(default_factory=list)
 
 
+@dataclass
+class ExplainedDecision(Decision):
+    """A decision with its reasons: none if it is degraded, or the model cannot explain itself."""
+
+    reasons: list[Reason] = field(default_factory=list)
+
+
 class Scorer:
     """Decides transactions. Reading Redis is the only I/O that a decision waits for."""
 
@@ -87,7 +96,12 @@ class Scorer:
         self._timeouts_since = 0.0
 
     async def score(
-        self, transaction: Transaction, body: bytes, stages: Stages, synthetic: bool = False
+        self,
+        transaction: Transaction,
+        body: bytes,
+        stages: Stages,
+        synthetic: bool = False,
+        explained: bool = False,
     ) -> Decision | None:
         """Decide one transaction and queue the decision. None while no model is loaded.
 
@@ -95,6 +109,7 @@ class Scorer:
             body: The JSON of the transaction, which is logged as it is.
             stages: Measures the time of each stage.
             synthetic: See `DecisionEvent`.
+            explained: Whether to return the reasons, an `ExplainedDecision`.
         """
         model = self._champion.model
         if model is None:
@@ -111,8 +126,14 @@ class Scorer:
         decision = decide(transaction, model, score, degraded)
         self._apply_rules(decision, transaction, vector[0])
         stages.mark("rules")
-        self._publish(transaction, body, decision, vector[0], rows, synthetic)
+        self._publish(transaction, body, decision, vector[0], rows, synthetic, stages)
         stages.mark("encode")
+        if explained:
+            explainer = None if degraded else explainer_of(model)
+            sets = {"items": cart_set(transaction)}
+            reasons = explainer.explain(vector[0], sets).reasons if explainer else []
+            decision = ExplainedDecision(**decision.__dict__, reasons=reasons)
+            stages.mark("reasons")
         return decision
 
     def readiness(self) -> dict[str, bool | str | int]:
@@ -174,6 +195,7 @@ class Scorer:
         vector: Floats,
         rows: dict[str, Floats],
         synthetic: bool,
+        stages: Stages,
     ) -> None:
         """Queue the decision, with the features and row sequences that the skew audit compares."""
         seqs = {name: _seq(row) for name, row in rows.items()}
@@ -184,6 +206,8 @@ class Scorer:
             "features": vector,
             "seqs": seqs,
             "feature_set": FEATURE_SET.hash,
+            "stages": {name: round(s * 1e3, 3) for name, s in stages.times.items()},
+            "decided_at": time(),
         }
         data = orjson.dumps(event, option=orjson.OPT_SERIALIZE_NUMPY)
         subject = f"{DECISION}.{shard(transaction.customer_id, self._shards)}"
@@ -243,3 +267,4 @@ async def open_scorer(
 def _warm_up() -> None:
     """Load the compiled kernels before the first request."""
     feature_vectors(_MISSING_ROWS, np.zeros((1, len(REQUEST_FEATURES))))
+    forest.warm_up()
