@@ -18,11 +18,13 @@ _BOXES = (
         "camera", "Cameras", "problem", 20, 40,
         figures=(_WORKED, _POSTED),
         command="whiteboard simulate cv --rate 4 --seconds 60",
-        question="What does an escaped defect cost against a false alarm? Who decides the threshold?",
+        question="What does an escaped defect cost against a false alarm? Who decides the "
+        "threshold?",
         answer="An escape costs 60 EUR, inspecting a good part again 1.50 EUR. The threshold is "
         "where the sum of both is least on held-out images, so the costs decide it.",
         aws="Cameras with AWS IoT Greengrass that put images into S3.",
-        at_scale="Twelve lines at 30 images a second are 360 images a second: one bucket, sharded keys.",
+        at_scale="Twelve lines at 30 images a second are 360 images a second: one bucket, sharded "
+        "keys.",
     ),
     Box(
         "inspector", "Inspector", "serving", 300, 40, "inspector",
@@ -56,7 +58,8 @@ _BOXES = (
     Box(
         "edge", "Edge device", "edge", 1140, 40,
         command="whiteboard edge build",
-        question="The model must run beside the camera with no network. What is lost by eight bits?",
+        question="The model must run beside the camera with no network. What is lost by eight "
+        "bits?",
         answer="The INT8 build is refused if its decisions cost too much more than the champion's. "
         "Inspections are kept in SQLite and forwarded when the network is back, none twice.",
         aws="SageMaker Neo and IoT Greengrass.",
@@ -70,7 +73,8 @@ _BOXES = (
         ),
         command="whiteboard reconcile cv",
         question="The event never comes, or comes three times. Who notices?",
-        answer="An inspection is identified by the image's key and content, so three events give one "
+        answer="An inspection is identified by the image's key and content, so three events "
+        "give one "
         "result. Reconciliation lists the store and inspects what has none.",
         faults={
             "kill": "Cameras retry their PUT. Results that could not be stored are retried.",
@@ -89,7 +93,8 @@ _BOXES = (
         ),
         command="whiteboard fault nats --seconds 10",
         question="An image lands in a bucket: what happens until the part is sorted, exactly once?",
-        answer="The store's webhook becomes an event on a durable stream, and a worker inspects and "
+        answer="The store's webhook becomes an event on a durable stream, and a worker inspects "
+        "and "
         "acknowledges. The stream drops a second event of the same identity.",
         faults={
             "kill": "Notifications are refused and retried; nothing acknowledged is lost.",
@@ -104,7 +109,8 @@ _BOXES = (
         (Measure("commands", "scheduler", "events_total", "gauge", ""),),
         command="whiteboard history cv",
         question="Operators confirm only what was rejected. What do you never learn?",
-        answer="Escapes: a part that passed gets no label, so recall looks better than it is. A small "
+        answer="Escapes: a part that passed gets no label, so recall looks better than it is. A "
+        "small "
         "random share of passed parts has to be inspected, too.",
         faults={
             "kill": "A running job ends with it and is not retried; the champion keeps serving.",
@@ -123,11 +129,14 @@ _BOXES = (
             lag("inspection-worker"),
         ),
         command="whiteboard fault inspection-worker --kind kill",
-        question="A million archived images must be judged again tonight. What if it stops halfway?",
-        answer="`batch` runs over a manifest and records what is done, so it resumes where it stopped. "
+        question="A million archived images must be judged again tonight. What if it stops "
+        "halfway?",
+        answer="`batch` runs over a manifest and records what is done, so it resumes where it "
+        "stopped. "
         "The same function decides in the batch, on the stream, over HTTP and on the edge.",
         faults={
-            "kill": "Images wait; an image that was half done is done again with the same identity.",
+            "kill": "Images wait; an image that was half done is done again with the same "
+            "identity.",
             "hang": "Images wait; posted images are still inspected.",
             "away": "Images wait; the lag grows and falls to zero afterwards.",
         },
@@ -139,7 +148,8 @@ _BOXES = (
         (events_rate("cv-lake-writer", "rows"), lag("cv-lake-writer")),
         command="whiteboard fault cv-lake-writer --kind kill",
         question="Several images of one part: how do you split without fooling yourself?",
-        answer="By lot, never by image: images of one part are alike. The gate resamples whole lots "
+        answer="By lot, never by image: images of one part are alike. The gate resamples whole "
+        "lots "
         "for the same reason.",
         faults={
             "kill": "Rows wait in the stream; a batch may be written twice and is read once.",
@@ -154,7 +164,8 @@ _BOXES = (
         (events_rate("cv-shadow", "images"), lag("cv-shadow")),
         command="whiteboard swap cv tiny_vit",
         question="Defects are one in a hundred. How do you train, and how do you correct for it?",
-        answer="Defects are sampled more often in training than they occur. The probabilities are then "
+        answer="Defects are sampled more often in training than they occur. The probabilities "
+        "are then "
         "adjusted to the line's own share before the threshold is chosen.",
         faults={
             "kill": "The challenger's scores pause; nothing on the line changes.",
@@ -173,7 +184,8 @@ _BOXES = (
         ),
         command="whiteboard simulate cv --drift blur=1@line-b/station-2",
         question="A lens goes out of focus on one station. Which alarm, how fast, which station?",
-        answer="Sharpness drifts in the next window of 200 images. The alert names the station that "
+        answer="Sharpness drifts in the next window of 200 images. The alert names the station "
+        "that "
         "moved most from its own past.",
         faults={
             "kill": "It reads the stream again from its checkpoint and cuts the same windows.",

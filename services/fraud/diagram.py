@@ -60,7 +60,8 @@ _BOXES = (
         answer="Only a network's weights leave the bank, as masked sums under secure aggregation. "
         "The bank with hardly any fraud gains most; noise for privacy takes most of the gain.",
         aws="Flower on SageMaker, a SuperNode in each bank's own account.",
-        at_scale="More banks a round, sampled; the server's work grows with the model, not with rows.",
+        at_scale="More banks a round, sampled; the server's work grows with the model, not with "
+        "rows.",
     ),
     Box(
         "redis", "Online store · Redis", "features", 300, 230, "redis",
@@ -124,7 +125,8 @@ _BOXES = (
         ),
         command="whiteboard fault nats --seconds 10",
         question="What is the partition key? What if one merchant is a hundred times hotter?",
-        answer="The subject carries a shard of every entity, so each entity has one owner without a "
+        answer="The subject carries a shard of every entity, so each entity has one owner "
+        "without a "
         "shuffle. A hot merchant loads the owner of its shard alone.",
         faults={
             "kill": "Decisions wait in the scorer's outbox. The store was flushed before each "
@@ -144,7 +146,8 @@ _BOXES = (
             lag("feature-worker"),
         ),
         command="whiteboard fault feature-worker --kind kill",
-        question="Two events of one customer arrive out of order, or twice. What does the state say?",
+        question="Two events of one customer arrive out of order, or twice. What does the state "
+        "say?",
         answer="A row holds the sequence of the last event applied, so a second delivery changes "
         "nothing. A late event adds its value decayed to the state's own time, exactly.",
         faults={
@@ -160,7 +163,8 @@ _BOXES = (
         (events_rate("lake-writer", "rows"), lag("lake-writer")),
         command="whiteboard fault lake-writer --kind kill",
         question="You decline a payment: what do you learn?",
-        answer="Nothing: a declined payment has no chargeback, so its label never arrives. The next "
+        answer="Nothing: a declined payment has no chargeback, so its label never arrives. The "
+        "next "
         "model must not take that silence for honesty.",
         faults={
             "kill": "Rows wait in the stream; a batch may be written twice and is read once.",
@@ -175,7 +179,8 @@ _BOXES = (
         (events_rate("shadow", "decisions"), lag("shadow")),
         command="whiteboard swap fraud deepsets",
         question="How do you compare a challenger when nobody sees its decisions?",
-        answer="It scores the logged vectors of live decisions, off the hot path. Once labels are in, "
+        answer="It scores the logged vectors of live decisions, off the hot path. Once labels "
+        "are in, "
         "a paired bootstrap bounds the difference of cost.",
         faults={
             "kill": "The challenger's scores pause; nothing that customers see changes.",
@@ -194,7 +199,8 @@ _BOXES = (
         ),
         command="whiteboard simulate fraud --drift covariate=0.5",
         question="Inputs drift, the score drifts, the cost drifts: which alarm comes first?",
-        answer="Inputs: a window is compared as it closes, while the cost needs labels that arrive two "
+        answer="Inputs: a window is compared as it closes, while the cost needs labels that "
+        "arrive two "
         "weeks later. False alarms are bounded by Benjamini-Hochberg over all columns.",
         faults={
             "kill": "It reads the stream again from its checkpoint and cuts the same windows.",

@@ -128,9 +128,7 @@ def stream_rate(stream: str, label: str = "messages") -> Measure:
 def default_diagram(service: str, workers: Sequence[str]) -> Diagram:
     """The diagram of a design that brings none: its service, the stream, and its workers."""
     requests = Measure("requests", service, "requests_total")
-    latency = Measure(
-        "p95", service, "request_duration_seconds", "p95", "ms", scale=1e3
-    )
+    latency = Measure("p95", service, "request_duration_seconds", "p95", "ms", scale=1e3)
     boxes = [
         Box("service", service, "serving", 20, 40, service, (requests, latency)),
         Box("nats", "NATS JetStream", "ingestion", 300, 40, "nats"),
