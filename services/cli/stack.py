@@ -9,7 +9,7 @@ import urllib.request
 from infra.local.engines import Program, engines
 from infra.local.supervisor import Supervisor
 from services.cli.options import DESIGNS, errors_as_messages
-from services.cli.output import bar, err, fail, out
+from services.cli.output import bar, err, fail
 from services.platform.design import SCHEDULER, WALKTHROUGH, HttpApp, Process
 from services.platform.run import SHARED
 from services.platform.settings import Settings
@@ -74,7 +74,7 @@ def start_page(config: Settings) -> None:
     with err.status("starting the walkthrough"):
         _start(Supervisor(config), [_program(config, SHARED, WALKTHROUGH)])
     # As text: a terminal makes a link of it, and Rich would colour it in parts.
-    out.print(f"the walkthrough: {page_url(config)}", markup=False, highlight=False, soft_wrap=True)
+    err.print(f"the walkthrough: {page_url(config)}", markup=False, highlight=False, soft_wrap=True)
 
 
 def start_engines(config: Settings) -> Supervisor:

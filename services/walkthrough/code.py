@@ -1,4 +1,4 @@
-"""What the page says about the code, read from the source: importing it would import its libraries."""
+"""What the page says about the code, read from its source: importing it takes seconds."""
 
 import ast
 from importlib.util import find_spec

@@ -139,7 +139,5 @@ def _grown(before: Scrape, now: Scrape, metric: str, labels: dict[str, str] | No
 
 def _sum(reading: Scrape, metric: str, labels: dict[str, str] | None = None) -> float:
     wanted = (labels or {}).items()
-    found: Sequence[float] = [
-        v for ls, v in reading.samples.get(metric, ()) if wanted <= ls.items()
-    ]
-    return sum(found)
+    samples = reading.samples.get(metric, ())
+    return sum(value for series, value in samples if wanted <= series.items())

@@ -54,9 +54,7 @@ async def follow(config: Settings) -> AsyncIterator[Mark]:
         inbox = Lake(config, config.inbox)
         await asyncio.to_thread(inbox.put, shot.key, data)
         yield Mark("store", "image is in the store", _since(begin), _since(begin), config.inbox)
-        yield await _arrival(
-            notified, shot, begin, "inspector", "the store's event is in the stream"
-        )
+        yield await _arrival(notified, shot, begin)
         async for mark in _inspected(config, inspected, shot, begin):
             yield mark
         yield await _row(lake, known, shot, begin)
