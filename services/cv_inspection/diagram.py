@@ -66,7 +66,7 @@ _BOXES = (
         at_scale="A device a station; the stack then only collects and retrains.",
     ),
     Box(
-        "store", "Image store · S3", "ingestion", 20, 230, "seaweedfs",
+        "store", "Image store, S3", "ingestion", 20, 230, "seaweedfs",
         (
             Measure("answers in", "seaweedfs", "s3_answer_seconds", "gauge", "ms", scale=1e3),
             Measure("images", "inspection-worker", "events_total"),
@@ -85,7 +85,7 @@ _BOXES = (
         at_scale="S3 itself; the key begins with the line.",
     ),
     Box(
-        "nats", "Stream · NATS JetStream", "ingestion", 300, 230, "nats",
+        "nats", "NATS JetStream", "ingestion", 300, 230, "nats",
         (
             _EVENTS,
             _INSPECTIONS,
@@ -124,7 +124,7 @@ _BOXES = (
         "inspection-worker", "Inspection worker", "serving", 300, 420, "inspection-worker",
         (
             _WORKED,
-            Measure("landing to result p95", "inspection-worker", "inspection_delay_seconds",
+            Measure("result after p95", "inspection-worker", "inspection_delay_seconds",
                     "p95", "ms", scale=1e3),
             lag("inspection-worker"),
         ),

@@ -64,7 +64,7 @@ _BOXES = (
         "rows.",
     ),
     Box(
-        "redis", "Online store · Redis", "features", 300, 230, "redis",
+        "redis", "Redis online store", "features", 300, 230, "redis",
         (
             Measure("commands", "redis", "redis_commands_total"),
             _FETCH,
@@ -86,7 +86,7 @@ _BOXES = (
         at_scale="Redis Cluster: rows are independent keys, so it scales by key.",
     ),
     Box(
-        "lake", "Lake · Parquet on S3", "ingestion", 580, 230, "seaweedfs",
+        "lake", "Lake on S3", "ingestion", 580, 230, "seaweedfs",
         (Measure("answers in", "seaweedfs", "s3_answer_seconds", "gauge", "ms", scale=1e3),),
         command="whiteboard audit fraud",
         question="How do you prove that training and serving compute the same?",
@@ -117,7 +117,7 @@ _BOXES = (
         at_scale="One is enough: it starts jobs, and jobs run elsewhere.",
     ),
     Box(
-        "nats", "Stream · NATS JetStream", "ingestion", 20, 420, "nats",
+        "nats", "NATS JetStream", "ingestion", 20, 420, "nats",
         (
             _EVENTS,
             _DECISIONS,
