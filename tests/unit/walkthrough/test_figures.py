@@ -42,20 +42,16 @@ def test_a_gauge_is_scaled_and_labels_can_exclude():
     assert value(gauge, [reading(0, 10)]) == 18
 
 
-def test_p95_is_of_the_newest_observations():
-    def buckets(low, high):
-        return {
-            "took_bucket": [({"le": "0.01"}, low), ({"le": "0.05"}, high), ({"le": "+Inf"}, high)]
-        }
+def timed(at, low, high):
+    bounds = [({"le": "0.01"}, low), ({"le": "0.05"}, high), ({"le": "+Inf"}, high)]
+    return reading(at, 0, took_bucket=bounds)
 
+
+def test_p95_is_of_the_newest_observations():
     p95 = Measure("p95", "s", "took", "p95", "ms", scale=1e3)
-    found = value(
-        p95, [reading(0, 0, **buckets(100.0, 100.0)), reading(1, 0, **buckets(100.0, 200.0))]
-    )
+    found = value(p95, [timed(0, 100.0, 100.0), timed(1, 100.0, 200.0)])
     assert found == pytest.approx(48)
-    assert (
-        value(p95, [reading(0, 0, **buckets(5.0, 5.0)), reading(1, 0, **buckets(5.0, 5.0))]) is None
-    )
+    assert value(p95, [timed(0, 5.0, 5.0), timed(1, 5.0, 5.0)]) is None
 
 
 def test_a_fault_counts_answers_and_those_in_budget():
