@@ -58,9 +58,9 @@ class Board:
             if not self._watchers and self._task is not None:
                 self._task.cancel()
                 self._task = None
-                await self.sources.close()
                 for readings in self.readings.values():
                     readings.clear()
+                await self.sources.close()
 
     async def next_reading(self) -> None:
         """Wait until sources have been read once more."""

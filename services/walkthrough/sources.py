@@ -88,18 +88,22 @@ class Sources:
 
     async def read(self) -> dict[str, Scrape]:
         """Read every source once, all at the same time."""
-        if self._http is None:
-            timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
-            self._http = aiohttp.ClientSession(timeout=timeout)
         scrapes = await asyncio.gather(*(self._one(read) for read in self._reads.values()))
         return dict(zip(self._reads, scrapes, strict=True))
 
     async def close(self) -> None:
         """Close what was opened; a later `read` opens it again."""
         self._redis.close()
-        if self._http is not None:
-            await self._http.close()
-            self._http = None
+        # Taken first: a read that begins meanwhile opens a session of its own.
+        http, self._http = self._http, None
+        if http is not None:
+            await http.close()
+
+    def _session(self) -> aiohttp.ClientSession:
+        if self._http is None:
+            timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
+            self._http = aiohttp.ClientSession(timeout=timeout)
+        return self._http
 
     async def _one(self, read: Read) -> Scrape:
         try:
@@ -142,14 +146,12 @@ class Sources:
 
     async def _s3(self) -> Samples:
         begin = time.perf_counter()
-        assert self._http is not None
-        async with self._http.get(self._config.s3) as answer:
+        async with self._session().get(self._config.s3) as answer:
             await answer.read()  # refused without a signature, which is an answer
         return {"s3_answer_seconds": [({}, time.perf_counter() - begin)]}
 
     async def _get(self, url: str) -> bytes:
-        assert self._http is not None
-        async with self._http.get(url) as answer:
+        async with self._session().get(url) as answer:
             answer.raise_for_status()
             return await answer.read()
 

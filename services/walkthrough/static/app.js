@@ -9,7 +9,7 @@ import { breakView, decisionsView, driftView, followView, loadView, modelsView }
 const VIEWS = [["diagram", "Diagram"], ["follow", "Follow one"], ["decisions", "Decisions"], ["models", "Models"],
   ["drift", "Drift"], ["load", "Load"], ["break", "Break it"]];
 const KEPT = 120;
-const main = document.getElementById("main");
+const main = document.getElementById("view");
 const history_ = new Map();
 const chosen = { design: "", view: "diagram", box: "" };
 let designs = [], shown = null;
@@ -74,7 +74,6 @@ function show() {
   const view = { follow: () => followView(design, diagram), decisions: () => decisionsView(design), models: () => modelsView(design),
     drift: () => driftView(design), load: () => loadView(design, live), break: () => breakView(design) }[chosen.view];
   main.replaceChildren(...[stage, view?.()].filter(Boolean));
-  main.setAttribute("role", "tabpanel");
   main.setAttribute("aria-labelledby", `tab-views-${chosen.view}`);
   if (chosen.box) open(chosen.box);
   refresh();
@@ -104,7 +103,7 @@ function rail(design, diagram) {
     const light = () => diagram.mark(step.boxes);
     const dark = () => diagram.mark([]);
     return h("li", {}, h("button", { type: "button", onmouseenter: light, onmouseleave: dark, onfocus: light, onblur: dark, disabled: !step.boxes.length,
-      "aria-label": `Step ${step.number}: ${step.title}`, onclick: () => select(step.boxes[0]) },
+      onclick: () => select(step.boxes[0]) },
       h("span", { className: "number" }, String(step.number)), h("span", {}, step.title)));
   })));
 }

@@ -14,7 +14,7 @@ export class Diagram {
     this.drawing = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, "aria-hidden": "true", class: "arrows" },
       svg("defs", {}, svg("marker", { id: "head", viewBox: "0 0 8 8", refX: 7, refY: 4, markerWidth: 7, markerHeight: 7, orient: "auto" },
         svg("path", { d: "M0 0 L8 4 L0 8 Z" }))),
-      this.arrows.map((one) => [one.wait, one.line]), this.arrows.map((one) => one.text));
+      this.arrows.map((one) => [one.wait, one.line]), this.arrows.map((one) => [one.text, one.held]));
     this.dots = svg("g", { class: "dots" });
     this.drawing.append(this.dots);
     this.legend = h("p", { className: "legend" });
@@ -33,6 +33,7 @@ export class Diagram {
       arrow, rate: arrow.rate, waits: arrow.waits, due: Math.random(),
       line: svg("path", { d: arrow.path, class: "arrow", "marker-end": "url(#head)" }),
       wait: svg("path", { d: arrow.path, class: "wait" }),
+      held: svg("text", { x: across ? x : x + 9, y: across ? y + 20 : y + 20, "text-anchor": across ? "middle" : "start" }),
       text: svg("text", { x: across ? x : x + 9, y: across ? y - 8 : y + 4, "text-anchor": across ? "middle" : "start" }),
     };
   }
@@ -75,8 +76,8 @@ export class Diagram {
     one.waits = now.waits;
     const waiting = now.waits > 0;
     one.wait.setAttribute("stroke-width", waiting ? Math.min(4 + 3 * Math.log10(1 + now.waits), 18) : 0);
-    const parts = [now.rate === null ? "" : figure(now.rate, "/s"), waiting ? `${number(now.waits)} waiting` : ""];
-    one.text.textContent = parts.filter(Boolean).join(" · ");
+    one.text.textContent = now.rate === null ? "" : figure(now.rate, "/s");
+    one.held.textContent = waiting ? `${number(now.waits)} waiting` : "";
     one.line.classList.toggle("broken", ["down", "hanging"].includes(live.boxes[one.arrow.to]?.state));
   }
 

@@ -37,7 +37,7 @@ export function tabs(list, entries, selected, choose) {
   list.replaceChildren(
     ...entries.map(([id, title]) =>
       h("button", {
-        type: "button", role: "tab", id: `tab-${list.id}-${id}`, "aria-controls": "main",
+        type: "button", role: "tab", id: `tab-${list.id}-${id}`, "aria-controls": "view",
         "aria-selected": String(id === selected), tabindex: id === selected ? 0 : -1,
         onclick: () => choose(id),
         onkeydown: (event) => {

@@ -1,5 +1,6 @@
 """The page on real engines: state, stream, and what is refused."""
 
+import asyncio
 import json
 
 import httpx
@@ -35,6 +36,24 @@ async def test_nothing_is_read_while_nobody_watches(config):
         assert board.process_state("redis") == "running"
     assert board._task is None
     assert not any(board.readings.values())
+
+
+async def test_a_watcher_who_comes_as_another_leaves_is_served(config):
+    board = Board(config, registered(config))
+    for _ in range(5):
+        async with board.watched():
+            leaving = asyncio.create_task(_watch_once(board))
+            await board.next_reading()
+        await asyncio.wait_for(leaving, 10)
+    assert board._task is None
+
+
+async def _watch_once(board):
+    async with board.watched():
+        await board.next_reading()
+        await asyncio.sleep(0)
+    async with board.watched():
+        await board.next_reading()
 
 
 async def test_the_page_is_small_and_loads_nothing_from_elsewhere(client):
