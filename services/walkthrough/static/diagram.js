@@ -43,8 +43,8 @@ export class Diagram {
     const values = box.figures.map(() => h("b"));
     const outgoing = h("span", { className: "outgoing" });
     const button = h("button", { type: "button", className: "box", "data-box": box.id, onclick: () => select(box.id) },
-      h("span", { className: "name" }, box.label), state,
-      box.figures.slice(0, 3).map((f, i) => h("span", { className: "figure" }, `${f.label} `, values[i])), outgoing);
+      h("span", { className: "name" }, box.label), " ", state,
+      box.figures.slice(0, 3).map((f, i) => h("span", { className: "figure" }, ` ${f.label} `, values[i])), outgoing);
     button.style.left = `${(box.x / WIDTH) * 100}%`;
     button.style.top = `${(box.y / HEIGHT) * 100}%`;
     button.style.width = `${(BOX_WIDTH / WIDTH) * 100}%`;
@@ -58,9 +58,7 @@ export class Diagram {
       if (!now) continue;
       button.dataset.state = now.state;
       state.textContent = `${ICONS[now.state] || "◌"} ${now.state}`;
-      const told = box.figures.map((f, i) => [f.label, figure(now.figures[i], f.unit)]);
-      values.forEach((element, i) => { element.textContent = told[i][1]; });
-      button.setAttribute("aria-label", `${box.label}: ${now.state}. ${told.map((pair) => pair.join(" ")).join(", ")}`);
+      values.forEach((element, i) => { element.textContent = figure(now.figures[i], box.figures[i].unit); });
       outgoing.textContent = this.outgoing(id, live);
     }
     this.arrows.forEach((one, i) => this.updateArrow(one, live.arrows[i], live));
