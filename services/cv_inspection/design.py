@@ -15,6 +15,7 @@ from services.platform.hooks import (
     Figures,
     Problem,
     TrafficRequest,
+    Walkthrough,
 )
 from services.platform.progress import ProgressBar, ProgressCallback
 from services.platform.settings import Settings
@@ -114,6 +115,21 @@ def _demo() -> Demo:
     return Demo(live.demo, live.demo_failures, live.demo_table)
 
 
+def _walkthrough() -> Walkthrough:
+    from services.cv_inspection.diagram import DIAGRAM
+    from services.cv_inspection.evaluation import walkthrough
+    from services.cv_inspection.problem import CLASSES
+
+    return Walkthrough(
+        DIAGRAM,
+        "image",
+        walkthrough.follow,
+        walkthrough.newest,
+        CLASSES,
+        walkthrough.label,
+    )
+
+
 def _money(minor: float) -> str:
     return f"{minor / 100:,.0f} EUR"
 
@@ -180,4 +196,5 @@ INSPECTION = Design(
     benchmark_drifts=_benchmark_drifts,
     evaluate=_evaluate,
     demo=_demo,
+    walkthrough=_walkthrough,
 )

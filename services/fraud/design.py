@@ -16,6 +16,7 @@ from services.platform.hooks import (
     Figures,
     Problem,
     TrafficRequest,
+    Walkthrough,
 )
 from services.platform.progress import ProgressBar, ProgressCallback
 from services.platform.settings import Settings
@@ -117,6 +118,20 @@ def _audit(config: Settings) -> AuditResult:
     return audit_with_rules(config)
 
 
+def _walkthrough() -> Walkthrough:
+    from services.fraud.diagram import DIAGRAM
+    from services.fraud.evaluation import walkthrough
+
+    return Walkthrough(
+        DIAGRAM,
+        "payment",
+        walkthrough.follow,
+        walkthrough.newest,
+        ("fraud", "genuine"),
+        walkthrough.label,
+    )
+
+
 def _money(minor: float) -> str:
     return f"{minor / 100:,.0f} EUR"
 
@@ -190,5 +205,6 @@ FRAUD = Design(
     benchmark_drifts=_benchmark_drifts,
     evaluate=_evaluate,
     demo=_demo,
+    walkthrough=_walkthrough,
     audit=_audit,
 )
