@@ -210,6 +210,25 @@ _BOXES = (
         aws="SageMaker Model Monitor and CloudWatch.",
         at_scale="A sample a window: distances need thousands of rows, not millions.",
     ),
+    Box(
+        "reasons", "Reasons", "serving", 300, 610, "reasons",
+        (
+            events_rate("reasons", "decisions"),
+            Measure("delay p95", "reasons", "reasons_delay_seconds", "p95", "s"),
+            lag("reasons"),
+        ),
+        command="whiteboard why fraud --test",
+        question="Why was this payment declined?",
+        answer="A worker explains each decline within a second: up to four feature groups by exact "
+        "Shapley values, with the value beside what is usual. The decision does not wait for it.",
+        faults={
+            "kill": "Reasons come late; it begins again behind its last acknowledged batch.",
+            "hang": "Reasons come late; no decision depends on them.",
+            "away": "Reasons come late; decisions to explain wait in the stream.",
+        },
+        aws="A consumer on ECS; reports in DynamoDB.",
+        at_scale="Declines are about one in a hundred: a worker explains some hundreds a second.",
+    ),
 )  # fmt: skip
 
 _BUS = "M110 516 V565 H"
@@ -232,6 +251,8 @@ DIAGRAM = Diagram(
               lag("shadow")),
         Arrow("nats", "monitor", f"{_BUS}1230 V516", "decisions", events_rate("monitor"),
               lag("monitor")),
+        Arrow("nats", "reasons", "M110 516 V658 H300", "decisions", events_rate("reasons"),
+              lag("reasons")),
         Arrow("lake-writer", "lake", "M670 420 V326", "Parquet", events_rate("lake-writer")),
         Arrow("lake", "scheduler", "M760 278 H860", "labelled decisions"),
         Arrow("shadow", "scheduler", "M950 420 V326", "challenger's scores",

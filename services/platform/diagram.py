@@ -1,14 +1,14 @@
 """A design's diagram as data: boxes, arrows and the live figures on them.
 
 The walkthrough draws it with live figures, the docs draw it without. Positions are given by hand in
-units of a drawing that is `WIDTH` wide and `HEIGHT` high.
+units of a drawing that is `WIDTH` wide and as high as its boxes need.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-WIDTH, HEIGHT = 1340, 600
+WIDTH = 1340
 BOX_WIDTH, BOX_HEIGHT = 180, 96
 
 ENGINES = ("nats", "redis", "seaweedfs")

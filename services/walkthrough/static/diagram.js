@@ -2,16 +2,18 @@
 import { figure, h, number, svg, table } from "dom";
 
 export const ICONS = { running: "●", active: "●", degraded: "▲", hanging: "◼", down: "✕", idle: "○", unknown: "◌" };
-const WIDTH = 1340, HEIGHT = 600, BOX_WIDTH = 180, BOX_HEIGHT = 96;
+// Below the lowest box there is room for the line that feeds it.
+const WIDTH = 1340, BELOW = 64, BOX_WIDTH = 180, BOX_HEIGHT = 96;
 const SPEED = 170, MOST_DOTS = 6, FRAME_MS = 33;
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 
 export class Diagram {
   constructor(design, select) {
     this.design = design;
+    this.height = Math.max(...design.boxes.map((box) => box.y)) + BOX_HEIGHT + BELOW;
     this.arrows = design.arrows.map((arrow) => this.makeArrow(arrow));
     this.boxes = new Map(design.boxes.map((box) => [box.id, this.makeBox(box, select)]));
-    this.drawing = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, "aria-hidden": "true", class: "arrows" },
+    this.drawing = svg("svg", { viewBox: `0 0 ${WIDTH} ${this.height}`, "aria-hidden": "true", class: "arrows" },
       svg("defs", {}, svg("marker", { id: "head", viewBox: "0 0 8 8", refX: 7, refY: 4, markerWidth: 7, markerHeight: 7, orient: "auto" },
         svg("path", { d: "M0 0 L8 4 L0 8 Z" }))),
       this.arrows.map((one) => [one.wait, one.line]), this.arrows.map((one) => [one.text, one.held]));
@@ -21,6 +23,7 @@ export class Diagram {
     this.table = h("details", { className: "figures" });
     this.stage = h("div", { className: "stage", role: "group", "aria-label": `Diagram: ${design.title}` },
       this.drawing, [...this.boxes.values()].map((one) => one.button));
+    this.stage.style.setProperty("--height", this.height);
     this.element = h("div", {}, this.stage, this.legend, this.table);
     this.perDot = 1;
     this.moving = [];
@@ -46,9 +49,9 @@ export class Diagram {
       h("span", { className: "name" }, box.label), " ", state,
       box.figures.slice(0, 3).map((f, i) => h("span", { className: "figure" }, ` ${f.label} `, values[i])), outgoing);
     button.style.left = `${(box.x / WIDTH) * 100}%`;
-    button.style.top = `${(box.y / HEIGHT) * 100}%`;
+    button.style.top = `${(box.y / this.height) * 100}%`;
     button.style.width = `${(BOX_WIDTH / WIDTH) * 100}%`;
-    button.style.height = `${(BOX_HEIGHT / HEIGHT) * 100}%`;
+    button.style.height = `${(BOX_HEIGHT / this.height) * 100}%`;
     return { box, button, state, values, outgoing };
   }
 

@@ -44,7 +44,8 @@ def test_containers_have_the_priorities_of_processes(tmp_path):
     # The kernel's weight of a niceness: 1024 of none, a tenth, a hundredth and a half.
     shares = {0: 1024, WORKER_NICE: 110, DEFERRABLE_NICE: 15}
     containers = yaml.safe_load(Path("docker-compose.yml").read_text())["services"]
-    for name, value in nice.items():
+    # The page starts and stops processes by Supervisor, which Compose does not have.
+    for name, value in nice.items() - {(WALKTHROUGH.name, WALKTHROUGH.nice)}:
         assert containers[name].get("cpu_shares", 1024) == shares[value], name
 
 
