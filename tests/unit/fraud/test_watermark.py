@@ -107,7 +107,8 @@ def decisions(transactions):
         ),
         "seqs": pa.nulls(count, DECISION_SCHEMA.field("seqs").type),
     }
-    return pa.table({name: columns[name] for name in DECISION_SCHEMA.names})
+    unset = {field.name: pa.nulls(count, field.type) for field in DECISION_SCHEMA if field.nullable}
+    return pa.table({name: {**unset, **columns}[name] for name in DECISION_SCHEMA.names})
 
 
 END = BEGIN + timedelta(days=DAYS)
