@@ -115,7 +115,7 @@ class Transaction(Parties):
     cart: Annotated[list[Item], Field(max_length=MAX_ITEMS)] = []
 
 
-Outcome = Literal["approve", "decline"]
+Outcome = Literal["approve", "review", "decline"]
 
 
 class TransactionEvent(Transaction):
@@ -140,6 +140,8 @@ class DecisionEvent(StrictModel):
             if the row was not read.
         feature_set: Hash of the set that the features are of; null in a decision that was logged
             before decisions had it.
+        costs: What the outcome was decided by: the fields of `problem.CostModel`, null for an
+            infinite price; null in a decision that was logged before decisions had it.
     """
 
     transaction_id: Id
@@ -154,6 +156,7 @@ class DecisionEvent(StrictModel):
     features: list[float | None]
     seqs: dict[str, int | None]
     feature_set: str | None = None
+    costs: dict[str, float | None] | None = None
 
 
 Event = TransactionEvent | LabelEvent

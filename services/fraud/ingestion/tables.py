@@ -1,9 +1,12 @@
 """The fraud tables in the lake: paths, schemas, and filters of decisions."""
 
 from collections.abc import Mapping
+from dataclasses import fields
 
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from services.fraud.problem import CostModel
 
 TRANSACTIONS_TABLE = "fraud/transactions"
 LABELS_TABLE = "fraud/labels"
@@ -27,6 +30,8 @@ _PARTIES = [
     pa.field("feed", pa.string()),
 ]
 _ITEM = pa.struct([("category", pa.string()), ("price_minor", pa.int64())])
+# What a decision was decided by; null in rows from before three outcomes.
+COSTS_TYPE = pa.struct([(field.name, pa.float64()) for field in fields(CostModel)])
 TRANSACTION_SCHEMA = pa.schema(
     [
         *_PARTIES,
@@ -52,6 +57,7 @@ DECISION_SCHEMA = pa.schema(
         pa.field("features", pa.list_(pa.float64()), nullable=False),
         pa.field("seqs", pa.map_(pa.string(), pa.int64()), nullable=False),
         pa.field("feature_set", pa.string()),
+        pa.field("costs", COSTS_TYPE),
     ]
 )
 SCHEMAS: Mapping[str, pa.Schema] = {

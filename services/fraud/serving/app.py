@@ -1,5 +1,6 @@
 """The scorer's HTTP service: `POST /score` in the shell of a decision service."""
 
+from functools import partial
 from time import time
 from typing import Any
 
@@ -51,7 +52,8 @@ EXAMPLE_TRANSACTION = {
 
 def create_app(config: Settings | None = None) -> FastAPI:
     """The scorer as an ASGI application."""
-    service = DecisionService(config or settings(), DESIGN, "scorer", read_model, open_scorer)
+    open_decider = partial(open_scorer, nats=lambda: service.nats)
+    service = DecisionService(config or settings(), DESIGN, "scorer", read_model, open_decider)
     app = service.create_app(
         "Whiteboard: fraud scorer",
         "Decides card transactions before they are authorised.",

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from math import isnan
@@ -12,6 +12,7 @@ from typing import Annotated
 
 import numpy as np
 import orjson
+from nats.aio.client import Client
 from pydantic import Field
 from redis.exceptions import RedisError
 
@@ -29,6 +30,8 @@ from services.fraud.ingestion.events import (
     shard,
 )
 from services.fraud.model import needs_embeddings
+from services.fraud.review.live import LivePolicy
+from services.fraud.review.policy import Policy
 from services.platform.models.served_model import ServedModel
 from services.platform.models.tabular import TabularModel
 from services.platform.runtime.worker import cancel_tasks
@@ -51,9 +54,9 @@ class Decision:
 
     transaction_id: str
     decision_id: str
-    decision: Outcome
+    decision: Annotated[Outcome, Field(description="Of least expected cost")]
     score: Annotated[float, Field(ge=0, le=1, description="Probability of fraud")]
-    threshold: float
+    threshold: Annotated[float, Field(description="The best single one; it decides nothing")]
     model: str
     degraded: Annotated[bool, Field(description="Decided without the online store")]
 
@@ -67,7 +70,9 @@ class Scorer:
         redis: RedisConnection,
         outbox: Outbox,
         shards: int,
+        policies: LivePolicy,
     ) -> None:
+        self._policies = policies
         self._champion = champion
         self._redis = redis
         self._reader = OnlineReader(redis, STATES)
@@ -99,8 +104,9 @@ class Scorer:
         sets = {"items": cart_set(transaction)} if model.card.sets else {}
         score = float(model.score(vector, sets)[0])
         stages.mark("infer")
-        decision = decide(transaction, model, score, degraded)
-        self._publish(transaction, body, decision, vector[0], rows, synthetic)
+        policy = self._policies.current
+        decision = decide(transaction, model, score, degraded, policy)
+        self._publish(transaction, body, decision, vector[0], rows, synthetic, policy)
         stages.mark("encode")
         return decision
 
@@ -155,6 +161,7 @@ class Scorer:
         vector: Floats,
         rows: dict[str, Floats],
         synthetic: bool,
+        policy: Policy,
     ) -> None:
         """Queue the decision, with the features and row sequences that the skew audit compares."""
         seqs = {name: _seq(row) for name, row in rows.items()}
@@ -165,6 +172,7 @@ class Scorer:
             "features": vector,
             "seqs": seqs,
             "feature_set": FEATURE_SET.hash,
+            "costs": policy.logged,
         }
         data = orjson.dumps(event, option=orjson.OPT_SERIALIZE_NUMPY)
         subject = f"{DECISION}.{shard(transaction.customer_id, self._shards)}"
@@ -180,10 +188,12 @@ def _seq(row: Floats) -> int | None:
     return None if isnan(value) else int(value)
 
 
-def decide(transaction: Transaction, model: TabularModel, score: float, degraded: bool) -> Decision:
-    """Apply the model's threshold to a score."""
+def decide(
+    transaction: Transaction, model: TabularModel, score: float, degraded: bool, policy: Policy
+) -> Decision:
+    """The outcome of least expected cost; the threshold is the best single one, to compare."""
     card = model.card
-    outcome: Outcome = "decline" if score >= card.threshold else "approve"
+    outcome = policy.decide(score, transaction.amount_minor)
     return Decision(
         transaction_id=transaction.transaction_id,
         decision_id=f"{getrandbits(128):032x}",
@@ -197,18 +207,26 @@ def decide(transaction: Transaction, model: TabularModel, score: float, degraded
 
 @asynccontextmanager
 async def open_scorer(
-    config: Settings, champion: ServedModel[TabularModel], outbox: Outbox
+    config: Settings,
+    champion: ServedModel[TabularModel],
+    outbox: Outbox,
+    nats: Callable[[], Client],
 ) -> AsyncIterator[Scorer]:
-    """A scorer and its Redis connection, closed at exit. It starts without Redis too."""
+    """A scorer and its Redis connection, closed at exit. It starts without Redis too.
+
+    Args:
+        nats: Returns the connection by which costs are followed.
+    """
     redis = RedisConnection(config.redis)
-    scorer = Scorer(champion, redis, outbox, config.shards)
+    policies = LivePolicy()
+    scorer = Scorer(champion, redis, outbox, config.shards, policies)
     _warm_up()
     await scorer.connect()
-    watching = asyncio.create_task(scorer.watch_redis())
+    tasks = [asyncio.create_task(t) for t in (scorer.watch_redis(), policies.watch(nats()))]
     try:
         yield scorer
     finally:
-        await cancel_tasks(watching)
+        await cancel_tasks(*tasks)
         redis.close()
 
 
