@@ -11,6 +11,7 @@ from services.fraud.problem import CostModel
 TRANSACTIONS_TABLE = "fraud/transactions"
 LABELS_TABLE = "fraud/labels"
 DECISIONS_TABLE = "fraud/decisions"
+VERDICTS_TABLE = "fraud/verdicts"
 TRUTH_TABLE = "fraud/truth"
 STATE_LOG = "fraud/states"
 
@@ -60,8 +61,21 @@ DECISION_SCHEMA = pa.schema(
         pa.field("costs", COSTS_TYPE),
     ]
 )
+VERDICT_SCHEMA = pa.schema(
+    [
+        pa.field("seq", pa.int64(), nullable=False),
+        pa.field("decision_id", pa.string(), nullable=False),
+        pa.field("transaction_id", pa.string(), nullable=False),
+        pa.field("event_time", pa.timestamp("us", tz="UTC"), nullable=False),
+        pa.field("verdict", pa.string()),
+        pa.field("outcome", pa.string(), nullable=False),
+        pa.field("waited_s", pa.float64(), nullable=False),
+        pa.field("by", pa.string(), nullable=False),
+    ]
+)
 SCHEMAS: Mapping[str, pa.Schema] = {
     TRANSACTIONS_TABLE: TRANSACTION_SCHEMA,
     LABELS_TABLE: LABEL_SCHEMA,
     DECISIONS_TABLE: DECISION_SCHEMA,
+    VERDICTS_TABLE: VERDICT_SCHEMA,
 }

@@ -1,7 +1,10 @@
 """The policy: the outcome of least expected cost, under the present costs and price of a slot."""
 
-from dataclasses import dataclass, fields
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from statistics import median
 
 import numpy as np
 import orjson
@@ -40,7 +43,7 @@ class Policy:
         return orjson.Fragment(orjson.dumps({name: getattr(self.costs, name) for name in COSTS}))
 
 
-def logged_costs(row: dict[str, float | None]) -> CostModel:
+def logged_costs(row: Mapping[str, float | None]) -> CostModel:
     """The cost model of a logged decision.
 
     >>> logged_costs({"opex": 500.0, "slot": None}) == CostModel()
@@ -66,9 +69,25 @@ def recompute(decisions: pa.Table, costs: CostModel | None = None) -> Integers:
         where = encoded & number
         of = logged_costs(sheet)
         if costs is not None:
-            of = CostModel(**{**costs.__dict__, "slot": of.slot})
+            of = replace(costs, slot=of.slot)
         out[where] = of.outcomes(score[where], 0.0, amount[where])
     return out
+
+
+def usual_costs(logged: Sequence[Mapping[str, float | None] | None]) -> CostModel:
+    """The newest costs of logged decisions, in their order, at the median price of a slot.
+
+    A model is compared with another at this price: what a slot was worth is what a review takes
+    from other cases.
+
+    >>> usual_costs([{"opex": 500, "slot": 10}, {"opex": 800, "slot": 30}, None]).slot
+    20.0
+    """
+    sheets = [sheet for sheet in logged if sheet is not None]
+    if not sheets:
+        return CostModel()
+    prices = [math.inf if (slot := sheet["slot"]) is None else slot for sheet in sheets]
+    return replace(logged_costs(sheets[-1]), slot=median(prices))
 
 
 def _distinct(sheets: pa.StructArray) -> list[tuple[np.ndarray, dict[str, float | None]]]:

@@ -54,7 +54,9 @@ class TrafficReport:
     Attributes:
         latency_ms: From due time to answer.
         decision_ids: Identity of each decision.
-        declined: Whether the transaction was declined.
+        outcome: The scorer's decision.
+        score: Its probability of fraud.
+        threshold: The best single threshold on it, of the model in use.
         fraud: Whether the transaction truly is fraud; None if that is not known.
         amount: Minor units.
         degraded: Number of answers given without the online store.
@@ -67,7 +69,9 @@ class TrafficReport:
 
     latency_ms: list[float] = field(default_factory=list)
     decision_ids: list[str] = field(default_factory=list)
-    declined: list[bool] = field(default_factory=list)
+    outcome: list[Outcome] = field(default_factory=list)
+    score: list[float] = field(default_factory=list)
+    threshold: list[float] = field(default_factory=list)
     fraud: list[bool | None] = field(default_factory=list)
     amount: list[int] = field(default_factory=list)
     degraded: int = 0
@@ -186,7 +190,9 @@ class Gateway:
         decision = orjson.loads(answer)
         outcome: Outcome = decision["decision"]
         self.report.decision_ids.append(decision["decision_id"])
-        self.report.declined.append(outcome == "decline")
+        self.report.outcome.append(outcome)
+        self.report.score.append(decision["score"])
+        self.report.threshold.append(decision["threshold"])
         self.report.fraud.append(fraud)
         self.report.amount.append(request.amount_minor)
         self.report.degraded += decision["degraded"]
