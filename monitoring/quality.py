@@ -19,6 +19,7 @@ from sklearn.metrics import average_precision_score
 
 from monitoring.statistics.page_hinkley import PageHinkley
 from services.platform.evaluation.cost import CostModel
+from services.platform.evaluation.cost import Outcomes as OutcomeCodes
 from services.platform.evaluation.metrics import calibration_error
 from services.platform.models.names import CHALLENGER, CHAMPION, label_version
 from services.platform.storage.lake import Lake
@@ -321,7 +322,7 @@ def with_challenger(
     scores = shadow.select(SHADOW_COLUMNS).to_pandas().drop_duplicates(["decision_id", "model"])
     plain = outcomes.drop(columns=["model", "score", "stopped", "role"])
     challengers = plain.merge(scores, left_on=by, right_on="decision_id", suffixes=("", "_shadow"))
-    stopped = challengers["score"] >= challengers["threshold"]
+    stopped: OutcomeCodes = (challengers["score"] >= challengers["threshold"]).to_numpy(bool)
     if cost_model is not None:
         score, amount = (challengers[c].to_numpy(np.float64) for c in ("score", "amount"))
         stopped = cost_model.outcomes(score, 0.0, amount)

@@ -87,7 +87,7 @@ def replay(
                 )
             figures = {
                 **percentiles_ms(report.latency_ms),
-                **quality(report),
+                **quality(report, asyncio.run(present_costs(settings()))),
                 "requests": report.requests,
                 "labels": report.labels,
                 "failures": report.failures,

@@ -163,6 +163,8 @@ FRAUD = Design(
         Process("feature-worker", "services.fraud.features.worker", 0, WORKER_NICE),
         Process("lake-writer", "services.fraud.ingestion.lake_writer", 1, DEFERRABLE_NICE),
         Process("shadow", "services.fraud.monitoring.shadow", 2, DEFERRABLE_NICE),
+        Process("review-desk", "services.fraud.review.worker", 30, WORKER_NICE),
+        Process("analysts", "services.fraud.simulator.analysts", 31, DEFERRABLE_NICE),
         Process("monitor", "services.fraud.monitoring.drift", 7, DEFERRABLE_NICE),
     ),
     first_candidate=_FIRST_CANDIDATE,
@@ -170,7 +172,7 @@ FRAUD = Design(
     load_rate=500,
     drifts=("covariate", "holiday", "null_device", "concept"),
     protocol="handbook",
-    commands=("replay", "drill", "bench", "rebuild", "federate"),
+    commands=("costs", "review", "replay", "drill", "bench", "rebuild", "federate"),
     figures={
         "problem": _cost,
         "ingestion": _ingestion,

@@ -9,7 +9,7 @@ import logging
 from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
 from time import monotonic
-from typing import Annotated
+from typing import Annotated, Any
 
 import orjson
 from nats.aio.client import Client
@@ -67,7 +67,8 @@ class CostChange(BaseModel):
         """
         given = self.model_dump(exclude_none=True)
         minor = {k: round(given[k] * 100) for k in ("opex", "fee", "analyst_minute") if k in given}
-        return replace(costs, **{**given, **minor})
+        changed: dict[str, Any] = {**given, **minor}
+        return replace(costs, **changed)
 
 
 def in_eur(costs: CostModel) -> dict[str, float]:

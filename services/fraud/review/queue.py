@@ -164,7 +164,9 @@ class ReviewQueue:
         closed = 0
         while True:
             try:
-                oldest = await self._js.get_msg(REVIEWS_STREAM, seq=1, next=True, subject=f"{CASE}.>")
+                oldest = await self._js.get_msg(
+                    REVIEWS_STREAM, seq=1, next=True, subject=f"{CASE}.>"
+                )
             except NotFoundError:
                 return closed
             age = (datetime.now(UTC) - _stored_at(oldest)).total_seconds()
@@ -202,7 +204,7 @@ def _verdict(
         transaction_id=case.transaction.transaction_id,
         event_time=case.transaction.event_time,
         verdict=verdict,
-        outcome=outcome,  # type: ignore[arg-type]
+        outcome=outcome,
         waited_s=waited_s,
         by=by,
     )

@@ -14,6 +14,7 @@ from services.fraud.ingestion.events import (
 )
 from services.fraud.model import read_model
 from services.fraud.problem import DESIGN
+from services.fraud.review.routes import add_reviews
 from services.fraud.serving.scorer import Decision, Scorer, open_scorer
 from services.platform.models.tabular import TabularModel
 from services.platform.runtime.http import (
@@ -52,14 +53,18 @@ EXAMPLE_TRANSACTION = {
 
 def create_app(config: Settings | None = None) -> FastAPI:
     """The scorer as an ASGI application."""
+    config = config or settings()
     open_decider = partial(open_scorer, nats=lambda: service.nats)
-    service = DecisionService(config or settings(), DESIGN, "scorer", read_model, open_decider)
+    service: DecisionService[TabularModel, Scorer] = DecisionService(
+        config, DESIGN, "scorer", read_model, open_decider
+    )
     app = service.create_app(
         "Whiteboard: fraud scorer",
         "Decides card transactions before they are authorised.",
         MAX_BYTES,
     )
     _add_scoring(app, service)
+    add_reviews(app, config, lambda: service.nats)
     return app
 
 

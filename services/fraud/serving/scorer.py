@@ -30,7 +30,7 @@ from services.fraud.ingestion.events import (
     shard,
 )
 from services.fraud.model import needs_embeddings
-from services.fraud.review.live import LivePolicy
+from services.fraud.review.live import LivePolicy, in_eur
 from services.fraud.review.policy import Policy
 from services.platform.models.served_model import ServedModel
 from services.platform.models.tabular import TabularModel
@@ -112,7 +112,8 @@ class Scorer:
 
     def readiness(self) -> dict[str, bool | str | int]:
         """Whether decisions are complete; without Redis the scorer stays ready."""
-        return {"redis": "up" if self.redis_up else "down, answers are degraded"}
+        costs = orjson.dumps(in_eur(self._policies.current.costs)).decode()
+        return {"redis": "up" if self.redis_up else "down, answers are degraded", "costs": costs}
 
     async def connect(self) -> None:
         """Open the Redis connection before the first request."""
