@@ -66,7 +66,8 @@ class CostChange(BaseModel):
         800
         """
         given = self.model_dump(exclude_none=True)
-        minor = {k: round(given[k] * 100) for k in ("opex", "fee", "analyst_minute") if k in given}
+        money = ("opex", "fee", "analyst_minute")
+        minor: dict[str, Any] = {k: round(given[k] * 100) for k in money if k in given}
         changed: dict[str, Any] = {**given, **minor}
         return replace(costs, **changed)
 
