@@ -85,9 +85,10 @@ async def test_an_expired_lease_is_given_to_another_and_no_case_twice(js, monkey
     await js.publish("fraud.verdict.d4", event.model_dump_json().encode())
     again = await queue.take(5.0)
     assert again.case == lost.case
-    assert await queue.take(2.0) is None
     await queue.decide(again, "fraud", "bob")
+    assert await queue.take(2.0) is None
     assert await queue.backlog() == 0
+    assert await verdicts(js) == {("d3", "decline", "bob"), ("d4", "decline", "ann")}
 
 
 async def test_a_case_whose_time_runs_out_gets_its_default(js):
