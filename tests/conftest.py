@@ -216,7 +216,7 @@ def card(**changes: object) -> ModelCard:
         version=1,
         features=TABULAR,
         threshold=0.2,
-        kpi={"review_minor": CostModel().review},
+        kpi={"review_minor": CostModel().opex},
         trained_on="test",
         trained_at=datetime(2022, 4, 1, tzinfo=UTC),
     )

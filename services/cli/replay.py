@@ -1,5 +1,6 @@
 """`whiteboard replay`: a file of real transactions through the running stack."""
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
@@ -65,6 +66,7 @@ def replay(
 
     from services.fraud.evaluation.run_report import quality
     from services.fraud.ingestion.replay import LabelCounts
+    from services.fraud.review.live import present_costs
     from services.fraud.simulator.replay import ReplayRequest
     from services.fraud.simulator.replay import check as read_all
     from services.fraud.simulator.replay import replay as send
@@ -87,7 +89,7 @@ def replay(
                 )
             figures = {
                 **percentiles_ms(report.latency_ms),
-                **quality(report),
+                **quality(report, asyncio.run(present_costs(settings()))),
                 "requests": report.requests,
                 "labels": report.labels,
                 "failures": report.failures,

@@ -21,8 +21,9 @@ _BOXES = (
         figures=(_REQUESTS, _DECLINED),
         command="whiteboard simulate fraud --rate 100 --seconds 60",
         question="What does the model's answer decide, and what does each mistake cost?",
-        answer="It approves or declines one payment. A declined genuine payment costs a review of "
-        "5 EUR; an approved fraud costs its amount and a fee of 15 EUR.",
+        answer="It approves or declines one payment, or sends it to review: the outcome of least "
+        "expected cost. A declined genuine payment costs 5 EUR, an approved fraud its amount and "
+        "15 EUR.",
         aws="Your payment service behind an Application Load Balancer.",
         at_scale="Customers' own gateways; each names its feed, and each feed has its own clock.",
     ),
@@ -229,6 +230,43 @@ _BOXES = (
         aws="A consumer on ECS; reports in DynamoDB.",
         at_scale="Declines are about one in a hundred: a worker explains some hundreds a second.",
     ),
+    Box(
+        "review-desk", "Review desk", "serving", 580, 610, "review-desk",
+        (
+            events_rate("review-desk", "decisions"),
+            Measure("cases", "review-desk", "review_backlog_cases", "gauge", ""),
+            Measure("slot price", "review-desk", "review_slot_price_eur", "gauge", "EUR"),
+        ),
+        command="whiteboard review fraud",
+        question="Which threshold, and who reviews?",
+        answer="No threshold: each payment has the outcome of least expected cost. A review slot "
+        "has a price that rises with the queue, so the few analysts see the cases worth most.",
+        faults={
+            "kill": "Cases wait in the work queue; it restarts and loses none.",
+            "hang": "Its price is too old after 5 s: nothing more is reviewed until it answers.",
+            "away": "As when it hangs; cases are made of the decisions once it is back.",
+        },
+        aws="Amazon Augmented AI, or a queue on SQS with a case tool.",
+        at_scale="One price for all desks; the queue splits by team.",
+    ),
+    Box(
+        "analysts", "Analysts (simulated)", "serving", 860, 610, "analysts",
+        (
+            events_rate("analysts", "verdicts"),
+            Measure("wait p95", "analysts", "review_wait_seconds", "p95", "s"),
+        ),
+        command="whiteboard fault analysts --kind hang --seconds 20",
+        question="What if nobody works the queue?",
+        answer="A case that no analyst takes within an hour gets the cheaper of approving and "
+        "declining. The price of a slot becomes infinite, so decisions go on with two outcomes.",
+        faults={
+            "kill": "Leases of open cases expire, and the cases come again.",
+            "hang": "Nothing is reviewed after 3 s; waiting cases get their default.",
+            "away": "Nothing is reviewed after 3 s; waiting cases get their default.",
+        },
+        aws="People.",
+        at_scale="Teams by skill and language, each with a queue and a price.",
+    ),
 )  # fmt: skip
 
 _BUS = "M110 516 V565 H"
@@ -251,6 +289,9 @@ DIAGRAM = Diagram(
               lag("shadow")),
         Arrow("nats", "monitor", f"{_BUS}1230 V516", "decisions", events_rate("monitor"),
               lag("monitor")),
+        Arrow("nats", "review-desk", f"{_BUS}670 V610", "decisions", events_rate("review-desk"),
+              lag("review-desk")),
+        Arrow("review-desk", "analysts", "M760 658 H860", "cases", events_rate("analysts")),
         Arrow("nats", "reasons", "M110 516 V658 H300", "decisions", events_rate("reasons"),
               lag("reasons")),
         Arrow("lake-writer", "lake", "M670 420 V326", "Parquet", events_rate("lake-writer")),

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from math import isfinite
 
 from services.platform.diagram import Measure
 from services.platform.runtime.scrape import Buckets, quantile
@@ -13,7 +14,7 @@ _P95 = 0.95
 
 
 def value(measure: Measure, readings: Sequence[Scrape]) -> float | None:
-    """A figure, or None where the source does not tell.
+    """A figure, or None where the source does not tell, or tells an infinite one.
 
     Args:
         readings: Of its source, oldest first.
@@ -27,7 +28,7 @@ def value(measure: Measure, readings: Sequence[Scrape]) -> float | None:
         found = _rate(measure, answered[-RATE_READINGS:])
     else:
         found = _p95(measure, answered[-QUANTILE_READINGS:])
-    return None if found is None else found * measure.scale
+    return found * measure.scale if found is not None and isfinite(found) else None
 
 
 def _rate(measure: Measure, readings: Sequence[Scrape]) -> float | None:
@@ -43,7 +44,7 @@ def _p95(measure: Measure, readings: Sequence[Scrape]) -> float | None:
     after = _buckets(measure, readings[-1])
     before = next((b for one in readings if (b := _buckets(measure, one))), {})
     found = quantile(before, after, _P95) if after else float("nan")
-    return None if found != found else found
+    return found
 
 
 def _sum(measure: Measure, reading: Scrape) -> float | None:

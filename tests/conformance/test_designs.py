@@ -122,8 +122,9 @@ def test_ports_stay():
     ports = {process.name: process.port(Settings()) for _, process in PROCESSES}
     assert ports == {
         "scorer": 18080, "feature-worker": 18100, "lake-writer": 18101, "shadow": 18102,
-        "monitor": 18107, "inspector": 18081, "inspection-worker": 18104, "cv-lake-writer": 18105,
-        "reasons": 18112, "cv-shadow": 18106, "cv-monitor": 18108, "scheduler": 18103,
+        "monitor": 18107, "reasons": 18112, "review-desk": 18130, "analysts": 18131,
+        "inspector": 18081, "inspection-worker": 18104, "cv-lake-writer": 18105,
+        "cv-shadow": 18106, "cv-monitor": 18108, "scheduler": 18103,
     }  # fmt: skip
 
 

@@ -13,9 +13,10 @@ import pyarrow as pa
 
 from services.fraud.evaluation.simulated_data import tabular_vectors
 from services.fraud.features.backfill import WARM_UP_DAYS
+from services.fraud.problem import OUTCOMES
 from services.fraud.retraining.dataset import VALIDATION_DAYS
 from services.fraud.retraining.training import choose_threshold, new_candidate
-from services.fraud.rules.backtest import OUTCOMES, BackTest, DecidedTransactions, back_test
+from services.fraud.rules.backtest import BackTest, DecidedTransactions, back_test
 from services.fraud.rules.evaluation import CompiledRules
 from services.fraud.rules.files import Rules
 from services.fraud.rules.lists import Values

@@ -8,8 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from services.fraud.problem import OUTCOMES
 from services.fraud.rules import store
-from services.fraud.rules.backtest import OUTCOMES, outcomes_of
+from services.fraud.rules.backtest import outcomes_of
 from services.fraud.rules.evaluation import CompiledRules
 from services.fraud.rules.files import Rules, shipped_rules
 from services.fraud.rules.logged import model_outcomes, texts_of, times_us, vectors_of

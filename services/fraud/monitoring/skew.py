@@ -1,4 +1,7 @@
-"""The skew audit: recompute every logged feature vector from the raw events and compare bytes."""
+"""The skew audit: recompute every logged feature vector from the raw events and compare bytes.
+
+The outcome is recomputed too, from the logged score, amount, costs and price of a review slot.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -22,6 +25,7 @@ from services.fraud.ingestion.events import ENTITIES
 from services.fraud.ingestion.tables import LABELS_TABLE, TRANSACTION_SCHEMA, TRANSACTIONS_TABLE
 from services.fraud.ingestion.watermark import ahead_message, feed_clocks
 from services.fraud.monitoring.rules import audit_rules, published_sets
+from services.fraud.review.policy import codes, recompute
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
 from services.platform.types import Floats, Integers
@@ -158,9 +162,12 @@ def compare(
     served = served.reshape(len(decisions), -1)
     if served.shape[1] != len(FEATURES):
         raise ValueError(f"decisions hold {served.shape[1]} features, {len(FEATURES)} are known")
+    # Rules may change the model's outcome: `rules.logged` recomputes that.
+    by_model = pc.coalesce(decisions["model_decision"], decisions["decision"])
+    wrong_outcome = recompute(decisions) != codes(by_model)
     differs = _bits(recomputed) != _bits(served)
     unknown_seq = _unknown_seq(rows, logged)
-    wrong = np.nonzero(differs.any(axis=1) | unknown_seq)[0]
+    wrong = np.nonzero(differs.any(axis=1) | unknown_seq | wrong_outcome)[0]
     return Audit(
         vectors=len(decisions),
         mismatches=len(wrong),
@@ -168,7 +175,8 @@ def compare(
         gaps=_gaps(events),
         degraded=int(pc.sum(decisions["degraded"]).as_py() or 0),
         examples=[
-            _example(decisions, int(i), differs[i], bool(unknown_seq[i])) for i in wrong[:10]
+            _example(decisions, int(i), differs[i], _reason(unknown_seq[i], wrong_outcome[i]))
+            for i in wrong[:10]
         ],
     )
 
@@ -277,10 +285,16 @@ def _bits(values: Floats) -> Integers:
     return values.view(np.int64)
 
 
-def _example(decisions: pa.Table, i: int, differs: np.ndarray, unknown_seq: bool) -> Mismatch:
+def _example(decisions: pa.Table, i: int, differs: np.ndarray, reason: str) -> Mismatch:
     return Mismatch(
         decisions["transaction_id"][i].as_py(),
         decisions["decision_id"][i].as_py(),
         tuple(FEATURES[k] for k in np.nonzero(differs)[0]),
-        "a logged sequence is not among the events" if unknown_seq else "the vector differs",
+        reason,
     )
+
+
+def _reason(unknown_seq: bool, wrong_outcome: bool) -> str:
+    if unknown_seq:
+        return "a logged sequence is not among the events"
+    return "the outcome differs" if wrong_outcome else "the vector differs"

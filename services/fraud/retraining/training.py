@@ -81,7 +81,7 @@ def make_card(candidate: Candidate, threshold: float, fingerprint: str, until: f
         design=DESIGN,
         feature_set=FEATURE_SET.hash,
         sets={name: SETS[name] for name in candidate.sets},
-        kpi={"review_minor": CostModel().review, "chargeback_fee_minor": CostModel().fee},
+        kpi={"review_minor": CostModel().opex, "chargeback_fee_minor": CostModel().fee},
     )
 
 

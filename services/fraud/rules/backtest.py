@@ -3,26 +3,22 @@
 A rule is measured on top of the model and of the other rules of its set: what the decisions cost
 with it, and without it. An `observe` rule is measured as if it took its `trial` action.
 
-A review costs an analyst's time and is taken to give the right answer; a wrong decline costs the
-same time, an approved fraud its amount and the fee (`problem.py`).
+Outcomes cost what the design's cost model says (`problem.py`); reviews at the analysts' mean error.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import get_args
 
 import numpy as np
 
-from services.fraud.ingestion.events import Outcome
-from services.fraud.problem import CostModel
+from services.fraud.problem import OUTCOMES, CostModel
 from services.fraud.rules.evaluation import CompiledRules
 from services.fraud.rules.outcome import combine
 from services.fraud.rules.rule import Rule
 from services.platform.progress import ProgressCallback
 from services.platform.types import Booleans, Floats, Integers
 
-OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 _ACTING = ("decline", "review", "approve")
 _DRAWS = 1_000
 _DAY_US = 86_400_000_000
@@ -158,7 +154,7 @@ def outcomes_of(model: Integers, fired: Booleans, actions: Sequence[str]) -> Int
     Examples:
         >>> fired = np.array([[True, False], [True, True]])
         >>> outcomes_of(np.array([0, 0]), fired, ["review", "decline"]).tolist()
-        [1, 2]
+        [2, 1]
     """
     taken = np.zeros(len(model), dtype=np.int64)
     for bit, action in enumerate(_ACTING):
@@ -169,11 +165,7 @@ def outcomes_of(model: Integers, fired: Booleans, actions: Sequence[str]) -> Int
 
 def costs(outcome: Integers, made: DecidedTransactions) -> Floats:
     """(N,) cost of outcomes, minor units."""
-    model = CostModel()
-    declined = outcome == OUTCOMES.index("decline")
-    reviewed = outcome == OUTCOMES.index("review")
-    found = model.costs(declined, made.fraud, made.amount)
-    return np.where(reviewed, float(model.review), found)
+    return CostModel().costs(outcome, made.fraud, made.amount)
 
 
 def _combinations() -> Integers:

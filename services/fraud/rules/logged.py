@@ -10,7 +10,8 @@ import pyarrow.compute as pc
 from services.fraud.features.decisions import of_current_set, read_decisions
 from services.fraud.ingestion.outcomes import settle
 from services.fraud.ingestion.tables import LABELS_TABLE, NOT_SYNTHETIC
-from services.fraud.rules.backtest import OUTCOMES, DecidedTransactions
+from services.fraud.problem import OUTCOMES
+from services.fraud.rules.backtest import DecidedTransactions
 from services.fraud.rules.expression import TEXTS
 from services.platform.storage.lake import Lake
 from services.platform.types import Floats, Integers

@@ -1,5 +1,6 @@
 """The scorer's HTTP service: `POST /score` in the shell of a decision service."""
 
+from functools import partial
 from time import time
 from typing import Any
 from urllib.parse import parse_qs
@@ -16,6 +17,7 @@ from services.fraud.ingestion.events import (
 from services.fraud.model import read_model
 from services.fraud.problem import DESIGN
 from services.fraud.reasons.report import fetch
+from services.fraud.review.routes import add_reviews
 from services.fraud.serving.scorer import Decision, ExplainedDecision, Scorer, open_scorer
 from services.platform.models.tabular import TabularModel
 from services.platform.runtime.http import (
@@ -61,7 +63,11 @@ EXAMPLE_TRANSACTION = {
 
 def create_app(config: Settings | None = None) -> FastAPI:
     """The scorer as an ASGI application."""
-    service = DecisionService(config or settings(), DESIGN, "scorer", read_model, open_scorer)
+    config = config or settings()
+    open_decider = partial(open_scorer, nats=lambda: service.nats)
+    service: DecisionService[TabularModel, Scorer] = DecisionService(
+        config, DESIGN, "scorer", read_model, open_decider
+    )
     app = service.create_app(
         "Whiteboard: fraud scorer",
         "Decides card transactions before they are authorised.",
@@ -69,6 +75,7 @@ def create_app(config: Settings | None = None) -> FastAPI:
     )
     _add_scoring(app, service)
     _add_decisions(app, service)
+    add_reviews(app, config, lambda: service.nats)
     return app
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from math import isnan
@@ -12,7 +12,7 @@ from typing import Annotated
 
 import numpy as np
 import orjson
-from nats.errors import Error as NatsError
+from nats.aio.client import Client
 from pydantic import Field
 from redis.exceptions import RedisError
 
@@ -32,13 +32,14 @@ from services.fraud.ingestion.events import (
 from services.fraud.model import needs_embeddings
 from services.fraud.reasons import forest
 from services.fraud.reasons.explainer import Reason, explainer_of
+from services.fraud.review.live import LivePolicy, in_eur
+from services.fraud.review.policy import Policy
 from services.fraud.rules.live import LiveRules
 from services.fraud.rules.outcome import combine
 from services.platform.models.served_model import ServedModel
 from services.platform.models.tabular import TabularModel
 from services.platform.runtime.worker import cancel_tasks
 from services.platform.settings import Settings
-from services.platform.streaming.connection import open_connection
 from services.platform.streaming.outbox import Outbox
 from services.platform.telemetry import Stages
 from services.platform.types import Floats
@@ -57,9 +58,9 @@ class Decision:
 
     transaction_id: str
     decision_id: str
-    decision: Outcome
+    decision: Annotated[Outcome, Field(description="Of least expected cost")]
     score: Annotated[float, Field(ge=0, le=1, description="Probability of fraud")]
-    threshold: float
+    threshold: Annotated[float, Field(description="The best single one; it decides nothing")]
     model: str
     degraded: Annotated[bool, Field(description="Decided without the online store")]
     model_decision: Annotated[Outcome, Field(description="What the model alone decided")]
@@ -84,7 +85,9 @@ class Scorer:
         outbox: Outbox,
         shards: int,
         rules: LiveRules,
+        policies: LivePolicy,
     ) -> None:
+        self._policies = policies
         self._champion = champion
         self._rules = rules
         self._redis = redis
@@ -123,10 +126,11 @@ class Scorer:
         sets = {"items": cart_set(transaction)} if model.card.sets else {}
         score = float(model.score(vector, sets)[0])
         stages.mark("infer")
-        decision = decide(transaction, model, score, degraded)
+        policy = self._policies.current
+        decision = decide(transaction, model, score, degraded, policy)
         self._apply_rules(decision, transaction, vector[0])
         stages.mark("rules")
-        self._publish(transaction, body, decision, vector[0], rows, synthetic, stages)
+        self._publish(transaction, body, decision, vector[0], rows, synthetic, stages, policy)
         stages.mark("encode")
         if explained:
             explainer = None if degraded else explainer_of(model)
@@ -139,7 +143,8 @@ class Scorer:
     def readiness(self) -> dict[str, bool | str | int]:
         """Whether decisions are complete; without Redis the scorer stays ready."""
         redis = "up" if self.redis_up else "down, answers are degraded"
-        return {"redis": redis, **self._rules.readiness()}
+        costs = orjson.dumps(in_eur(self._policies.current.costs)).decode()
+        return {"redis": redis, "costs": costs, **self._rules.readiness()}
 
     async def connect(self) -> None:
         """Open the Redis connection before the first request."""
@@ -196,6 +201,7 @@ class Scorer:
         rows: dict[str, Floats],
         synthetic: bool,
         stages: Stages,
+        policy: Policy,
     ) -> None:
         """Queue the decision, with the features and row sequences that the skew audit compares."""
         seqs = {name: _seq(row) for name, row in rows.items()}
@@ -208,6 +214,7 @@ class Scorer:
             "feature_set": FEATURE_SET.hash,
             "stages": {name: round(s * 1e3, 3) for name, s in stages.times.items()},
             "decided_at": time(),
+            "costs": policy.logged,
         }
         data = orjson.dumps(event, option=orjson.OPT_SERIALIZE_NUMPY)
         subject = f"{DECISION}.{shard(transaction.customer_id, self._shards)}"
@@ -223,10 +230,12 @@ def _seq(row: Floats) -> int | None:
     return None if isnan(value) else int(value)
 
 
-def decide(transaction: Transaction, model: TabularModel, score: float, degraded: bool) -> Decision:
-    """Apply the model's threshold to a score."""
+def decide(
+    transaction: Transaction, model: TabularModel, score: float, degraded: bool, policy: Policy
+) -> Decision:
+    """The outcome of least expected cost; the threshold is the best single one, to compare."""
     card = model.card
-    outcome: Outcome = "decline" if score >= card.threshold else "approve"
+    outcome = policy.decide(score, transaction.amount_minor)
     return Decision(
         transaction_id=transaction.transaction_id,
         decision_id=f"{getrandbits(128):032x}",
@@ -241,27 +250,29 @@ def decide(transaction: Transaction, model: TabularModel, score: float, degraded
 
 @asynccontextmanager
 async def open_scorer(
-    config: Settings, champion: ServedModel[TabularModel], outbox: Outbox
+    config: Settings,
+    champion: ServedModel[TabularModel],
+    outbox: Outbox,
+    nats: Callable[[], Client],
 ) -> AsyncIterator[Scorer]:
-    """A scorer and its Redis connection, closed at exit. It starts without Redis too."""
+    """A scorer and its Redis connection, closed at exit. It starts without Redis too.
+
+    Args:
+        nats: Returns the connection by which rules and costs are followed.
+    """
     redis = RedisConnection(config.redis)
     rules = await asyncio.to_thread(LiveRules, config.home / "scorer" / "rules")
-    scorer = Scorer(champion, redis, outbox, config.shards, rules)
-    nc, connecting = open_connection(config, "scorer rules")
+    policies = LivePolicy()
+    scorer = Scorer(champion, redis, outbox, config.shards, rules, policies)
     _warm_up()
     await scorer.connect()
-    tasks = [
-        connecting,
-        asyncio.create_task(scorer.watch_redis()),
-        asyncio.create_task(rules.watch(nc)),
-    ]
+    watching = (scorer.watch_redis(), rules.watch(nats()), policies.watch(nats()))
+    tasks = [asyncio.create_task(one) for one in watching]
     try:
         yield scorer
     finally:
         await cancel_tasks(*tasks)
         redis.close()
-        with suppress(NatsError, TimeoutError):
-            await nc.close()
 
 
 def _warm_up() -> None:
