@@ -43,8 +43,7 @@ def _rate(measure: Measure, readings: Sequence[Scrape]) -> float | None:
 def _p95(measure: Measure, readings: Sequence[Scrape]) -> float | None:
     after = _buckets(measure, readings[-1])
     before = next((b for one in readings if (b := _buckets(measure, one))), {})
-    found = quantile(before, after, _P95) if after else float("nan")
-    return found
+    return quantile(before, after, _P95) if after else float("nan")
 
 
 def _sum(measure: Measure, reading: Scrape) -> float | None:

@@ -81,6 +81,7 @@ def logged(simulated, count):
     plain = {
         "decision_id": "x",
         "decision": "approve",
+        "model_decision": "approve",
         "score": 0.1,
         "threshold": 0.2,
         "model": "m",
