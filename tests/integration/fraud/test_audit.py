@@ -10,7 +10,7 @@ from features.online import OnlineTable
 from features.spec import SUMS
 from services.fraud.evaluation.run_report import run_report, wait_until_processed
 from services.fraud.features.states import CUSTOMER, FEATURES
-from services.fraud.ingestion.tables import DECISIONS_TABLE
+from services.fraud.ingestion.tables import DECISION_SCHEMA, DECISIONS_TABLE
 from services.fraud.monitoring.skew import audit, compare
 from services.fraud.service import SCORER
 from services.fraud.simulator.day import DAY_US, START_US
@@ -95,6 +95,7 @@ def logged(simulated, count):
             "synthetic": pa.array([False] * n),
             "features": pa.array(simulated.vectors[-count:].tolist()),
             "seqs": pa.array(seqs, type=pa.map_(pa.string(), pa.int64())),
+            "costs": pa.nulls(n, DECISION_SCHEMA.field("costs").type),
         }
     )
 
