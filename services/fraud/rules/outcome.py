@@ -11,7 +11,7 @@ def combine(model_outcome: Outcome, fired_actions: Collection[str]) -> Outcome:
     The first that applies counts:
 
     1. A `decline` rule declines. It states what is known, such as a stolen device, and an allowlist
-       proves nothing about who holds the card today. A wrong decline costs a review; a wrong
+       proves nothing about who holds the card today. A wrong decline costs OPEX; a wrong
        approval costs the amount and the fee.
     2. An `approve` rule approves: an allowlist that the model overrules would do nothing.
     3. A `review` rule turns an approval into a review. It never softens a decline of the model.
