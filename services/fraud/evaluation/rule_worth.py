@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from services.fraud.evaluation.simulated_data import tabular_vectors
 from services.fraud.features.backfill import WARM_UP_DAYS
-from services.fraud.problem import OUTCOMES
+from services.fraud.problem import CostModel
 from services.fraud.retraining.dataset import VALIDATION_DAYS
 from services.fraud.retraining.training import choose_threshold, new_candidate
 from services.fraud.rules.backtest import BackTest, DecidedTransactions, back_test
@@ -108,12 +108,13 @@ def _decide(
     with bar(f"training {candidate}") as step:
         native.fit(examples(WARM_UP_DAYS, _FIT_UNTIL), valid, seed, step)
     scores = native.score(Examples(vectors, fraud, amount))
-    declined = scores >= choose_threshold(native, valid)
+    # The queue has room: a slot costs nothing beside the review itself.
+    outcome = CostModel(slot=0.0).outcomes(scores, choose_threshold(native, valid), amount)
     label_time = np.concatenate([d.label_time for d in dataset.days])
     made = DecidedTransactions(
         vectors=vectors,
         scores=scores,
-        model_outcome=np.where(declined, OUTCOMES.index("decline"), OUTCOMES.index("approve")),
+        model_outcome=np.asarray(outcome, dtype=np.int64),
         texts=texts_of(transactions),
         time_us=time,
         fraud=fraud,
