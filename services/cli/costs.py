@@ -1,13 +1,16 @@
 """`whiteboard costs`: read or change the money that decisions are made by."""
 
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from services.cli.options import DesignArgument, JsonOption, errors_as_messages, only_with
 from services.cli.output import fail, out, say, show_json, table
 from services.platform.settings import settings
+
+if TYPE_CHECKING:
+    from services.fraud.review.what_if import CostsChanged
 
 
 def costs(
@@ -55,15 +58,19 @@ def costs(
     if as_json:
         show_json(asdict(found))
     else:
-        made = table("Costs", "", "before", "now")
-        for name, value in found.new.items():
-            made.add_row(name.replace("_", " "), f"{found.old[name]:g}", f"{value:g}")
-        out.print(made)
-        applied = "" if found.applied_ms is None else f"; applied after {found.applied_ms:.0f} ms"
-        say(
-            f"{found.changed:,} of {found.decisions:,} logged decisions change: "
-            f"{found.eur_per_day_old:,.2f} to {found.eur_per_day_new:,.2f} EUR a day under the "
-            f"new costs; {found.brute_force_mismatches} brute-force mismatches{applied}"
-        )
+        _show(found)
     if found.brute_force_mismatches:
         fail("decided one by one, logged decisions differ from the columnar result")
+
+
+def _show(found: "CostsChanged") -> None:
+    made = table("Costs", "", "before", "now")
+    for name, value in found.new.items():
+        made.add_row(name.replace("_", " "), f"{found.old[name]:g}", f"{value:g}")
+    out.print(made)
+    applied = "" if found.applied_ms is None else f"; applied after {found.applied_ms:.0f} ms"
+    say(
+        f"{found.changed:,} of {found.decisions:,} logged decisions change: "
+        f"{found.eur_per_day_old:,.2f} to {found.eur_per_day_new:,.2f} EUR a day under the "
+        f"new costs; {found.brute_force_mismatches} brute-force mismatches{applied}"
+    )

@@ -129,7 +129,7 @@ _BOXES = (
             lag("inspection-worker"),
         ),
         command="whiteboard fault inspection-worker --kind kill",
-        question="A million archived images must be judged again tonight. What if it stops "
+        question="A million archived images must be inspected again tonight. What if it stops "
         "halfway?",
         answer="`batch` runs over a manifest and records what is done, so it resumes where it "
         "stopped. "

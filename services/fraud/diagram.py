@@ -179,7 +179,7 @@ _BOXES = (
         "shadow", "Shadow challenger", "monitoring", 860, 420, "shadow",
         (events_rate("shadow", "decisions"), lag("shadow")),
         command="whiteboard swap fraud deepsets",
-        question="How do you compare a challenger when nobody sees its decisions?",
+        question="How do you compare a challenger whose decisions are never used?",
         answer="It scores the logged vectors of live decisions, off the hot path. Once labels "
         "are in, "
         "a paired bootstrap bounds the difference of cost.",
@@ -256,7 +256,7 @@ _BOXES = (
             Measure("wait p95", "analysts", "review_wait_seconds", "p95", "s"),
         ),
         command="whiteboard fault analysts --kind hang --seconds 20",
-        question="What if nobody works the queue?",
+        question="What if no analyst works the queue?",
         answer="A case that no analyst takes within an hour gets the cheaper of approving and "
         "declining. The price of a slot becomes infinite, so decisions go on with two outcomes.",
         faults={

@@ -54,7 +54,7 @@ class CostModel(cost.CostModel):
         missed: Share of reviewed frauds that analysts approve.
         wrongly_stopped: Share of reviewed genuine transactions that analysts stop.
         slot: Price of a review slot, which the queue sets (`review.price`); infinite without
-            analysts. It decides who is reviewed, and is no cost: nobody pays it.
+            analysts. It decides who is reviewed, and is not part of the cost.
 
     Examples:
         >>> declined, fraud = np.array([True, False]), np.array([False, True])

@@ -92,7 +92,9 @@ def create_api(config: Settings) -> FastAPI:
         return JSONResponse({"error": error.detail}, error.status_code)
 
     _add_state(app, board)
-    _add_events(app, config, board)
+    _add_records(app, config, board)
+    _add_image(app, config)
+    _add_one_event(app, config, board)
     _add_changes(app, board, faults, jobs)
     app.mount("/", StaticFiles(directory=STATIC, html=True))
     return app
@@ -122,7 +124,7 @@ def _add_state(app: FastAPI, board: Board) -> None:
             yield tick
 
 
-def _add_events(app: FastAPI, config: Settings, board: Board) -> None:
+def _add_records(app: FastAPI, config: Settings, board: Board) -> None:
     @app.get(
         "/api/decisions",
         tags=["events"],
@@ -166,6 +168,8 @@ def _add_events(app: FastAPI, config: Settings, board: Board) -> None:
         except OSError as error:
             raise HTTPException(503, "S3 does not answer") from error
 
+
+def _add_image(app: FastAPI, config: Settings) -> None:
     @app.get("/api/image", tags=["events"], summary="An image of the inbox, or a mask",
              responses=_problems(_404="No such image", _503="S3 does not answer"))  # fmt: skip
     def image(
@@ -182,7 +186,9 @@ def _add_events(app: FastAPI, config: Settings, board: Board) -> None:
             raise HTTPException(503, "S3 does not answer") from error
         return Response(data, media_type=kind)
 
-    @app.post("/api/follow", tags=["events"], summary="Send one event and tell its stops",
+
+def _add_one_event(app: FastAPI, config: Settings, board: Board) -> None:
+    @app.post("/api/follow", tags=["events"], summary="Send one event and follow it",
               response_class=EventSourceResponse)  # fmt: skip
     async def follow(design: Annotated[Name, Query()]) -> AsyncIterable[ServerSentEvent]:
         try:

@@ -1,6 +1,6 @@
 """What the page shows: the designs with their texts, and the live state of boxes and arrows.
 
-Sources are read once a second while somebody watches, and not at all otherwise.
+Sources are read once a second while a page is open, and not at all otherwise.
 """
 
 import asyncio

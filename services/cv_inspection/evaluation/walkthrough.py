@@ -26,6 +26,7 @@ from services.platform.hooks import DecisionView, Mark
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
 from services.platform.streaming.connection import connect
+from services.platform.streaming.stored import newest_messages
 
 NAME = "walkthrough"
 _SEED = 7
@@ -71,18 +72,14 @@ async def newest(config: Settings, count: int) -> list[DecisionView]:
     """
     nc = await connect(config, NAME)
     try:
-        js = nc.jetstream()
-        state = (await js.stream_info(DECISIONS_STREAM)).state
-        first = max(state.first_seq, state.last_seq - count + 1, 1)
-        seqs = range(state.last_seq, first - 1, -1)
-        messages = await asyncio.gather(*(js.get_msg(DECISIONS_STREAM, seq) for seq in seqs))
+        messages = await newest_messages(nc.jetstream(), DECISIONS_STREAM, count)
     except (NatsError, TimeoutError) as error:
         raise ConnectionError("the stream of inspections does not answer") from error
     finally:
         await nc.close()
     if not messages:
         raise ValueError("nothing was inspected yet: start simulated traffic")
-    return [_view(parse_inspection(message.data or b"")) for message in messages]
+    return [_view(parse_inspection(message.data or b"")) for _, message in messages]
 
 
 async def label(config: Settings, identity: str, said: str) -> None:

@@ -6,15 +6,14 @@ from typing import Any
 import uvloop
 
 from services.fraud.evaluation.run_report import (
-    quality,
     run_report,
+    traffic_figures,
     wait_until_processed,
 )
 from services.fraud.problem import LATENCY_BUDGET_MS
 from services.fraud.review.live import present_costs
 from services.fraud.simulator.drift import Drift
 from services.fraud.simulator.run import simulate_live
-from services.platform.evaluation.latency import percentiles_ms
 from services.platform.hooks import DemoRequest, Figures, Table, TrafficRequest, mark
 from services.platform.progress import ProgressBar
 from services.platform.runtime.scrape import read_buckets
@@ -33,14 +32,7 @@ def simulate(config: Settings, request: TrafficRequest, bar: ProgressBar) -> dic
         report = uvloop.run(
             simulate_live(config, request.seed, request.rate, request.seconds, step, drift)
         )
-    return {
-        **percentiles_ms(report.latency_ms),
-        **quality(report, asyncio.run(present_costs(config))),
-        "requests": report.requests,
-        "failures": report.failures,
-        "degraded": report.degraded,
-        "errors": report.errors,
-    }
+    return traffic_figures(report, asyncio.run(present_costs(config)))
 
 
 def demo(

@@ -1,7 +1,7 @@
 """Rules on simulated days with known truth: what each earns, by scenario of fraud.
 
 A model is trained on the first weeks, as the first champion is. Lists that the rule file leaves
-empty are filled with what the labels told by then, as an analyst would fill them. The rules are
+empty are filled from the labels known by then, as an analyst would fill them. The rules are
 measured on the days after.
 """
 

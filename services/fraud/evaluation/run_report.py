@@ -55,6 +55,23 @@ def quality(report: TrafficReport, costs: CostModel) -> dict[str, float]:
     }
 
 
+def traffic_figures(report: TrafficReport, costs: CostModel) -> dict[str, Any]:
+    """What the gateway measured: latency (ms), quality and counts of a run.
+
+    Args:
+        costs: The present costs.
+    """
+    return {
+        **percentiles_ms(report.latency_ms),
+        **quality(report, costs),
+        "requests": report.requests,
+        "labels": report.labels,
+        "failures": report.failures,
+        "degraded": report.degraded,
+        "errors": report.errors,
+    }
+
+
 async def wait_until_processed(config: Settings, timeout_s: float = _TIMEOUT_S) -> bool:
     """Wait until feature worker and lake writer have processed their streams.
 
@@ -110,14 +127,8 @@ def run_report(
     checked = audit_with_rules(config)
     before, after = freshness
     return {
-        **percentiles_ms(report.latency_ms),
-        **quality(report, asyncio.run(present_costs(config))),
+        **traffic_figures(report, asyncio.run(present_costs(config))),
         "review_wait_p95_s": review_wait_p95_s(lake, report.decision_ids),
-        "requests": report.requests,
-        "labels": report.labels,
-        "failures": report.failures,
-        "degraded": report.degraded,
-        "errors": report.errors,
         "rate": report.requests / max(report.seconds, 1e-9),
         "lost": lost_decisions(lake, report),
         "freshness_p50_ms": quantile(before, after, 0.50) * 1e3,

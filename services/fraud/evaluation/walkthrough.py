@@ -42,6 +42,7 @@ from services.platform.hooks import ComparedValue, DecisionView, Mark
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
 from services.platform.streaming.connection import connect
+from services.platform.streaming.stored import newest_messages
 
 NAME = "walkthrough"
 # Decisions that "usual" is computed from, and how long each stop of a payment is waited for.
@@ -265,18 +266,14 @@ async def _stored(
 async def _newest_events(config: Settings) -> list[tuple[int, DecisionEvent]]:
     nc = await connect(config, NAME)
     try:
-        js = nc.jetstream()
-        state = (await js.stream_info(DECISIONS_STREAM)).state
-        first = max(state.first_seq, state.last_seq - _COMPARED + 1, 1)
-        seqs = range(state.last_seq, first - 1, -1)
-        messages = await asyncio.gather(*(js.get_msg(DECISIONS_STREAM, seq) for seq in seqs))
+        messages = await newest_messages(nc.jetstream(), DECISIONS_STREAM, _COMPARED)
     except (NatsError, TimeoutError) as error:
         raise ConnectionError("the stream of decisions does not answer") from error
     finally:
         await nc.close()
     if not messages:
         raise ValueError("nothing was decided yet: start simulated traffic")
-    return [(m.seq or 0, DecisionEvent.model_validate_json(m.data or b"")) for m in messages]
+    return [(seq, DecisionEvent.model_validate_json(m.data or b"")) for seq, m in messages]
 
 
 def _is_current(event: DecisionEvent) -> bool:

@@ -28,7 +28,7 @@ OWN: Mapping[str, tuple[str, float]] = {
         for h, seconds in HALF_LIVES.items()
     },
 }
-# What these features are for whoever behaves as usual.
+# Values of these features for usual behaviour.
 CONSTANT: Mapping[str, float] = {
     "customer_amount_zscore_7d": 0.0,
     "customer_amount_zscore_30d": 0.0,

@@ -82,12 +82,14 @@ def add_reviews(app: FastAPI, config: Settings, nats: Callable[[], Client]) -> N
     Args:
         nats: Returns the connection to NATS.
     """
-    key = config.analyst_token.get_secret_value()
-    reviews = _router("/reviews", "reviews", key, "WHITEBOARD_ANALYST_TOKEN")
-    admin_token = config.admin_token.get_secret_value()
-    admin = _router("/admin", "admin", admin_token, "WHITEBOARD_ADMIN_TOKEN")
+    app.include_router(_review_routes(config.analyst_token.get_secret_value(), nats))
+    app.include_router(_cost_routes(config.admin_token.get_secret_value(), nats))
 
-    @reviews.get(
+
+def _review_routes(token: str, nats: Callable[[], Client]) -> APIRouter:
+    routes = _router("/reviews", "reviews", token, "WHITEBOARD_ANALYST_TOKEN")
+
+    @routes.get(
         "/next",
         summary="Lease the oldest case",
         responses={204: {"description": "No case waits"}},
@@ -103,17 +105,17 @@ def add_reviews(app: FastAPI, config: Settings, nats: Callable[[], Client]) -> N
         if lease is None:
             return Response(status_code=204)
         return NextReview(
-            case=lease.case, token=lease.token(key), until=lease.until, waited_s=lease.waited_s
+            case=lease.case, token=lease.token(token), until=lease.until, waited_s=lease.waited_s
         )
 
     lost: dict[int | str, dict[str, Any]] = {
         409: {"model": Problem, "description": "The lease has expired, or the case is decided"}
     }
 
-    @reviews.post("/{decision_id}", summary="Decide a leased case", responses=lost)
+    @routes.post("/{decision_id}", summary="Decide a leased case", responses=lost)
     async def decide(decision_id: str, body: ReviewVerdict) -> VerdictEvent:
         try:
-            lease = Lease.of_token(body.token, key)
+            lease = Lease.of_token(body.token, token)
             if lease.case.decision_id != decision_id:
                 raise LeaseLost("the token is of another case")
             queue = await ReviewQueue.open(nats().jetstream())
@@ -123,14 +125,20 @@ def add_reviews(app: FastAPI, config: Settings, nats: Callable[[], Client]) -> N
         except _AWAY as error:
             raise HTTPException(503, "the review queue is unavailable: retry") from error
 
-    @admin.get("/costs", summary="The present costs, EUR")
+    return routes
+
+
+def _cost_routes(token: str, nats: Callable[[], Client]) -> APIRouter:
+    routes = _router("/admin", "admin", token, "WHITEBOARD_ADMIN_TOKEN")
+
+    @routes.get("/costs", summary="The present costs, EUR")
     async def show_costs() -> Costs:
         try:
             return Costs(**in_eur(await read_costs(nats().jetstream())))
         except _AWAY as error:
             raise HTTPException(503, "the costs are unavailable: retry") from error
 
-    @admin.post("/costs", summary="Change costs; scorers follow within a second")
+    @routes.post("/costs", summary="Change costs; scorers follow within a second")
     async def change_costs(body: CostChange) -> Costs:
         try:
             js = nats().jetstream()
@@ -140,8 +148,7 @@ def add_reviews(app: FastAPI, config: Settings, nats: Callable[[], Client]) -> N
             raise HTTPException(503, "the costs are unavailable: retry") from error
         return Costs(**in_eur(costs))
 
-    app.include_router(reviews)
-    app.include_router(admin)
+    return routes
 
 
 def _router(prefix: str, tag: str, token: str, setting: str) -> APIRouter:

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 
 from nats.aio.client import Client
-from nats.js import JetStreamContext, api
+from nats.js import JetStreamContext
 from nats.js.errors import BucketNotFoundError, KeyNotFoundError, NotFoundError
 from nats.js.object_store import ObjectStore
 from pydantic import BaseModel
@@ -19,6 +19,7 @@ from pydantic import BaseModel
 from services.fraud.problem import DESIGN
 from services.fraud.rules.files import Rules
 from services.fraud.rules.rule import RuleSet
+from services.platform.streaming import stored
 from services.platform.streaming.connection import ensure_bucket
 
 BUCKET = "rules"
@@ -96,7 +97,7 @@ async def publish(
     """
     js = nc.jetstream()
     await _store_lists(js, rules.texts)
-    last_seq = await _ensure_history(js)
+    last_seq = await stored.ensure_history(js, HISTORY_STREAM, [_SUBJECT])
     present = await current(js)
     record = RulesRecord(
         at=datetime.now(UTC),
@@ -117,16 +118,10 @@ async def publish(
 
 async def history(js: JetStreamContext) -> list[RulesRecord]:
     """All rows, oldest first; none before the first set was published."""
-    try:
-        state = (await js.stream_info(HISTORY_STREAM)).state
-    except NotFoundError:
-        return []
-    records = []
-    for seq in range(max(state.first_seq, 1), state.last_seq + 1):
-        message = await js.get_msg(HISTORY_STREAM, seq)
-        record = RulesRecord.model_validate_json(message.data or b"")
-        records.append(record.model_copy(update={"version": seq}))
-    return records
+    return [
+        RulesRecord.model_validate_json(message.data or b"").model_copy(update={"version": seq})
+        async for seq, message in stored.history(js, HISTORY_STREAM)
+    ]
 
 
 async def list_texts(js: JetStreamContext, rule_set: RuleSet) -> dict[str, bytes]:
@@ -154,20 +149,3 @@ async def _ensure_lists(js: JetStreamContext) -> ObjectStore:
         return await js.object_store(LISTS)
     except NotFoundError:
         return await js.create_object_store(bucket=LISTS)
-
-
-async def _ensure_history(js: JetStreamContext) -> int:
-    """The last sequence of the history, which is created unless it exists."""
-    try:
-        return (await js.stream_info(HISTORY_STREAM)).state.last_seq
-    except NotFoundError:
-        await js.add_stream(
-            api.StreamConfig(
-                name=HISTORY_STREAM,
-                subjects=[_SUBJECT],
-                storage=api.StorageType.FILE,
-                deny_delete=True,
-                deny_purge=True,
-            )
-        )
-        return 0

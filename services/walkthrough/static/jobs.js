@@ -31,7 +31,7 @@ async function strike(design, box, kind, buttons, result) {
     do {
       await pause(1000);
       report = await get("/api/fault");
-      result.replaceChildren(...told(report));
+      result.replaceChildren(...outcome(report));
     } while (!ENDED.includes(report.phase));
   } catch (error) {
     result.replaceChildren(h("p", { className: "bad" }, error.message));
@@ -39,7 +39,7 @@ async function strike(design, box, kind, buttons, result) {
   for (const button of buttons) button.disabled = false;
 }
 
-function told(report) {
+function outcome(report) {
   const rows = [
     ["answers", `${number(report.answers)}, ${number(report.failed)} failed`],
     ["in budget", report.in_budget === null ? "no answer to measure" : `${(report.in_budget * 100).toFixed(1)} %`],

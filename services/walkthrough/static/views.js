@@ -75,17 +75,17 @@ function picture(view) {
 }
 
 function verdict(design, view) {
-  const told = h("p", { role: "status" });
+  const status = h("p", { role: "status" });
   const give = async (label) => {
     try {
       await post(`/api/label?design=${design.name}`, { id: view.id, label });
-      told.textContent = `Labelled ${label}: the label is in the stream.`;
+      status.textContent = `Labelled ${label}: the label is in the stream.`;
     } catch (error) {
-      told.textContent = error.message;
+      status.textContent = error.message;
     }
   };
   return h("div", {}, h("h4", {}, "Your verdict"), h("div", { className: "row" }, design.labels.map((label) =>
-    h("button", { type: "button", disabled: !mayChange(), onclick: () => give(label) }, label.replaceAll("_", " ")))), told);
+    h("button", { type: "button", disabled: !mayChange(), onclick: () => give(label) }, label.replaceAll("_", " ")))), status);
 }
 
 export function modelsView(design) {
