@@ -18,6 +18,7 @@ import pytest
 from infra.local.engines import environment
 from services.cv_inspection.service import INSPECTOR
 from services.cv_inspection.serving.app import EXAMPLE_LABEL, EXAMPLE_NOTIFICATION
+from services.fraud.ingestion.tables import DECISIONS_TABLE
 from services.fraud.service import SCORER
 from services.fraud.serving.app import EXAMPLE_TRANSACTION
 from services.platform.models.names import CHALLENGER, label_version, reference_path, served_path
@@ -187,6 +188,30 @@ def test_swap_and_rollback_under_load_fail_no_request(here):
     assert found["failures"] == 0
     events = [r["event"] for r in here.figures("history", "fraud")["history"]]
     assert events[-1] == "rolled_back"
+
+
+def test_rules_and_costs_changed_under_load_fail_no_request(here, tmp_path):
+    """Sets are taken while decisions are made; each decision names the one it was made by."""
+    running = here.flowing("simulate", "fraud", "--rate", "150", "--seconds", "40", "--json")
+    sets = tmp_path / "rules.yaml"
+    for amount in (300, 200, 100):
+        sets.write_text(f"""rules:
+- {{id: large, when: amount >= {amount}, action: review, reason: a large amount, owner: tests}}
+""")
+        here.run("rules", "fraud", "publish", str(sets))
+        here.run("costs", "fraud", "--opex", str(amount / 50))
+        time.sleep(3)
+    sets.write_text(
+        "rules:\n- {id: wrong, when: no_feature > 1.0, action: decline, owner: tests}\n"
+    )
+    here.run("rules", "fraud", "publish", str(sets), code=2)
+    found = json.loads(running.communicate(timeout=200)[0])
+    assert (found["failures"], found["degraded"], found["requests"]) == (0, 0, 6_000)
+    assert settled_audit(here)["mismatches"] == 0
+    lake = Lake(here.settings())
+    decisions = lake.read(DECISIONS_TABLE, ["rules", "fired"])
+    versions = Counter(version.partition(":")[0] for version in decisions["rules"].to_pylist())
+    assert {"1", "2", "3"} <= versions.keys()
 
 
 def test_an_inspector_is_trained_shadowed_and_judged(here):
