@@ -13,6 +13,7 @@ import hypothesis
 import numpy as np
 import pyarrow as pa
 import pytest
+from pydantic import SecretStr
 
 from features.aggregation import BackfilledState
 from infra.local.engines import Program, environment, taken
@@ -119,8 +120,9 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     home = tmp_path_factory.mktemp("home")
     made = make_settings(home)
     for name, value in made:
-        plain = value.get_secret_value() if name == "password" else value
-        os.environ[f"WHITEBOARD_{name.upper()}"] = str(plain)
+        # Left unset, so that each process takes its own account.
+        if name != "user" and not isinstance(value, SecretStr):
+            os.environ[f"WHITEBOARD_{name.upper()}"] = str(value)
     settings.cache_clear()
     running = [start_engine(process, home) for process in local_engines(made)]
     _wait_for_bucket(made)

@@ -6,14 +6,21 @@ beside the interpreter; otherwise one of the same name on PATH is used.
 
 import json
 import os
+import re
 import shutil
 import socket
+import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
+from hashlib import sha256
 from pathlib import Path
 
+from services.platform.access import OPERATOR_REDIS_RULES, Access
 from services.platform.design import WORKER_NICE
-from services.platform.settings import Settings
+from services.platform.secret_files import make_private, make_secret, write_private
+from services.platform.settings import WEBHOOK_TOKEN, Settings
 
 
 @dataclass(frozen=True)
@@ -48,7 +55,23 @@ def binary(name: str) -> str:
     return found
 
 
-def engines(settings: Settings, object_events: str = "") -> list[Program]:
+@cache
+def redis_server() -> tuple[str, tuple[int, ...]]:
+    """Path and version of the newest redis-server: the wheel's, 6.2, or one on PATH."""
+    paths = {binary("redis-server"), shutil.which("redis-server") or binary("redis-server")}
+    return max(((path, _redis_version(path)) for path in paths), key=lambda found: found[1])
+
+
+def _redis_version(path: str) -> tuple[int, ...]:
+    """The version that a redis-server says it is."""
+    said = subprocess.run((path, "--version"), capture_output=True, text=True, check=False).stdout
+    found = re.search(r"v=([\d.]+)", said)
+    return tuple(map(int, found[1].split("."))) if found else ()
+
+
+def engines(
+    settings: Settings, object_events: str = "", accounts: Mapping[str, Access] | None = None
+) -> list[Program]:
     """The engines that this machine has to run: those without a host or URL elsewhere.
 
     They run in the home's folder `conf` and get paths relative to it: a home's path may have any
@@ -56,20 +79,44 @@ def engines(settings: Settings, object_events: str = "") -> list[Program]:
 
     Args:
         object_events: URL that the object store notifies of images in the inbox; empty: none.
+        accounts: Accounts of services and what each may do, besides that of `settings`, which may
+            do everything but administrate Redis. Their passwords are made where they are missing.
     """
-    conf = settings.home / "conf"
-    conf.mkdir(parents=True, exist_ok=True)
+    conf = make_private(make_private(settings.home) / "conf")
+    known = _accounts(settings, accounts or {})
     wanted = []
     if "nats" in settings.local_engines:
-        wanted.append(_nats(settings, conf))
+        wanted.append(_nats(settings, conf, known))
     if "redis" in settings.local_engines:
-        wanted.append(_redis(settings, conf))
+        wanted.append(_redis(settings, conf, known))
     if "seaweedfs" in settings.local_engines:
-        wanted.append(_seaweedfs(settings, conf, object_events))
+        wanted.append(_seaweedfs(settings, conf, known, object_events))
     return wanted
 
 
-def _nats(settings: Settings, conf: Path) -> Program:
+@dataclass(frozen=True)
+class _Account:
+    """An account at the engines. Without `access` it may do everything."""
+
+    name: str
+    password: str
+    access: Access | None
+
+
+def _accounts(settings: Settings, services: Mapping[str, Access]) -> list[_Account]:
+    given = settings.password.get_secret_value()
+    own = _Account(settings.user, given or make_secret(settings.home, settings.user), None)
+    others = [
+        _Account(name, make_secret(settings.home, name), access)
+        for name, access in services.items()
+        if name != settings.user
+    ]
+    return [own, *others]
+
+
+def _nats(settings: Settings, conf: Path, accounts: list[_Account]) -> Program:
+    users = "".join(f"    {_nats_user(one)}\n" for one in accounts)
+
     _write(
         conf / "nats.conf",
         f"""# Written by `whiteboard up`.
@@ -84,8 +131,8 @@ jetstream {{
   sync_interval: always
 }}
 authorization {{
-  user: {_quoted(settings.user)}
-  password: {_quoted(settings.password.get_secret_value())}
+  users: [
+{users}  ]
 }}
 """,
     )
@@ -98,15 +145,26 @@ authorization {{
     )
 
 
-def _redis(settings: Settings, conf: Path) -> Program:
+def _nats_user(account: _Account) -> str:
+    return f"{{user: {_quoted(account.name)}, password: {_quoted(account.password)}}}"
+
+
+def _redis(settings: Settings, conf: Path, accounts: list[_Account]) -> Program:
     (settings.home / "redis").mkdir(parents=True, exist_ok=True)
+    users = "".join(
+        f"user {one.name} on #{sha256(one.password.encode()).hexdigest()} resetchannels {rules}\n"
+        for one in accounts
+        if (rules := one.access.redis_rules if one.access else OPERATOR_REDIS_RULES)
+    )
     _write(
         conf / "redis.conf",
         f"""# Written by `whiteboard up`.
 bind {settings.host}
 port {settings.redis_port}
 dir ../redis
-requirepass {_quoted(settings.password.get_secret_value())}
+# An account for each service; no account may change the configuration or run scripts.
+user default off
+{users}
 # Written before it is answered, so a killed Redis loses nothing. Flushed every second, so a power
 # cut may lose a second of aggregated events; the lake holds them all, and flushing each write would
 # make every read wait for the disk.
@@ -118,24 +176,27 @@ save ""
     )
     return Program(
         "redis",
-        (binary("redis-server"), "redis.conf"),
+        (redis_server()[0], "redis.conf"),
         {"redis_port": settings.redis_port},
         directory=conf,
     )
 
 
-def _seaweedfs(settings: Settings, conf: Path, object_events: str) -> Program:
+def _seaweedfs(
+    settings: Settings, conf: Path, accounts: list[_Account], object_events: str
+) -> Program:
     # Its log files would go to the temporary folder and stay there.
     for folder in ("s3", "logs/seaweedfs"):
         (settings.home / folder).mkdir(parents=True, exist_ok=True)
-    identity = {
-        "name": settings.user,
-        "credentials": [
-            {"accessKey": settings.user, "secretKey": settings.password.get_secret_value()}
-        ],
-        "actions": ["Admin", "Read", "Write", "List", "Tagging"],
-    }
-    _write(conf / "s3.json", json.dumps({"identities": [identity]}, indent=2))
+    identities = [
+        {
+            "name": one.name,
+            "credentials": [{"accessKey": one.name, "secretKey": one.password}],
+            "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+        }
+        for one in accounts
+    ]
+    _write(conf / "s3.json", json.dumps({"identities": identities}, indent=2))
     _write(conf / "notification.toml", _notifications(settings, object_events))
     master, filer, volume, admin = (settings.s3_internal_port + n for n in range(4))
     return Program(
@@ -160,7 +221,7 @@ def _notifications(settings: Settings, url: str) -> str:
 [notification.webhook]
 enabled = {str(bool(url)).lower()}
 endpoint = {_quoted(url)}
-bearer_token = {_quoted(settings.password.get_secret_value())}
+bearer_token = {_quoted(settings.plain_webhook_token or make_secret(settings.home, WEBHOOK_TOKEN))}
 path_prefixes = [{_quoted(f"/buckets/{settings.inbox}/")}]
 event_types = ["create", "update"]
 max_retries = 10
@@ -180,8 +241,7 @@ def _quoted(text: str) -> str:
 
 def _write(path: Path, text: str) -> None:
     """Write a file that may hold a password: readable by its owner only."""
-    path.touch(mode=0o600)
-    path.write_text(text, encoding="utf-8")
+    write_private(path, text.encode())
 
 
 def taken(host: str, port: int) -> bool:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from services.fraud.service import SCORER
+from services.platform.access import Access
 from services.platform.design import DEFERRABLE_NICE, WORKER_NICE, Design, Process
 from services.platform.hooks import (
     AuditResult,
@@ -160,9 +161,21 @@ FRAUD = Design(
     package="services.fraud",
     http=SCORER,
     processes=(
-        Process("feature-worker", "services.fraud.features.worker", 0, WORKER_NICE),
+        Process(
+            "feature-worker",
+            "services.fraud.features.worker",
+            0,
+            WORKER_NICE,
+            access=Access(redis="write"),
+        ),
         Process("lake-writer", "services.fraud.ingestion.lake_writer", 1, DEFERRABLE_NICE),
-        Process("shadow", "services.fraud.monitoring.shadow", 2, DEFERRABLE_NICE),
+        Process(
+            "shadow",
+            "services.fraud.monitoring.shadow",
+            2,
+            DEFERRABLE_NICE,
+            access=Access(redis="read"),
+        ),
         Process("monitor", "services.fraud.monitoring.drift", 7, DEFERRABLE_NICE),
     ),
     first_candidate=_FIRST_CANDIDATE,

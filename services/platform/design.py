@@ -5,13 +5,14 @@ catalogue and the command line follow from it or are tested against it.
 """
 
 import ast
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeVar
 
+from services.platform.access import NOTHING, Access
 from services.platform.hooks import (
     Audit,
     BenchmarkDrifts,
@@ -55,12 +56,14 @@ class Process:
             `parse_arguments(settings, arguments)`, which returns the options, where it takes any.
         metrics_offset: Its Prometheus port, counted from the setting `metrics_port`.
         nice: `WORKER_NICE` or `DEFERRABLE_NICE`.
+        access: What its account may do at the engines.
     """
 
     name: str
     module: str
     metrics_offset: int
     nice: int
+    access: Access = NOTHING
     port_setting = "metrics_port"
 
     def port(self, settings: Settings) -> int:
@@ -83,6 +86,7 @@ class HttpApp:
         route: The route that decides.
         default_port: Where the setting `<name>_port` is not set.
         object_events: The route that takes the object store's notifications; empty: none does.
+        access: What its account may do at the engines.
     """
 
     name: str
@@ -90,6 +94,7 @@ class HttpApp:
     route: str
     default_port: int
     object_events: str = ""
+    access: Access = NOTHING
     nice = 0
 
     @property
@@ -230,6 +235,12 @@ class Design:
             return self.figures[name](figures) if name in self.figures else ""
         except KeyError:
             return "not measured yet: `whiteboard demo`"
+
+
+def accounts(designs: Iterable[Design]) -> dict[str, Access]:
+    """By account, what it may do at the engines: one for each process."""
+    processes = [process for design in designs for process in design.everything]
+    return {process.name: process.access for process in (*processes, SCHEDULER)}
 
 
 def registered(settings: Settings) -> tuple[Design, ...]:
