@@ -17,10 +17,21 @@ from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
+from infra.local.certificates import AUTHORITY, CERTIFICATE, KEY, ensure_certificates
 from services.platform.access import OPERATOR_REDIS_RULES, Access
 from services.platform.design import WORKER_NICE
 from services.platform.secret_files import make_private, make_secret, write_private
 from services.platform.settings import WEBHOOK_TOKEN, Settings
+
+# Folder of SeaweedFS' certificates, below `conf`.
+_TLS = "tls"
+_JWT_KEYS = {
+    "write": "jwt.signing",
+    "read": "jwt.signing.read",
+    "filer-write": "jwt.filer_signing",
+    "filer-read": "jwt.filer_signing.read",
+}
+_GRPC_PARTS = ("master", "volume", "filer", "s3", "admin", "worker", "client")
 
 
 @dataclass(frozen=True)
@@ -198,6 +209,8 @@ def _seaweedfs(
     ]
     _write(conf / "s3.json", json.dumps({"identities": identities}, indent=2))
     _write(conf / "notification.toml", _notifications(settings, object_events))
+    ensure_certificates(conf / _TLS, "seaweedfs")
+    _write(conf / "security.toml", _store_security(settings))
     master, filer, volume, admin = (settings.s3_internal_port + n for n in range(4))
     return Program(
         "seaweedfs",
@@ -207,12 +220,29 @@ def _seaweedfs(
             f"-bucket={settings.bucket},{settings.inbox},{settings.results}",
             f"-s3.port={settings.s3_port}", f"-master.port={master}", f"-filer.port={filer}",
             f"-volume.port={volume}", f"-admin.port={admin}", "-admin.ui=false",
+            # The S3 API stays; master, filer and volume answer no HTTP request without a token.
+            "-disableHttp",
             "-webdav=false", "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false",
         ),
         {"s3_port": settings.s3_port, "s3_internal_port": master},
         nice=WORKER_NICE,
         directory=conf,
     )  # fmt: skip
+
+
+def _store_security(settings: Settings) -> str:
+    """SeaweedFS's security.toml: its parts know each other by tokens and certificates.
+
+    Without it, every process of this machine may write files past S3 and read the S3 secrets.
+    """
+    keys = {name: make_secret(settings.home, f"seaweedfs-{name}") for name in _JWT_KEYS}
+    tokens = "".join(f"[{_JWT_KEYS[name]}]\nkey = {_quoted(key)}\n" for name, key in keys.items())
+    pair = f'cert = "{_TLS}/{CERTIFICATE}"\nkey = "{_TLS}/{KEY}"\n'
+    parts = "".join(f"[grpc.{part}]\n{pair}" for part in _GRPC_PARTS)
+    return f"""# Written by `whiteboard up`.
+{tokens}[grpc]
+ca = "{_TLS}/{AUTHORITY}"
+{parts}"""
 
 
 def _notifications(settings: Settings, url: str) -> str:

@@ -12,6 +12,7 @@ from services.platform.secret_files import new_secret, write_private
 # What docker-compose.yml asks for.
 COMPOSE_SECRETS = (
     "WHITEBOARD_COMPOSE_PASSWORD",
+    "WHITEBOARD_STORE_KEY",
     "WHITEBOARD_WEBHOOK_TOKEN",
 )
 
