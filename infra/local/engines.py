@@ -34,6 +34,10 @@ _JWT_KEYS = {
 _GRPC_PARTS = ("master", "volume", "filer", "s3", "admin", "worker", "client")
 
 
+_EVERY_ACTION = ["Admin", "Read", "Write", "List", "Tagging"]
+_NOWHERE = "nowhere"
+
+
 @dataclass(frozen=True)
 class Program:
     """A program to be run and kept running.
@@ -157,7 +161,16 @@ authorization {{
 
 
 def _nats_user(account: _Account) -> str:
-    return f"{{user: {_quoted(account.name)}, password: {_quoted(account.password)}}}"
+    login = f"user: {_quoted(account.name)}, password: {_quoted(account.password)}"
+    if account.access is None:
+        return f"{{{login}}}"
+    allowed = {
+        "publish": account.access.nats_publish,
+        "subscribe": account.access.nats_subscribe(account.name),
+    }
+    # JSON is NATS' configuration, too; without a subject, an empty list would allow all of them.
+    permissions = {name: {"allow": subjects or [_NOWHERE]} for name, subjects in allowed.items()}
+    return f"{{{login}, permissions: {json.dumps(permissions)}}}"
 
 
 def _redis(settings: Settings, conf: Path, accounts: list[_Account]) -> Program:
@@ -199,11 +212,12 @@ def _seaweedfs(
     # Its log files would go to the temporary folder and stay there.
     for folder in ("s3", "logs/seaweedfs"):
         (settings.home / folder).mkdir(parents=True, exist_ok=True)
+    buckets = {"lake": settings.bucket, "inbox": settings.inbox, "results": settings.results}
     identities = [
         {
             "name": one.name,
             "credentials": [{"accessKey": one.name, "secretKey": one.password}],
-            "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+            "actions": one.access.s3_actions(buckets) if one.access else _EVERY_ACTION,
         }
         for one in accounts
     ]

@@ -8,5 +8,11 @@ SCORER = HttpApp(
     "services.fraud.serving.app:create_app",
     "/score",
     18080,
-    access=Access(redis="read"),
+    access=Access(
+        redis="read",
+        publishes=("fraud.decision.>", "control.fraud"),
+        reads=("MODEL_HISTORY",),
+        watches=("models",),
+        loads=("lake",),
+    ),
 )

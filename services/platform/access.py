@@ -4,6 +4,7 @@ Each process declares its own in `design.py`; the engines' configuration follows
 not declared is refused by the engine.
 """
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,9 +25,66 @@ class Access:
 
     Attributes:
         redis: Its access to the online store.
+        publishes: NATS subjects it publishes on.
+        listens: NATS subjects it subscribes to.
+        consumes: Streams it reads by durable consumers.
+        reads: Streams it reads message by message.
+        makes: Streams it makes where they are missing.
+        watches: NATS key-value buckets it reads.
+        keeps: NATS key-value buckets it makes, reads and writes.
+        loads: Buckets of the store it reads: "lake", "inbox" or "results".
+        stores: Where it writes in the store: a bucket, or a folder of one, such as "lake/fraud".
     """
 
     redis: RedisAccess = ""
+    publishes: tuple[str, ...] = ()
+    listens: tuple[str, ...] = ()
+    consumes: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ()
+    makes: tuple[str, ...] = ()
+    watches: tuple[str, ...] = ()
+    keeps: tuple[str, ...] = ()
+    loads: tuple[str, ...] = ()
+    stores: tuple[str, ...] = ()
+
+    @property
+    def nats_publish(self) -> tuple[str, ...]:
+        """Subjects of NATS it may publish on, those of JetStream's API among them."""
+        buckets = (*self.watches, *self.keeps)
+        read = (*self.consumes, *self.reads, *self.makes, *map(_bucket_stream, buckets))
+        got = (*self.reads, *map(_bucket_stream, buckets))
+        made = (*self.makes, *map(_bucket_stream, self.keeps))
+        subjects = [
+            *self.publishes,
+            *(f"$KV.{bucket}.>" for bucket in self.keeps),
+            *_api("STREAM.INFO.{}", read),
+            *_api("STREAM.CREATE.{}", made),
+            *_api("STREAM.UPDATE.{}", made),
+            *_api("STREAM.MSG.GET.{}", got),
+            *_api("DIRECT.GET.{}", got),
+            *_api("DIRECT.GET.{}.>", got),
+            *_api("CONSUMER.CREATE.{}.>", self.consumes),
+            *_api("CONSUMER.DURABLE.CREATE.{}.>", self.consumes),
+            *_api("CONSUMER.INFO.{}.>", self.consumes),
+            *_api("CONSUMER.DELETE.{}.>", self.consumes),
+            *_api("CONSUMER.MSG.NEXT.{}.>", self.consumes),
+            *(f"$JS.ACK.{stream}.>" for stream in self.consumes),
+            *(f"$JS.ACK.*.*.{stream}.>" for stream in self.consumes),
+        ]
+        return tuple(dict.fromkeys(subjects))
+
+    def nats_subscribe(self, account: str) -> tuple[str, ...]:
+        """Subjects of NATS it may subscribe to: replies to others are none of them."""
+        return (f"{inbox_prefix(account)}.>", *self.listens)
+
+    def s3_actions(self, buckets: Mapping[str, str]) -> list[str]:
+        """Actions of SeaweedFS's S3.
+
+        Args:
+            buckets: By "lake", "inbox", "results", the bucket's name.
+        """
+        loads = [f"{verb}:{buckets[name]}" for name in self.loads for verb in ("Read", "List")]
+        return [*loads, *(f"Write:{_place(place, buckets)}" for place in self.stores)]
 
     @property
     def redis_rules(self) -> str:
@@ -35,6 +93,34 @@ class Access:
 
 
 NOTHING = Access()
+
+
+def inbox_prefix(account: str) -> str:
+    """Where replies to an account go: no other account may listen there.
+
+    >>> inbox_prefix("scorer")
+    '_INBOX_scorer'
+    """
+    return f"_INBOX_{account}"
+
+
+def _api(pattern: str, streams: Iterable[str]) -> list[str]:
+    return [f"$JS.API.{pattern.format(stream)}" for stream in streams]
+
+
+def _bucket_stream(bucket: str) -> str:
+    return f"KV_{bucket}"
+
+
+def _place(place: str, buckets: Mapping[str, str]) -> str:
+    """A folder or a bucket as SeaweedFS's actions name it.
+
+    >>> _place("lake/fraud", {"lake": "l"}), _place("results", {"results": "r"})
+    ('l/fraud/*', 'r')
+    """
+    name, _, folder = place.partition("/")
+    return f"{buckets[name]}/{folder}/*" if folder else buckets[name]
+
 
 OPERATOR = "operator"
 # Of commands on this machine: they make streams, train, promote. No account has `@dangerous`.

@@ -117,7 +117,14 @@ class HttpApp:
 P = TypeVar("P", bound=HttpApp | Process)
 
 # Serves all designs: it retrains every night, and sooner on drift or by command.
-SCHEDULER = Process("scheduler", "services.platform.retraining.scheduler", 3, DEFERRABLE_NICE)
+# Its jobs are commands, which have the operator's account.
+SCHEDULER = Process(
+    "scheduler",
+    "services.platform.retraining.scheduler",
+    3,
+    DEFERRABLE_NICE,
+    access=Access(listens=("alerts.>",), consumes=("CONTROL",), makes=("CONTROL",)),
+)
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,7 @@ class Settings(BaseSettings):
 
     user: str = Field(
         OPERATOR,
-        pattern=r"^[^\s/:,=]+$",
+        pattern=r"^[^\s/:,=.*>]+$",
         description="Account at NATS, Redis and S3. A process that `up` starts has its own.",
     )
     password: SecretStr = Field(

@@ -4,12 +4,18 @@ A stream from which nothing can be deleted. It does not depend on the registry, 
 read it.
 """
 
+import logging
+from contextlib import suppress
 from datetime import datetime
 from enum import StrEnum
 
 from nats.js import JetStreamContext, api
 from nats.js.errors import NotFoundError
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
+
+from services.platform.telemetry import EVENTS
+
+log = logging.getLogger(__name__)
 
 HISTORY_STREAM = "MODEL_HISTORY"
 
@@ -71,7 +77,18 @@ async def read_history(js: JetStreamContext, design: str) -> list[PromotionRecor
         return []
     records = []
     for seq in range(max(state.first_seq, 1), state.last_seq + 1):
-        message = await js.get_msg(HISTORY_STREAM, seq)
-        if message.subject == f"model.{design}":
-            records.append(PromotionRecord.model_validate_json(message.data or b""))
+        with suppress(NotFoundError):  # a row that was deleted
+            message = await js.get_msg(HISTORY_STREAM, seq)
+            if message.subject == f"model.{design}":
+                records += _readable(seq, message.data or b"")
     return records
+
+
+def _readable(seq: int, data: bytes) -> list[PromotionRecord]:
+    """The row; none where it cannot be read, which must not block a rollback."""
+    try:
+        return [PromotionRecord.model_validate_json(data)]
+    except ValidationError as error:
+        EVENTS.labels("history", "unreadable").inc()
+        log.error("row %d of the history skipped: %s", seq, error.errors()[0]["msg"])
+        return []

@@ -12,6 +12,7 @@ from nats.js import JetStreamContext, api
 from nats.js.errors import NotFoundError
 from nats.js.kv import KeyValue
 
+from services.platform.access import inbox_prefix
 from services.platform.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -38,6 +39,8 @@ def open_connection(settings: Settings, name: str) -> tuple[Client, asyncio.Task
 
     client = Client()
     url, credentials = _credentials(settings.nats)
+    if user := credentials.get("user"):
+        credentials["inbox_prefix"] = inbox_prefix(user)
     connecting = client.connect(
         url,
         **credentials,
