@@ -212,7 +212,7 @@ class Settings(BaseSettings):
 
     def with_account(self, user: str) -> "Settings":
         """These settings with another account of this home, unless `user` is set."""
-        if "user" in self.model_fields_set:
+        if "user" in self.model_fields_set or user == self.user:
             return self
         return self.model_copy(update={"user": user, "password": SecretStr("")})
 

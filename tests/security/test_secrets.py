@@ -35,7 +35,7 @@ def answer(host: str, port: int, sent: bytes) -> bytes:
 def test_secrets_are_random_one_an_account_and_nobody_elses(config, tmp_path):
     folder = secrets_folder(config.home)
     found = {path.name: path.read_text() for path in folder.iterdir() if path.is_file()}
-    assert {"operator", "scorer", "feature-worker", "webhook-token"} <= set(found)
+    assert {"scorer", "feature-worker", "webhook-token"} <= set(found)
     assert len(set(found.values())) == len(found)
     assert "whiteboard-local" not in found.values()
     for path in (config.home, folder, config.home / "conf"):
@@ -47,7 +47,7 @@ def test_secrets_are_random_one_an_account_and_nobody_elses(config, tmp_path):
 
 
 def test_a_home_without_secrets_opens_no_engine(config, tmp_path):
-    stranger = Settings(home=tmp_path, redis_port=config.redis_port)
+    stranger = Settings(home=tmp_path, redis_port=config.redis_port, password="")
     with Redis.from_url(stranger.redis) as redis, pytest.raises(AuthenticationError):
         redis.ping()
 
@@ -60,7 +60,7 @@ def test_redis_does_not_take_the_default_password(config, password):
 
 
 def test_redis_takes_nothing_out_of_an_http_post(config, tmp_path):
-    secret = read_secret(config.home, "operator")
+    secret = config.plain_password
     body = f"AUTH operator {secret}\r\nCONFIG SET dir {tmp_path}\r\nSAVE\r\n"
     post = f"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n{body}"
     assert answer(config.host, config.redis_port, post.encode()).count(b"-NOPERM") == 2

@@ -28,7 +28,11 @@ def open_connection(settings: Settings, name: str) -> tuple[Client, asyncio.Task
     """
 
     async def on_error(error: Exception) -> None:
-        log.debug("nats: %s", error or type(error).__name__)
+        # What the process's `access` does not declare: its calls only time out.
+        refused = "permissions violation" in str(error).lower()
+        log.log(
+            logging.ERROR if refused else logging.DEBUG, "nats: %s", error or type(error).__name__
+        )
 
     async def on_disconnect() -> None:
         if not client.is_closed:  # by us
