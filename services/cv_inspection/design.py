@@ -16,6 +16,7 @@ from services.platform.hooks import (
     Figures,
     Problem,
     TrafficRequest,
+    Walkthrough,
 )
 from services.platform.progress import ProgressBar, ProgressCallback
 from services.platform.settings import Settings
@@ -113,6 +114,21 @@ def _demo() -> Demo:
     from services.cv_inspection.evaluation import live
 
     return Demo(live.demo, live.demo_failures, live.demo_table)
+
+
+def _walkthrough() -> Walkthrough:
+    from services.cv_inspection.diagram import DIAGRAM
+    from services.cv_inspection.evaluation import walkthrough
+    from services.cv_inspection.problem import CLASSES
+
+    return Walkthrough(
+        DIAGRAM,
+        "image",
+        walkthrough.follow,
+        walkthrough.newest,
+        CLASSES,
+        walkthrough.label,
+    )
 
 
 def _money(minor: float) -> str:
@@ -223,4 +239,11 @@ INSPECTION = Design(
     benchmark_drifts=_benchmark_drifts,
     evaluate=_evaluate,
     demo=_demo,
+    walkthrough=_walkthrough,
+    walkthrough_access=Access(
+        publishes=("cv.verdict.>",),
+        listens=("cv.image.>", "cv.inspection.>"),
+        reads=("CV_DECISIONS",),
+        stores=("inbox",),
+    ),
 )

@@ -17,6 +17,7 @@ from services.platform.hooks import (
     Figures,
     Problem,
     TrafficRequest,
+    Walkthrough,
 )
 from services.platform.progress import ProgressBar, ProgressCallback
 from services.platform.settings import Settings
@@ -113,10 +114,23 @@ def _demo() -> Demo:
 
 
 def _audit(config: Settings) -> AuditResult:
-    from services.fraud.monitoring.skew import audit
-    from services.platform.storage.lake import Lake
+    from services.fraud.monitoring.skew import audit_with_rules
 
-    return audit(Lake(config))
+    return audit_with_rules(config)
+
+
+def _walkthrough() -> Walkthrough:
+    from services.fraud.diagram import DIAGRAM
+    from services.fraud.evaluation import walkthrough
+
+    return Walkthrough(
+        DIAGRAM,
+        "payment",
+        walkthrough.follow,
+        walkthrough.newest,
+        ("fraud", "genuine"),
+        walkthrough.label,
+    )
 
 
 def _money(minor: float) -> str:
@@ -177,7 +191,7 @@ FRAUD = Design(
             DEFERRABLE_NICE,
             access=Access(
                 publishes=("fraud.dead.>",),
-                consumes=("FRAUD", "FRAUD_DECISIONS"),
+                consumes=("FRAUD", "FRAUD_DECISIONS", "FRAUD_VERDICTS"),
                 stores=("lake/fraud",),
             ),
         ),
@@ -195,6 +209,34 @@ FRAUD = Design(
             ),
         ),
         Process(
+            "review-desk",
+            "services.fraud.review.worker",
+            30,
+            WORKER_NICE,
+            access=Access(
+                publishes=("fraud.case.>", "fraud.verdict.>", "$KV.FRAUD_COSTS.price"),
+                consumes=("FRAUD_DECISIONS", "FRAUD_REVIEWS"),
+                reads=("FRAUD_REVIEWS", "FRAUD_VERDICTS"),
+                deletes=("FRAUD_REVIEWS",),
+                makes=("FRAUD_REVIEWS", "KV_FRAUD_COSTS"),
+                watches=("FRAUD_COSTS",),
+            ),
+        ),
+        Process(
+            "analysts",
+            "services.fraud.simulator.analysts",
+            31,
+            DEFERRABLE_NICE,
+            access=Access(
+                publishes=("fraud.verdict.>", "$KV.FRAUD_COSTS.analysts-simulated"),
+                consumes=("FRAUD_REVIEWS",),
+                reads=("FRAUD_VERDICTS",),
+                makes=("FRAUD_REVIEWS", "KV_FRAUD_COSTS"),
+                watches=("FRAUD_COSTS",),
+                keeps=("SIMULATED_TRUTH",),
+            ),
+        ),
+        Process(
             "monitor",
             "services.fraud.monitoring.drift",
             7,
@@ -208,13 +250,35 @@ FRAUD = Design(
                 stores=("lake/fraud", "lake/reports/fraud"),
             ),
         ),
+        Process(
+            "reasons",
+            "services.fraud.reasons.worker",
+            12,
+            WORKER_NICE,
+            access=Access(
+                redis="read",
+                consumes=("FRAUD_DECISIONS",),
+                keeps=("fraud_reasons",),
+                loads=("lake",),
+            ),
+        ),
     ),
     first_candidate=_FIRST_CANDIDATE,
     traffic_rate=200.0,
     load_rate=500,
     drifts=("covariate", "holiday", "null_device", "concept"),
     protocol="handbook",
-    commands=("replay", "drill", "bench", "rebuild", "federate"),
+    commands=(
+        "rules",
+        "costs",
+        "review",
+        "why",
+        "replay",
+        "drill",
+        "bench",
+        "rebuild",
+        "federate",
+    ),
     figures={
         "problem": _cost,
         "ingestion": _ingestion,
@@ -234,5 +298,11 @@ FRAUD = Design(
     benchmark_drifts=_benchmark_drifts,
     evaluate=_evaluate,
     demo=_demo,
+    walkthrough=_walkthrough,
+    walkthrough_access=Access(
+        publishes=("fraud.tx.>", "fraud.label.>"),
+        listens=("fraud.decision.>",),
+        reads=("FRAUD", "FRAUD_DECISIONS"),
+    ),
     audit=_audit,
 )

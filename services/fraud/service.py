@@ -10,9 +10,14 @@ SCORER = HttpApp(
     18080,
     access=Access(
         redis="read",
-        publishes=("fraud.decision.>", "control.fraud"),
-        reads=("MODEL_HISTORY",),
-        watches=("models",),
+        # Verdicts and costs: people's, by routes that need a token.
+        publishes=("fraud.decision.>", "fraud.verdict.>", "control.fraud"),
+        consumes=("FRAUD_REVIEWS",),
+        reads=("MODEL_HISTORY", "FRAUD_VERDICTS"),
+        makes=("FRAUD_REVIEWS",),
+        watches=("models", "rules", "fraud_reasons"),
+        keeps=("FRAUD_COSTS",),
+        downloads=("rule_lists",),
         loads=("lake",),
     ),
 )

@@ -5,16 +5,17 @@ not declared is refused by the engine.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
 
-RedisAccess = Literal["", "read", "write"]
+RedisAccess = Literal["", "read", "inspect", "write"]
 
 # What clients need to connect; scripts, configuration and other clients are nobody's.
 _REDIS_ALWAYS = "+@connection -@dangerous -@scripting -@pubsub"
 _REDIS = {
     "": "",
     "read": f"~* +@read {_REDIS_ALWAYS}",
+    "inspect": f"~* +@read {_REDIS_ALWAYS} +info",
     "write": f"~* +@read +@write +@transaction {_REDIS_ALWAYS}",
 }
 
@@ -24,14 +25,16 @@ class Access:
     """What an account may do.
 
     Attributes:
-        redis: Its access to the online store.
+        redis: Its access to the online store; "inspect" reads the server's figures, too.
         publishes: NATS subjects it publishes on.
         listens: NATS subjects it subscribes to.
         consumes: Streams it reads by durable consumers.
         reads: Streams it reads message by message.
         makes: Streams it makes where they are missing.
+        deletes: Streams from which it deletes single messages.
         watches: NATS key-value buckets it reads.
         keeps: NATS key-value buckets it makes, reads and writes.
+        downloads: NATS object stores it reads.
         loads: Buckets of the store it reads: "lake", "inbox" or "results".
         stores: Where it writes in the store: a bucket, or a folder of one, such as "lake/fraud".
     """
@@ -42,17 +45,20 @@ class Access:
     consumes: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()
     makes: tuple[str, ...] = ()
+    deletes: tuple[str, ...] = ()
     watches: tuple[str, ...] = ()
     keeps: tuple[str, ...] = ()
+    downloads: tuple[str, ...] = ()
     loads: tuple[str, ...] = ()
     stores: tuple[str, ...] = ()
 
     @property
     def nats_publish(self) -> tuple[str, ...]:
         """Subjects of NATS it may publish on, those of JetStream's API among them."""
-        buckets = (*self.watches, *self.keeps)
-        read = (*self.consumes, *self.reads, *self.makes, *map(_bucket_stream, buckets))
-        got = (*self.reads, *map(_bucket_stream, buckets))
+        buckets = [_bucket_stream(bucket) for bucket in (*self.watches, *self.keeps)]
+        objects = [f"OBJ_{store}" for store in self.downloads]
+        read = (*self.consumes, *self.reads, *self.makes, *buckets, *objects)
+        got = (*self.reads, *buckets, *objects)
         made = (*self.makes, *map(_bucket_stream, self.keeps))
         subjects = [
             *self.publishes,
@@ -63,6 +69,7 @@ class Access:
             *_api("STREAM.MSG.GET.{}", got),
             *_api("DIRECT.GET.{}", got),
             *_api("DIRECT.GET.{}.>", got),
+            *_api("STREAM.MSG.DELETE.{}", self.deletes),
             *_api("CONSUMER.CREATE.{}.>", self.consumes),
             *_api("CONSUMER.DURABLE.CREATE.{}.>", self.consumes),
             *_api("CONSUMER.INFO.{}.>", self.consumes),
@@ -70,6 +77,7 @@ class Access:
             *_api("CONSUMER.MSG.NEXT.{}.>", self.consumes),
             *(f"$JS.ACK.{stream}.>" for stream in self.consumes),
             *(f"$JS.ACK.*.*.{stream}.>" for stream in self.consumes),
+            *_downloads(objects),
         ]
         return tuple(dict.fromkeys(subjects))
 
@@ -85,6 +93,18 @@ class Access:
         """
         loads = [f"{verb}:{buckets[name]}" for name in self.loads for verb in ("Read", "List")]
         return [*loads, *(f"Write:{_place(place, buckets)}" for place in self.stores)]
+
+    def plus(self, *others: "Access") -> "Access":
+        """What this and the others allow together; the access to Redis stays this one's.
+
+        >>> Access(reads=("A",)).plus(Access(reads=("B",), loads=("lake",))).reads
+        ('A', 'B')
+        """
+        names = [field.name for field in fields(self) if field.name != "redis"]
+        sums: dict[str, Any] = {
+            name: sum((getattr(o, name) for o in (self, *others)), ()) for name in names
+        }
+        return replace(self, **sums)
 
     @property
     def redis_rules(self) -> str:
@@ -106,6 +126,20 @@ def inbox_prefix(account: str) -> str:
 
 def _api(pattern: str, streams: Iterable[str]) -> list[str]:
     return [f"$JS.API.{pattern.format(stream)}" for stream in streams]
+
+
+def _downloads(streams: list[str]) -> list[str]:
+    """What reading an object takes: the client looks its stream up, and follows it once."""
+    if not streams:
+        return []
+    return [
+        "$JS.API.STREAM.NAMES",
+        *_api("CONSUMER.CREATE.{}", streams),
+        *_api("CONSUMER.CREATE.{}.>", streams),
+        *_api("CONSUMER.INFO.{}.>", streams),
+        *_api("CONSUMER.DELETE.{}.>", streams),
+        *(f"$JS.FC.{stream}.>" for stream in streams),
+    ]
 
 
 def _bucket_stream(bucket: str) -> str:

@@ -26,6 +26,7 @@ from services.platform.hooks import (
     Problem,
     Simulate,
     Train,
+    Walkthrough,
 )
 from services.platform.settings import Settings
 
@@ -87,6 +88,7 @@ class HttpApp:
         default_port: Where the setting `<name>_port` is not set.
         object_events: The route that takes the object store's notifications; empty: none does.
         access: What its account may do at the engines.
+        nice: 0 on the request path.
     """
 
     name: str
@@ -95,7 +97,7 @@ class HttpApp:
     default_port: int
     object_events: str = ""
     access: Access = NOTHING
-    nice = 0
+    nice: int = 0
 
     @property
     def port_setting(self) -> str:
@@ -125,6 +127,16 @@ SCHEDULER = Process(
     DEFERRABLE_NICE,
     access=Access(listens=("alerts.>",), consumes=("CONTROL",), makes=("CONTROL",)),
 )
+# Shows all designs in a browser. What it does at the engines for a design, the design declares.
+WALKTHROUGH = HttpApp(
+    "walkthrough",
+    "services.walkthrough.app:create_app",
+    "/api/state",
+    18090,
+    access=Access(redis="inspect", reads=("MODEL_HISTORY",), loads=("lake", "inbox", "results")),
+    nice=WORKER_NICE,
+)
+SHARED_PROCESSES = (SCHEDULER, WALKTHROUGH)
 
 
 @dataclass(frozen=True)
@@ -172,6 +184,8 @@ class Design:
         evaluate: Runs the published protocol.
         demo: Its part of the demo.
         audit: Recomputes logged features from raw events.
+        walkthrough: Diagram and live views of the walkthrough.
+        walkthrough_access: What the walkthrough's account may do for them.
     """
 
     name: str
@@ -198,6 +212,8 @@ class Design:
     evaluate: Evaluate | None = None
     demo: Callable[[], Demo] | None = None
     audit: Audit | None = None
+    walkthrough: Callable[[], Walkthrough] | None = None
+    walkthrough_access: Access = NOTHING
 
     def __str__(self) -> str:
         return self.name
@@ -209,11 +225,11 @@ class Design:
 
     def process(self, name: str) -> HttpApp | Process:
         """A process by name. KeyError lists those there are."""
-        return _named(self.everything, name)
+        return named(self.everything, name)
 
     def worker(self, name: str) -> Process:
         """A worker by name. KeyError lists those there are."""
-        return _named(self.processes, name)
+        return named(self.processes, name)
 
     def steps(self, figures: Figures) -> list[Step]:
         """The eight steps; one whose file does not exist says that it is not built yet.
@@ -246,8 +262,11 @@ class Design:
 
 def accounts(designs: Iterable[Design]) -> dict[str, Access]:
     """By account, what it may do at the engines: one for each process."""
-    processes = [process for design in designs for process in design.everything]
-    return {process.name: process.access for process in (*processes, SCHEDULER)}
+    all_designs = tuple(designs)
+    processes = [process for design in all_designs for process in design.everything]
+    made = {process.name: process.access for process in (*processes, *SHARED_PROCESSES)}
+    views = (design.walkthrough_access for design in all_designs)
+    return {**made, WALKTHROUGH.name: WALKTHROUGH.access.plus(*views)}
 
 
 def registered(settings: Settings) -> tuple[Design, ...]:
@@ -255,7 +274,8 @@ def registered(settings: Settings) -> tuple[Design, ...]:
     return tuple(import_module(settings.designs).DESIGNS)
 
 
-def _named(processes: tuple[P, ...], name: str) -> P:
+def named(processes: tuple[P, ...], name: str) -> P:
+    """A process by name. KeyError lists those there are."""
     for process in processes:
         if process.name == name:
             return process

@@ -111,6 +111,9 @@ class Settings(BaseSettings):
     webhook_token: SecretStr = Field(
         SecretStr(""), description="Token of the store's notifications; empty: the one in `home`."
     )
+    analyst_token: SecretStr = Field(
+        SecretStr(""), description="Token of the /reviews routes; empty: they are disabled."
+    )
     model_file: Path = Field(
         Path("/opt/ml/model/model.onnx"),
         description="Served instead of the champion if it exists, as in SageMaker.",

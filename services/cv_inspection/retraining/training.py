@@ -125,7 +125,7 @@ def make_card(
         until,
         design=DESIGN,
         classes=candidate.classes,
-        kpi={"reinspection_minor": CostModel().review, "escape_minor": ESCAPE_COST_MINOR},
+        kpi={"reinspection_minor": CostModel().opex, "escape_minor": ESCAPE_COST_MINOR},
     )
 
 

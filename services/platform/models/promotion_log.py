@@ -5,14 +5,13 @@ read it.
 """
 
 import logging
-from contextlib import suppress
 from datetime import datetime
 from enum import StrEnum
 
-from nats.js import JetStreamContext, api
-from nats.js.errors import NotFoundError
+from nats.js import JetStreamContext
 from pydantic import BaseModel, ValidationError
 
+from services.platform.streaming.stored import ensure_history, history
 from services.platform.telemetry import EVENTS
 
 log = logging.getLogger(__name__)
@@ -54,34 +53,18 @@ class PromotionRecord(BaseModel):
 
 async def append_record(js: JetStreamContext, record: PromotionRecord) -> None:
     """Append a row. nats.errors.Error if the stream did not acknowledge it."""
-    try:
-        await js.stream_info(HISTORY_STREAM)
-    except NotFoundError:
-        await js.add_stream(
-            api.StreamConfig(
-                name=HISTORY_STREAM,
-                subjects=["model.>"],
-                storage=api.StorageType.FILE,
-                deny_delete=True,
-                deny_purge=True,
-            )
-        )
+    await ensure_history(js, HISTORY_STREAM, ["model.>"])
     await js.publish(f"model.{record.design}", record.model_dump_json().encode())
 
 
 async def read_history(js: JetStreamContext, design: str) -> list[PromotionRecord]:
     """All rows of a design, oldest first; none before there is a stream."""
-    try:
-        state = (await js.stream_info(HISTORY_STREAM)).state
-    except NotFoundError:
-        return []
-    records = []
-    for seq in range(max(state.first_seq, 1), state.last_seq + 1):
-        with suppress(NotFoundError):  # a row that was deleted
-            message = await js.get_msg(HISTORY_STREAM, seq)
-            if message.subject == f"model.{design}":
-                records += _readable(seq, message.data or b"")
-    return records
+    return [
+        record
+        async for seq, message in history(js, HISTORY_STREAM)
+        if message.subject == f"model.{design}"
+        for record in _readable(seq, message.data or b"")
+    ]
 
 
 def _readable(seq: int, data: bytes) -> list[PromotionRecord]:

@@ -41,7 +41,7 @@ TOY = Design(
         "toy_service",
         f"{PACKAGE}.serving.app:create_app",
         "/weigh",
-        18090,
+        18089,
         access=Access(publishes=("toy.>",), watches=("models",), loads=("lake",)),
     ),
     processes=(
