@@ -35,39 +35,54 @@ async def refused(config, account: str, subject: str, data: bytes = b"{}") -> bo
     return False
 
 
-@pytest.mark.parametrize("account", ["lake-writer", "shadow", "inspection-worker", "monitor"])
-async def test_only_the_operator_and_the_services_with_tokens_command_the_scheduler(
-    config,
-    nc,
-    account,
-):
+async def test_only_the_operator_and_the_services_with_tokens_command_the_scheduler(config, nc):
+    strangers = set(ACCOUNTS) - {"scorer", "inspector"}
     js = nc.jetstream()
     await ensure_stream(js, CONTROL, ["control.>"])
     before = (await js.stream_info(CONTROL)).state.last_seq
-    assert await refused(config, account, "control.fraud", b'{"verb":"night"}')
+    command = "control.fraud", b'{"verb":"night"}'
+    assert all(await asyncio.gather(*(refused(config, one, *command) for one in strangers)))
     assert (await js.stream_info(CONTROL)).state.last_seq == before
 
 
-@pytest.mark.parametrize("account", sorted(ACCOUNTS))
-async def test_no_service_announces_a_model_or_writes_history(config, nc, account):
+async def test_no_service_announces_a_model_or_writes_history(config, nc):
     await announce(nc, "fraud", 7)
     await append_record(nc.jetstream(), record())
-    assert await refused(config, account, f"$KV.{ANNOUNCEMENTS}.fraud.champion", b'{"version":1}')
-    assert await refused(config, account, "model.fraud", b"[]")
+    attacks = ((f"$KV.{ANNOUNCEMENTS}.fraud.champion", b'{"version":1}'), ("model.fraud", b"[]"))
+    tried = [refused(config, account, *attack) for account in ACCOUNTS for attack in attacks]
+    assert all(await asyncio.gather(*tried))
     bucket = await ensure_bucket(nc.jetstream(), ANNOUNCEMENTS)
     assert announced_version((await bucket.get("fraud.champion")).value) == 7
 
 
-@pytest.mark.parametrize("account", sorted(ACCOUNTS))
-async def test_no_service_deletes_or_purges_a_stream(config, nc, account):
-    mine = await connect(config.with_account(account), "attack")
-    js = mine.jetstream(timeout=0.4)
-    for attack in (js.delete_stream("FRAUD"), js.purge_stream("CV")):
-        with pytest.raises((NatsError, TimeoutError)):
-            await attack
-    await mine.close()
+async def test_no_service_deletes_or_purges_a_stream(config, nc):
+    async def attack(account: str) -> None:
+        mine = await connect(config.with_account(account), "attack")
+        js = mine.jetstream(timeout=0.4)
+        for attempt in (js.delete_stream("FRAUD"), js.purge_stream("CV")):
+            with pytest.raises((NatsError, TimeoutError)):
+                await attempt
+        await mine.close()
+
+    await asyncio.gather(*map(attack, ACCOUNTS))
     for stream in ("FRAUD", "CV"):
         await nc.jetstream().stream_info(stream)
+
+
+async def test_costs_rules_and_reasons_are_written_by_those_who_own_them(config):
+    nc = await connect(config, "test")
+    for bucket in ("FRAUD_COSTS", "rules", "fraud_reasons"):
+        await ensure_bucket(nc.jetstream(), bucket)
+    attacks = (
+        ("analysts", "$KV.FRAUD_COSTS.costs"),
+        ("review-desk", "$KV.FRAUD_COSTS.costs"),
+        ("scorer", "$KV.rules.fraud"),
+        ("scorer", "rules.fraud"),
+        ("scorer", "$KV.fraud_reasons.x"),
+        ("walkthrough", "control.fraud"),
+    )
+    assert all(await asyncio.gather(*(refused(config, *attack) for attack in attacks)))
+    await nc.close()
 
 
 async def test_no_service_reads_replies_to_another(config, nc):
@@ -86,12 +101,12 @@ async def test_no_service_reads_replies_to_another(config, nc):
     assert not heard
 
 
-@pytest.mark.parametrize("account", sorted(ACCOUNTS))
-def test_no_service_writes_a_model_file(config, account):
+def test_no_service_writes_a_model_file(config):
     path = "models/fraud/champion.onnx"
     Lake(config).put(path, b"good")
-    with pytest.raises(OSError, match=r"ACCESS_DENIED|403"):
-        Lake(config.with_account(account)).put(path, b"approve everything")
+    for account in ACCOUNTS:
+        with pytest.raises(OSError, match=r"ACCESS_DENIED|403"):
+            Lake(config.with_account(account)).put(path, b"approve everything")
     assert Lake(config).get(path) == b"good"
 
 

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def answer(host: str, port: int, sent: bytes) -> bytes:
     with socket.create_connection((host, port), timeout=5) as connection:
         connection.sendall(sent)
-        connection.settimeout(2)
+        connection.settimeout(0.5)
         received = b""
         try:
             while part := connection.recv(4096):

@@ -53,6 +53,7 @@ def test_the_master_assigns_no_file_and_the_volume_server_gives_none(config):
     assert status(f"http://{config.host}:{first + 2}/1,01637037d6") in (401, 403, 404, 405)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("forged", [False, True])
 def test_the_shell_gets_no_secret_without_the_certificate(config, tmp_path, forged):
     if forged:
