@@ -11,7 +11,7 @@ FEDERATED_STAMP := $(FEDERATED)/.installed
 TORCH_INDEX_URL ?= https://download.pytorch.org/whl/cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-e2e test-compose test-federated federated federated-setup check \
+.PHONY: help setup demo test test-e2e test-compose test-security test-federated federated federated-setup check \
     bench architecture lock down wipe
 
 help:  ## Show this
@@ -71,6 +71,9 @@ test-e2e: setup federated-setup  ## The whole stack, killed and mended; minutes
 
 test-compose: setup  ## Docker Compose: build, up, kill each container, down, up; minutes
 	$(BIN)/pytest -m e2e tests/e2e/test_compose.py
+
+test-security: setup  ## Attacks that must fail, from a fresh `up`; minutes
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "e2e or not e2e" tests/security
 
 bench: setup  ## Micro-benchmarks: kernel, simulator, reader
 	$(BIN)/pytest benchmarks --benchmark-only

@@ -13,7 +13,7 @@ from services.cli.output import err
 SHARED = (
     "up", "down", "bootstrap", "status", "demo", "simulate", "train", "candidates", "swap",
     "retrain", "night", "rollback", "history", "evaluate", "audit", "report", "scorecard",
-    "describe", "fault", "load", "open", "record",
+    "describe", "fault", "load", "open", "record", "secrets",
 )  # fmt: skip
 
 app = typer.Typer(

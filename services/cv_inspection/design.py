@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from services.cv_inspection.service import INSPECTOR
+from services.platform.access import Access
 from services.platform.design import DEFERRABLE_NICE, WORKER_NICE, Design, Process
 from services.platform.hooks import (
     Demo,
@@ -162,12 +163,54 @@ INSPECTION = Design(
     package="services.cv_inspection",
     http=INSPECTOR,
     processes=(
-        Process("inspection-worker", "services.cv_inspection.serving.worker", 4, WORKER_NICE),
         Process(
-            "cv-lake-writer", "services.cv_inspection.ingestion.lake_writer", 5, DEFERRABLE_NICE
+            "inspection-worker",
+            "services.cv_inspection.serving.worker",
+            4,
+            WORKER_NICE,
+            access=Access(
+                publishes=("cv.image.>", "cv.inspection.>", "cv.dead.>"),
+                consumes=("CV",),
+                watches=("models",),
+                loads=("lake", "inbox", "results"),
+                stores=("results",),
+            ),
         ),
-        Process("cv-shadow", "services.cv_inspection.monitoring.shadow", 6, DEFERRABLE_NICE),
-        Process("cv-monitor", "services.cv_inspection.monitoring.drift", 8, DEFERRABLE_NICE),
+        Process(
+            "cv-lake-writer",
+            "services.cv_inspection.ingestion.lake_writer",
+            5,
+            DEFERRABLE_NICE,
+            access=Access(
+                publishes=("cv.dead.>",), consumes=("CV", "CV_DECISIONS"), stores=("lake/cv",)
+            ),
+        ),
+        Process(
+            "cv-shadow",
+            "services.cv_inspection.monitoring.shadow",
+            6,
+            DEFERRABLE_NICE,
+            access=Access(
+                consumes=("CV_DECISIONS",),
+                watches=("models",),
+                loads=("lake", "inbox"),
+                stores=("lake/cv",),
+            ),
+        ),
+        Process(
+            "cv-monitor",
+            "services.cv_inspection.monitoring.drift",
+            8,
+            DEFERRABLE_NICE,
+            access=Access(
+                publishes=("alerts.cv.>",),
+                consumes=("CV_DECISIONS",),
+                makes=("ALERTS",),
+                keeps=("bookmarks",),
+                loads=("lake",),
+                stores=("lake/cv", "lake/reports/cv"),
+            ),
+        ),
     ),
     first_candidate=_FIRST_CANDIDATE,
     traffic_rate=4.0,
@@ -197,4 +240,10 @@ INSPECTION = Design(
     evaluate=_evaluate,
     demo=_demo,
     walkthrough=_walkthrough,
+    walkthrough_access=Access(
+        publishes=("cv.verdict.>",),
+        listens=("cv.image.>", "cv.inspection.>"),
+        reads=("CV_DECISIONS",),
+        stores=("inbox",),
+    ),
 )

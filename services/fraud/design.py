@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from services.fraud.service import SCORER
+from services.platform.access import Access
 from services.platform.design import DEFERRABLE_NICE, WORKER_NICE, Design, Process
 from services.platform.hooks import (
     AuditResult,
@@ -174,13 +175,93 @@ FRAUD = Design(
     package="services.fraud",
     http=SCORER,
     processes=(
-        Process("feature-worker", "services.fraud.features.worker", 0, WORKER_NICE),
-        Process("lake-writer", "services.fraud.ingestion.lake_writer", 1, DEFERRABLE_NICE),
-        Process("shadow", "services.fraud.monitoring.shadow", 2, DEFERRABLE_NICE),
-        Process("review-desk", "services.fraud.review.worker", 30, WORKER_NICE),
-        Process("analysts", "services.fraud.simulator.analysts", 31, DEFERRABLE_NICE),
-        Process("monitor", "services.fraud.monitoring.drift", 7, DEFERRABLE_NICE),
-        Process("reasons", "services.fraud.reasons.worker", 12, WORKER_NICE),
+        Process(
+            "feature-worker",
+            "services.fraud.features.worker",
+            0,
+            WORKER_NICE,
+            access=Access(
+                redis="write", publishes=("fraud.dead.>",), consumes=("FRAUD",), loads=("lake",)
+            ),
+        ),
+        Process(
+            "lake-writer",
+            "services.fraud.ingestion.lake_writer",
+            1,
+            DEFERRABLE_NICE,
+            access=Access(
+                publishes=("fraud.dead.>",),
+                consumes=("FRAUD", "FRAUD_DECISIONS", "FRAUD_VERDICTS"),
+                stores=("lake/fraud",),
+            ),
+        ),
+        Process(
+            "shadow",
+            "services.fraud.monitoring.shadow",
+            2,
+            DEFERRABLE_NICE,
+            access=Access(
+                redis="read",
+                consumes=("FRAUD_DECISIONS",),
+                watches=("models",),
+                loads=("lake",),
+                stores=("lake/fraud",),
+            ),
+        ),
+        Process(
+            "review-desk",
+            "services.fraud.review.worker",
+            30,
+            WORKER_NICE,
+            access=Access(
+                publishes=("fraud.case.>", "fraud.verdict.>", "$KV.FRAUD_COSTS.price"),
+                consumes=("FRAUD_DECISIONS", "FRAUD_REVIEWS"),
+                reads=("FRAUD_REVIEWS", "FRAUD_VERDICTS"),
+                deletes=("FRAUD_REVIEWS",),
+                makes=("FRAUD_REVIEWS", "KV_FRAUD_COSTS"),
+                watches=("FRAUD_COSTS",),
+            ),
+        ),
+        Process(
+            "analysts",
+            "services.fraud.simulator.analysts",
+            31,
+            DEFERRABLE_NICE,
+            access=Access(
+                publishes=("fraud.verdict.>", "$KV.FRAUD_COSTS.analysts-simulated"),
+                consumes=("FRAUD_REVIEWS",),
+                reads=("FRAUD_VERDICTS",),
+                makes=("FRAUD_REVIEWS", "KV_FRAUD_COSTS"),
+                watches=("FRAUD_COSTS",),
+                keeps=("SIMULATED_TRUTH",),
+            ),
+        ),
+        Process(
+            "monitor",
+            "services.fraud.monitoring.drift",
+            7,
+            DEFERRABLE_NICE,
+            access=Access(
+                publishes=("alerts.fraud.>",),
+                consumes=("FRAUD_DECISIONS",),
+                makes=("ALERTS",),
+                keeps=("bookmarks",),
+                loads=("lake",),
+                stores=("lake/fraud", "lake/reports/fraud"),
+            ),
+        ),
+        Process(
+            "reasons",
+            "services.fraud.reasons.worker",
+            12,
+            WORKER_NICE,
+            access=Access(
+                redis="read",
+                consumes=("FRAUD_DECISIONS",),
+                keeps=("fraud_reasons",),
+                loads=("lake",),
+            ),
+        ),
     ),
     first_candidate=_FIRST_CANDIDATE,
     traffic_rate=200.0,
@@ -218,5 +299,10 @@ FRAUD = Design(
     evaluate=_evaluate,
     demo=_demo,
     walkthrough=_walkthrough,
+    walkthrough_access=Access(
+        publishes=("fraud.tx.>", "fraud.label.>"),
+        listens=("fraud.decision.>",),
+        reads=("FRAUD", "FRAUD_DECISIONS"),
+    ),
     audit=_audit,
 )

@@ -90,7 +90,9 @@ async def consume_commands(nc: Client, scheduler: Scheduler, design: str) -> Non
     """Queue a design's commands from the control stream. Runs until cancelled."""
     js = nc.jetstream()
     await ensure_stream(js, CONTROL, ["control.>"])
-    commands = await js.pull_subscribe(control_subject(design), durable=f"{NAME}-{design}")
+    commands = await js.pull_subscribe(
+        control_subject(design), durable=f"{NAME}-{design}", stream=CONTROL
+    )
     while True:
         try:
             [message] = await commands.fetch(1, timeout=30)

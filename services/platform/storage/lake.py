@@ -42,7 +42,7 @@ class Lake:
         self.bucket = bucket or settings.bucket
         self.filesystem = S3FileSystem(
             access_key=settings.user,
-            secret_key=settings.password.get_secret_value(),
+            secret_key=settings.plain_password,
             endpoint_override=url.netloc,
             scheme=url.scheme,
             region="us-east-1",
