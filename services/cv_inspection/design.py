@@ -60,7 +60,7 @@ def _train(
     from services.cv_inspection.retraining.training import folder_split, train
     from services.cv_inspection.simulator.labelled_images import HISTORY
 
-    source = HISTORY.split if folder is None else partial(folder_split, folder)
+    source = HISTORY.split if folder is None else partial(folder_split, folder, "", False)
     return train(config, candidate, seed, bar, source)
 
 

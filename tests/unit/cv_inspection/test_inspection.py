@@ -8,10 +8,11 @@ import pytest
 from PIL import Image
 
 from services.cv_inspection.features.image import measure_quality, resize, resize_mask
+from services.cv_inspection.features.mask import run_lengths
 from services.cv_inspection.ingestion.events import ImageRef, InspectionEvent, Quality
 from services.cv_inspection.ingestion.images import decode
 from services.cv_inspection.problem import CLASSES
-from services.cv_inspection.serving.inspect import decide, inspect, run_lengths
+from services.cv_inspection.serving.inspect import decide, inspect
 from services.cv_inspection.simulator.camera import Camera
 from services.cv_inspection.simulator.drift import CameraDrift
 
@@ -48,7 +49,7 @@ def test_an_inspection_is_complete_and_repeatable(vision_model):
     assert event.defect == pytest.approx(1 - event.probabilities["good"], abs=1e-6)
     assert event.mask_key == f"{event.place.stem}.mask.png"
     assert event.defect_share == pytest.approx(result.mask.mean())
-    assert list(result.stages) == ["decode", "scale", "infer", "decide"]
+    assert list(result.stages) == ["decode", "measure", "infer", "decide"]
     again = inspect(vision_model, shot.jpeg(), ImageRef.from_key(shot.key), AT, shot.key)
     assert again.event == event
     mask = np.asarray(Image.open(io.BytesIO(result.mask_png)))
