@@ -2,8 +2,8 @@
 
 It learns nothing from defects, so it also sees those that nobody has labelled. The features are
 EfficientNet-Lite0's at strides 8 and 16 with ImageNet's weights; the distance of a patch is
-Mahalanobis', from one mean and covariance over all patches and positions, because parts lie anywhere
-in the image.
+Mahalanobis', from one mean and covariance over all patches and positions, because parts lie
+anywhere in the image.
 
 Source: Defard et al., "PaDiM: a Patch Distribution Modeling Framework for Anomaly Detection and
 Localization", 2021, with one covariance in place of one for each position.

@@ -28,7 +28,8 @@ def boxes(mask: Booleans) -> list[Box]:
     """A box around each connected defect of a mask (H, W), the largest first.
 
     Pixels that touch at a corner are connected. Runs of each row are joined with those of the row
-    above by union-find (Wu et al., "Two strategies to speed up connected component labeling", 2005).
+    above by union-find (Wu, Otoo and Suzuki, "Two Strategies to Speed up Connected Component
+    Labeling Algorithms", 2005).
 
     >>> boxes(np.array([[1, 1, 0, 0], [0, 0, 0, 1]], dtype=bool))
     [(0, 0, 2, 1), (3, 1, 4, 2)]
@@ -55,7 +56,7 @@ def boxes(mask: Booleans) -> list[Box]:
 
 
 def _runs(mask: Booleans, rows: npt.NDArray[np.intp]) -> tuple[Integers, Integers, Integers]:
-    """Row, first column, and the column behind the last of each run of defect pixels, in reading order."""
+    """Row, first column and the column behind the last of each run, in reading order."""
     padded = np.zeros((len(rows), mask.shape[1] + 2), dtype=np.int8)
     padded[:, 1:-1] = mask[rows]
     change = np.diff(padded, axis=1)

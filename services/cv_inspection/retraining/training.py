@@ -56,6 +56,11 @@ def image_size(name: str) -> tuple[int, int]:
     return parse_size(hyperparameters(CONF, name)["size"])
 
 
+def learns_from_good_only(name: str) -> bool:
+    """Whether a folder of good parts is enough for a candidate."""
+    return bool(getattr(CANDIDATES.get(name), "good_only", False))
+
+
 def new_candidate(
     name: str, classes: tuple[str, ...] = CLASSES, overrides: Mapping[str, object] | None = None
 ) -> ImageCandidate:
@@ -220,10 +225,10 @@ def register(
     with bar("evaluating and exporting"):
         probabilities, masks, novelty = candidate.predict(valid.vectors)
         iou = mask_iou(masks, valid)
-        novelty, of = valid.by_image(novelty.astype(np.float64))
+        novel, of = valid.by_image(novelty.astype(np.float64))
         score, valid = valid.by_image(1.0 - probabilities[:, 0].astype(np.float64))
         threshold = _threshold(score, valid)
-        limits = {MAX_NOVELTY: novelty_limit(novelty[~of.positive])}
+        limits = {MAX_NOVELTY: novelty_limit(novel[~of.positive])}
         trained = TrainedCandidate(
             candidate,
             make_card(candidate, threshold, data.fingerprint, data.trained_until, limits),
@@ -232,6 +237,6 @@ def register(
             CostModel(),
             {**parameters, "images": len(data.train)},
             {"iou": iou, "train_s": train_s},
-            reference(valid, score, novelty).to_bytes(),
+            reference(valid, score, novel).to_bytes(),
         )
         return training.register(settings, trained)
