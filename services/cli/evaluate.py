@@ -54,7 +54,7 @@ def evaluate(
     epochs: Annotated[int, typer.Option(min=0, help="cv: of training; 0: the protocol's.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Train and test on a published data set by its protocol, or on a folder. Needs no stack.
+    r"""Train and test on a published data set by its protocol, or on a folder. Needs no stack.
 
     cv goes on where a run was stopped.
 
@@ -63,7 +63,7 @@ def evaluate(
       whiteboard evaluate fraud --file transactions.parquet --published-week-only --json
       whiteboard evaluate cv --file magnetic_tile --protocol magnetic_tile --seeds 2
       whiteboard evaluate cv --file magnetic_tile --unseen
-      whiteboard evaluate cv --file images/ --protocol grouped --group-by 'kos(\\d+)'
+      whiteboard evaluate cv --file images/ --protocol grouped --group-by 'kos(\d+)'
     """
     run = hook(design.evaluate, design, "evaluate")
     protocols = (design.protocol, *design.more_protocols)

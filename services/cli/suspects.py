@@ -24,13 +24,13 @@ def suspects(
     epochs: Annotated[int, typer.Option(min=0, help="Of training; 0: the protocol's.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Find images that are likely mislabelled or badly outlined. Needs no stack.
+    r"""Find images that are likely mislabelled or badly outlined. Needs no stack.
 
     Each is predicted by a model that saw nothing of its part. A run that was stopped goes on.
 
     Examples:
       whiteboard suspects cv --data magnetic_tile
-      whiteboard suspects cv --data images/ --group-by 'kos(\\d+)' --json
+      whiteboard suspects cv --data images/ --group-by 'kos(\d+)' --json
     """
     only_with(design, "suspects")
     from services.cv_inspection.evaluation import suspects as search

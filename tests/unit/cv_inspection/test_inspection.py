@@ -39,6 +39,13 @@ def test_a_decision_and_its_reason(defect, share, quality, decision, word):
     assert bool(reason) == (decision == "review")
 
 
+def test_a_part_unlike_the_good_ones_goes_to_a_person():
+    assert decide(0.02, 0.1, 0.0, FINE, 4.9, 5.0) == ("pass", "")
+    assert decide(0.30, 0.1, 0.0, FINE, 9.0, 5.0) == ("reject", "")
+    found, reason = decide(0.02, 0.1, 0.0, FINE, 7.25, 5.0)
+    assert (found, reason) == ("review", "unlike the good parts: novelty 7.2, limit 5.0")
+
+
 def test_an_inspection_is_complete_and_repeatable(vision_model):
     shot = Camera(3, defect_share=1.0).shot(0)
     result = inspect(vision_model, shot.jpeg(), ImageRef.from_key(shot.key), AT, shot.key)
