@@ -9,7 +9,7 @@ from pathlib import Path
 import grimp
 
 from services.designs import DESIGNS
-from services.platform.design import SCHEDULER, HttpApp, Process
+from services.platform.design import SHARED_PROCESSES, HttpApp, Process
 from services.platform.settings import Settings
 
 PAGE = Path(__file__).parent / "architecture.md"
@@ -61,7 +61,8 @@ def _processes() -> Iterable[str]:
     for design in DESIGNS:
         for process in design.everything:
             yield _row(design.name, process, settings)
-    yield _row("all", SCHEDULER, settings)
+    for process in SHARED_PROCESSES:
+        yield _row("all", process, settings)
 
 
 def _row(design: str, process: HttpApp | Process, settings: Settings) -> str:

@@ -19,6 +19,7 @@ from sklearn.metrics import average_precision_score
 
 from monitoring.statistics.page_hinkley import PageHinkley
 from services.platform.evaluation.cost import CostModel
+from services.platform.evaluation.cost import Outcomes as OutcomeCodes
 from services.platform.evaluation.metrics import calibration_error
 from services.platform.models.names import CHALLENGER, CHAMPION, label_version
 from services.platform.storage.lake import Lake
@@ -67,12 +68,15 @@ class Outcomes:
 
     Attributes:
         rows: Columns `event_time`, `feed` (empty for the default feed), `model`
-            ("candidate:version"), `role`, `score`, `stopped`, `positive`, `amount` (minor units).
+            ("candidate:version"), `role`, `score`, `stopped` (an outcome of the cost model: 0 is
+            not stopped), `positive`, `amount` (minor units).
         complete_until: By feed, the event time (seconds) before which its outcomes are complete.
+        cost_model: The present one; None: the design's.
     """
 
     rows: pd.DataFrame
     complete_until: Mapping[str, float]
+    cost_model: CostModel | None = None
 
 
 # Given by feed an event time, seconds, returns the decisions since then, of other feeds all; None
@@ -162,10 +166,11 @@ def _seconds(times: "pd.Series[pd.Timestamp]") -> "pd.Series[float]":
 
 
 def _period(rows: pd.DataFrame, begin: float, cost_model: CostModel, span_s: float) -> Period:
-    stopped, positive = rows["stopped"].to_numpy(bool), rows["positive"].to_numpy(bool)
+    outcome, positive = rows["stopped"].to_numpy(np.int64), rows["positive"].to_numpy(bool)
+    stopped = outcome != 0
     score, amount = rows["score"].to_numpy(float), rows["amount"].to_numpy(float)
     ap = float(average_precision_score(positive, score)) if positive.any() else 0.0
-    hits, cost = int((stopped & positive).sum()), cost_model.total(stopped, positive, amount) / 100
+    hits, cost = int((stopped & positive).sum()), cost_model.total(outcome, positive, amount) / 100
     return Period(
         begin=begin,
         model=str(rows["model"].iloc[0]),
@@ -255,7 +260,8 @@ class QualityTracker:
             since[period.feed] = max(since.get(period.feed, 0.0), period.begin)
         outcomes = self._read_outcomes(since)
         if outcomes is not None and len(outcomes.rows):
-            yield from periods(outcomes, self._spec.cost_model, self._spec.span_s)
+            cost_model = outcomes.cost_model or self._spec.cost_model
+            yield from periods(outcomes, cost_model, self._spec.span_s)
 
     def _stored_periods(self) -> Iterator[Period]:
         # With the schema: files from before the column `feed` have nulls there.
@@ -300,20 +306,25 @@ def _largest_feed(periods: list[Period]) -> str:
 SHADOW_COLUMNS = ["decision_id", "model", "score", "threshold"]
 
 
-def with_challenger(outcomes: pd.DataFrame, shadow: pa.Table | None, by: str) -> pd.DataFrame:
+def with_challenger(
+    outcomes: pd.DataFrame, shadow: pa.Table | None, by: str, cost_model: CostModel | None = None
+) -> pd.DataFrame:
     """Decisions with outcomes and, below them, the same as the challenger would have decided.
 
     Args:
         outcomes: Columns of `OutcomeReader`, and `by`.
         shadow: Rows of shadow mode, `SHADOW_COLUMNS`; None for none.
         by: Column of `outcomes` that matches shadow mode's `decision_id`.
+        cost_model: Decides on the challenger's scores; None: its threshold does.
     """
     if shadow is None or not len(shadow):
         return outcomes
     scores = shadow.select(SHADOW_COLUMNS).to_pandas().drop_duplicates(["decision_id", "model"])
     plain = outcomes.drop(columns=["model", "score", "stopped", "role"])
     challengers = plain.merge(scores, left_on=by, right_on="decision_id", suffixes=("", "_shadow"))
-    challengers = challengers.assign(
-        role=CHALLENGER, stopped=challengers["score"] >= challengers["threshold"]
-    )
+    stopped: OutcomeCodes = (challengers["score"] >= challengers["threshold"]).to_numpy(bool)
+    if cost_model is not None:
+        score, amount = (challengers[c].to_numpy(np.float64) for c in ("score", "amount"))
+        stopped = cost_model.outcomes(score, 0.0, amount)
+    challengers = challengers.assign(role=CHALLENGER, stopped=stopped)
     return pd.concat([outcomes, challengers[outcomes.columns]], ignore_index=True)

@@ -63,11 +63,11 @@ def consecutive_ports(count: int) -> int:
 
 def make_settings(home: Path) -> Settings:
     """Settings of a separate installation; all its ports are consecutive, so none is used twice."""
-    first = consecutive_ports(19)
+    first = consecutive_ports(23)
     names = ("nats_port", "nats_http_port", "redis_port", "s3_port", "scorer_port",
              "inspector_port", "s3_internal_port")  # fmt: skip
     ports = {name: first + number for number, name in enumerate(names)}
-    # SeaweedFS uses four consecutive internal ports, the workers nine for metrics.
+    # SeaweedFS uses four consecutive internal ports, the workers thirteen for metrics.
     return Settings(home=home, metrics_port=ports["s3_internal_port"] + 4, **ports)
 
 
@@ -216,7 +216,7 @@ def card(**changes: object) -> ModelCard:
         version=1,
         features=TABULAR,
         threshold=0.2,
-        kpi={"review_minor": CostModel().review},
+        kpi={"review_minor": CostModel().opex},
         trained_on="test",
         trained_at=datetime(2022, 4, 1, tzinfo=UTC),
     )

@@ -79,7 +79,8 @@ http: "{settings.host}:{settings.nats_http_port}"
 max_payload: 1MB
 jetstream {{
   store_dir: "../nats"
-  max_file_store: 32GB
+  # Above the sum of the streams' own limits, which NATS reserves here and not on the disk.
+  max_file_store: 128GB
   # Flush before acknowledging: acknowledged messages are never lost.
   sync_interval: always
 }}

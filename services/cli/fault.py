@@ -1,27 +1,17 @@
 """`whiteboard fault`: make a process fail as the docs discuss, and bring it back."""
 
-import os
-import signal
 import time
-from enum import StrEnum
 from typing import Annotated
 
 import typer
 
+from infra.local.faults import Kind, mend, strike
 from infra.local.supervisor import Supervisor
 from services.cli.options import FIRST
 from services.cli.output import bar, fail, say
 from services.platform.settings import settings
 
 _NAMES = f"redis, nats, seaweedfs, {FIRST.http.name}, ..."
-
-
-class Kind(StrEnum):
-    """Ways in which a process can fail."""
-
-    kill = "kill"
-    hang = "hang"
-    away = "away"
 
 
 def fault(
@@ -42,24 +32,17 @@ def fault(
       whiteboard fault feature-worker --kind kill
     """
     supervisor = Supervisor(settings())
-    pid = supervisor.pids().get(process)
-    if pid is None:
-        fail(f"no process {process!r} runs: {', '.join(supervisor.pids()) or '`whiteboard up`'}")
+    try:
+        strike(supervisor, process, kind)
+    except KeyError as error:
+        fail(str(error.args[0]))
     if kind is Kind.kill:
-        os.kill(pid, signal.SIGKILL)
         say(f"{process} killed; Supervisor starts it again")
         return
-    if kind is Kind.hang:
-        os.kill(pid, signal.SIGSTOP)
-    else:
-        supervisor.take_away(process)
     try:
         _wait(f"{process} {'hangs' if kind is Kind.hang else 'is away'}", seconds)
     finally:
-        if kind is Kind.hang:
-            os.kill(pid, signal.SIGCONT)
-        else:
-            supervisor.bring_back(process)
+        mend(supervisor, process, kind)
     say(f"[green]{process} is back[/]")
 
 

@@ -16,7 +16,8 @@ from services.cli.output import bar, fail, out, say, show_json, table
 from services.platform.settings import settings
 
 if TYPE_CHECKING:
-    from services.fraud.evaluation.federation import Comparison, FederationRequest
+    from services.fraud.evaluation.federation.comparison import Comparison
+    from services.fraud.evaluation.federation.request import FederationRequest
 
 _DEFAULT = with_command("federate")
 
@@ -73,7 +74,7 @@ def federate(
     only_with(design, "federate")
     if seeds > 1 and not in_process:
         raise typer.BadParameter("several seeds need --in-process", param_hint="--seeds")
-    from services.fraud.evaluation.federation import FederationRequest
+    from services.fraud.evaluation.federation.request import FederationRequest
 
     request = FederationRequest(
         home=(settings().home / "federated").resolve(), banks=banks, rounds=rounds,
@@ -94,7 +95,7 @@ def federate(
 
 def _compare(request: "FederationRequest") -> "Comparison":
     from infra.local import flower
-    from services.fraud.evaluation.federation import compare
+    from services.fraud.evaluation.federation.comparison import compare
 
     try:
         with errors_as_messages():
@@ -111,7 +112,7 @@ def _compare(request: "FederationRequest") -> "Comparison":
 
 
 def _plot(found: "Comparison", path: Path) -> Path:
-    from services.fraud.evaluation.federation_plot import plot
+    from services.fraud.evaluation.federation.plot import plot
 
     plot(found.rows, path)
     return path

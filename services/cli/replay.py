@@ -1,10 +1,11 @@
 """`whiteboard replay`: a file of real transactions through the running stack."""
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
@@ -18,10 +19,13 @@ from services.cli.options import (
 )
 from services.cli.output import bar, fail, say
 from services.cli.simulate import show
+from services.platform.hooks import Figures
 from services.platform.settings import settings
 
 if TYPE_CHECKING:
+    from services.fraud.ingestion.replay import LabelCounts
     from services.fraud.ingestion.transaction_file import TransactionFile
+    from services.fraud.simulator.replay import ReplayRequest
 
 _MAX_SHOWN = 3
 
@@ -61,42 +65,45 @@ def replay(
       whiteboard replay fraud --file mine.csv --mapping mine.yaml --run again
     """
     only_with(design, "replay")
-    import uvloop
-
-    from services.fraud.evaluation.run_report import quality
     from services.fraud.ingestion.replay import LabelCounts
     from services.fraud.simulator.replay import ReplayRequest
     from services.fraud.simulator.replay import check as read_all
-    from services.fraud.simulator.replay import replay as send
-    from services.platform.evaluation.latency import percentiles_ms
 
     counts = LabelCounts()
     with errors_as_messages(), _opened(file, mapping, run, any_time, rejected) as source:
         said = _say_left_out(source, 0)
         if check:
-            figures: dict[str, Any] = {**read_all(source, counts), "failures": 0}
+            figures: Figures = {**read_all(source, counts), "failures": 0}
             sent = figures["transactions"]
         else:
-            request = ReplayRequest(rate, most, _time(since), resume)
-            with bar(f"replaying {file.name}") as step:
-                report = uvloop.run(send(settings(), source, request, counts, step))
-            sent = report.requests
-            if report.duplicates:
-                say(
-                    f"[yellow]counted once[/] {report.duplicates:,} events whose ids the stream had"
-                )
-            figures = {
-                **percentiles_ms(report.latency_ms),
-                **quality(report),
-                "requests": report.requests,
-                "labels": report.labels,
-                "failures": report.failures,
-                "degraded": report.degraded,
-                "errors": report.errors,
-                "duplicate_events": report.duplicates,
-            }
+            figures = _send(source, ReplayRequest(rate, most, _time(since), resume), counts)
+            sent = figures["requests"]
         _say_left_out(source, said)
-    figures |= {
+    show({**figures, **_file_figures(source, counts)}, as_json)
+    if not sent:
+        fail(_nothing_sent(source))
+
+
+def _send(source: "TransactionFile", request: "ReplayRequest", counts: "LabelCounts") -> Figures:
+    """Play the file into the running stack."""
+    import uvloop
+
+    from services.fraud.evaluation.run_report import traffic_figures
+    from services.fraud.review.live import present_costs
+    from services.fraud.simulator.replay import replay as send
+
+    config = settings()
+    costs = asyncio.run(present_costs(config))
+    with bar(f"replaying {source.name}") as step:
+        report = uvloop.run(send(config, source, request, counts, step))
+    if report.duplicates:
+        say(f"[yellow]counted once[/] {report.duplicates:,} events whose ids the stream had")
+    return {**traffic_figures(report, costs), "duplicate_events": report.duplicates}
+
+
+def _file_figures(source: "TransactionFile", counts: "LabelCounts") -> Figures:
+    """What reading the file found."""
+    return {
         "labels_unknown": counts.unknown,
         "labels_not_due": counts.not_due,
         "duplicate_rows": source.duplicates,
@@ -104,9 +111,6 @@ def replay(
         "rejected_by_field": dict(source.rejections.by_field),
         "rejected": source.rejections.examples,
     }
-    show(figures, as_json)
-    if not sent:
-        fail(_nothing_sent(source))
 
 
 @contextmanager

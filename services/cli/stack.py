@@ -10,9 +10,10 @@ from infra.local.engines import Program, engines
 from infra.local.supervisor import Supervisor
 from services.cli.options import DESIGNS, errors_as_messages
 from services.cli.output import bar, err, fail
-from services.platform.design import SCHEDULER, HttpApp, Process
+from services.platform.design import SCHEDULER, WALKTHROUGH, HttpApp, Process
 from services.platform.run import SHARED
 from services.platform.settings import Settings
+from services.walkthrough.token import page_url
 
 _READY_S = 60.0
 # The scheduler runs its jobs by this command.
@@ -26,7 +27,11 @@ def programs(config: Settings) -> list[Program]:
         for design in DESIGNS.values()
         for process in design.everything
     ]
-    return [*own, _program(config, SHARED, SCHEDULER, *_WHITEBOARD)]
+    return [
+        *own,
+        _program(config, SHARED, SCHEDULER, *_WHITEBOARD),
+        _program(config, SHARED, WALKTHROUGH),
+    ]
 
 
 def local_engines(config: Settings) -> list[Program]:
@@ -48,6 +53,7 @@ def _program(config: Settings, owner: str, process: HttpApp | Process, *more: st
 
 def bring_up(config: Settings, seed: int, days: int) -> Supervisor:
     """Start everything, showing progress. Ends the command where that fails."""
+    start_page(config)
     with err.status("starting NATS, Redis, SeaweedFS"):
         supervisor = start_engines(config)
     bootstrap_missing(config, seed, days)
@@ -63,11 +69,19 @@ def bootstrap_missing(config: Settings, seed: int, days: int) -> bool:
     return any(made)
 
 
+def start_page(config: Settings) -> None:
+    """Start the walkthrough before everything else, and print its address."""
+    with err.status("starting the walkthrough"):
+        _start(Supervisor(config), [_program(config, SHARED, WALKTHROUGH)])
+    # As text: a terminal makes a link of it, and Rich would colour it in parts.
+    err.print(f"the walkthrough: {page_url(config)}", markup=False, highlight=False, soft_wrap=True)
+
+
 def start_engines(config: Settings) -> Supervisor:
     """Start the engines and wait until they answer. Ends the command if they do not."""
     supervisor = Supervisor(config)
     wanted = local_engines(config)
-    running = _start(supervisor, wanted)
+    running = _start(supervisor, [*wanted, _program(config, SHARED, WALKTHROUGH)])
     for program in wanted:
         for port in program.ports.values():
             _wait_for_port(config.host, port, program.name)

@@ -15,6 +15,7 @@ from services.platform.hooks import (
     LabelledFolder,
     Problem,
     TrafficRequest,
+    Walkthrough,
 )
 from services.platform.progress import ProgressBar, ProgressCallback
 from services.platform.settings import Settings
@@ -123,6 +124,21 @@ def _demo() -> Demo:
     return Demo(live.demo, live.demo_failures, live.demo_table)
 
 
+def _walkthrough() -> Walkthrough:
+    from services.cv_inspection.diagram import DIAGRAM
+    from services.cv_inspection.evaluation import walkthrough
+    from services.cv_inspection.problem import CLASSES
+
+    return Walkthrough(
+        DIAGRAM,
+        "image",
+        walkthrough.follow,
+        walkthrough.newest,
+        CLASSES,
+        walkthrough.label,
+    )
+
+
 def _money(minor: float) -> str:
     return f"{minor / 100:,.0f} EUR"
 
@@ -190,4 +206,5 @@ INSPECTION = Design(
     benchmark_drifts=_benchmark_drifts,
     evaluate=_evaluate,
     demo=_demo,
+    walkthrough=_walkthrough,
 )

@@ -46,5 +46,5 @@ class CostModel(cost.CostModel):
     The cost of an escape is the part's `amount`, with no fee on top.
     """
 
-    review: int = REINSPECTION_COST_MINOR
+    opex: int = REINSPECTION_COST_MINOR
     fee: int = 0

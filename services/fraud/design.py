@@ -16,6 +16,7 @@ from services.platform.hooks import (
     LabelledFolder,
     Problem,
     TrafficRequest,
+    Walkthrough,
 )
 from services.platform.progress import ProgressBar, ProgressCallback
 from services.platform.settings import Settings
@@ -112,10 +113,23 @@ def _demo() -> Demo:
 
 
 def _audit(config: Settings) -> AuditResult:
-    from services.fraud.monitoring.skew import audit
-    from services.platform.storage.lake import Lake
+    from services.fraud.monitoring.skew import audit_with_rules
 
-    return audit(Lake(config))
+    return audit_with_rules(config)
+
+
+def _walkthrough() -> Walkthrough:
+    from services.fraud.diagram import DIAGRAM
+    from services.fraud.evaluation import walkthrough
+
+    return Walkthrough(
+        DIAGRAM,
+        "payment",
+        walkthrough.follow,
+        walkthrough.newest,
+        ("fraud", "genuine"),
+        walkthrough.label,
+    )
 
 
 def _money(minor: float) -> str:
@@ -163,14 +177,27 @@ FRAUD = Design(
         Process("feature-worker", "services.fraud.features.worker", 0, WORKER_NICE),
         Process("lake-writer", "services.fraud.ingestion.lake_writer", 1, DEFERRABLE_NICE),
         Process("shadow", "services.fraud.monitoring.shadow", 2, DEFERRABLE_NICE),
+        Process("review-desk", "services.fraud.review.worker", 30, WORKER_NICE),
+        Process("analysts", "services.fraud.simulator.analysts", 31, DEFERRABLE_NICE),
         Process("monitor", "services.fraud.monitoring.drift", 7, DEFERRABLE_NICE),
+        Process("reasons", "services.fraud.reasons.worker", 12, WORKER_NICE),
     ),
     first_candidate=_FIRST_CANDIDATE,
     traffic_rate=200.0,
     load_rate=500,
     drifts=("covariate", "holiday", "null_device", "concept"),
     protocol="handbook",
-    commands=("replay", "drill", "bench", "rebuild", "federate"),
+    commands=(
+        "rules",
+        "costs",
+        "review",
+        "why",
+        "replay",
+        "drill",
+        "bench",
+        "rebuild",
+        "federate",
+    ),
     figures={
         "problem": _cost,
         "ingestion": _ingestion,
@@ -190,5 +217,6 @@ FRAUD = Design(
     benchmark_drifts=_benchmark_drifts,
     evaluate=_evaluate,
     demo=_demo,
+    walkthrough=_walkthrough,
     audit=_audit,
 )

@@ -25,6 +25,7 @@ from services.platform.hooks import (
     Problem,
     Simulate,
     Train,
+    Walkthrough,
 )
 from services.platform.settings import Settings
 
@@ -83,6 +84,7 @@ class HttpApp:
         route: The route that decides.
         default_port: Where the setting `<name>_port` is not set.
         object_events: The route that takes the object store's notifications; empty: none does.
+        nice: 0 on the request path.
     """
 
     name: str
@@ -90,7 +92,7 @@ class HttpApp:
     route: str
     default_port: int
     object_events: str = ""
-    nice = 0
+    nice: int = 0
 
     @property
     def port_setting(self) -> str:
@@ -113,6 +115,11 @@ P = TypeVar("P", bound=HttpApp | Process)
 
 # Serves all designs: it retrains every night, and sooner on drift or by command.
 SCHEDULER = Process("scheduler", "services.platform.retraining.scheduler", 3, DEFERRABLE_NICE)
+# Shows all designs in a browser.
+WALKTHROUGH = HttpApp(
+    "walkthrough", "services.walkthrough.app:create_app", "/api/state", 18090, nice=WORKER_NICE
+)
+SHARED_PROCESSES = (SCHEDULER, WALKTHROUGH)
 
 
 @dataclass(frozen=True)
@@ -161,6 +168,7 @@ class Design:
         evaluate: Runs the published protocol.
         demo: Its part of the demo.
         audit: Recomputes logged features from raw events.
+        walkthrough: Diagram and live views of the walkthrough.
     """
 
     name: str
@@ -188,6 +196,7 @@ class Design:
     evaluate: Evaluate | None = None
     demo: Callable[[], Demo] | None = None
     audit: Audit | None = None
+    walkthrough: Callable[[], Walkthrough] | None = None
 
     def __str__(self) -> str:
         return self.name
@@ -199,11 +208,11 @@ class Design:
 
     def process(self, name: str) -> HttpApp | Process:
         """A process by name. KeyError lists those there are."""
-        return _named(self.everything, name)
+        return named(self.everything, name)
 
     def worker(self, name: str) -> Process:
         """A worker by name. KeyError lists those there are."""
-        return _named(self.processes, name)
+        return named(self.processes, name)
 
     def steps(self, figures: Figures) -> list[Step]:
         """The eight steps; one whose file does not exist says that it is not built yet.
@@ -239,7 +248,8 @@ def registered(settings: Settings) -> tuple[Design, ...]:
     return tuple(import_module(settings.designs).DESIGNS)
 
 
-def _named(processes: tuple[P, ...], name: str) -> P:
+def named(processes: tuple[P, ...], name: str) -> P:
+    """A process by name. KeyError lists those there are."""
     for process in processes:
         if process.name == name:
             return process

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import partial
 from importlib import import_module
 
-from services.platform.design import SCHEDULER, HttpApp, Process, registered
+from services.platform.design import SHARED_PROCESSES, HttpApp, Process, named, registered
 from services.platform.runtime.server import serve_app
 from services.platform.settings import Settings, settings
 
@@ -19,8 +19,8 @@ SHARED = "shared"
 
 def find(config: Settings, design: str, name: str) -> HttpApp | Process:
     """A process of a design, or a shared one. KeyError lists those there are."""
-    if (design, name) == (SHARED, SCHEDULER.name):
-        return SCHEDULER
+    if design == SHARED:
+        return named(SHARED_PROCESSES, name)
     known = {one.name: one for one in registered(config)}
     if design not in known:
         raise KeyError(f"no design {design!r}: choose from {', '.join([*known, SHARED])}")

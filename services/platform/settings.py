@@ -101,6 +101,9 @@ class Settings(BaseSettings):
     admin_token: SecretStr = Field(
         SecretStr(""), description="Token of the services' /admin routes; empty: they are disabled."
     )
+    analyst_token: SecretStr = Field(
+        SecretStr(""), description="Token of the /reviews routes; empty: they are disabled."
+    )
     model_file: Path = Field(
         Path("/opt/ml/model/model.onnx"),
         description="Served instead of the champion if it exists, as in SageMaker.",

@@ -9,7 +9,15 @@ import pytest
 import yaml
 
 from services.designs import DESIGNS
-from services.platform.design import DEFERRABLE_NICE, SCHEDULER, STEPS, WORKER_NICE, HttpApp
+from services.platform.design import (
+    DEFERRABLE_NICE,
+    SCHEDULER,
+    SHARED_PROCESSES,
+    STEPS,
+    WORKER_NICE,
+    HttpApp,
+)
+from services.platform.diagram import ENGINES
 from services.platform.run import SHARED
 from services.platform.settings import Settings
 from tests.conformance.toy.design import TOY
@@ -25,7 +33,7 @@ CPU_SHARES = {0: 1024, WORKER_NICE: 110, DEFERRABLE_NICE: 15}
 # Every service listens here in its container.
 HTTP_PORT = 8080
 HOOKS = ("problem", "bootstrap", "simulate", "train", "retraining_spec", "compare", "newest",
-         "benchmark_drifts", "evaluate", "demo", "audit")  # fmt: skip
+         "benchmark_drifts", "evaluate", "demo", "audit", "walkthrough")  # fmt: skip
 
 each_design = pytest.mark.parametrize("design", EVERY, ids=str)
 each_process = pytest.mark.parametrize(("owner", "process"), PROCESSES, ids=lambda p: str(p)[:40])
@@ -101,7 +109,7 @@ def test_every_hook_is_checked():
 
 
 def test_names_and_ports_are_unique():
-    every = [process for design in EVERY for process in design.everything] + [SCHEDULER]
+    every = [process for design in EVERY for process in design.everything] + [*SHARED_PROCESSES]
     for values in (
         [design.name for design in EVERY],
         [process.name for process in every],
@@ -114,7 +122,8 @@ def test_ports_stay():
     ports = {process.name: process.port(Settings()) for _, process in PROCESSES}
     assert ports == {
         "scorer": 18080, "feature-worker": 18100, "lake-writer": 18101, "shadow": 18102,
-        "monitor": 18107, "inspector": 18081, "inspection-worker": 18104, "cv-lake-writer": 18105,
+        "monitor": 18107, "reasons": 18112, "review-desk": 18130, "analysts": 18131,
+        "inspector": 18081, "inspection-worker": 18104, "cv-lake-writer": 18105,
         "cv-shadow": 18106, "cv-monitor": 18108, "scheduler": 18103,
     }  # fmt: skip
 
@@ -167,3 +176,26 @@ def test_the_image_serves_the_first_design():
 
 def container_port(process):
     return HTTP_PORT if isinstance(process, HttpApp) else process.port(Settings())
+
+
+@pytest.mark.parametrize("design", DESIGNS, ids=str)
+def test_the_diagram_shows_every_process(design):
+    diagram = design.walkthrough().diagram
+    drawn = {box.process for box in diagram.boxes if box.process}
+    workers = {process.name for process in design.everything}
+    assert workers | {SCHEDULER.name} <= drawn
+    assert drawn <= workers | {SCHEDULER.name, *ENGINES}
+    steps = {name for names, _ in STEPS for name in names}
+    assert {box.step for box in diagram.boxes} <= steps
+    ids = [box.id for box in diagram.boxes]
+    assert len(set(ids)) == len(ids)
+    assert {end for arrow in diagram.arrows for end in (arrow.source, arrow.target)} <= set(ids)
+
+
+@pytest.mark.parametrize("design", DESIGNS, ids=str)
+def test_what_the_diagram_measures_is_a_signal(design):
+    signals = yaml.safe_load((ROOT / "monitoring" / "signals.yaml").read_text())
+    shown = {signal["name"]: signal["services"] for signal in signals}
+    for measure in design.walkthrough().diagram.measures:
+        if measure.source not in ENGINES:
+            assert measure.source in shown[measure.metric], measure

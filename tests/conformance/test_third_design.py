@@ -40,7 +40,7 @@ def test_status_and_messages_name_it(tmp_path):
     nowhere = {"WHITEBOARD_HOME": str(tmp_path), "WHITEBOARD_NATS_PORT": "9"}
     found = json.loads(whiteboard("status", "--json", **nowhere).stdout)
     assert found["toy_service"] == {}
-    assert found["urls"]["toy_service"] == "http://127.0.0.1:18090/docs"
+    assert found["urls"]["toy_service"] == "http://127.0.0.1:18089/docs"
     assert "toy has no audit" in whiteboard("audit", "toy").stderr
     assert "'toy'" in whiteboard("describe", "weather").stderr
 

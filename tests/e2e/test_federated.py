@@ -15,8 +15,11 @@ import torch
 
 from infra.local import flower
 from infra.local.flower import Federation, NoFlower, run_module
-from services.fraud.evaluation.banks import MIN_DAYS
-from services.fraud.evaluation.federation import APP, IN_PROCESS, FederationRequest, jobs, prepare
+from services.fraud.evaluation.federation.bank_files import prepare
+from services.fraud.evaluation.federation.banks import MIN_DAYS
+from services.fraud.evaluation.federation.jobs import jobs
+from services.fraud.evaluation.federation.request import FederationRequest
+from services.fraud.evaluation.federation.running import APP, IN_PROCESS
 from services.fraud.privacy.job import WEIGHTS, Job
 from services.platform.settings import Settings
 from tests.conftest import consecutive_ports

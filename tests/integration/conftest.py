@@ -14,7 +14,15 @@ from redis import Redis
 from infra.local.engines import environment
 from services.cv_inspection.ingestion.events import STREAMS as CV_STREAMS
 from services.cv_inspection.simulator.bootstrap import make_streams as make_cv_streams
-from services.fraud.ingestion.events import LABEL, STREAMS, TX, Event, LabelEvent, subject
+from services.fraud.ingestion.events import (
+    LABEL,
+    REVIEWS_STREAM,
+    STREAMS,
+    TX,
+    Event,
+    LabelEvent,
+    subject,
+)
 from services.fraud.simulator.bootstrap import create_streams
 from services.platform.models.promotion_log import HISTORY_STREAM
 from services.platform.settings import Settings
@@ -31,7 +39,10 @@ async def nc(config: Settings) -> AsyncIterator[Client]:
         *STREAMS,
         *CV_STREAMS,
         HISTORY_STREAM,
+        REVIEWS_STREAM,
+        "KV_FRAUD_COSTS",
         "KV_bookmarks",
+        "KV_fraud_reasons",
         "KV_models",
         "KV_replays",
         "KV_simulator",

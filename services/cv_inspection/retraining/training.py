@@ -187,7 +187,7 @@ def make_card(
         design=DESIGN,
         classes=candidate.classes,
         limits={**candidate.limits, **(limits or {})},
-        kpi={"reinspection_minor": CostModel().review, "escape_minor": ESCAPE_COST_MINOR},
+        kpi={"reinspection_minor": CostModel().opex, "escape_minor": ESCAPE_COST_MINOR},
     )
 
 

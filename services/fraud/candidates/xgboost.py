@@ -3,15 +3,19 @@
 Source: Chen and Guestrin, "XGBoost: A Scalable Tree Boosting System", KDD 2016.
 """
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import xgboost as xgb
 from onnxmltools import convert_xgboost
 from onnxmltools.convert.common.data_types import FloatTensorType
 
 from services.fraud.candidates import CANDIDATES
+from services.fraud.reasons.forest import leaf_paths
 from services.platform.models.candidates import Candidate, Examples
 from services.platform.models.export import positive_only
 from services.platform.progress import ProgressCallback
@@ -66,6 +70,10 @@ class XGBoost(Candidate):
         types = [("features", FloatTensorType([None, len(self.features)]))]
         graph = convert_xgboost(booster, initial_types=types, target_opset=_OPSET).graph
         return positive_only(graph, {"": _OPSET, "ai.onnx.ml": 1})
+
+    def explanation(self) -> Mapping[str, npt.NDArray[Any]]:
+        """The leaves of the forest with the conditions on their paths: see `forest.leaf_paths`."""
+        return leaf_paths(json.loads(self._booster.save_raw("json")))
 
     def save(self, folder: Path) -> None:
         """Write the booster as JSON."""

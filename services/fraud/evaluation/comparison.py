@@ -220,10 +220,16 @@ def _evaluate(
     }
     return {
         "ap": float(average_precision_score(data.positive, score)),
-        "cost": CostModel().total(score >= threshold, data.positive, data.amount) / TEST_DAYS,
+        "cost": _cost(score, threshold, data) / TEST_DAYS,
         **recall,
         "cold_start_recall": float(flagged[is_cold & data.positive].mean()),
     }
+
+
+def _cost(score: Floats, threshold: float, data: Examples) -> float:
+    """Cost of the outcomes that scores lead to, minor units."""
+    costs = CostModel()
+    return costs.total(costs.outcomes(score, threshold, data.amount), data.positive, data.amount)
 
 
 def _inputs(dataset: _Dataset, data: _SeedData) -> Iterator[Inputs]:

@@ -64,8 +64,9 @@ class MonitoredModel:
         """(D,) log of each day's mean cost per transaction; the log damps a single large fraud."""
         out = []
         for day in (data.examples(d, d + 1) for d in range(first, last)):
-            declined = self.model.score(day) >= self.threshold
-            out.append(np.log1p(CostModel().costs(declined, day.positive, day.amount).mean()))
+            score = self.model.score(day).astype(np.float64)
+            outcome = CostModel().outcomes(score, self.threshold, day.amount)
+            out.append(np.log1p(CostModel().costs(outcome, day.positive, day.amount).mean()))
         return np.array(out)
 
 

@@ -205,8 +205,8 @@ def _decide(
     mask = data.between_days(first, until)
     vectors = data.vectors[mask]
     evidence = Evidence(
-        champion=_model_result(champion.model, vectors),
-        challenger=_model_result(challenger.model, vectors),
+        champion=_model_result(champion.model, vectors, data.amount[mask]),
+        challenger=_model_result(challenger.model, vectors, data.amount[mask]),
         positive=data.fraud[mask],
         amount=data.amount[mask],
         unit=np.unique(data.customer[mask], return_inverse=True)[1],
@@ -214,20 +214,23 @@ def _decide(
     return decide(evidence, CostModel().costs, LATENCY_BUDGET_MS / 1e3)
 
 
-def _model_result(model: TabularModel, vectors: Floats) -> ModelResult:
+def _model_result(model: TabularModel, vectors: Floats, amount: Floats) -> ModelResult:
     seconds = []
     for row in range(min(_TIMED_CALLS, len(vectors))):
         begin = perf_counter()
         model.score(vectors[row : row + 1])
         seconds.append(perf_counter() - begin)
-    return replace(ModelResult.from_model(model, vectors, {}), seconds=np.array(seconds))
+    found = ModelResult.from_model(model, vectors, {})
+    outcome = CostModel().outcomes(found.score, found.threshold, amount)
+    return replace(found, seconds=np.array(seconds), outcome=outcome)
 
 
 def _daily_cost(champion: _ServedCandidate, data: SimulatedData, day: int) -> float:
     """The cost of a day, EUR."""
     mask = data.between_days(day, day + 1)
-    declined = champion.model.score(data.vectors[mask]) >= champion.threshold
-    return CostModel().total(declined, data.fraud[mask], data.amount[mask]) / 100
+    score = champion.model.score(data.vectors[mask]).astype(np.float64)
+    outcome = CostModel().outcomes(score, champion.threshold, data.amount[mask])
+    return CostModel().total(outcome, data.fraud[mask], data.amount[mask]) / 100
 
 
 def _means(drill: Drill) -> Iterator[tuple[str, float]]:

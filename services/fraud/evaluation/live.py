@@ -6,14 +6,14 @@ from typing import Any
 import uvloop
 
 from services.fraud.evaluation.run_report import (
-    quality,
     run_report,
+    traffic_figures,
     wait_until_processed,
 )
 from services.fraud.problem import LATENCY_BUDGET_MS
+from services.fraud.review.live import present_costs
 from services.fraud.simulator.drift import Drift
 from services.fraud.simulator.run import simulate_live
-from services.platform.evaluation.latency import percentiles_ms
 from services.platform.hooks import DemoRequest, Figures, Table, TrafficRequest, mark
 from services.platform.progress import ProgressBar
 from services.platform.runtime.scrape import read_buckets
@@ -32,14 +32,7 @@ def simulate(config: Settings, request: TrafficRequest, bar: ProgressBar) -> dic
         report = uvloop.run(
             simulate_live(config, request.seed, request.rate, request.seconds, step, drift)
         )
-    return {
-        **percentiles_ms(report.latency_ms),
-        **quality(report),
-        "requests": report.requests,
-        "failures": report.failures,
-        "degraded": report.degraded,
-        "errors": report.errors,
-    }
+    return traffic_figures(report, asyncio.run(present_costs(config)))
 
 
 def demo(
@@ -94,10 +87,14 @@ def demo_table(f: Figures) -> Table:
         ("decisions", f"{f['requests']:,} at {f['rate']:.0f}/s by {f['model']}", ""),
         ("failed / lost / degraded", f"{f['failures']} / {f['lost']} / {f['degraded']}",
          mark(not f["failures"] and not f["lost"])),
+        ("approved / reviewed / declined",
+         f"{f['approved']:,} / {f['reviewed']:,} / {f['declined']:,}",
+         f"[dim]reviews begun after {f['review_wait_p95_s']:.1f} s (p95)[/]"),
         ("precision, recall", f"{f['precision']:.2f}, {f['recall']:.2f} of {f['frauds']} frauds",
          "[dim]by the simulator's labels[/]"),
-        ("cost against approving all",
-         f"{f['cost'] / 100:,.0f} against {f['cost_approve_all'] / 100:,.0f} EUR",
+        ("cost against one threshold, approving all",
+         f"{f['cost'] / 100:,.0f} against {f['cost_one_threshold'] / 100:,.0f}, "
+         f"{f['cost_approve_all'] / 100:,.0f} EUR",
          f"[green]{saved:.0%} saved[/]"),
         ("features readable after",
          f"p50 {f['freshness_p50_ms']:.0f}  p99 {f['freshness_p99_ms']:.0f} ms", ""),

@@ -24,6 +24,9 @@ from services.platform.streaming.consumer import ALL_SUBJECTS, Message
 from services.platform.streaming.messages import validation_message
 
 STREAM = "FRAUD"
+# Cases that wait for an analyst, and what analysts decided. `review.queue` creates the streams.
+REVIEWS_STREAM, VERDICTS_STREAM = "FRAUD_REVIEWS", "FRAUD_VERDICTS"
+CASE, VERDICT = "fraud.case", "fraud.verdict"
 DECISIONS_STREAM = "FRAUD_DECISIONS"
 DEAD_STREAM = "FRAUD_DEAD"
 TX, LABEL, DECISION, DEAD = "fraud.tx", "fraud.label", "fraud.decision", "fraud.dead"
@@ -31,6 +34,7 @@ STREAMS = {
     STREAM: [f"{TX}.>", f"{LABEL}.>"],
     DECISIONS_STREAM: [f"{DECISION}.>"],
     DEAD_STREAM: [f"{DEAD}.>"],
+    VERDICTS_STREAM: [f"{VERDICT}.>"],
 }
 ENTITIES = ("customer_id", "merchant_id", "device_id", "ip")
 NO_SHARD = "none"
@@ -115,7 +119,7 @@ class Transaction(Parties):
     cart: Annotated[list[Item], Field(max_length=MAX_ITEMS)] = []
 
 
-Outcome = Literal["approve", "decline"]
+Outcome = Literal["approve", "review", "decline"]
 
 
 class TransactionEvent(Transaction):
@@ -140,6 +144,13 @@ class DecisionEvent(StrictModel):
             if the row was not read.
         feature_set: Hash of the set that the features are of; null in a decision that was logged
             before decisions had it.
+        model_decision: What the model alone decided; null in a decision from before rules.
+        rules: Version of the rules, "version:digest"; null in a decision from before rules.
+        fired: Ids of the rules that fired.
+        stages: Milliseconds of each stage up to the decision.
+        decided_at: When it was decided, seconds since the epoch by the scorer's clock.
+        costs: What the outcome was decided by: the fields of `problem.CostModel`, null for an
+            infinite price; null in a decision that was logged before decisions had it.
     """
 
     transaction_id: Id
@@ -154,6 +165,48 @@ class DecisionEvent(StrictModel):
     features: list[float | None]
     seqs: dict[str, int | None]
     feature_set: str | None = None
+    model_decision: Outcome | None = None
+    rules: str | None = None
+    fired: list[str] = []
+    stages: dict[str, float] = {}
+    decided_at: float | None = None
+    costs: dict[str, float | None] | None = None
+
+
+Verdict = Literal["fraud", "genuine"]
+
+
+class ReviewCase(StrictModel):
+    """A decision to review.
+
+    Attributes:
+        otherwise: What is done if no analyst decides in time.
+    """
+
+    decision_id: str
+    score: float
+    otherwise: Literal["approve", "decline"]
+    transaction: Transaction
+
+
+class VerdictEvent(StrictModel):
+    """What became of a reviewed transaction.
+
+    Attributes:
+        verdict: The analyst's; null if none decided in time.
+        outcome: Whether the payment went through.
+        waited_s: From the case's arrival in the queue until an analyst took it, or its time ran
+            out.
+        by: Who decided: "timeout" if no analyst did.
+    """
+
+    decision_id: str
+    transaction_id: Id
+    event_time: Time
+    verdict: Verdict | None
+    outcome: Literal["approve", "decline"]
+    waited_s: Annotated[float, Field(ge=0)]
+    by: Annotated[str, StringConstraints(min_length=1, max_length=64)]
 
 
 Event = TransactionEvent | LabelEvent

@@ -1,13 +1,18 @@
-"""The fraud lake writer: transactions, labels and decisions as rows of the lake's tables."""
+"""The fraud lake writer: transactions, labels, decisions and verdicts as rows of the lake."""
 
-from pydantic import ValidationError
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
 
 from services.fraud.ingestion.events import (
     DEAD,
     DECISIONS_STREAM,
     STREAM,
+    VERDICT,
+    VERDICTS_STREAM,
     DecisionEvent,
     LabelEvent,
+    VerdictEvent,
     parse_event,
 )
 from services.fraud.ingestion.tables import (
@@ -15,6 +20,7 @@ from services.fraud.ingestion.tables import (
     LABELS_TABLE,
     SCHEMAS,
     TRANSACTIONS_TABLE,
+    VERDICTS_TABLE,
 )
 from services.platform.settings import Settings
 from services.platform.storage import lake_writer
@@ -24,24 +30,26 @@ from services.platform.streaming.messages import validation_message
 
 NAME = "lake"
 DECISIONS_NAME = "lake-decisions"
+VERDICTS_NAME = "lake-verdicts"
+
+T = TypeVar("T", bound=BaseModel)
 
 
 def to_row(message: Message) -> tuple[str, Row]:
     """The table and the row of a message. ValueError names the field that is wrong."""
     if message.subject.startswith("fraud.decision."):
         return DECISIONS_TABLE, _decision_row(message.data)
+    if message.subject.startswith(f"{VERDICT}."):
+        return VERDICTS_TABLE, _parse(VerdictEvent, message.data).model_dump()
     event = parse_event(message)
     table = LABELS_TABLE if isinstance(event, LabelEvent) else TRANSACTIONS_TABLE
     return table, event.model_dump()
 
 
 def _decision_row(data: bytes) -> Row:
-    try:
-        event = DecisionEvent.model_validate_json(data)
-    except ValidationError as error:
-        raise ValueError(validation_message(error)) from None
+    event = _parse(DecisionEvent, data)
     transaction = event.transaction.model_dump(exclude={"currency"})
-    decision = event.model_dump(exclude={"transaction", "features", "seqs"})
+    decision = event.model_dump(exclude={"transaction", "features", "seqs", "stages", "decided_at"})
     nan = float("nan")
     return {
         **transaction,
@@ -51,7 +59,18 @@ def _decision_row(data: bytes) -> Row:
     }
 
 
+def _parse(kind: type[T], data: bytes) -> T:
+    try:
+        return kind.model_validate_json(data)
+    except ValidationError as error:
+        raise ValueError(validation_message(error)) from None
+
+
 async def main(config: Settings) -> None:
     """Run until cancelled."""
-    streams = {NAME: (STREAM, ALL_SUBJECTS), DECISIONS_NAME: (DECISIONS_STREAM, ALL_SUBJECTS)}
+    streams = {
+        NAME: (STREAM, ALL_SUBJECTS),
+        DECISIONS_NAME: (DECISIONS_STREAM, ALL_SUBJECTS),
+        VERDICTS_NAME: (VERDICTS_STREAM, ALL_SUBJECTS),
+    }
     await lake_writer.serve(config, streams, SCHEMAS, to_row, DEAD)

@@ -15,13 +15,15 @@ from services.fraud.ingestion.tables import (
     NOT_SYNTHETIC,
 )
 from services.fraud.ingestion.watermark import DEFAULT_FEED
-from services.fraud.problem import DESIGN, CostModel
+from services.fraud.problem import DESIGN, OUTCOMES, CostModel
+from services.fraud.review.policy import usual_costs
 from services.platform.models.names import CHAMPION
 from services.platform.retraining.shadow import shadow_table
 from services.platform.storage.lake import IncrementalReader, Lake, event_time_before
 
 _DECISION_COLUMNS = [
     "decision_id", "transaction_id", "model", "score", "decision", "amount_minor", "feed",
+    "costs",
 ]  # fmt: skip
 
 
@@ -47,16 +49,18 @@ class OutcomeReader:
         if labels is None:
             return None
         settled = settle(decisions, labels)
-        made = settled.rows.to_pandas()
+        cost_model = usual_costs(settled.rows["costs"].to_pylist())
+        made = settled.rows.drop_columns("costs").to_pandas()
         made = made.drop_duplicates("decision_id").drop(columns="seq")
         made = made.rename(columns={"fraud": "positive", "amount_minor": "amount"})
         made = made.assign(
             role=CHAMPION,
-            stopped=made["decision"] == "decline",
+            stopped=made["decision"].map(OUTCOMES.index),
             feed=made["feed"].astype(object).fillna(DEFAULT_FEED),
         ).reset_index(drop=True)
-        rows = with_challenger(made, self._shadow.rows(earliest), "decision_id")
-        return Outcomes(rows, {name: settled_until(one) for name, one in settled.clocks.items()})
+        rows = with_challenger(made, self._shadow.rows(earliest), "decision_id", cost_model)
+        until = {name: settled_until(one) for name, one in settled.clocks.items()}
+        return Outcomes(rows, until, cost_model)
 
 
 def _not_before(since: Mapping[str, float]) -> pc.Expression:

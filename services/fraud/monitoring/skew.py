@@ -1,4 +1,7 @@
-"""The skew audit: recompute every logged feature vector from the raw events and compare bytes."""
+"""The skew audit: recompute every logged feature vector from the raw events and compare bytes.
+
+The outcome is recomputed too, from the logged score, amount, costs and price of a review slot.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -21,6 +24,9 @@ from services.fraud.ingestion.columns import Events
 from services.fraud.ingestion.events import ENTITIES
 from services.fraud.ingestion.tables import LABELS_TABLE, TRANSACTION_SCHEMA, TRANSACTIONS_TABLE
 from services.fraud.ingestion.watermark import ahead_message, feed_clocks
+from services.fraud.monitoring.rules import audit_rules, published_sets
+from services.fraud.review.policy import codes, recompute
+from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
 from services.platform.types import Floats, Integers
 
@@ -43,13 +49,16 @@ class Audit:
 
     Attributes:
         vectors: Decisions compared.
-        mismatches: Decisions whose vector differs.
+        mismatches: Decisions whose vector differs, and decisions whose rules or outcome do.
         degraded: Decisions taken without the online store.
         other_set: Decisions of another feature set, which are not compared.
         events: Events folded.
         gaps: Sequences up to the last that are missing in the lake: dead letters, or lost events.
         examples: The first mismatches.
         ahead: A sentence for each feed with transactions far ahead of its others.
+        rule_decisions: Decisions whose rules and outcome were recomputed.
+        rule_mismatches: Those in which other rules fire, or that lead to another outcome.
+        unknown_rules: Decisions of a set of rules that is not in the history.
     """
 
     vectors: int = 0
@@ -60,6 +69,33 @@ class Audit:
     gaps: int = 0
     examples: list[Mismatch] = field(default_factory=list)
     ahead: list[str] = field(default_factory=list)
+    rule_decisions: int = 0
+    rule_mismatches: int = 0
+    unknown_rules: int = 0
+
+
+def audit_with_rules(config: Settings) -> Audit:
+    """`audit`, and the rules and outcome of every logged decision recomputed from its vector.
+
+    Raises:
+        ConnectionError, OSError: NATS or S3 did not answer.
+        ValueError: the decisions have another number of features.
+    """
+    lake = Lake(config)
+    found, logged = audit(lake), read_decisions(lake)
+    if logged is None:
+        return found
+    rules = audit_rules(of_current_set(logged), published_sets(config))
+    reason = "other rules fire, or another outcome follows"
+    examples = [Mismatch("", decision, (), reason) for decision in rules.examples]
+    return replace(
+        found,
+        mismatches=found.mismatches + rules.mismatches,
+        examples=[*found.examples, *examples],
+        rule_decisions=rules.decisions,
+        rule_mismatches=rules.mismatches,
+        unknown_rules=sum(rules.unknown.values()),
+    )
 
 
 def audit(lake: Lake) -> Audit:
@@ -126,9 +162,12 @@ def compare(
     served = served.reshape(len(decisions), -1)
     if served.shape[1] != len(FEATURES):
         raise ValueError(f"decisions hold {served.shape[1]} features, {len(FEATURES)} are known")
+    # Rules may change the model's outcome: `rules.logged` recomputes that.
+    by_model = pc.coalesce(decisions["model_decision"], decisions["decision"])
+    wrong_outcome = recompute(decisions) != codes(by_model)
     differs = _bits(recomputed) != _bits(served)
     unknown_seq = _unknown_seq(rows, logged)
-    wrong = np.nonzero(differs.any(axis=1) | unknown_seq)[0]
+    wrong = np.nonzero(differs.any(axis=1) | unknown_seq | wrong_outcome)[0]
     return Audit(
         vectors=len(decisions),
         mismatches=len(wrong),
@@ -136,7 +175,8 @@ def compare(
         gaps=_gaps(events),
         degraded=int(pc.sum(decisions["degraded"]).as_py() or 0),
         examples=[
-            _example(decisions, int(i), differs[i], bool(unknown_seq[i])) for i in wrong[:10]
+            _example(decisions, int(i), differs[i], _reason(unknown_seq[i], wrong_outcome[i]))
+            for i in wrong[:10]
         ],
     )
 
@@ -245,10 +285,16 @@ def _bits(values: Floats) -> Integers:
     return values.view(np.int64)
 
 
-def _example(decisions: pa.Table, i: int, differs: np.ndarray, unknown_seq: bool) -> Mismatch:
+def _example(decisions: pa.Table, i: int, differs: np.ndarray, reason: str) -> Mismatch:
     return Mismatch(
         decisions["transaction_id"][i].as_py(),
         decisions["decision_id"][i].as_py(),
         tuple(FEATURES[k] for k in np.nonzero(differs)[0]),
-        "a logged sequence is not among the events" if unknown_seq else "the vector differs",
+        reason,
     )
+
+
+def _reason(unknown_seq: bool, wrong_outcome: bool) -> str:
+    if unknown_seq:
+        return "a logged sequence is not among the events"
+    return "the outcome differs" if wrong_outcome else "the vector differs"

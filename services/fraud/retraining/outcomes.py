@@ -4,6 +4,7 @@ The vector is the one logged with the decision. Backfilled transactions have no 
 vector is read as of their point in time.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -31,12 +32,14 @@ class LabelledDecisions:
         vectors: (N, len(FEATURES)) features.
         until: (N,) event time before which each row's feed is settled, seconds.
         fraud_share: The usual share of frauds; NaN if it is not known.
+        costs: Costs that the decisions were made by, oldest first, as they were logged.
     """
 
     rows: pa.Table
     vectors: Floats
     until: Floats
     fraud_share: float = float("nan")
+    costs: Sequence[Mapping[str, float | None] | None] = ()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -54,7 +57,8 @@ class LabelledDecisions:
     def select(self, mask: Booleans) -> "LabelledDecisions":
         """The transactions where `mask` (N,) is true."""
         rows = self.rows.filter(pa.array(mask))
-        return LabelledDecisions(rows, self.vectors[mask], self.until[mask], self.fraud_share)
+        until = self.until[mask]
+        return LabelledDecisions(rows, self.vectors[mask], until, self.fraud_share, self.costs)
 
 
 def labelled_decisions(
@@ -73,7 +77,7 @@ def labelled_decisions(
         no_rows = pa.table({"fraud": pa.array([], pa.bool_())})
         return LabelledDecisions(no_rows, np.zeros((0, len(FEATURES))), np.zeros(0))
     rows = settled.rows
-    logged = _logged_vectors(lake, rows)
+    logged, costs = _logged(lake, rows)
     is_backfilled = rows["seq"].to_numpy() < _first_live_sequence(lake)
     vectors = np.full((len(rows), len(FEATURES)), np.nan)
     vectors[~is_backfilled] = logged[~is_backfilled]
@@ -83,7 +87,7 @@ def labelled_decisions(
     has_vector = ~np.isnan(vectors[:, FEATURES.index("hour_of_day")])
     if graph:
         vectors[:, len(TABULAR) :] = point_in_time_embeddings(settings, rows)
-    found = LabelledDecisions(rows, vectors, settled.until, settled.fraud_share)
+    found = LabelledDecisions(rows, vectors, settled.until, settled.fraud_share, costs)
     return found.select(has_vector)
 
 
@@ -95,13 +99,18 @@ def _first_live_sequence(lake: Lake) -> int:
     return min((int(f.rpartition("/")[2].split("-")[1]) for f in live), default=2**62)
 
 
-def _logged_vectors(lake: Lake, rows: pa.Table) -> Floats:
-    """The decisions' vectors (N, len(FEATURES)), NaN without a decision or if it was degraded."""
+def _logged(
+    lake: Lake, rows: pa.Table
+) -> tuple[Floats, Sequence[Mapping[str, float | None] | None]]:
+    """The decisions' vectors (N, len(FEATURES)), NaN without a decision or if it was degraded.
+
+    And the costs of the decisions, oldest first.
+    """
     out = np.full((len(rows), len(FEATURES)), np.nan)
     since = float(event_times(rows).min())
-    logged = read_decisions(lake, ["transaction_id", "features"], NOT_DEGRADED, since)
+    logged = read_decisions(lake, ["transaction_id", "features", "costs"], NOT_DEGRADED, since)
     if logged is None:
-        return out
+        return out, ()
     decisions = of_current_set(logged)
     index = pc.index_in(rows["transaction_id"], decisions["transaction_id"])
     decided = np.nonzero(pc.is_valid(index).to_numpy())[0]
@@ -109,4 +118,4 @@ def _logged_vectors(lake: Lake, rows: pa.Table) -> Floats:
         features = decisions["features"].take(index.filter(pc.is_valid(index))).combine_chunks()
         flat = pc.list_flatten(features).to_numpy(zero_copy_only=False)
         out[decided] = flat.reshape(len(decided), -1)
-    return out
+    return out, decisions["costs"].to_pylist()

@@ -1,5 +1,7 @@
 """The design's retraining spec: how it trains, retrains and compares models."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 
@@ -19,6 +21,7 @@ from services.fraud.problem import DESIGN, LATENCY_BUDGET_MS, CostModel
 from services.fraud.retraining import training
 from services.fraud.retraining.dataset import GATE_DAYS, TrainingData, examples, fingerprint
 from services.fraud.retraining.outcomes import LabelledDecisions, labelled_decisions
+from services.fraud.review.policy import usual_costs
 from services.fraud.service import SCORER
 from services.platform.models.candidates import Candidate
 from services.platform.models.onnx import ModelCard
@@ -29,6 +32,7 @@ from services.platform.retraining.gate import Evidence, ModelResult
 from services.platform.retraining.spec import RequiredLabels, RetrainingSpec, TooFewLabels
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
+from services.platform.types import Floats, Floats32
 
 REQUIRED_LABELS = RequiredLabels(
     5_000,
@@ -144,14 +148,29 @@ def gate_evidence(
         data.positive, "that neither model was trained on", "to decide on", data.fraud_share
     )
     sets = {"items": cart_sets(data.rows)} if any(m.card.sets for m in models) else {}
-    results = [ModelResult.from_model(m, data.vectors, sets) for m in models]
+    costs = usual_costs(data.costs)
+    amount = data.rows["amount_minor"].to_numpy().astype(np.float64)
+    results = [_result(m, data.vectors, sets, costs, amount) for m in models]
     return Evidence(
         champion=results[0],
         challenger=results[1],
         positive=data.positive,
-        amount=data.rows["amount_minor"].to_numpy().astype(np.float64),
+        amount=amount,
         unit=pd.factorize(data.rows["customer_id"].to_numpy())[0],
+        costs=costs.costs,
     )
+
+
+def _result(
+    model: TabularModel,
+    vectors: Floats,
+    sets: Mapping[str, Floats32],
+    costs: CostModel,
+    amount: Floats,
+) -> ModelResult:
+    """A model's scores, and the outcomes that they lead to at the present costs."""
+    found = ModelResult.from_model(model, vectors, sets)
+    return replace(found, outcome=costs.outcomes(found.score, found.threshold, amount))
 
 
 def refresh_embeddings(settings: Settings, bar: ProgressBar) -> str:

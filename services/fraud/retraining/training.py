@@ -8,11 +8,14 @@ import numpy as np
 from monitoring.reference import Reference
 from services.fraud.candidates import CANDIDATES
 from services.fraud.features.states import FEATURE_SET, SETS
+from services.fraud.model import read_model
 from services.fraud.monitoring.drift import reference
 from services.fraud.problem import CONF, DESIGN, CostModel
+from services.fraud.reasons.explainer import ATTACHMENT, explanation_file, first_reasons
 from services.fraud.retraining.dataset import TrainingData, feature_names, training_data
+from services.platform.models.attachments import attach
 from services.platform.models.candidates import Candidate, Examples
-from services.platform.models.onnx import ModelCard
+from services.platform.models.onnx import ModelCard, write_card
 from services.platform.models.registry import RegisteredModel
 from services.platform.progress import ProgressBar
 from services.platform.retraining import training
@@ -78,7 +81,7 @@ def make_card(candidate: Candidate, threshold: float, fingerprint: str, until: f
         design=DESIGN,
         feature_set=FEATURE_SET.hash,
         sets={name: SETS[name] for name in candidate.sets},
-        kpi={"review_minor": CostModel().review, "chargeback_fee_minor": CostModel().fee},
+        kpi={"review_minor": CostModel().opex, "chargeback_fee_minor": CostModel().fee},
     )
 
 
@@ -120,5 +123,14 @@ def register(
         {**parameters, "rows": len(data.train)},
         {"train_s": train_s},
         drift_reference.to_bytes(),
+        attachments(candidate, data, make_card(candidate, threshold, data.fingerprint, data.until)),
     )
     return training.register(settings, trained)
+
+
+def attachments(candidate: Candidate, data: TrainingData, card: ModelCard) -> dict[str, bytes]:
+    """What a model's file carries besides the model: what its reasons need."""
+    file = explanation_file(candidate, data.train)
+    model = read_model(write_card(attach(candidate.export(), {ATTACHMENT: file}), card))
+    mix = first_reasons(model, data.validation)
+    return {ATTACHMENT: explanation_file(candidate, data.train, mix)}

@@ -1,9 +1,12 @@
 """The scorer's HTTP service: `POST /score` in the shell of a decision service."""
 
+from functools import partial
 from time import time
 from typing import Any
+from urllib.parse import parse_qs
 
 from fastapi import FastAPI, Response
+from nats.errors import Error as NatsError
 from pydantic import ValidationError
 
 from services.fraud.ingestion.events import (
@@ -13,10 +16,13 @@ from services.fraud.ingestion.events import (
 )
 from services.fraud.model import read_model
 from services.fraud.problem import DESIGN
-from services.fraud.serving.scorer import Decision, Scorer, open_scorer
+from services.fraud.reasons.report import fetch
+from services.fraud.review.routes import add_reviews
+from services.fraud.serving.scorer import Decision, ExplainedDecision, Scorer, open_scorer
 from services.platform.models.tabular import TabularModel
 from services.platform.runtime.http import (
     DirectApp,
+    JsonResponse,
     RawRequest,
     error_response,
     error_responses,
@@ -33,6 +39,12 @@ from services.platform.streaming.messages import validation_message
 from services.platform.telemetry import Stages
 
 MAX_BYTES = 64 * 1024
+_REASONS = {
+    "name": "reasons",
+    "in": "query",
+    "description": "Return the reasons too, at a millisecond or two",
+    "schema": {"type": "boolean", "default": False},
+}
 EXAMPLE_TRANSACTION = {
     "transaction_id": "example-1",
     "event_time": "2022-05-01T12:30:00Z",
@@ -51,13 +63,19 @@ EXAMPLE_TRANSACTION = {
 
 def create_app(config: Settings | None = None) -> FastAPI:
     """The scorer as an ASGI application."""
-    service = DecisionService(config or settings(), DESIGN, "scorer", read_model, open_scorer)
+    config = config or settings()
+    open_decider = partial(open_scorer, nats=lambda: service.nats)
+    service: DecisionService[TabularModel, Scorer] = DecisionService(
+        config, DESIGN, "scorer", read_model, open_decider
+    )
     app = service.create_app(
         "Whiteboard: fraud scorer",
         "Decides card transactions before they are authorised.",
         MAX_BYTES,
     )
     _add_scoring(app, service)
+    _add_decisions(app, service)
+    add_reviews(app, config, lambda: service.nats)
     return app
 
 
@@ -70,8 +88,8 @@ def _add_scoring(app: DirectApp, service: DecisionService[TabularModel, Scorer])
     }
     documented: dict[str, Any] = {
         "summary": "Score a transaction",
-        "openapi_extra": {"requestBody": {"content": content}},
-        "responses": {200: {"model": Decision}, **error_responses(errors)},
+        "openapi_extra": {"requestBody": {"content": content}, "parameters": [_REASONS]},
+        "responses": {200: {"model": Decision | ExplainedDecision}, **error_responses(errors)},
     }
 
     async def score(request: RawRequest) -> Response:
@@ -79,6 +97,28 @@ def _add_scoring(app: DirectApp, service: DecisionService[TabularModel, Scorer])
 
     app.add_direct("/score", score, Transaction, tags=["scoring"], **documented)
     app.add_direct("/invocations", score, Transaction, tags=["SageMaker"], **documented)
+
+
+def _add_decisions(app: DirectApp, service: DecisionService[TabularModel, Scorer]) -> None:
+    errors = error_responses({404: "No such decline or review", 503: "NATS does not answer"})
+
+    @app.get(
+        "/decisions/{decision_id}",
+        tags=["reasons"],
+        summary="A decline or review with its reasons",
+        responses=errors,
+    )
+    async def decision(decision_id: str) -> Response:
+        if not service.nats.is_connected:
+            return error_response(503, "NATS is away: reasons are kept there")
+        try:
+            report = await fetch(service.nats.jetstream(), decision_id)
+        except (NatsError, OSError, TimeoutError) as error:
+            return error_response(503, f"NATS does not answer: {error}")
+        if report is None:
+            known = "declines and reviews have reasons, within a second"
+            return error_response(404, f"no reasons for decision {decision_id[:64]!r}: {known}")
+        return JsonResponse(report)
 
 
 async def _score(scorer: Scorer, request: RawRequest) -> Response:
@@ -92,7 +132,8 @@ async def _score(scorer: Scorer, request: RawRequest) -> Response:
         return error_response(422, "event_time: more than a day ahead of the clock")
     stages.mark("validate")
     synthetic = is_synthetic(request.headers)
-    decision = await scorer.score(transaction, request.body, stages, synthetic)
+    explained = parse_qs(request.query).get(b"reasons") == [b"true"] if request.query else False
+    decision = await scorer.score(transaction, request.body, stages, synthetic, explained)
     if decision is None:
         return no_model("whiteboard train fraud")
     return decision_response(decision.__dict__, decision.decision, stages, decision.degraded)

@@ -2,16 +2,17 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isnan
 from random import getrandbits
-from time import perf_counter
+from time import perf_counter, time
 from typing import Annotated
 
 import numpy as np
 import orjson
+from nats.aio.client import Client
 from pydantic import Field
 from redis.exceptions import RedisError
 
@@ -29,6 +30,12 @@ from services.fraud.ingestion.events import (
     shard,
 )
 from services.fraud.model import needs_embeddings
+from services.fraud.reasons import forest
+from services.fraud.reasons.explainer import Reason, explainer_of
+from services.fraud.review.live import LivePolicy, in_eur
+from services.fraud.review.policy import Policy
+from services.fraud.rules.live import LiveRules
+from services.fraud.rules.outcome import combine
 from services.platform.models.served_model import ServedModel
 from services.platform.models.tabular import TabularModel
 from services.platform.runtime.worker import cancel_tasks
@@ -51,11 +58,21 @@ class Decision:
 
     transaction_id: str
     decision_id: str
-    decision: Outcome
+    decision: Annotated[Outcome, Field(description="Of least expected cost")]
     score: Annotated[float, Field(ge=0, le=1, description="Probability of fraud")]
-    threshold: float
+    threshold: Annotated[float, Field(description="The best single one; it decides nothing")]
     model: str
     degraded: Annotated[bool, Field(description="Decided without the online store")]
+    model_decision: Annotated[Outcome, Field(description="What the model alone decided")]
+    rules: Annotated[str, Field(description="Version of the rules")] = ""
+    fired: Annotated[list[str], Field(description="Rules that fired")] = field(default_factory=list)
+
+
+@dataclass
+class ExplainedDecision(Decision):
+    """A decision with its reasons: none if it is degraded, or the model cannot explain itself."""
+
+    reasons: list[Reason] = field(default_factory=list)
 
 
 class Scorer:
@@ -67,8 +84,12 @@ class Scorer:
         redis: RedisConnection,
         outbox: Outbox,
         shards: int,
+        rules: LiveRules,
+        policies: LivePolicy,
     ) -> None:
+        self._policies = policies
         self._champion = champion
+        self._rules = rules
         self._redis = redis
         self._reader = OnlineReader(redis, STATES)
         self._embedding_reader = OnlineReader(redis, (*STATES, *EMBEDDINGS))
@@ -78,7 +99,12 @@ class Scorer:
         self._timeouts_since = 0.0
 
     async def score(
-        self, transaction: Transaction, body: bytes, stages: Stages, synthetic: bool = False
+        self,
+        transaction: Transaction,
+        body: bytes,
+        stages: Stages,
+        synthetic: bool = False,
+        explained: bool = False,
     ) -> Decision | None:
         """Decide one transaction and queue the decision. None while no model is loaded.
 
@@ -86,6 +112,7 @@ class Scorer:
             body: The JSON of the transaction, which is logged as it is.
             stages: Measures the time of each stage.
             synthetic: See `DecisionEvent`.
+            explained: Whether to return the reasons, an `ExplainedDecision`.
         """
         model = self._champion.model
         if model is None:
@@ -99,14 +126,25 @@ class Scorer:
         sets = {"items": cart_set(transaction)} if model.card.sets else {}
         score = float(model.score(vector, sets)[0])
         stages.mark("infer")
-        decision = decide(transaction, model, score, degraded)
-        self._publish(transaction, body, decision, vector[0], rows, synthetic)
+        policy = self._policies.current
+        decision = decide(transaction, model, score, degraded, policy)
+        self._apply_rules(decision, transaction, vector[0])
+        stages.mark("rules")
+        self._publish(transaction, body, decision, vector[0], rows, synthetic, stages, policy)
         stages.mark("encode")
+        if explained:
+            explainer = None if degraded else explainer_of(model)
+            sets = {"items": cart_set(transaction)}
+            reasons = explainer.explain(vector[0], sets).reasons if explainer else []
+            decision = ExplainedDecision(**decision.__dict__, reasons=reasons)
+            stages.mark("reasons")
         return decision
 
     def readiness(self) -> dict[str, bool | str | int]:
         """Whether decisions are complete; without Redis the scorer stays ready."""
-        return {"redis": "up" if self.redis_up else "down, answers are degraded"}
+        redis = "up" if self.redis_up else "down, answers are degraded"
+        costs = orjson.dumps(in_eur(self._policies.current.costs)).decode()
+        return {"redis": redis, "costs": costs, **self._rules.readiness()}
 
     async def connect(self) -> None:
         """Open the Redis connection before the first request."""
@@ -143,6 +181,13 @@ class Scorer:
             self._mark_redis_down(str(error))
         return None
 
+    def _apply_rules(self, decision: Decision, transaction: Transaction, vector: Floats) -> None:
+        """Combine the model's outcome with the rules that fire."""
+        decision.rules = self._rules.rules.label
+        fired = self._rules.fired(transaction, vector, decision.score)
+        decision.fired = [rule.id for rule in fired]
+        decision.decision = combine(decision.model_decision, [rule.action for rule in fired])
+
     def _mark_redis_down(self, reason: str) -> None:
         log.warning("scoring without the online store: %s", reason)
         self.redis_up = False
@@ -155,6 +200,8 @@ class Scorer:
         vector: Floats,
         rows: dict[str, Floats],
         synthetic: bool,
+        stages: Stages,
+        policy: Policy,
     ) -> None:
         """Queue the decision, with the features and row sequences that the skew audit compares."""
         seqs = {name: _seq(row) for name, row in rows.items()}
@@ -165,6 +212,9 @@ class Scorer:
             "features": vector,
             "seqs": seqs,
             "feature_set": FEATURE_SET.hash,
+            "stages": {name: round(s * 1e3, 3) for name, s in stages.times.items()},
+            "decided_at": time(),
+            "costs": policy.logged,
         }
         data = orjson.dumps(event, option=orjson.OPT_SERIALIZE_NUMPY)
         subject = f"{DECISION}.{shard(transaction.customer_id, self._shards)}"
@@ -180,14 +230,17 @@ def _seq(row: Floats) -> int | None:
     return None if isnan(value) else int(value)
 
 
-def decide(transaction: Transaction, model: TabularModel, score: float, degraded: bool) -> Decision:
-    """Apply the model's threshold to a score."""
+def decide(
+    transaction: Transaction, model: TabularModel, score: float, degraded: bool, policy: Policy
+) -> Decision:
+    """The outcome of least expected cost; the threshold is the best single one, to compare."""
     card = model.card
-    outcome: Outcome = "decline" if score >= card.threshold else "approve"
+    outcome = policy.decide(score, transaction.amount_minor)
     return Decision(
         transaction_id=transaction.transaction_id,
         decision_id=f"{getrandbits(128):032x}",
         decision=outcome,
+        model_decision=outcome,
         score=score,
         threshold=card.threshold,
         model=card.label,
@@ -197,21 +250,32 @@ def decide(transaction: Transaction, model: TabularModel, score: float, degraded
 
 @asynccontextmanager
 async def open_scorer(
-    config: Settings, champion: ServedModel[TabularModel], outbox: Outbox
+    config: Settings,
+    champion: ServedModel[TabularModel],
+    outbox: Outbox,
+    nats: Callable[[], Client],
 ) -> AsyncIterator[Scorer]:
-    """A scorer and its Redis connection, closed at exit. It starts without Redis too."""
+    """A scorer and its Redis connection, closed at exit. It starts without Redis too.
+
+    Args:
+        nats: Returns the connection by which rules and costs are followed.
+    """
     redis = RedisConnection(config.redis)
-    scorer = Scorer(champion, redis, outbox, config.shards)
+    rules = await asyncio.to_thread(LiveRules, config.home / "scorer" / "rules")
+    policies = LivePolicy()
+    scorer = Scorer(champion, redis, outbox, config.shards, rules, policies)
     _warm_up()
     await scorer.connect()
-    watching = asyncio.create_task(scorer.watch_redis())
+    watching = (scorer.watch_redis(), rules.watch(nats()), policies.watch(nats()))
+    tasks = [asyncio.create_task(one) for one in watching]
     try:
         yield scorer
     finally:
-        await cancel_tasks(watching)
+        await cancel_tasks(*tasks)
         redis.close()
 
 
 def _warm_up() -> None:
     """Load the compiled kernels before the first request."""
     feature_vectors(_MISSING_ROWS, np.zeros((1, len(REQUEST_FEATURES))))
+    forest.warm_up()

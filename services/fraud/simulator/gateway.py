@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -19,7 +20,9 @@ from typing import Any
 import aiohttp
 import orjson
 from nats.aio.client import Client
+from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
+from nats.js.kv import KeyValue
 
 from services.fraud.ingestion.events import (
     LABEL,
@@ -33,6 +36,7 @@ from services.fraud.ingestion.events import (
     microseconds,
     subject,
 )
+from services.fraud.simulator.analysts import open_truth, tell_truth
 from services.fraud.simulator.day import DAY_US, START_US
 from services.fraud.simulator.tables import (
     events_of_day,
@@ -54,7 +58,9 @@ class TrafficReport:
     Attributes:
         latency_ms: From due time to answer.
         decision_ids: Identity of each decision.
-        declined: Whether the transaction was declined.
+        outcome: The scorer's decision.
+        score: Its probability of fraud.
+        threshold: The best single threshold on it, of the model in use.
         fraud: Whether the transaction truly is fraud; None if that is not known.
         amount: Minor units.
         degraded: Number of answers given without the online store.
@@ -67,7 +73,9 @@ class TrafficReport:
 
     latency_ms: list[float] = field(default_factory=list)
     decision_ids: list[str] = field(default_factory=list)
-    declined: list[bool] = field(default_factory=list)
+    outcome: list[Outcome] = field(default_factory=list)
+    score: list[float] = field(default_factory=list)
+    threshold: list[float] = field(default_factory=list)
     fraud: list[bool | None] = field(default_factory=list)
     amount: list[int] = field(default_factory=list)
     degraded: int = 0
@@ -105,6 +113,7 @@ class Gateway:
         self._url = f"{scorer_url}/score"
         self._shards = shards
         self._tasks: set[asyncio.Task[None]] = set()
+        self._truth: KeyValue | None = None
         self._on_published: Callable[[str], None] = lambda _: None
         self.report = TrafficReport()
 
@@ -186,11 +195,21 @@ class Gateway:
         decision = orjson.loads(answer)
         outcome: Outcome = decision["decision"]
         self.report.decision_ids.append(decision["decision_id"])
-        self.report.declined.append(outcome == "decline")
+        self.report.outcome.append(outcome)
+        self.report.score.append(decision["score"])
+        self.report.threshold.append(decision["threshold"])
         self.report.fraud.append(fraud)
         self.report.amount.append(request.amount_minor)
         self.report.degraded += decision["degraded"]
+        if outcome == "review" and fraud is not None:
+            await self._tell_analysts(request.transaction_id, fraud)
         return outcome
+
+    async def _tell_analysts(self, transaction_id: str, fraud: bool) -> None:
+        """Note the truth for the simulated analysts."""
+        with suppress(NatsError, OSError, TimeoutError):
+            self._truth = self._truth or await open_truth(self._js)
+            await tell_truth(self._truth, transaction_id, fraud)
 
     async def _label(self, event: LabelEvent) -> None:
         await self._publish(LABEL, event)

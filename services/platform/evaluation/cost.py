@@ -4,7 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from services.platform.types import Booleans, Floats
+from services.platform.types import Booleans, Floats, Integers
+
+# (N,) the outcome of each decision: true where a case was stopped, or a design's outcome codes.
+Outcomes = Booleans | Integers
 
 
 @dataclass(frozen=True)
@@ -12,26 +15,41 @@ class CostModel:
     """The cost of decisions, in minor units.
 
     Attributes:
-        review: Cost of reviewing a false positive: a negative case that was stopped.
+        opex: Cost of a false positive: a negative case that was stopped.
         fee: Cost of a false negative in addition to its amount.
     """
 
-    review: int
+    opex: int
     fee: int
 
-    def costs(self, declined: Booleans, positive: Booleans, amount_minor: Floats) -> Floats:
-        """Cost of each of N decisions, (N,) minor units: FP x review + FN x (amount + fee).
+    def costs(self, outcome: Outcomes, positive: Booleans, amount_minor: Floats) -> Floats:
+        """Cost of each of N decisions, (N,) minor units: FP x OPEX + FN x (amount + fee).
+
+        Args:
+            outcome: (N,) true where a case was stopped.
 
         >>> declined, positive = np.array([True, False, True]), np.array([False, True, True])
-        >>> CostModel(review=500, fee=1_500).costs(declined, positive, np.full(3, 1_000.0)).tolist()
+        >>> CostModel(opex=500, fee=1_500).costs(declined, positive, np.full(3, 1_000.0)).tolist()
         [500.0, 2500.0, 0.0]
         """
-        missed = np.where(positive & ~declined, amount_minor + self.fee, 0.0)
-        return missed + np.where(declined & ~positive, float(self.review), 0.0)
+        stopped = np.asarray(outcome, dtype=bool)
+        missed = np.where(positive & ~stopped, amount_minor + self.fee, 0.0)
+        return missed + np.where(stopped & ~positive, float(self.opex), 0.0)
 
-    def total(self, declined: Booleans, positive: Booleans, amount_minor: Floats) -> float:
+    def total(self, outcome: Outcomes, positive: Booleans, amount_minor: Floats) -> float:
         """Summed cost of N decisions, minor units."""
-        return float(self.costs(declined, positive, amount_minor).sum())
+        return float(self.costs(outcome, positive, amount_minor).sum())
+
+    def outcomes(self, score: Floats, threshold: float, amount_minor: Floats) -> Outcomes:
+        """The outcomes (N,) that N scores lead to; here those of a single threshold.
+
+        A design with more than two outcomes overrides this and `costs`: gate, quality monitor and
+        comparison compute costs of both together.
+
+        >>> CostModel(500, 1_500).outcomes(np.array([0.9, 0.1]), 0.5, np.zeros(2)).tolist()
+        [True, False]
+        """
+        return score >= threshold
 
     def by_threshold(
         self, score: Floats, positive: Booleans, amount_minor: Floats
@@ -43,7 +61,7 @@ class CostModel:
             at least the threshold; the first one is infinite, so that nothing is declined.
         """
         order = np.argsort(-score, kind="stable")
-        change = np.where(positive[order], -(amount_minor[order] + self.fee), float(self.review))
+        change = np.where(positive[order], -(amount_minor[order] + self.fee), float(self.opex))
         approve_all = self.total(np.zeros(len(positive), dtype=bool), positive, amount_minor)
         costs = approve_all + np.concatenate([[0.0], np.cumsum(change)])
         ordered = score[order]
@@ -55,7 +73,7 @@ class CostModel:
         """The threshold of least cost; 1 if declining nothing is cheapest. ValueError if N is 0.
 
         >>> score, positive = np.array([0.9, 0.6, 0.2]), np.array([True, True, False])
-        >>> CostModel(review=500, fee=1_500).best_threshold(score, positive, np.full(3, 1_000.0))
+        >>> CostModel(opex=500, fee=1_500).best_threshold(score, positive, np.full(3, 1_000.0))
         0.6
         """
         if len(score) == 0:

@@ -36,6 +36,7 @@ def metrics(
         "recall": hits / max(int(positive.sum()), 1),
         "ece": calibration_error(score, positive),
         "threshold": threshold,
-        "cost": cost.total(flagged, positive, amount),
+        "cost": cost.total(cost.outcomes(score, threshold, amount), positive, amount),
+        "cost_one_threshold": cost.total(flagged, positive, amount),
         "cost_approve_all": cost.total(np.zeros_like(flagged), positive, amount),
     }

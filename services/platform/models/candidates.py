@@ -91,6 +91,10 @@ class Candidate(ABC, Generic[E]):
     def load(self, folder: Path) -> None:
         """Read a native model that `save` wrote."""
 
+    def explanation(self) -> Mapping[str, npt.NDArray[Any]]:
+        """Arrays that explaining its scores needs besides the ONNX file; none by default."""
+        return {}
+
     @abstractmethod
     def fit_more(self, train: E, seed: int, step: ProgressCallback) -> None:
         """Continue training on N examples it has not seen. Arguments as of `fit`."""

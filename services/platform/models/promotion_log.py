@@ -7,9 +7,10 @@ read it.
 from datetime import datetime
 from enum import StrEnum
 
-from nats.js import JetStreamContext, api
-from nats.js.errors import NotFoundError
+from nats.js import JetStreamContext
 from pydantic import BaseModel
+
+from services.platform.streaming.stored import ensure_history, history
 
 HISTORY_STREAM = "MODEL_HISTORY"
 
@@ -48,30 +49,14 @@ class PromotionRecord(BaseModel):
 
 async def append_record(js: JetStreamContext, record: PromotionRecord) -> None:
     """Append a row. nats.errors.Error if the stream did not acknowledge it."""
-    try:
-        await js.stream_info(HISTORY_STREAM)
-    except NotFoundError:
-        await js.add_stream(
-            api.StreamConfig(
-                name=HISTORY_STREAM,
-                subjects=["model.>"],
-                storage=api.StorageType.FILE,
-                deny_delete=True,
-                deny_purge=True,
-            )
-        )
+    await ensure_history(js, HISTORY_STREAM, ["model.>"])
     await js.publish(f"model.{record.design}", record.model_dump_json().encode())
 
 
 async def read_history(js: JetStreamContext, design: str) -> list[PromotionRecord]:
     """All rows of a design, oldest first; none before there is a stream."""
-    try:
-        state = (await js.stream_info(HISTORY_STREAM)).state
-    except NotFoundError:
-        return []
-    records = []
-    for seq in range(max(state.first_seq, 1), state.last_seq + 1):
-        message = await js.get_msg(HISTORY_STREAM, seq)
-        if message.subject == f"model.{design}":
-            records.append(PromotionRecord.model_validate_json(message.data or b""))
-    return records
+    return [
+        PromotionRecord.model_validate_json(message.data or b"")
+        async for _, message in history(js, HISTORY_STREAM)
+        if message.subject == f"model.{design}"
+    ]

@@ -23,6 +23,7 @@ class TabularModel:
     Attributes:
         card: The file's model card.
         columns: (F,) positions of its features among the available ones.
+        metadata: The file's metadata, with its attachments.
         width: Leading columns of the vectors it reads.
     """
 
@@ -47,6 +48,7 @@ class TabularModel:
         # Unoptimised first: a file that hangs is then terminated, see `open_session`.
         self._session = open_session(data, optimised=False)
         self.card = read_card(self._session, design)
+        self.metadata: Mapping[str, str] = self._session.get_modelmeta().custom_metadata_map
         missing = [name for name in self.card.features if name not in available]
         if missing:
             raise ModelRefused(f"needs unknown features: {', '.join(missing[:5])}")

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from services.platform.evaluation.cost import Outcomes
 from services.platform.models.onnx import ScoringModel
 from services.platform.types import Booleans, Floats, Floats32, Integers
 
@@ -31,8 +32,8 @@ ECE_TOLERANCE = 0.005
 # Counts held in memory at a time: all draws of 100,000 customers would take gigabytes.
 _MAX_COUNTS = 10_000_000
 
-# (declined, positive, amount) -> (N,) cost of each decision, minor units.
-Costs = Callable[[Booleans, Booleans, Floats], Floats]
+# (outcome, positive, amount) -> (N,) cost of each decision, minor units.
+Costs = Callable[[Outcomes, Booleans, Floats], Floats]
 
 
 @dataclass(frozen=True)
@@ -43,11 +44,13 @@ class ModelResult:
         score: (N,) scores.
         threshold: Its decision threshold.
         seconds: (K,) durations of its calls.
+        outcome: (N,) the outcomes that it leads to; None: those of its threshold.
     """
 
     score: Floats
     threshold: float
     seconds: Floats
+    outcome: Outcomes | None = None
 
     @classmethod
     def from_model(
@@ -69,6 +72,7 @@ class Evidence:
         amount: (N,) minor units.
         unit: (N,) index of the sampling unit, such as the customer.
         scorer_p95_s: p95 latency of the scorer, which serves the champion.
+        costs: The cost model at present; None: the design's.
     """
 
     champion: ModelResult
@@ -77,6 +81,7 @@ class Evidence:
     amount: Floats
     unit: Integers
     scorer_p95_s: float = 0.0
+    costs: Costs | None = None
 
 
 @dataclass(frozen=True)
@@ -98,10 +103,11 @@ def decide(evidence: Evidence, costs: Costs, budget_s: float, seed: int = 0) -> 
     """Check the three conditions.
 
     Args:
-        costs: The design's cost model.
+        costs: The design's cost model, for evidence without one of its own.
         budget_s: Limit on the scorer's p95 latency.
         seed: Of the bootstrap.
     """
+    costs = evidence.costs or costs
     by_unit = _by_unit(evidence, costs)
     drawn = _bootstrap(by_unit, np.random.default_rng(seed))
     figures = {
@@ -145,7 +151,9 @@ def _models(evidence: Evidence) -> tuple[ModelResult, ModelResult]:
 
 
 def _costs(model: ModelResult, evidence: Evidence, costs: Costs) -> Floats:
-    return costs(model.score >= model.threshold, evidence.positive, evidence.amount)
+    by_threshold = model.score >= model.threshold
+    outcome = by_threshold if model.outcome is None else model.outcome
+    return costs(outcome, evidence.positive, evidence.amount)
 
 
 def _cost_figures(evidence: Evidence, costs: Costs, drawn: Floats) -> dict[str, float]:

@@ -5,7 +5,7 @@ in `register`.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,6 +16,7 @@ import yaml
 from services.platform.evaluation.cost import CostModel
 from services.platform.evaluation.metrics import metrics
 from services.platform.evaluation.plots import plots
+from services.platform.models.attachments import attach
 from services.platform.models.candidates import Candidate, Examples
 from services.platform.models.onnx import ModelCard
 from services.platform.models.registry import (
@@ -74,6 +75,7 @@ class TrainedCandidate:
         parameters: Logged beside its hyperparameters.
         metrics: Logged beside those of the validation examples.
         reference: The drift monitor's reference, as it is stored.
+        attachments: By name, what the model file carries besides.
     """
 
     candidate: Candidate[Any]
@@ -84,6 +86,7 @@ class TrainedCandidate:
     parameters: Mapping[str, object]
     metrics: Mapping[str, float]
     reference: bytes
+    attachments: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def register(settings: Settings, trained: TrainedCandidate) -> RegisteredModel:
@@ -91,7 +94,7 @@ def register(settings: Settings, trained: TrainedCandidate) -> RegisteredModel:
     candidate, card, valid = trained.candidate, trained.card, trained.validation
     evaluated = (trained.score, valid.positive, valid.amount, card.threshold, trained.cost_model)
     measured = {**metrics(*evaluated), **trained.metrics}
-    onnx = candidate.export()
+    onnx = attach(candidate.export(), trained.attachments)
     with TemporaryDirectory() as folder:
         native = Path(folder) / "native"
         native.mkdir()

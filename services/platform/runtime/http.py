@@ -139,11 +139,13 @@ class RawRequest:
         path: Path of the endpoint.
         headers: Header names and values, as sent.
         body: The whole body.
+        query: The query string, without its question mark.
     """
 
     path: str
     headers: Headers
     body: bytes
+    query: bytes = b""
 
 
 Endpoint = Callable[[RawRequest], Awaitable[Response]]
@@ -186,7 +188,9 @@ class DirectApp(FastAPI):
         async def direct(scope: Scope, receive: Receive, send: Send) -> None:
             try:
                 body = await _read_body(receive, self._max_bytes)
-                response = await endpoint(RawRequest(path, scope["headers"], body))
+                response = await endpoint(
+                    RawRequest(path, scope["headers"], body, scope.get("query_string", b""))
+                )
             except BodyTooLarge as error:
                 REQUESTS.labels(path, "413").inc()
                 response = error_response(413, error.detail)

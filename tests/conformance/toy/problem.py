@@ -6,4 +6,4 @@ Opening a parcel costs a minute, a broken belt an hour.
 from services.platform.evaluation.cost import CostModel
 
 LATENCY_BUDGET_MS = 50.0
-COST = CostModel(review=100, fee=6_000)
+COST = CostModel(opex=100, fee=6_000)

@@ -123,7 +123,16 @@ async def test_keys_in_any_language_are_inspected_and_damaged_files_named(config
     words = ("can't be decoded", "not whole", "a side may be", "only the low 12")
     for key, word in zip(damaged, words, strict=True):
         assert word in result(config, key)["error"]
-    assert sum((await subjects(nc, DEAD_STREAM)).values()) == len(damaged)
+
+    async def dead_letters():
+        return sum((await subjects(nc, DEAD_STREAM)).values())
+
+    # The result is written before the dead letter is published.
+    async def all_published():
+        return await dead_letters() >= len(damaged)
+
+    await until(all_published)
+    assert await dead_letters() == len(damaged)
     assert reconciliation.without_result(config, min_age_s=-5) == []
 
 

@@ -10,7 +10,7 @@ from features.online import OnlineTable
 from features.spec import SUMS
 from services.fraud.evaluation.run_report import run_report, wait_until_processed
 from services.fraud.features.states import CUSTOMER, FEATURES
-from services.fraud.ingestion.tables import DECISIONS_TABLE
+from services.fraud.ingestion.tables import DECISION_SCHEMA, DECISIONS_TABLE
 from services.fraud.monitoring.skew import audit, compare
 from services.fraud.service import SCORER
 from services.fraud.simulator.day import DAY_US, START_US
@@ -42,9 +42,10 @@ async def test_vectors_match_their_events_and_a_changed_state_is_found(config, s
     report = await play(config, stack, begin, 700)
     assert report.failures == 0
     assert await wait_until_processed(config)
-    found, checked = run_report(config, report, ({}, {1.0: 1.0}))
+    found, checked = await asyncio.to_thread(run_report, config, report, ({}, {1.0: 1.0}))
     assert (found["vectors"], found["mismatches"], found["lost"]) == (700, 0, 0)
     assert checked.examples == []
+    assert (checked.rule_decisions, checked.rule_mismatches, checked.unknown_rules) == (700, 0, 0)
 
     # Change one accumulator slightly, in the online store only.
     lake = Lake(config)
@@ -80,6 +81,7 @@ def logged(simulated, count):
     plain = {
         "decision_id": "x",
         "decision": "approve",
+        "model_decision": "approve",
         "score": 0.1,
         "threshold": 0.2,
         "model": "m",
@@ -93,6 +95,7 @@ def logged(simulated, count):
             "synthetic": pa.array([False] * n),
             "features": pa.array(simulated.vectors[-count:].tolist()),
             "seqs": pa.array(seqs, type=pa.map_(pa.string(), pa.int64())),
+            "costs": pa.nulls(n, DECISION_SCHEMA.field("costs").type),
         }
     )
 

@@ -18,6 +18,7 @@ from infra.local.engines import engines, free_port
 from services.fraud.features.states import FEATURES, STATES, TABULAR
 from services.fraud.ingestion.events import DECISIONS_STREAM
 from services.fraud.monitoring.drift import observe
+from services.fraud.problem import OUTCOMES, CostModel
 from services.fraud.serving.app import EXAMPLE_TRANSACTION, MAX_BYTES, create_app
 from services.fraud.simulator.bootstrap import create_streams
 from services.platform.models.candidates import Examples
@@ -118,11 +119,12 @@ async def test_a_decision_and_its_event(client, own):
     assert answer.status_code == 200
     decision = answer.json()
     assert decision["decision"] in ("approve", "decline")
-    assert decision["decision"] == ("decline" if decision["score"] >= 0.2 else "approve")
+    amount = EXAMPLE_TRANSACTION["amount_minor"]
+    assert decision["decision"] == OUTCOMES[CostModel().outcome(decision["score"], amount)]
     assert decision["model"] == "xgboost:1"
     assert decision["degraded"] is False
     stages = [part.split(";")[0] for part in answer.headers["Server-Timing"].split(", ")]
-    assert stages == ["validate", "fetch", "read", "infer", "encode"]
+    assert stages == ["validate", "fetch", "read", "infer", "rules", "encode"]
 
     async def arrived():
         return await decisions(own.config)

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import time
 import urllib.request
 from pathlib import Path
 
@@ -23,9 +24,21 @@ def listed(service):
     return {s["name"] for s in SIGNALS if service in s["services"]}
 
 
+def metrics(port, seconds=60.0):
+    """The text of a process's metrics. A process that is just starting may reset a connection."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
+                return answer.read().decode()
+        except OSError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.1)
+
+
 def shown(port):
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
-        text = answer.read().decode()
+    text = metrics(port)
     found = set()
     for family in text_string_to_metric_families(text):
         counter = family.type == "counter"
@@ -49,7 +62,7 @@ async def test_services_show_what_is_listed(config, nc, worker):
     for name, (_, process) in running.items():
         port = process.port(config)
         await asyncio.to_thread(wait_for_port, port, 120)
-        found = shown(port)
+        found = await asyncio.to_thread(shown, port)
         assert not listed(name) - found, name
         assert not found - known, f"{name}: add them to monitoring/signals.yaml"
 

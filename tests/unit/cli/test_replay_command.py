@@ -55,13 +55,19 @@ def test_nothing_to_send_is_an_error_with_its_reason(replay):
 
 
 def test_a_replay_that_sent_nothing_ends_with_1_and_without_nan(replay, monkeypatch):
+    from services.fraud.problem import CostModel
+    from services.fraud.review import live
     from services.fraud.simulator import replay as module
     from services.fraud.simulator.gateway import TrafficReport
 
     async def nothing(*_):
         return TrafficReport()
 
+    async def costs(_):
+        return CostModel()
+
     monkeypatch.setattr(module, "replay", nothing)
+    monkeypatch.setattr(live, "present_costs", costs)
     done = replay(rows=[GOOD.replace("7,3", "O'Neil,3")])
     assert done.exit_code == 1
     assert "nan" not in done.stdout

@@ -11,8 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from services.cli.main import app
-from services.fraud.evaluation import federation
-from services.fraud.evaluation.banks import (
+from services.fraud.evaluation.federation.bank_files import BankFiles
+from services.fraud.evaluation.federation.banks import (
     LATER_DAYS,
     MIN_DAYS,
     World,
@@ -21,8 +21,11 @@ from services.fraud.evaluation.banks import (
     cut,
     simulate,
 )
-from services.fraud.evaluation.federation import THRESHOLDS, FederationRequest, Row
-from services.fraud.evaluation.federation_plot import plot
+from services.fraud.evaluation.federation.jobs import jobs
+from services.fraud.evaluation.federation.plot import plot
+from services.fraud.evaluation.federation.request import FederationRequest
+from services.fraud.evaluation.federation.results import THRESHOLDS, Row, cost_curve, threshold
+from services.fraud.evaluation.federation.summary import gap_closed, mean
 from services.fraud.privacy.job import Bank, Job
 from services.fraud.privacy.rows import LATER, TRAIN, VALIDATION, BadBank, Rows, check
 from services.fraud.problem import CostModel
@@ -120,11 +123,11 @@ def test_summed_cost_curves_choose_the_threshold_of_the_pooled_rows() -> None:
     parts = [rows(size=n) for n in (300, 500)]
     rng = np.random.default_rng(1)
     scores = [np.clip(of.fraud * 0.3 + rng.random(len(of)) * 0.6, 0, 1) for of in parts]
-    curves = [federation._cost_curve(s, of) for s, of in zip(scores, parts, strict=True)]
+    curves = [cost_curve(s, of) for s, of in zip(scores, parts, strict=True)]
     for at in (0, 150, 200, 400):
         declined = scores[0] >= THRESHOLDS[at]
         assert curves[0][at] == CostModel().total(declined, parts[0].fraud, parts[0].amount)
-    chosen = federation._threshold(np.sum(curves, axis=0))
+    chosen = threshold(np.sum(curves, axis=0))
     score, fraud = np.concatenate(scores), np.concatenate([of.fraud for of in parts])
     amount = np.concatenate([of.amount for of in parts])
     best = CostModel().total(
@@ -139,42 +142,40 @@ def test_the_gap_is_that_between_alone_and_all_rows_in_one_place() -> None:
         "alone_xgboost": 0.4, "bagging": 0.5, "histograms": 0.6, "central_xgboost": 0.6,
     }  # fmt: skip
     table = [Row(name, ap, ap - 0.1, 0.0, 0.0, 0.0) for name, ap in precision.items()]
-    closed = federation._gap_closed(table)
+    closed = gap_closed(table)
     assert closed["network"]["ap"] == pytest.approx(0.75)
     assert closed["trees"]["ap_worst_bank"] == pytest.approx(1.0)
 
 
 def test_several_seeds_give_intervals(tmp_path: Path) -> None:
     of_seeds = [Row("fedavg", ap, ap, 100.0, 5.0, 1.0) for ap in (0.4, 0.5, 0.6)]
-    mean = federation._mean(of_seeds)
-    assert mean.ap == pytest.approx(0.5)
-    low, high = mean.intervals["ap"]
+    found = mean(of_seeds)
+    assert found.ap == pytest.approx(0.5)
+    low, high = found.intervals["ap"]
     assert high - low == pytest.approx(2 * 4.3027 * 0.1 / np.sqrt(3), rel=1e-3)
-    assert set(mean.as_json()) >= {
+    assert set(found.as_json()) >= {
         "name", "ap", "ap_worst_bank", "cost_per_day", "bytes_out", "seconds", "intervals",
     }  # fmt: skip
-    plot([mean], tmp_path / "figure.png")
+    plot([found], tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 5_000
 
 
 def test_switches_add_their_rows(tmp_path: Path) -> None:
     one = [rows()]
     of = {TRAIN: one[0]}
-    banks = federation._Banks(
+    banks = BankFiles(
         tuple(Bank(n, tmp_path) for n in (1, 2, 3, 4)), Bank(1, tmp_path), Bank(1, tmp_path),
         tmp_path / "public.npz", [of], [of],
     )  # fmt: skip
     request = FederationRequest(tmp_path, secure=True, private=(1.0, 8.0), poison=3)
-    found = dict(federation.jobs(request, banks, tmp_path, 0))
+    found = dict(jobs(request, banks, tmp_path, 0))
     assert list(found) == [
         "alone", "fedavg", "secure", "private_1", "private_8", "noise_by_bank",
         "poisoned_fedavg", "poisoned_krum", "poisoned_trimmed", "krum", "trimmed",
         "poisoned_secure", "central",
     ]  # fmt: skip
     assert [bank.poison for bank in found["poisoned_krum"][0].banks] == ["", "", "flip", ""]
-    plain = dict(
-        federation.jobs(replace(request, secure=False, private=(), poison=0), banks, tmp_path, 0)
-    )
+    plain = dict(jobs(replace(request, secure=False, private=(), poison=0), banks, tmp_path, 0))
     assert {"alone_xgboost", "fedprox", "bagging", "histograms", "central_features"} <= set(plain)
 
 

@@ -9,7 +9,7 @@ from services.fraud.problem import CostModel
 
 
 def test_costs_by_hand():
-    cost_model = CostModel(review=5, fee=15)
+    cost_model = CostModel(opex=5, fee=15)
     declined = np.array([True, True, False, False])
     fraud = np.array([True, False, True, False])
     costs = cost_model.costs(declined, fraud, np.array([100.0, 100.0, 100.0, 100.0]))

@@ -106,8 +106,10 @@ def decisions(transactions):
             ends * len(FEATURES), np.repeat(seq.astype(float), len(FEATURES))
         ),
         "seqs": pa.nulls(count, DECISION_SCHEMA.field("seqs").type),
+        "costs": pa.nulls(count, DECISION_SCHEMA.field("costs").type),
     }
-    return pa.table({name: columns[name] for name in DECISION_SCHEMA.names})
+    unset = {field.name: pa.nulls(count, field.type) for field in DECISION_SCHEMA if field.nullable}
+    return pa.table({name: {**unset, **columns}[name] for name in DECISION_SCHEMA.names})
 
 
 END = BEGIN + timedelta(days=DAYS)

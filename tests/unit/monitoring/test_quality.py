@@ -47,7 +47,7 @@ def test_a_period_is_what_its_decisions_cost():
     first = outcomes[outcomes["event_time"] < pd.Timestamp(BEGIN + DAY, unit="s", tz="UTC")]
     missed = (first["positive"] & ~first["stopped"]).sum()
     alarms = (first["stopped"] & ~first["positive"]).sum()
-    cost = missed * (100.0 + CostModel().fee / 100) + alarms * CostModel().review / 100
+    cost = missed * (100.0 + CostModel().fee / 100) + alarms * CostModel().opex / 100
     assert found[0].cost_per_hour_eur == pytest.approx(cost / 24)
     assert found[0].mean_cost_eur == pytest.approx(cost / len(first))
     hits = (first["positive"] & first["stopped"]).sum()

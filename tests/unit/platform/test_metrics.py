@@ -17,9 +17,11 @@ def test_calibration_error_by_hand():
 def test_metrics_by_hand():
     score = np.array([0.9, 0.8, 0.3, 0.1])
     positive = np.array([True, False, True, False])
-    computed = metrics(score, positive, np.full(4, 1_000.0), 0.5, CostModel(review=5, fee=15))
+    computed = metrics(score, positive, np.full(4, 1_000.0), 0.5, CostModel(opex=5, fee=15))
     assert (computed["precision"], computed["recall"]) == (0.5, 0.5)
-    assert (computed["cost"], computed["cost_approve_all"]) == (5 + 1_015, 2 * 1_015)
+    assert computed["cost_one_threshold"] == 5 + 1_015
+    # At an OPEX of 5, declining is cheaper wherever the score is above .005.
+    assert (computed["cost"], computed["cost_approve_all"]) == (2 * 5, 2 * 1_015)
 
 
 def test_the_three_plots_are_drawn(tmp_path):

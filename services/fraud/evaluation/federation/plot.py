@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from services.fraud.evaluation.federation import Row
+from services.fraud.evaluation.federation.results import Row
 
 
 def plot(rows: Sequence[Row], path: Path) -> None:

@@ -1,0 +1,186 @@
+"""The walkthrough's views of inspection: follow one image, newest inspections, label one."""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Callable
+from time import perf_counter
+
+import pyarrow.compute as pc
+from nats.aio.subscription import Subscription
+from nats.errors import Error as NatsError
+
+from services.cv_inspection.ingestion.events import (
+    DECISIONS_STREAM,
+    IMAGE,
+    INSPECTION,
+    LABEL,
+    InspectionEvent,
+    LabelEvent,
+    parse_inspection,
+    subject_token,
+)
+from services.cv_inspection.ingestion.tables import INSPECTIONS_TABLE
+from services.cv_inspection.problem import CLASSES
+from services.cv_inspection.simulator.camera import Camera, Shot
+from services.platform.hooks import DecisionView, Mark
+from services.platform.settings import Settings
+from services.platform.storage.lake import Lake
+from services.platform.streaming.connection import connect
+from services.platform.streaming.stored import newest_messages
+
+NAME = "walkthrough"
+_SEED = 7
+# Images of the walkthrough are numbered from here: no simulation reaches it.
+_FIRST, _IMAGES = 1_900_000_000, 90_000_000
+_RESULT_S, _LAKE_S = 30.0, 60.0
+
+
+async def follow(config: Settings) -> AsyncIterator[Mark]:
+    """Put one image into the store, and tell where it arrives and when.
+
+    Raises:
+        OSError: an engine does not answer.
+    """
+    number = _FIRST + secrets.randbelow(_IMAGES)
+    shot = await asyncio.to_thread(lambda: Camera(_SEED).shot(number))
+    nc = await connect(config, NAME)
+    try:
+        notified = await nc.subscribe(f"{IMAGE}.>")
+        inspected = await nc.subscribe(f"{INSPECTION}.>")
+        lake = Lake(config)
+        known = set(await asyncio.to_thread(lake.files, INSPECTIONS_TABLE))
+        data = shot.jpeg()
+        begin = perf_counter()
+        yield Mark("camera", "taken", 0.0, None, f"{shot.key}: {len(data):,} bytes")
+        inbox = Lake(config, config.inbox)
+        await asyncio.to_thread(inbox.put, shot.key, data)
+        yield Mark("store", "image is in the store", _since(begin), _since(begin), config.inbox)
+        yield await _arrival(notified, shot, begin)
+        async for mark in _inspected(config, inspected, shot, begin):
+            yield mark
+        yield await _row(lake, known, shot, begin)
+    finally:
+        await nc.close()
+
+
+async def newest(config: Settings, count: int) -> list[DecisionView]:
+    """The newest inspections, newest first.
+
+    Raises:
+        ValueError: nothing was inspected yet.
+        OSError: NATS does not answer.
+    """
+    nc = await connect(config, NAME)
+    try:
+        messages = await newest_messages(nc.jetstream(), DECISIONS_STREAM, count)
+    except (NatsError, TimeoutError) as error:
+        raise ConnectionError("the stream of inspections does not answer") from error
+    finally:
+        await nc.close()
+    if not messages:
+        raise ValueError("nothing was inspected yet: start simulated traffic")
+    return [_view(parse_inspection(message.data or b"")) for _, message in messages]
+
+
+async def label(config: Settings, identity: str, said: str) -> None:
+    """Publish an operator's label of an inspected part.
+
+    Raises:
+        ValueError: it names no class or no inspection.
+        OSError: NATS does not answer.
+    """
+    if said not in CLASSES:
+        raise ValueError(f"label: {said[:80]!r} is not one of {', '.join(CLASSES)}")
+    event = LabelEvent(inspection_id=identity, label=said, by="walkthrough")
+    nc = await connect(config, NAME)
+    try:
+        where = f"{LABEL}.{subject_token(said)}"
+        await nc.jetstream().publish(where, event.model_dump_json().encode())
+    except (NatsError, TimeoutError) as error:
+        raise ConnectionError("the stream did not take the label: send it again") from error
+    finally:
+        await nc.close()
+
+
+async def _inspected(
+    config: Settings, inspected: Subscription, shot: Shot, begin: float
+) -> AsyncIterator[Mark]:
+    message = await _wait(inspected, lambda data: shot.key.encode() in data)
+    if message is None:
+        yield Mark("inspection-worker", "not inspected yet", _since(begin))
+        return
+    event = parse_inspection(message)
+    detail = f"{event.decision}: {event.label}, P(defect) {event.defect:.4f} against "
+    detail += f"{event.threshold:.4f}, by {event.model}; the simulator drew {shot.label}"
+    yield Mark("inspection-worker", "decoded, inspected, decided", _since(begin), None, detail)
+    results = Lake(config, config.results)
+    stored = await asyncio.to_thread(results.exists, event.mask_key or "")
+    yield Mark("store", "mask is stored" if stored else "no mask", _since(begin), None,
+               event.mask_key or "")  # fmt: skip
+    yield Mark("nats", "inspection is in the stream", _since(begin), None, event.inspection_id)
+
+
+async def _arrival(notified: Subscription, shot: Shot, begin: float) -> Mark:
+    found = await _wait(notified, lambda data: shot.key.encode() in data)
+    stage = "the store's notification is in the stream" if found else "no notification yet"
+    return Mark("inspector", stage, _since(begin))
+
+
+async def _wait(subscription: Subscription, wanted: Callable[[bytes], bool]) -> bytes | None:
+    """The first message that is wanted; None if none came in time."""
+    end = perf_counter() + _RESULT_S
+    while (left := end - perf_counter()) > 0:
+        try:
+            message = await subscription.next_msg(timeout=left)
+        except TimeoutError:
+            break
+        if wanted(message.data):
+            return bytes(message.data)
+    return None
+
+
+async def _row(lake: Lake, known: set[str], shot: Shot, begin: float) -> Mark:
+    """Wait until the inspection's row is in the lake."""
+    wanted = pc.field("key") == shot.key
+    end = perf_counter() + _LAKE_S
+    while perf_counter() < end:
+        files = await asyncio.to_thread(lake.files, INSPECTIONS_TABLE)
+        unread = [file for file in files if file not in known]
+        rows = await asyncio.to_thread(lake.read_files, unread, ["key"], wanted)
+        known |= set(unread)
+        if rows is not None and len(rows):
+            stage = f"row in {INSPECTIONS_TABLE}"
+            return Mark("cv-lake-writer", stage, _since(begin), None, unread[-1])
+        await asyncio.sleep(0.25)
+    return Mark("cv-lake-writer", f"no row in {INSPECTIONS_TABLE} yet", _since(begin))
+
+
+def _view(event: InspectionEvent) -> DecisionView:
+    facts = {
+        "class": event.label,
+        "mask covers": f"{event.defect_share:.1%}",
+        "brightness": f"{event.quality.brightness:.2f}",
+        "contrast": f"{event.quality.contrast:.2f}",
+        "sharpness": f"{event.quality.sharpness:.3f}",
+        "clipped": f"{event.quality.clipped:.1%}",
+        **{f"P({name})": f"{p:.4f}" for name, p in event.probabilities.items()},
+    }
+    place = event.place
+    return DecisionView(
+        id=event.inspection_id,
+        at=event.at.isoformat(),
+        title=f"{place.line}, {place.station}, {place.lot}, {place.frame}",
+        decision=event.decision,
+        stopped=event.stopped,
+        score=event.defect,
+        threshold=event.threshold,
+        model=event.model,
+        reason=event.reason,
+        facts=facts,
+        image=event.key or "",
+        mask=event.mask_key or "",
+    )
+
+
+def _since(begin: float) -> float:
+    return (perf_counter() - begin) * 1e3

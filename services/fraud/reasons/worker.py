@@ -1,0 +1,170 @@
+"""The reasons worker: explains declines and reviews as they are decided, off the hot path.
+
+Killed, it begins again behind the last batch that it acknowledged, and writes the same reports.
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from functools import lru_cache
+from time import time
+from typing import Any
+
+import numpy as np
+import orjson
+from nats.js.kv import KeyValue
+from prometheus_client import Histogram
+from pydantic import ValidationError
+from redis import Redis
+from redis.exceptions import RedisError
+
+from services.fraud.features.decisions import is_current
+from services.fraud.features.request import cart_set
+from services.fraud.ingestion.events import DECISIONS_STREAM, DecisionEvent, Transaction
+from services.fraud.model import read_model
+from services.fraud.problem import DESIGN
+from services.fraud.reasons.explainer import Explainer, Explanation, NotExplained
+from services.fraud.reasons.mix import ReasonMix
+from services.fraud.reasons.parties import ChargedBackParties, with_parties
+from services.fraud.reasons.report import EXPLAINED, make_report, open_bucket, store
+from services.platform.models.names import label_version, version_path
+from services.platform.models.onnx import ModelRefused
+from services.platform.settings import Settings
+from services.platform.storage.lake import Lake
+from services.platform.streaming.connection import connect
+from services.platform.streaming.consumer import Message, OrderedConsumer, consume
+from services.platform.streaming.lag import report_lag
+from services.platform.streaming.retry import retry_forever
+from services.platform.telemetry import EVENTS
+
+log = logging.getLogger(__name__)
+
+NAME = "reasons"
+_BATCH = 500
+DELAY = Histogram(
+    "reasons_delay_seconds",
+    "From the decision to its stored reasons",
+    buckets=(0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 30),
+)
+_NO_STORE = "decided without the online store: what the model saw is not the customer's history"
+
+
+class Explainers:
+    """Explainers of model versions, by the label on a decision."""
+
+    def __init__(self, config: Settings) -> None:
+        self._config = config
+        self._lake = Lake(config)
+        # A version's file never changes.
+        self.of = lru_cache(maxsize=4)(self._read)
+
+    def _read(self, label: str) -> Explainer:
+        """The explainer of a version.
+
+        Raises:
+            NotExplained: its file does not explain itself, or is gone.
+            OSError: the store does not answer.
+        """
+        try:
+            return Explainer(read_model(self._file(label)))
+        except FileNotFoundError:
+            raise NotExplained(f"the file of {label} is gone from the store") from None
+        except (ModelRefused, ValueError) as error:
+            raise NotExplained(str(error)) from None
+
+    def _file(self, label: str) -> bytes:
+        own = self._config.model_file
+        if own.exists():
+            data = own.read_bytes()
+            if read_model(data).card.label == label:
+                return data
+        return self._lake.get(version_path(DESIGN, label_version(label)))
+
+
+def explain_event(
+    explainers: Explainers, event: Mapping[str, Any]
+) -> tuple[Explanation | None, str]:
+    """The explanation of a decision event; without one, why.
+
+    Raises:
+        OSError: the store does not answer.
+    """
+    if event["degraded"]:
+        return None, _NO_STORE
+    if not is_current(event.get("feature_set")):
+        return None, "decided on another feature set"
+    try:
+        explainer = explainers.of(str(event["model"]))
+    except NotExplained as error:
+        return None, str(error)
+    vector = np.array(event["features"], dtype=np.float64)
+    transaction = Transaction.model_validate(event["transaction"])
+    return explainer.explain(vector, {"items": cart_set(transaction)}), ""
+
+
+class ReasonsWorker:
+    """Writes the reports on the declines and reviews of each batch."""
+
+    def __init__(
+        self, explainers: Explainers, parties: ChargedBackParties, bucket: KeyValue
+    ) -> None:
+        self._explainers = explainers
+        self._parties = parties
+        self._bucket = bucket
+        self._mix = ReasonMix()
+
+    async def handle(self, batch: list[Message]) -> None:
+        """Explain a batch and store its reports.
+
+        Raises:
+            OSError, nats.errors.Error, RedisError: an engine is away; retry the same batch.
+        """
+        events = [(m, event) for m in batch if (event := parse(m)) is not None]
+        reports = await asyncio.to_thread(self._explain, [event for _, event in events])
+        await asyncio.gather(*(store(self._bucket, report) for report in reports))
+        now = time()
+        for message, event in events:
+            DELAY.observe(max(now - (event.get("decided_at") or message.published_us / 1e6), 0.0))
+        EVENTS.labels(NAME, "explained").inc(len(events))
+        EVENTS.labels(NAME, "approved").inc(len(batch) - len(events))
+
+    def _explain(self, events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [self._report(event) for event in events]
+
+    def _report(self, event: dict[str, Any]) -> dict[str, Any]:
+        found, note = explain_event(self._explainers, event)
+        if found is not None and found.reasons:
+            found = with_parties(found, event, self._parties)
+            if not event.get("synthetic"):
+                explainer = self._explainers.of(str(event["model"]))
+                self._mix.add(found.reasons[0].group, explainer.mix)
+        return make_report(event, found, note)
+
+
+def parse(message: Message) -> dict[str, Any] | None:
+    """A decline or review as its event; None for an approval, and for what is not a decision."""
+    try:
+        event: dict[str, Any] = orjson.loads(message.data)
+        if event.get("decision") not in EXPLAINED:
+            return None
+        DecisionEvent.model_validate(event)
+    except (ValidationError, ValueError, AttributeError):
+        return None  # the lake writer stores it as rejected, with the reason
+    return event
+
+
+async def main(config: Settings) -> None:
+    """Run until cancelled."""
+    nc = await connect(config, f"{DESIGN}-{NAME}", timeout_s=60.0)
+    consumer = OrderedConsumer(nc, DECISIONS_STREAM, NAME, batch=_BATCH)
+    redis = Redis.from_url(config.redis, socket_timeout=5.0)
+    parties = ChargedBackParties(Lake(config), redis)
+    try:
+        bucket = await retry_forever(lambda: open_bucket(nc.jetstream()), "opening the bucket")
+        worker = ReasonsWorker(Explainers(config), parties, bucket)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(report_lag({NAME: consumer}))
+            group.create_task(consume(consumer, worker.handle, retry_on=(RedisError,)))
+    finally:
+        redis.close()
+        await nc.close()

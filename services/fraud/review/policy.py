@@ -1,0 +1,104 @@
+"""The policy: the outcome of least expected cost, under the present costs and price of a slot."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from statistics import median
+
+import numpy as np
+import orjson
+import pyarrow as pa
+
+from services.fraud.ingestion.events import Outcome
+from services.fraud.problem import OUTCOMES, CostModel
+from services.platform.types import Integers
+
+COSTS = tuple(field.name for field in fields(CostModel))
+# Decisions that were logged before they had costs were made by their threshold.
+_THRESHOLD = "threshold"
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Decides by one cost model.
+
+    Attributes:
+        costs: Costs, and the price of a review slot.
+    """
+
+    costs: CostModel
+
+    def decide(self, probability: float, amount_minor: int) -> Outcome:
+        """The outcome of one transaction.
+
+        >>> Policy(CostModel()).decide(0.9, 5_000), Policy(CostModel(slot=0)).decide(0.3, 5_000)
+        ('decline', 'review')
+        """
+        return OUTCOMES[self.costs.outcome(probability, amount_minor)]
+
+    @cached_property
+    def logged(self) -> orjson.Fragment:
+        """The costs as the decision event holds them; an infinite price is null."""
+        return orjson.Fragment(orjson.dumps({name: getattr(self.costs, name) for name in COSTS}))
+
+
+def logged_costs(row: Mapping[str, float | None]) -> CostModel:
+    """The cost model of a logged decision.
+
+    >>> logged_costs({"opex": 500.0, "slot": None}) == CostModel()
+    True
+    """
+    known = {name: value for name, value in row.items() if value is not None}
+    return CostModel(**known)  # type: ignore[arg-type]
+
+
+def recompute(decisions: pa.Table, costs: CostModel | None = None) -> Integers:
+    """Codes (D,) of the outcomes of D logged decisions, recomputed from what they logged.
+
+    Args:
+        decisions: Rows with `score`, `threshold`, `amount_minor` and `costs`.
+        costs: Decide by these, at the logged price of a slot, instead of the logged costs.
+    """
+    score = decisions["score"].to_numpy()
+    amount = decisions["amount_minor"].to_numpy()
+    out = (score >= decisions[_THRESHOLD].to_numpy()).astype(np.int64)
+    sheets = decisions["costs"].combine_chunks()
+    encoded = sheets.is_valid().to_numpy(zero_copy_only=False)
+    for number, sheet in _distinct(sheets):
+        where = encoded & number
+        of = logged_costs(sheet)
+        if costs is not None:
+            of = replace(costs, slot=of.slot)
+        out[where] = of.outcomes(score[where], 0.0, amount[where])
+    return out
+
+
+def usual_costs(logged: Sequence[Mapping[str, float | None] | None]) -> CostModel:
+    """The newest costs of logged decisions, in their order, at the median price of a slot.
+
+    A model is compared with another at this price: what a slot was worth is what a review takes
+    from other cases.
+
+    >>> usual_costs([{"opex": 500, "slot": 10}, {"opex": 800, "slot": 30}, None]).slot
+    20.0
+    """
+    sheets = [sheet for sheet in logged if sheet is not None]
+    if not sheets:
+        return CostModel()
+    prices = [math.inf if (slot := sheet["slot"]) is None else slot for sheet in sheets]
+    return replace(logged_costs(sheets[-1]), slot=median(prices))
+
+
+def _distinct(sheets: pa.StructArray) -> list[tuple[np.ndarray, dict[str, float | None]]]:
+    """Each distinct sheet of costs, with a mask (D,) of its rows."""
+    rows = sheets.to_pylist()
+    keys = np.array([repr(row) for row in rows], dtype=object)
+    firsts = {key: row for key, row in zip(keys, rows, strict=True) if row is not None}
+    return [(keys == key, row) for key, row in firsts.items()]
+
+
+def codes(names: pa.ChunkedArray) -> Integers:
+    """Outcome names (D,) as codes."""
+    index = {name: code for code, name in enumerate(OUTCOMES)}
+    return np.array([index[name] for name in names.to_pylist()], dtype=np.int64)

@@ -1,0 +1,242 @@
+"""The review queue: a JetStream work queue whose cases are leased to analysts.
+
+A case is one message on a subject of its own. A lease is a delivery that JetStream repeats unless
+it is acknowledged in time, so a killed analyst or service loses nothing. The verdict is published
+before the case is acknowledged, and the stream takes only the first on its subject: killed in
+between, the case is delivered again and found decided.
+"""
+
+import base64
+import hmac
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import numpy as np
+import orjson
+from nats.errors import TimeoutError as NatsTimeout
+from nats.js import JetStreamContext, api
+from nats.js.errors import APIError, BadRequestError, NotFoundError
+from pydantic import ValidationError
+
+from services.fraud.ingestion.events import (
+    CASE,
+    REVIEWS_STREAM,
+    VERDICT,
+    VERDICTS_STREAM,
+    ReviewCase,
+    Verdict,
+    VerdictEvent,
+)
+from services.fraud.ingestion.tables import VERDICTS_TABLE
+from services.platform.storage.lake import Lake
+
+CONSUMER = "analysts"
+# A lease is over before JetStream delivers its case again.
+LEASE_S, _ACK_WAIT_S = 110.0, 120.0
+# JetStream's error for a message whose subject has one already.
+_WRONG_LAST_SEQUENCE = 10071
+_ONLY_ONE = {"Nats-Expected-Last-Subject-Sequence": "0"}
+TIMEOUT = "timeout"
+
+
+class LeaseLost(ValueError):
+    """The lease has expired, its token is not valid, or the case is decided."""
+
+
+@dataclass(frozen=True)
+class Lease:
+    """A case that an analyst works on.
+
+    Attributes:
+        case: The case.
+        reply: Subject that acknowledges the delivery.
+        until: When the lease ends, seconds since the epoch.
+        waited_s: From the case's arrival until the lease.
+    """
+
+    case: ReviewCase
+    reply: str
+    until: float
+    waited_s: float
+
+    def token(self, key: str) -> str:
+        """The lease as a signed text, so that any process can take its verdict."""
+        data = orjson.dumps(
+            {
+                "case": self.case.model_dump(mode="json"),
+                "reply": self.reply,
+                "until": self.until,
+                "waited_s": self.waited_s,
+            }
+        )
+        return f"{base64.urlsafe_b64encode(data).decode()}.{_signature(key, data)}"
+
+    @classmethod
+    def of_token(cls, token: str, key: str) -> "Lease":
+        """The lease of a token. LeaseLost if it is not one of ours."""
+        encoded, _, signature = token.partition(".")
+        try:
+            data = base64.urlsafe_b64decode(encoded.encode())
+            if not hmac.compare_digest(_signature(key, data).encode(), signature.encode()):
+                raise LeaseLost("the token is not valid: GET /reviews/next gives one")
+            found = orjson.loads(data)
+            case = ReviewCase.model_validate(found.pop("case"), strict=False)
+        except (ValueError, KeyError, ValidationError) as error:
+            if isinstance(error, LeaseLost):
+                raise
+            raise LeaseLost("the token is not valid: GET /reviews/next gives one") from None
+        return cls(case=case, **found)
+
+
+def _signature(key: str, data: bytes) -> str:
+    return hmac.new(key.encode(), data, "sha256").hexdigest()
+
+
+class ReviewQueue:
+    """The queue of one installation."""
+
+    def __init__(self, js: JetStreamContext, analysts: JetStreamContext.PullSubscription) -> None:
+        self._js = js
+        self._analysts = analysts
+
+    @classmethod
+    async def open(cls, js: JetStreamContext) -> "ReviewQueue":
+        """The queue, created unless it exists. nats.errors.Error if NATS is away."""
+        try:
+            await js.stream_info(REVIEWS_STREAM)
+        except NotFoundError:
+            await js.add_stream(
+                name=REVIEWS_STREAM,
+                subjects=[f"{CASE}.>"],
+                retention=api.RetentionPolicy.WORK_QUEUE,
+                storage=api.StorageType.FILE,
+            )
+        config = api.ConsumerConfig(
+            durable_name=CONSUMER,
+            ack_policy=api.AckPolicy.EXPLICIT,
+            ack_wait=_ACK_WAIT_S,
+            max_ack_pending=10_000,
+        )
+        await js.add_consumer(REVIEWS_STREAM, config)
+        return cls(js, await js.pull_subscribe_bind(CONSUMER, REVIEWS_STREAM))
+
+    async def add(self, case: ReviewCase) -> None:
+        """Add a case, unless it is in the queue."""
+        data = case.model_dump_json().encode()
+        await self._publish_first(f"{CASE}.{case.decision_id}", data)
+
+    async def backlog(self) -> int:
+        """Cases in the queue or in work."""
+        return int((await self._js.stream_info(REVIEWS_STREAM)).state.messages)
+
+    async def take(self, max_wait_s: float) -> Lease | None:
+        """Lease the oldest case; None if none arrives within `max_wait_s`."""
+        end = time.monotonic() + max_wait_s
+        while (left := end - time.monotonic()) > 0:
+            try:
+                [message] = await self._analysts.fetch(1, timeout=left)
+            except (NatsTimeout, TimeoutError):
+                return None
+            now = time.time()
+            case = _parse(message.data)
+            if case is None or await self._is_decided(case.decision_id):
+                await message.ack_sync()
+                continue
+            waited = now - message.metadata.timestamp.timestamp()
+            return Lease(case, message.reply, now + LEASE_S, max(waited, 0.0))
+        return None
+
+    async def decide(self, lease: Lease, verdict: Verdict, by: str) -> VerdictEvent:
+        """Publish a verdict and remove the case. LeaseLost if another was first."""
+        if time.time() > lease.until:
+            raise LeaseLost("the lease has expired: another analyst may have the case")
+        outcome = "decline" if verdict == "fraud" else "approve"
+        event = _verdict(lease.case, verdict, outcome, lease.waited_s, by)
+        first = await self._publish_first(_subject(event.decision_id), _json(event))
+        await self._js._nc.request(lease.reply, b"+ACK", timeout=5.0)
+        if not first:
+            raise LeaseLost("the case is decided already")
+        return event
+
+    async def close_overdue(self, max_age_s: float) -> int:
+        """Decide cases whose time ran out by their default; returns how many."""
+        closed = 0
+        while True:
+            try:
+                oldest = await self._js.get_msg(
+                    REVIEWS_STREAM, seq=1, next=True, subject=f"{CASE}.>"
+                )
+            except NotFoundError:
+                return closed
+            age = (datetime.now(UTC) - _stored_at(oldest)).total_seconds()
+            if age <= max_age_s:
+                return closed
+            case = _parse(oldest.data or b"")
+            if case is not None:
+                event = _verdict(case, None, case.otherwise, age, TIMEOUT)
+                closed += await self._publish_first(_subject(event.decision_id), _json(event))
+            await self._js.delete_msg(REVIEWS_STREAM, oldest.seq or 0)
+
+    async def _is_decided(self, decision_id: str) -> bool:
+        try:
+            await self._js.get_last_msg(VERDICTS_STREAM, _subject(decision_id))
+        except NotFoundError:
+            return False
+        return True
+
+    async def _publish_first(self, subject: str, data: bytes) -> bool:
+        """Publish unless the subject has a message; returns whether it was published."""
+        try:
+            await self._js.publish(subject, data, headers=_ONLY_ONE)
+        except (BadRequestError, APIError) as error:
+            if error.err_code != _WRONG_LAST_SEQUENCE:
+                raise
+            return False
+        return True
+
+
+def _verdict(
+    case: ReviewCase, verdict: Verdict | None, outcome: str, waited_s: float, by: str
+) -> VerdictEvent:
+    return VerdictEvent(
+        decision_id=case.decision_id,
+        transaction_id=case.transaction.transaction_id,
+        event_time=case.transaction.event_time,
+        verdict=verdict,
+        outcome=outcome,
+        waited_s=waited_s,
+        by=by,
+    )
+
+
+def _subject(decision_id: str) -> str:
+    return f"{VERDICT}.{decision_id}"
+
+
+def _json(event: VerdictEvent) -> bytes:
+    return event.model_dump_json().encode()
+
+
+def _parse(data: bytes) -> ReviewCase | None:
+    """A case; None if it is not one, which only another version can have published."""
+    try:
+        return ReviewCase.model_validate_json(data)
+    except ValidationError:
+        return None
+
+
+def _stored_at(message: api.RawStreamMsg) -> datetime:
+    time_of = message.time
+    return time_of if isinstance(time_of, datetime) else datetime.fromisoformat(str(time_of))
+
+
+def review_wait_p95_s(lake: Lake, decision_ids: list[str]) -> float:
+    """95th percentile of the waits of reviewed decisions, seconds; 0 without one."""
+    rows = lake.read(VERDICTS_TABLE, ["decision_id", "waited_s"])
+    if rows is None:
+        return 0.0
+    wanted = set(decision_ids)
+    pairs = zip(rows["decision_id"].to_pylist(), rows["waited_s"].to_pylist(), strict=True)
+    waits = [waited for identity, waited in pairs if identity in wanted]
+    return float(np.percentile(waits, 95)) if waits else 0.0

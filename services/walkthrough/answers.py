@@ -1,0 +1,206 @@
+"""The page's JSON, as OpenAPI documents it."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+# Metrics that the report of a fault needs, whatever a diagram shows.
+METRICS = frozenset(
+    {"requests_total", "decisions_total", "request_duration_seconds", "outbox_events",
+     "outbox_dropped_events", "consumer_lag_events"}
+)  # fmt: skip
+Name = Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,40}$")]
+
+
+class FigureState(BaseModel):
+    """A live figure; null where its source does not tell."""
+
+    label: str
+    unit: str
+    value: float | None
+
+
+class StepState(BaseModel):
+    """One of a design's eight steps, with the boxes that it decides about."""
+
+    number: int
+    title: str
+    file: str
+    line: int
+    decision: str
+    why: str
+    figures: list[str]
+    boxes: list[str]
+
+
+class BoxState(BaseModel):
+    """A part of the diagram: what it is, how it is, and what is asked about it."""
+
+    id: str
+    label: str
+    state: str
+    process: str
+    step: int
+    x: int
+    y: int
+    file: str
+    line: int
+    command: str
+    question: str
+    answer: str
+    faults: dict[str, str]
+    aws: str
+    at_scale: str
+    figures: list[FigureState]
+
+
+class ArrowState(BaseModel):
+    """What moves between two boxes; `rate` a second, null where it is not measured."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    source: Annotated[str, Field(serialization_alias="from")]
+    target: Annotated[str, Field(serialization_alias="to")]
+    path: str
+    label: str
+    rate: float | None
+    waits: float | None
+
+
+class DesignState(BaseModel):
+    """One design."""
+
+    name: str
+    title: str
+    event: str
+    labels: list[str]
+    traffic_rate: float
+    load_rate: int
+    budget_ms: float
+    drifts: list[str]
+    candidates: list[str]
+    steps: list[StepState]
+    boxes: list[BoxState]
+    arrows: list[ArrowState]
+
+
+class State(BaseModel):
+    """Everything that the page shows."""
+
+    designs: list[DesignState]
+
+
+class LiveBox(BaseModel):
+    """State and figures of a box, in order of `BoxState.figures`."""
+
+    state: str
+    figures: list[float | None]
+
+
+class LiveArrow(BaseModel):
+    """Rate of an arrow, and what waits."""
+
+    rate: float | None
+    waits: float | None
+
+
+class LiveDesign(BaseModel):
+    """By id the boxes, and the arrows in order of `DesignState.arrows`."""
+
+    boxes: dict[str, LiveBox]
+    arrows: list[LiveArrow]
+
+
+class Tick(BaseModel):
+    """What one reading of all sources changed, by design."""
+
+    designs: dict[str, LiveDesign]
+
+
+class FaultRequest(BaseModel):
+    """A process to break, and how. `seconds` counts for hang and away."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    process: Name
+    kind: Literal["kill", "hang", "away"]
+    seconds: Annotated[int, Field(ge=1, le=60)] = 10
+
+
+class FaultReport(BaseModel):
+    """What a fault did; figures are of the design's own service while it lasted and mended.
+
+    Attributes:
+        phase: striking, mending, done, or failed.
+        expected: What was said beforehand.
+        down_s: From the fault to the first answer afterwards.
+        in_budget: Share of answers within the latency budget.
+        waiting: The most events that waited for any worker.
+    """
+
+    process: str
+    kind: str
+    phase: str
+    expected: str
+    error: str = ""
+    seconds: float = 0.0
+    down_s: float | None = None
+    answers: int = 0
+    failed: int = 0
+    degraded: int = 0
+    in_budget: float | None = None
+    outbox: int = 0
+    dropped: int = 0
+    waiting: int = 0
+
+
+class JobRequest(BaseModel):
+    """A command of `whiteboard` for a design, with its parameters."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    verb: Literal["simulate", "load", "swap", "rollback", "night", "audit"]
+    design: Name
+    rate: Annotated[int, Field(ge=1, le=2_000)] = 50
+    seconds: Annotated[int, Field(ge=5, le=600)] = 60
+    candidate: Annotated[str, Field(pattern=r"^[a-z0-9_]{1,40}$")] | None = None
+    drift: Annotated[str, Field(pattern=r"^[a-z_]+=(0(\.\d{1,3})?|1(\.0)?)$|^none$")] | None = None
+
+
+class JobState(BaseModel):
+    """A command that runs or ran.
+
+    Attributes:
+        phase: running, done, failed or stopped.
+        output: The end of what it printed.
+        figures: Its JSON, once it is done.
+    """
+
+    command: str
+    verb: str
+    design: str
+    phase: str
+    seconds: float
+    output: str
+    figures: dict[str, Any] | None = None
+
+
+class LabelRequest(BaseModel):
+    """What a person says about a decision."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    id: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+    label: Annotated[str, Field(pattern=r"^[a-z_]{1,40}$")]
+
+
+class Accepted(BaseModel):
+    """It was accepted."""
+
+    accepted: bool = True
+
+
+class Problem(BaseModel):
+    """Why a request was refused: one sentence."""
+
+    error: str

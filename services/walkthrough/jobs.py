@@ -1,0 +1,144 @@
+"""Commands that the page runs: the same `whiteboard` that a terminal runs, one at a time a verb."""
+
+import asyncio
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+
+import orjson
+
+from infra.local.engines import environment
+from services.walkthrough.answers import JobRequest, JobState
+
+_LINES = 40
+_STOP_S = 10.0
+
+# By verb, the arguments behind `whiteboard VERB DESIGN`.
+_ARGUMENTS: dict[str, Callable[[JobRequest], list[str]]] = {
+    "simulate": lambda r: [
+        "--rate", str(r.rate), "--seconds", str(r.seconds), "--json",
+        *(["--drift", r.drift] if r.drift else []),
+    ],
+    "load": lambda r: ["--rate", str(r.rate), "--duration", str(r.seconds), "--json"],
+    "swap": lambda r: [r.candidate or "", "--json"],
+    "rollback": lambda r: [],
+    "night": lambda r: ["--json"],
+    "audit": lambda r: ["--json"],
+}  # fmt: skip
+
+
+class JobRuns(RuntimeError):
+    """A command of this verb runs already."""
+
+
+def arguments(request: JobRequest) -> list[str]:
+    """A request as the arguments of `whiteboard`.
+
+    ValueError: a swap names no candidate.
+
+    >>> arguments(JobRequest(verb="load", design="fraud", rate=300, seconds=30))
+    ['load', 'fraud', '--rate', '300', '--duration', '30', '--json']
+    """
+    if request.verb == "swap" and not request.candidate:
+        raise ValueError("candidate: which one?")
+    return [request.verb, request.design, *_ARGUMENTS[request.verb](request)]
+
+
+class Job:
+    """One run of a command."""
+
+    def __init__(self, request: JobRequest) -> None:
+        self._arguments = arguments(request)
+        self._begin = time.monotonic()
+        self._lines: deque[str] = deque(maxlen=_LINES)
+        self._process: asyncio.subprocess.Process | None = None
+        self._stopped = False
+        command = " ".join(["whiteboard", *self._arguments])
+        self.state = JobState(
+            command=command, verb=request.verb, design=request.design, phase="running",
+            seconds=0.0, output="",
+        )  # fmt: skip
+        self.task = asyncio.create_task(self._run())
+
+    def now(self) -> JobState:
+        """Its state."""
+        if self.state.phase == "running":
+            self.state.seconds = round(time.monotonic() - self._begin, 1)
+        self.state.output = "\n".join(self._lines)
+        return self.state
+
+    async def stop(self) -> None:
+        """End it; what it did stays done."""
+        self._stopped = True
+        if self._process is not None and self._process.returncode is None:
+            with suppress(ProcessLookupError):
+                self._process.terminate()
+            try:
+                await asyncio.wait_for(self._process.wait(), _STOP_S)
+            except TimeoutError:
+                self._process.kill()
+        await asyncio.gather(self.task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        pipe = asyncio.subprocess.PIPE
+        environ = {**environment(), "COLUMNS": "100", "TERM": "dumb", "NO_COLOR": "1"}
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "services.cli.main", *self._arguments,
+            stdin=asyncio.subprocess.DEVNULL, stdout=pipe, stderr=pipe, env=environ,
+        )  # fmt: skip
+        assert self._process.stdout is not None
+        assert self._process.stderr is not None
+        printed, _ = await asyncio.gather(
+            self._process.stdout.read(), self._collect(self._process.stderr)
+        )
+        code = await self._process.wait()
+        with suppress(orjson.JSONDecodeError):
+            found = orjson.loads(printed)
+            self.state.figures = found if isinstance(found, dict) else None
+        if self.state.figures is None:
+            self._lines.extend(printed.decode(errors="replace").splitlines())
+        self.state.seconds = round(time.monotonic() - self._begin, 1)
+        self.state.phase = "stopped" if self._stopped else "failed" if code else "done"
+
+    async def _collect(self, stream: asyncio.StreamReader) -> None:
+        while line := await stream.readline():
+            text = line.decode(errors="replace").replace("\r", "\n").strip()
+            if text:
+                self._lines.append(text.splitlines()[-1])
+
+
+class Jobs:
+    """The newest run of each verb of each design."""
+
+    def __init__(self) -> None:
+        self._jobs: dict[tuple[str, str], Job] = {}
+
+    def start(self, request: JobRequest) -> JobState:
+        """Start a command.
+
+        Raises:
+            JobRuns: one of its verb runs already.
+            ValueError: a parameter is missing.
+        """
+        key = request.design, request.verb
+        job = self._jobs.get(key)
+        if job is not None and job.now().phase == "running":
+            raise JobRuns(f"`{job.state.command}` runs already")
+        self._jobs[key] = job = Job(request)
+        return job.now()
+
+    async def stop(self, design: str, verb: str) -> JobState:
+        """Stop a command. KeyError: there is none."""
+        job = self._jobs[design, verb]
+        await job.stop()
+        return job.now()
+
+    def all(self) -> list[JobState]:
+        """The newest run of each."""
+        return [job.now() for job in self._jobs.values()]
+
+    async def close(self) -> None:
+        """Stop everything that runs."""
+        await asyncio.gather(*(job.stop() for job in self._jobs.values()))

@@ -1,0 +1,162 @@
+"""Where the figures come from: each process's metrics, and what the engines tell about themselves.
+
+Each source becomes the same thing, samples by metric name, so that a figure needs not know which
+kind of source it has.
+"""
+
+import asyncio
+import re
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+
+import aiohttp
+import orjson
+from redis.exceptions import RedisError
+
+from features.redis_connection import RedisConnection
+from services.platform.design import HttpApp, Process
+from services.platform.settings import Settings
+
+# A process that does not answer in this time hangs, or is too busy to.
+TIMEOUT_S = 0.8
+Samples = Mapping[str, list[tuple[Mapping[str, str], float]]]
+Read = Callable[[], Awaitable[Samples]]
+
+_LINE = re.compile(r"^([a-z_]+)(?:\{([^}]*)\})? (\S+)$")
+_LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
+_SUFFIXES = ("", "_bucket")
+
+
+@dataclass(frozen=True)
+class Scrape:
+    """One reading of a source.
+
+    Attributes:
+        at: When, seconds of the monotonic clock.
+        state: running, hanging (no answer in time), or down.
+        samples: By metric name, labels and values.
+    """
+
+    at: float
+    state: str
+    samples: Samples = field(default_factory=dict)
+
+
+def parse_metrics(text: str, wanted: frozenset[str]) -> Samples:
+    r"""Samples of some metrics of a Prometheus page; prometheus_client's parser takes far longer.
+
+    >>> parse_metrics('# HELP a b\na_total{x="1"} 2.0\nb 3\n', frozenset({"a_total"}))
+    {'a_total': [({'x': '1'}, 2.0)]}
+    """
+    found: dict[str, list[tuple[Mapping[str, str], float]]] = {}
+    for line in text.splitlines():
+        name = line.partition("{")[0].partition(" ")[0]
+        if name in wanted and (match := _LINE.match(line)):
+            labels = dict(_LABEL.findall(match[2] or ""))
+            found.setdefault(name, []).append((labels, float(match[3])))
+    return found
+
+
+class Sources:
+    """The sources of an installation."""
+
+    def __init__(
+        self, config: Settings, processes: Iterable[HttpApp | Process], metrics: Iterable[str]
+    ) -> None:
+        """Open nothing yet.
+
+        Args:
+            processes: Whose metrics are read.
+            metrics: Names of the metrics that count.
+        """
+        self._config = config
+        self._wanted = frozenset(m + suffix for m in metrics for suffix in _SUFFIXES)
+        self._redis = RedisConnection(config.redis)
+        self._http: aiohttp.ClientSession | None = None
+        self._reads: dict[str, Read] = {
+            p.name: partial(self._process, _metrics_url(p, config)) for p in processes
+        }
+        engines = {"nats": self._nats, "redis": self._redis_info, "seaweedfs": self._s3}
+        self._reads |= engines
+
+    @property
+    def names(self) -> list[str]:
+        """Every source."""
+        return list(self._reads)
+
+    async def read(self) -> dict[str, Scrape]:
+        """Read every source once, all at the same time."""
+        scrapes = await asyncio.gather(*(self._one(read) for read in self._reads.values()))
+        return dict(zip(self._reads, scrapes, strict=True))
+
+    async def close(self) -> None:
+        """Close what was opened; a later `read` opens it again."""
+        self._redis.close()
+        # Taken first: a read that begins meanwhile opens a session of its own.
+        http, self._http = self._http, None
+        if http is not None:
+            await http.close()
+
+    def _session(self) -> aiohttp.ClientSession:
+        if self._http is None:
+            timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
+            self._http = aiohttp.ClientSession(timeout=timeout)
+        return self._http
+
+    async def _one(self, read: Read) -> Scrape:
+        try:
+            samples = await asyncio.wait_for(read(), TIMEOUT_S)
+        except TimeoutError:
+            return Scrape(time.monotonic(), "hanging")
+        except (aiohttp.ClientError, RedisError, OSError, ValueError):
+            return Scrape(time.monotonic(), "down")
+        return Scrape(time.monotonic(), "running", samples)
+
+    async def _process(self, url: str) -> Samples:
+        return parse_metrics((await self._get(url)).decode(), self._wanted)
+
+    async def _nats(self) -> Samples:
+        config = self._config
+        host = config.nats_host or config.host
+        page = await self._get(f"http://{host}:{config.nats_http_port}/jsz?streams=1")
+        streams = [
+            stream
+            for account in orjson.loads(page).get("account_details") or ()
+            for stream in account.get("stream_detail") or ()
+        ]
+        states = [({"stream": s["name"]}, s["state"]) for s in streams]
+        return {
+            "stream_last_seq": [(labels, float(s["last_seq"])) for labels, s in states],
+            "stream_messages": [(labels, float(s["messages"])) for labels, s in states],
+        }
+
+    async def _redis_info(self) -> Samples:
+        [stats, memory] = await self._redis.execute(
+            [("INFO", "stats"), ("INFO", "memory")], TIMEOUT_S
+        )
+        found = dict(
+            line.split(":", 1) for line in (stats + memory).decode().splitlines() if ":" in line
+        )
+        return {
+            "redis_commands_total": [({}, float(found["total_commands_processed"]))],
+            "redis_memory_bytes": [({}, float(found["used_memory"]))],
+        }
+
+    async def _s3(self) -> Samples:
+        begin = time.perf_counter()
+        async with self._session().get(self._config.s3) as answer:
+            await answer.read()  # refused without a signature, which is an answer
+        return {"s3_answer_seconds": [({}, time.perf_counter() - begin)]}
+
+    async def _get(self, url: str) -> bytes:
+        async with self._session().get(url) as answer:
+            answer.raise_for_status()
+            return await answer.read()
+
+
+def _metrics_url(process: HttpApp | Process, config: Settings) -> str:
+    if isinstance(process, HttpApp):
+        return f"{process.url(config)}/metrics"
+    return process.metrics_url(config)

@@ -1,0 +1,159 @@
+// The views beside the diagram: follow one event, newest decisions, models, drift, load, break.
+import { events, get, mayChange, post } from "api";
+import { figure, h, number, table } from "dom";
+import { line } from "chart";
+import { faultForm, jobForm, notAllowed, numberInput, runFigures, selectInput } from "jobs";
+
+export function followView(design, diagram) {
+  const list = h("ol", { className: "stops", "aria-live": "polite" });
+  const names = Object.fromEntries(design.boxes.map((box) => [box.id, box.label]));
+  const button = h("button", { type: "button", className: "primary", disabled: !mayChange(), onclick: async () => {
+    button.disabled = true;
+    list.replaceChildren();
+    const marked = [];
+    try {
+      for await (const [kind, data] of events(`/api/follow?design=${design.name}`)) {
+        if (kind === "mark") { marked.push(data.box); diagram.mark(marked); list.append(stop(data, names)); }
+        if (kind === "problem") list.append(h("li", { className: "bad" }, data.error));
+      }
+    } catch (error) {
+      list.append(h("li", { className: "bad" }, error.message));
+    }
+    button.disabled = false;
+  } }, `Send one ${design.event}`);
+  return h("section", { className: "view" }, h("h2", {}, `Follow one ${design.event}`),
+    h("p", {}, `One real ${design.event} goes through the running stack. Each stop has the time since it was sent, measured here; the scorer's stages come from its Server-Timing header.`),
+    h("div", { className: "row" }, button), notAllowed(), list);
+}
+
+function stop(mark, names) {
+  const bar = h("span", { className: "bar" });
+  bar.style.width = `${Math.max(2, Math.min(100, (Math.log10(1 + mark.at_ms) / 4) * 100))}%`;
+  return h("li", {}, h("span", { className: "at" }, figure(mark.at_ms, "ms")), h("span", { className: "track" }, bar),
+    h("b", {}, names[mark.box] || mark.box), h("span", {}, mark.stage, mark.took_ms === null ? "" : ` (${mark.took_ms.toFixed(2)} ms)`),
+    mark.detail ? h("span", { className: "small" }, mark.detail) : null);
+}
+
+export function decisionsView(design) {
+  const list = h("div", { className: "decisions" });
+  const detail = h("section", { className: "card", "aria-live": "polite" }, h("p", {}, "Choose a decision."));
+  const load = async () => {
+    try {
+      const views = await get(`/api/decisions?design=${design.name}&count=25`);
+      list.replaceChildren(...views.map((view) => h("button", { type: "button", className: view.stopped ? "decision-row stopped" : "decision-row",
+        onclick: () => detail.replaceChildren(...decision(design, view)) },
+        h("b", {}, `${view.stopped ? "■" : "○"} ${view.decision}`), h("span", {}, view.title), h("span", { className: "score" }, view.score.toFixed(3)))));
+      if (views.length) detail.replaceChildren(...decision(design, views.find((view) => view.stopped) || views[0]));
+    } catch (error) {
+      list.replaceChildren(h("p", { className: "bad" }, error.message));
+    }
+  };
+  load();
+  return h("section", { className: "view" }, h("h2", {}, "The newest decisions"),
+    h("div", { className: "row" }, h("button", { type: "button", onclick: load }, "Read again")),
+    h("div", { className: "columns" }, list, detail));
+}
+
+function decision(design, view) {
+  const facts = Object.entries(view.facts).flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]);
+  const rows = view.values.map((v) => [v.name, number(v.value), v.usual.map(number).join(" · ")]);
+  return [
+    h("h3", {}, view.title),
+    h("p", {}, h("b", {}, view.decision), `: score ${view.score.toFixed(4)} against ${view.threshold.toFixed(4)}, by ${view.model}. ${view.reason}`),
+    view.image ? picture(view) : null,
+    h("dl", { className: "pairs" }, facts),
+    rows.length ? table("Its most unusual values", ["feature", "value", "usual: 5 % · median · 95 % of the newest decisions"], rows) : null,
+    verdict(design, view),
+    h("p", { className: "small" }, `${view.id}, ${view.at}`),
+  ].filter(Boolean);
+}
+
+function picture(view) {
+  const key = encodeURIComponent;
+  return h("div", { className: "picture" }, h("img", { src: `/api/image?key=${key(view.image)}`, alt: `Image of the part: ${view.title}` }),
+    view.mask ? h("img", { className: "mask", src: `/api/image?mask=true&key=${key(view.mask)}`, alt: "Mask of the defect" }) : null);
+}
+
+function verdict(design, view) {
+  const status = h("p", { role: "status" });
+  const give = async (label) => {
+    try {
+      await post(`/api/label?design=${design.name}`, { id: view.id, label });
+      status.textContent = `Labelled ${label}: the label is in the stream.`;
+    } catch (error) {
+      status.textContent = error.message;
+    }
+  };
+  return h("div", {}, h("h4", {}, "Your verdict"), h("div", { className: "row" }, design.labels.map((label) =>
+    h("button", { type: "button", disabled: !mayChange(), onclick: () => give(label) }, label.replaceAll("_", " ")))), status);
+}
+
+export function modelsView(design) {
+  const [choice, value] = selectInput("Candidate", design.candidates);
+  const past = h("div", {}, h("p", {}, "Reading the history."));
+  get(`/api/history?design=${design.name}`).then((records) => {
+    const rows = records.reverse().map((r) => [r.at.slice(0, 19).replace("T", " "), r.event.replaceAll("_", " "), r.model, r.reasons.join("; "),
+      Object.entries(r.figures).slice(0, 6).map(([name, v]) => `${name.replaceAll("_", " ")} ${number(v)}`).join(", ")]);
+    past.replaceChildren(table("History of promotions, refusals and rollbacks", ["when (UTC)", "what", "model", "why", "figures"], rows));
+  }).catch((error) => past.replaceChildren(h("p", { className: "bad" }, error.message)));
+  return h("section", { className: "view" }, h("h2", {}, "Models"),
+    h("p", {}, "A swap trains the candidate if it was never trained, lets it decide in shadow, and asks the gate. It takes minutes, and live traffic makes it shorter."),
+    notAllowed(),
+    jobForm(design, "swap", "Swap", [choice], () => ({ candidate: value() }), runFigures),
+    jobForm(design, "night", "Run the nightly retraining", [], () => ({}), runFigures),
+    jobForm(design, "rollback", "Roll back", [], () => ({})), past);
+}
+
+export function driftView(design) {
+  const [kind, kindValue] = selectInput("Drift", ["none", ...design.drifts]);
+  const [strength, strengthValue] = numberInput("strength, %", 50, 5, 100);
+  const map = h("div", {}, h("p", {}, "Reading the windows."));
+  get(`/api/drift?design=${design.name}`).then((drift) => map.replaceChildren(...heatMap(drift)))
+    .catch((error) => map.replaceChildren(h("p", { className: "bad" }, error.message)));
+  return h("section", { className: "view" }, h("h2", {}, "Drift"),
+    h("p", {}, "The simulator changes what happens from now on. “none” ends every drift."), notAllowed(),
+    jobForm(design, "simulate", "Simulate for 60 s", [kind, strength], () => ({
+      rate: Math.min(design.traffic_rate, 100), seconds: 60,
+      drift: kindValue() === "none" ? "none" : `${kindValue()}=${Math.min(strengthValue() / 100, 1)}`,
+    }), runFigures), map);
+}
+
+function heatMap(drift) {
+  if (!drift.windows.length) return [h("p", {}, "No window has closed yet: a window is a simulated day of payments, or 200 images.")];
+  return Object.entries(drift.statistics).map(([name, rows]) =>
+    h("div", { className: "scroll", tabindex: 0, role: "region", "aria-label": `Heat map of ${name}` }, h("table", { className: "heat" },
+      h("caption", {}, `${name}: columns by windows, the newest on the right; ▲ marks an alarm`),
+      h("thead", {}, h("tr", {}, h("td"), drift.windows.map((w) => h("th", { scope: "col" }, w.slice(5, 10))))),
+      h("tbody", {}, drift.columns.map((column, i) => h("tr", {}, h("th", { scope: "row" }, column), rows.map((row, j) => {
+        const value = row[i];
+        const alarm = drift.alarms[j].includes(`${name}:${column}`);
+        const top = Math.max(...rows.map((one) => one[i] ?? 0), 1e-9);
+        const cell = h("td", { title: `${column}, ${drift.windows[j]}: ${number(value)}` }, `${alarm ? "▲ " : ""}${value === null ? "" : number(value)}`);
+        cell.style.setProperty("--heat", `${Math.round(((value ?? 0) / top) * 60)}%`);
+        return cell;
+      })))))));
+}
+
+export function loadView(design, live) {
+  const [rate, rateValue] = numberInput("Requests a second", design.load_rate > 200 ? 200 : design.load_rate, 1, 2000);
+  const [seconds, secondsValue] = numberInput("for seconds", 30, 5, 300);
+  const service = design.boxes.find((box) => box.step === 5 && box.figures.some((f) => f.label === "p95"));
+  const charts = h("div", {});
+  live.onTick = (history) => {
+    if (!service) return;
+    charts.replaceChildren(...service.figures.slice(0, 2).flatMap((f, i) => [
+      h("h3", {}, `${service.label}: ${f.label}`),
+      line(history.map((tick) => tick.boxes[service.id]?.figures[i] ?? null), f.label, f.unit, f.unit === "ms" ? design.budget_ms : null)]));
+  };
+  return h("section", { className: "view" }, h("h2", {}, "Load"),
+    h("p", {}, `Locust sends requests at a fixed rate, whatever the answers' time. The budget is p95 under ${design.budget_ms} ms.`), notAllowed(),
+    jobForm(design, "load", "Run", [rate, seconds], () => ({ rate: rateValue(), seconds: secondsValue() }), runFigures), charts);
+}
+
+export function breakView(design) {
+  const boxes = design.boxes.filter((box, i) => box.process && Object.keys(box.faults).length
+    && design.boxes.findIndex((other) => other.process === box.process && Object.keys(other.faults).length) === i);
+  return h("section", { className: "view" }, h("h2", {}, "Break it"),
+    h("p", {}, "Each says beforehand what will happen, and afterwards what did. Start traffic first, or there is nothing to break."),
+    h("div", { className: "cards" }, boxes.map((box) => h("article", { className: "card" }, h("h3", {}, box.label), faultForm(design, box)))));
+}

@@ -1,0 +1,144 @@
+"""The reasons worker on the real stream, and who reads what it wrote."""
+
+import asyncio
+import math
+
+import httpx
+import orjson
+import pytest
+
+from services.fraud.evaluation.reasons import deletion_test, why
+from services.fraud.features.states import FEATURE_SET
+from services.fraud.ingestion.events import DECISION, DECISIONS_STREAM
+from services.fraud.ingestion.lake_writer import to_row
+from services.fraud.ingestion.tables import DECISION_SCHEMA, DECISIONS_TABLE
+from services.fraud.model import read_model
+from services.fraud.reasons.explainer import ATTACHMENT, explanation_file
+from services.fraud.reasons.report import BUCKET
+from services.fraud.serving.app import EXAMPLE_TRANSACTION, create_app
+from services.platform.models.attachments import attach
+from services.platform.models.names import served_path, version_path
+from services.platform.models.onnx import write_card
+from services.platform.storage.lake import Lake
+from services.platform.streaming.consumer import Message
+from tests.conftest import card
+from tests.integration.conftest import lag, until
+
+NAME = "reasons"
+
+
+@pytest.fixture
+def champion(config, nc, candidate, simulated):
+    """The champion's file, which explains itself, as registration stores it."""
+    file = explanation_file(candidate, simulated.examples)
+    data = write_card(attach(candidate.export(), {ATTACHMENT: file}), card())
+    Lake(config).put(version_path("fraud", 1), data)
+    Lake(config).put(served_path("fraud"), data)
+    return read_model(data)
+
+
+def declined(model, simulated, count):
+    """Events of the transactions with the highest scores."""
+    scores = model.score(simulated.vectors, {})
+    chosen = scores.argsort()[::-1][:count]
+    events = []
+    for n, row in enumerate(chosen):
+        vector = [None if math.isnan(v) else v for v in simulated.vectors[row].tolist()]
+        events.append(
+            {"transaction_id": f"t{n}", "decision_id": f"{n:032x}", "decision": "decline",
+             "score": float(scores[row]), "threshold": 0.2, "model": "xgboost:1",
+             "degraded": False, "transaction": {**EXAMPLE_TRANSACTION, "transaction_id": f"t{n}"},
+             "features": vector, "seqs": {"ip_state": n}, "feature_set": FEATURE_SET.hash,
+             "stages": {"infer": 0.1}}
+        )  # fmt: skip
+    return events
+
+
+async def publish(nc, events):
+    for event in events:
+        await nc.jetstream().publish(f"{DECISION}.1", orjson.dumps(event))
+
+
+async def stored(nc):
+    status = await (await nc.jetstream().key_value(BUCKET)).status()
+    return status.values
+
+
+async def test_killed_it_loses_nothing(config, nc, champion, simulated, worker):
+    events = declined(champion, simulated, 60)
+    approved = {**events[0], "decision": "approve", "decision_id": "approved"}
+    await publish(nc, [approved, *events[:40]])
+    first = worker("fraud", NAME)
+
+    async def some():
+        try:
+            return await stored(nc) > 0
+        except Exception:
+            return False
+
+    await until(some)
+    first.kill()
+    await publish(nc, events[40:])
+    worker("fraud", NAME)
+
+    async def done():
+        return await lag(nc, DECISIONS_STREAM, NAME) == 0
+
+    await until(done)
+    assert await stored(nc) == 60
+    bucket = await nc.jetstream().key_value(BUCKET)
+    for event in events:
+        report = orjson.loads((await bucket.get(event["decision_id"])).value)
+        assert report["gap"] < 1e-4
+        assert 1 <= len(report["reasons"]) <= 4
+        assert report["stages"] == {"infer": 0.1}
+    app = create_app(config)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://scorer") as client,
+    ):
+
+        async def answered():
+            return (await client.get(f"/decisions/{events[0]['decision_id']}")).status_code == 200
+
+        await until(answered)
+        found = (await client.get(f"/decisions/{events[0]['decision_id']}")).json()
+        assert found["decision"] == "decline"
+        assert found["vector"]["amount"] == events[0]["features"][0]
+        missing = await client.get("/decisions/approved")
+        assert missing.status_code == 404
+        assert "within a second" in missing.json()["error"]
+        answer = await client.post("/score?reasons=true", json=EXAMPLE_TRANSACTION)
+        assert answer.status_code == 200
+        assert "reasons;dur=" in answer.headers["server-timing"]
+        assert isinstance(answer.json()["reasons"], list)
+        plain = await client.post("/score", json=EXAMPLE_TRANSACTION)
+        assert "reasons" not in plain.json()
+    report = await asyncio.to_thread(why, config, events[3]["decision_id"])
+    assert report["transaction_id"] == "t3"
+
+
+async def test_decisions_of_the_lake_are_explained_and_tested(config, nc, champion, simulated):
+    import pyarrow as pa
+
+    events = declined(champion, simulated, 30)
+    events[0]["decision"] = "approve"
+    rows = []
+    for n, event in enumerate(events):
+        _, row = to_row(Message(f"{DECISION}.1", orjson.dumps(event), n + 1, 0, ""))
+        rows.append({"seq": n + 1, **row})
+    Lake(config).write(DECISIONS_TABLE, pa.Table.from_pylist(rows, schema=DECISION_SCHEMA), "a")
+    report = await asyncio.to_thread(why, config, "t0")
+    assert report["decision"] == "approve"
+    assert report["reasons"]
+    with pytest.raises(KeyError, match="no decision 'nothing'"):
+        await asyncio.to_thread(why, config, "nothing")
+    from contextlib import nullcontext
+
+    found = await asyncio.to_thread(
+        deletion_test, config, 100, lambda _: nullcontext(lambda *_: None)
+    )
+    assert found.declines == 29
+    assert found.turned >= 0.9
+    assert found.max_gap < 1e-4
+    assert sum(found.mix.values()) == 29

@@ -1,0 +1,140 @@
+"""The review queue on a real stream: leases, one verdict a case, defaults; and live costs."""
+
+import asyncio
+from contextlib import suppress
+from dataclasses import replace
+
+import pytest
+from nats.js.errors import NotFoundError
+
+from services.fraud.ingestion.events import (
+    REVIEWS_STREAM,
+    VERDICTS_STREAM,
+    ReviewCase,
+    Transaction,
+    VerdictEvent,
+)
+from services.fraud.problem import CostModel
+from services.fraud.review import queue as review_queue
+from services.fraud.review.live import (
+    BUCKET,
+    CostChange,
+    LivePolicy,
+    costs_history,
+    open_bucket,
+    publish_costs,
+    read_costs,
+)
+from services.fraud.review.presence import SIMULATED_KEY, report_present
+from services.fraud.review.queue import LeaseLost, ReviewQueue
+from services.fraud.review.worker import ReviewDesk
+from services.fraud.serving.app import EXAMPLE_TRANSACTION
+
+
+def case(number):
+    transaction = Transaction(**{**EXAMPLE_TRANSACTION, "transaction_id": f"t{number}"})
+    return ReviewCase(
+        decision_id=f"d{number}", score=0.3, otherwise="decline", transaction=transaction
+    )
+
+
+@pytest.fixture
+async def js(nc):
+    js = nc.jetstream()
+    yield js
+    for name in (REVIEWS_STREAM, f"KV_{BUCKET}"):
+        with suppress(NotFoundError):
+            await js.delete_stream(name)
+
+
+async def verdicts(js):
+    state = (await js.stream_info(VERDICTS_STREAM)).state
+    found = [
+        VerdictEvent.model_validate_json((await js.get_msg(VERDICTS_STREAM, seq)).data)
+        for seq in range(max(state.first_seq, 1), state.last_seq + 1)
+    ]
+    return {(one.decision_id, one.outcome, one.by) for one in found}
+
+
+async def test_a_case_is_leased_decided_once_and_gone(js):
+    queue = await ReviewQueue.open(js)
+    for number in (1, 1, 2):
+        await queue.add(case(number))
+    assert await queue.backlog() == 2
+    first, second = await queue.take(2.0), await queue.take(2.0)
+    assert (first.case.decision_id, second.case.decision_id) == ("d1", "d2")
+    assert await queue.take(0.2) is None
+    event = await queue.decide(first, "genuine", "ann")
+    assert (event.outcome, event.verdict) == ("approve", "genuine")
+    with pytest.raises(LeaseLost, match="decided"):
+        await queue.decide(first, "fraud", "bob")
+    with pytest.raises(LeaseLost, match="expired"):
+        await queue.decide(replace(second, until=0.0), "fraud", "bob")
+    assert await queue.backlog() == 1
+    assert {v for v in await verdicts(js) if v[0] == "d1"} == {("d1", "approve", "ann")}
+
+
+async def test_an_expired_lease_is_given_to_another_and_no_case_twice(js, monkeypatch):
+    """As after kill -9: the verdict was published, or not, and nothing acknowledged the case."""
+    monkeypatch.setattr(review_queue, "_ACK_WAIT_S", 1.0)
+    queue = await ReviewQueue.open(js)
+    await queue.add(case(3))
+    await queue.add(case(4))
+    lost, decided = await queue.take(2.0), await queue.take(2.0)
+    event = review_queue._verdict(decided.case, "fraud", "decline", 0.0, "ann")
+    await js.publish("fraud.verdict.d4", event.model_dump_json().encode())
+    again = await queue.take(5.0)
+    assert again.case == lost.case
+    await queue.decide(again, "fraud", "bob")
+    assert await queue.take(2.0) is None
+    assert await queue.backlog() == 0
+    assert await verdicts(js) == {("d3", "decline", "bob"), ("d4", "decline", "ann")}
+
+
+async def test_a_case_whose_time_runs_out_gets_its_default(js):
+    queue = await ReviewQueue.open(js)
+    await queue.add(case(5))
+    leased = await queue.take(2.0)
+    assert await queue.close_overdue(60.0) == 0
+    assert await queue.close_overdue(0.0) == 1
+    assert await queue.backlog() == 0
+    assert ("d5", "decline", "timeout") in await verdicts(js)
+    with pytest.raises(LeaseLost, match="decided"):
+        await queue.decide(leased, "genuine", "ann")
+
+
+async def test_the_desk_prices_slots_by_backlog_and_analysts(js, nc):
+    queue = await ReviewQueue.open(js)
+    desk, policies = ReviewDesk(queue), LivePolicy()
+    assert await desk.tick(nc) == float("inf")
+    await policies.poll(js)
+    assert policies.current.decide(0.3, 5_000) == "decline"
+    await report_present(js, SIMULATED_KEY, 1, 5.0)
+    assert await desk.tick(nc) == 0.0
+    await policies.poll(js)
+    assert policies.current.decide(0.3, 5_000) == "review"
+    for number in range(10, 16):
+        await queue.add(case(number))
+    assert await desk.tick(nc) == CostModel().opex
+    await policies.poll(js)
+    assert policies.current.decide(0.3, 5_000) == "decline"
+
+
+async def test_costs_have_a_history_and_scorers_follow(js, nc):
+    assert await read_costs(js) == CostModel()
+    policies = LivePolicy()
+    watching = asyncio.create_task(policies.watch(nc))
+    try:
+        for opex in (8, 900):
+            await publish_costs(js, CostChange(opex=opex, fee=25).apply(await read_costs(js)))
+            async with asyncio.timeout(5.0):
+                while policies.current.costs.opex != opex * 100:
+                    await asyncio.sleep(0.02)
+        assert policies.current.costs.fee == 2_500
+        assert policies.current.decide(0.9, 5_000) == "approve"
+        assert [c.opex for _, c in await costs_history(js)] == [800, 90_000]
+        await (await open_bucket(js)).put("costs", b"no json")
+        await asyncio.sleep(0.6)
+        assert policies.current.costs.opex == 90_000
+    finally:
+        watching.cancel()

@@ -1,0 +1,78 @@
+"""The page on real engines: state, stream, and what is refused."""
+
+import asyncio
+import json
+
+import httpx
+import pytest
+
+from services.platform.design import registered
+from services.walkthrough.app import create_app
+from services.walkthrough.board import Board
+from services.walkthrough.token import page_token
+
+OURS = "http://127.0.0.1"
+
+
+@pytest.fixture
+async def client(config):
+    transport = httpx.ASGITransport(create_app(config))
+    async with httpx.AsyncClient(transport=transport, base_url=OURS, timeout=60) as made:
+        yield made
+
+
+async def test_engines_run_and_what_is_not_started_is_down(client, nc):
+    found = (await client.get("/api/state")).json()
+    fraud = next(one for one in found["designs"] if one["name"] == "fraud")
+    states = {box["id"]: box["state"] for box in fraud["boxes"]}
+    assert {states[name] for name in ("redis", "nats", "lake")} == {"running"}
+    assert states["scorer"] == states["feature-worker"] == "down"
+
+
+async def test_nothing_is_read_while_nobody_watches(config):
+    board = Board(config, registered(config))
+    async with board.watched():
+        await board.next_reading()
+        assert board.process_state("redis") == "running"
+    assert board._task is None
+    assert not any(board.readings.values())
+
+
+async def test_a_watcher_who_comes_as_another_leaves_is_served(config):
+    board = Board(config, registered(config))
+    for _ in range(5):
+        async with board.watched():
+            leaving = asyncio.create_task(_watch_once(board))
+            await board.next_reading()
+        await asyncio.wait_for(leaving, 10)
+    assert board._task is None
+
+
+async def _watch_once(board):
+    async with board.watched():
+        await board.next_reading()
+        await asyncio.sleep(0)
+    async with board.watched():
+        await board.next_reading()
+
+
+async def test_the_page_is_small_and_loads_nothing_from_elsewhere(client):
+    page = (await client.get("/")).text
+    imports = json.loads(page.split('type="importmap">')[1].split("</script>")[0])["imports"]
+    files = ["/", "/style.css", "/app.js", "/icon.svg", *imports.values()]
+    answers = [await client.get(file) for file in files]
+    assert {answer.status_code for answer in answers} == {200}
+    assert sum(len(answer.content) for answer in answers) < 150_000
+    assert "https://" not in "".join(answer.text for answer in answers)
+
+
+async def test_changes_need_the_token_and_a_known_name(client, config):
+    body = {"process": "redis", "kind": "kill"}
+    assert (await client.post("/api/fault?design=fraud", json=body)).status_code == 401
+    token = {"authorization": f"Bearer {page_token(config)}"}
+    unknown = {"process": "postgres", "kind": "kill"}
+    answer = await client.post("/api/fault?design=fraud", json=unknown, headers=token)
+    assert answer.status_code == 422
+    assert "postgres" in answer.json()["error"]
+    assert (await client.get("/api/drift?design=weather")).status_code == 404
+    assert (await client.get("/api/image?key=../secret.jpg")).status_code == 404

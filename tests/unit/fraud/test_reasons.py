@@ -1,0 +1,185 @@
+"""Reasons: exact contributions, what is usual, the deletion test, the worker's reading."""
+
+import numpy as np
+import orjson
+import pytest
+
+from services.fraud.candidates import CANDIDATES
+from services.fraud.features.states import FEATURES, TABULAR
+from services.fraud.model import read_model
+from services.fraud.reasons.explainer import (
+    ATTACHMENT,
+    Explainer,
+    NotExplained,
+    explainer_of,
+    explanation_file,
+    first_reasons,
+)
+from services.fraud.reasons.forest import Forest
+from services.fraud.reasons.mix import WINDOW, ReasonMix
+from services.fraud.reasons.report import make_report
+from services.fraud.reasons.shapley import coalitions, shapley_values
+from services.fraud.reasons.usual import usual_values
+from services.fraud.reasons.worker import parse
+from services.platform.models.attachments import attach, attachment
+from services.platform.models.candidates import Examples
+from services.platform.models.onnx import write_card
+from services.platform.streaming.consumer import Message
+from tests.conftest import card
+
+
+@pytest.fixture(scope="module")
+def model(candidate, simulated):
+    file = explanation_file(candidate, simulated.examples)
+    return read_model(write_card(attach(candidate.export(), {ATTACHMENT: file}), card()))
+
+
+@pytest.fixture(scope="module")
+def deepsets(simulated):
+    from services.fraud.features.request import cart_sets
+
+    rows = np.arange(0, len(simulated.fraud), 4)
+    sets = {"items": cart_sets(simulated.transactions.take(rows))}
+    small = Examples(
+        simulated.vectors[rows][:, : len(TABULAR)],
+        simulated.fraud[rows],
+        simulated.amount[rows],
+        sets,
+    )
+    parameters = {"category_embedding": 4, "item_hidden": 8, "hidden": 16, "epochs": 1,
+                  "batch": 1024, "rate": 0.01, "decay": 0.0}  # fmt: skip
+    made = CANDIDATES.get("deepsets")(parameters, TABULAR)
+    made.fit(small, small, 0, lambda *_: None)
+    named = card(candidate="deepsets", sets={"items": ("category_bucket", "price")})
+    file = attach(made.export(), {ATTACHMENT: explanation_file(made, small)})
+    return read_model(write_card(file, named)), small
+
+
+def highest(model, simulated, count):
+    scores = model.score(simulated.vectors, {})
+    return simulated.vectors[np.argsort(-scores)[:count]]
+
+
+def test_contributions_are_those_of_xgboost(candidate, simulated):
+    forest = Forest(**candidate.explanation())
+    rows = simulated.vectors[:400, : len(TABULAR)]
+    expected = candidate._booster.predict(candidate._matrix(rows), pred_contribs=True)
+    for row, wanted in zip(rows, expected, strict=True):
+        found, base, margin = forest.contributions(row)
+        np.testing.assert_allclose(found, wanted[:-1], atol=1e-4)
+        assert base == pytest.approx(wanted[-1], abs=1e-4)
+        assert base + found.sum() == pytest.approx(margin, abs=1e-9)
+
+
+def test_they_add_up_to_the_log_odds_of_the_score(model, simulated):
+    explainer = Explainer(model)
+    for vector in simulated.vectors[::500]:
+        found = explainer.explain(vector, {})
+        assert found.gap < 1e-9
+        score = float(model.score(vector[None], {})[0])
+        assert 1 / (1 + np.exp(-found.log_odds)) == pytest.approx(score, abs=1e-6)
+        assert found.note == ""
+
+
+def test_shapley_values_are_exact_and_add_up():
+    rng = np.random.default_rng(1)
+    values = rng.normal(size=2**5)
+    assert shapley_values(values).sum() == pytest.approx(values[-1] - values[0])
+    linear = coalitions(4) @ np.array([1.0, -2.0, 0.5, 3.0])
+    np.testing.assert_allclose(shapley_values(linear), [1.0, -2.0, 0.5, 3.0])
+
+
+def test_reasons_turn_the_outcome_and_the_least_ones_do_not(model, simulated):
+    explainer = Explainer(model)
+    named, least = [], []
+    for vector in highest(model, simulated, 60):
+        found = explainer.explain(vector, {})
+        groups = [reason.group for reason in found.reasons]
+        assert 1 <= len(groups) <= 4
+        assert all(reason.text for reason in found.reasons)
+        last = sorted(found.contributions, key=found.contributions.get)[:1]
+        named.append(explainer.score_without(vector, {}, groups) < model.card.threshold)
+        least.append(explainer.score_without(vector, {}, last) < model.card.threshold)
+    assert np.mean(named) >= 0.9
+    assert np.mean(least) < np.mean(named)
+
+
+def test_a_network_is_explained_with_the_items_of_its_cart(deepsets, simulated):
+    model, small = deepsets
+    explainer = Explainer(model)
+    full = np.full((len(small), len(FEATURES)), np.nan)
+    full[:, : len(TABULAR)] = small.vectors
+    for row in range(0, 2_000, 100):
+        items = small.sets["items"][row : row + 1]
+        sets = {"items": items[:, : max(int((items[0, :, 0] >= 0).sum()), 1)]}
+        found = explainer.explain(full[row], sets)
+        assert set(found.contributions) >= {"cart", "transaction"}
+        score = float(model.score(full[row : row + 1], sets)[0])
+        assert found.base + sum(found.contributions.values()) == pytest.approx(
+            np.log(score / (1 - score)), abs=1e-4
+        )
+        for reason in found.reasons:
+            if reason.group == "cart":
+                changes = [item.contribution for item in reason.items]
+                assert len(changes) == sets["items"].shape[1]
+                assert changes == sorted(changes, reverse=True)
+
+
+def test_a_model_without_what_it_needs_is_named(onnx):
+    model = read_model(onnx)
+    with pytest.raises(NotExplained, match="xgboost:1 was trained before"):
+        Explainer(model)
+    assert explainer_of(model) is None
+
+
+def test_attachments_survive_the_card_and_replace_each_other(candidate):
+    once = attach(candidate.export(), {"a": b"1", "b": b"\x00\xff"})
+    model = read_model(write_card(attach(once, {"a": b"2"}), card()))
+    assert attachment(model.metadata, "a") == b"2"
+    assert attachment(model.metadata, "b") == b"\x00\xff"
+    with pytest.raises(ValueError, match="unreadable attachment 'a'"):
+        attachment({"whiteboard.a": "?"}, "a")
+
+
+def test_usual_is_the_customers_own_where_there_is_a_habit():
+    features = ("amount", "customer_mean_amount_30d", "customer_transactions_30d",
+                "customer_transactions_1d", "device_risk_7d")  # fmt: skip
+    medians = np.array([20.0, 21.0, 9.0, 1.0, 0.0])
+    own = usual_values(features, np.array([900.0, 50.0, 60.0, 8.0, 0.5]), medians)
+    assert own.values.tolist() == [50.0, 50.0, 60.0, 2.0, 0.0]
+    assert own.own.tolist() == [True, True, True, True, False]
+    fresh = usual_values(features, np.array([900.0, np.nan, 0.0, 0.0, 0.5]), medians)
+    assert fresh.values.tolist() == medians.tolist()
+    assert not fresh.own.any()
+
+
+def test_the_mix_is_far_only_where_it_changed(model, simulated):
+    reference = first_reasons(model, simulated.examples)
+    assert sum(reference.values()) > 0
+    same, other = ReasonMix(), ReasonMix()
+    for n in range(WINDOW):
+        same.add("a" if n % 2 else "b", {"a": 50.0, "b": 50.0})
+        other.add("c", {"a": 50.0, "b": 50.0})
+    assert same.distance == pytest.approx(0.0)
+    assert other.distance > 1.0
+
+
+def message(data):
+    return Message("fraud.decision.1", data, 1, 0, "")
+
+
+@pytest.mark.parametrize("data", [b"", b"[]", b"{}", b'{"decision": "approve"}',
+                                  b'{"decision": "decline"}'])  # fmt: skip
+def test_what_is_no_decline_is_passed_over(data):
+    assert parse(message(data)) is None
+
+
+def test_a_report_keeps_fields_that_others_add():
+    event = {"decision_id": "d", "decision": "decline", "features": [1.0], "seqs": {"ip_state": 3},
+             "rules": ["r7"], "price": 2.5}  # fmt: skip
+    report = make_report(event, None, "why not")
+    assert report["rules"] == ["r7"]
+    assert report["price"] == 2.5
+    assert report["versions"] == {"ip_state": 3}
+    assert report["note"] == "why not"
+    assert orjson.loads(orjson.dumps(report)) == report
