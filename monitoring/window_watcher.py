@@ -257,9 +257,14 @@ class WindowWatcher:
         observations = window.observations
         rows = np.array([one.values for one in observations])
         sources = [one.source for one in observations]
-        result, columns = monitor.check(rows, _unread(observations)), monitor.reference.names
+        unread, columns = _unread(observations), monitor.reference.names
+        # A reference that was stored before a column existed lacks the first ones.
+        old = len(columns)
+        result = monitor.check(rows[:, -old:], None if unread is None else unread[:, -old:])
         drifted = dict.fromkeys(f.column for f in result.findings)
-        by_column = {c: tracker.drifted_source(rows, sources, columns.index(c)) for c in drifted}
+        by_column = {
+            c: tracker.drifted_source(rows, sources, columns.index(c) - old) for c in drifted
+        }
         tracked = None
         if not drifted and any(sources):
             tracker.update(rows, sources, window.last_seq)
@@ -277,7 +282,10 @@ class WindowWatcher:
 
     def _sources_for(self, observation: Observation) -> SourceTracker:
         """The tracker; it knows nothing yet of another model's scores, the last column."""
-        tracker = self._sources or self._read_sources() or SourceTracker(len(observation.values))
+        count = len(observation.values)
+        tracker = self._sources or self._read_sources()
+        if tracker is None or tracker.columns != count:
+            tracker = SourceTracker(count)
         if tracker.version != observation.version:
             tracker.reset_column(-1)
             tracker.version = observation.version

@@ -1,6 +1,7 @@
 """`whiteboard edge`: build a model for a device, run it there, forward what it inspected."""
 
 import asyncio
+import math
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -74,7 +75,7 @@ def _build(store: Path, seed: int, as_json: bool) -> None:
     except OSError as error:
         fail(f"no champion to build from ({error}): `whiteboard up`")
     size = read_model(data).size
-    split = simulated_split(seed, size, bar)
+    split = simulated_split(seed, size, math.inf, bar)
     with bar("simulating images to measure on") as step:
         held_out = simulated_held_out(seed, size, step)
     with bar("quantising, measuring, timing") as step:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from services.cv_inspection.service import INSPECTOR
@@ -14,6 +13,7 @@ from services.platform.hooks import (
     Evaluation,
     EvaluationRequest,
     Figures,
+    LabelledFolder,
     Problem,
     TrafficRequest,
     Walkthrough,
@@ -24,6 +24,7 @@ from services.platform.settings import Settings
 if TYPE_CHECKING:
     import pyarrow.compute as pc
 
+    from services.cv_inspection.features.labelled_images import SplitSource
     from services.platform.evaluation.comparison import (
         CandidateResult,
         ComparisonLabels,
@@ -57,12 +58,20 @@ def _simulate(config: Settings, request: TrafficRequest, bar: ProgressBar) -> Fi
 
 
 def _train(
-    config: Settings, candidate: str, seed: int, bar: ProgressBar, folder: Path | None
+    config: Settings, candidate: str, seed: int, bar: ProgressBar, folder: LabelledFolder | None
 ) -> "RegisteredModel":
-    from services.cv_inspection.retraining.training import folder_split, train
+    from services.cv_inspection.retraining.training import (
+        folder_split,
+        learns_from_good_only,
+        train,
+    )
     from services.cv_inspection.simulator.labelled_images import HISTORY
 
-    source = HISTORY.split if folder is None else partial(folder_split, folder)
+    source: SplitSource = HISTORY.split
+    if folder is not None:
+        source = partial(
+            folder_split, folder.path, folder.group_by, learns_from_good_only(candidate)
+        )
     return train(config, candidate, seed, bar, source)
 
 
@@ -217,7 +226,8 @@ INSPECTION = Design(
     load_rate=20,
     drifts=("blur", "exposure", "new_defect"),
     protocol="magnetic_tile",
-    commands=("batch", "reconcile", "edge"),
+    more_protocols=("grouped",),
+    commands=("batch", "reconcile", "edge", "suspects"),
     absent={
         "audit": "an image's features are its pixels: nothing is stored that could differ",
         "drill": "`whiteboard night cv` retrains the inspector",

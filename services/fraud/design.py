@@ -1,7 +1,6 @@
 """The fraud design's wiring: its processes, its commands' functions, and each step's figure."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from services.fraud.service import SCORER
@@ -15,6 +14,7 @@ from services.platform.hooks import (
     Evaluation,
     EvaluationRequest,
     Figures,
+    LabelledFolder,
     Problem,
     TrafficRequest,
     Walkthrough,
@@ -57,7 +57,7 @@ def _simulate(config: Settings, request: TrafficRequest, bar: ProgressBar) -> Fi
 
 
 def _train(
-    config: Settings, candidate: str, seed: int, bar: ProgressBar, folder: Path | None
+    config: Settings, candidate: str, seed: int, bar: ProgressBar, folder: LabelledFolder | None
 ) -> "RegisteredModel":
     if folder is not None:
         raise ValueError("--data is for `whiteboard train cv`: fraud trains on the lake's history")

@@ -169,6 +169,7 @@ class Design:
         load_rate: Requests a second of `load`; 0 if `loadtest` has no scenario for it.
         drifts: What its simulator can change.
         protocol: Name of the published protocol that `evaluate` follows.
+        more_protocols: Others that `evaluate` follows on request.
         commands: Commands that are this design's own.
         absent: By command that it does not have, why, or what serves instead.
         figures: By step, a function that words its measured figure, given those of the demo.
@@ -203,6 +204,7 @@ class Design:
     load_rate: int = 0
     drifts: tuple[str, ...] = ()
     protocol: str = ""
+    more_protocols: tuple[str, ...] = ()
     commands: tuple[str, ...] = ()
     absent: Mapping[str, str] = field(default_factory=dict)
     figures: Mapping[str, Callable[[Figures], str]] = field(default_factory=dict)

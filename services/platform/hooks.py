@@ -84,6 +84,10 @@ class EvaluationRequest:
         file: The data set, a file or a folder.
         seed: Of training, the first of `seeds`.
         published_week_only: Train on the published week alone (fraud).
+        protocol: Which protocol, empty for the design's own.
+        group_by: A pattern on an image's path that gives its group (images).
+        unseen: Leave each class out of training in turn (images).
+        epochs: Of training; 0 for the protocol's (images).
     """
 
     file: Path
@@ -91,6 +95,10 @@ class EvaluationRequest:
     seed: int
     seeds: int
     published_week_only: bool
+    protocol: str = ""
+    group_by: str = ""
+    unseen: bool = False
+    epochs: int = 0
 
 
 @dataclass(frozen=True)
@@ -99,6 +107,18 @@ class Evaluation:
 
     figures: Figures
     table: Table
+
+
+@dataclass(frozen=True)
+class LabelledFolder:
+    """Labelled files to train on.
+
+    Attributes:
+        group_by: A pattern on a file's path that gives its group; empty for `groups.csv`.
+    """
+
+    path: Path
+    group_by: str = ""
 
 
 @dataclass(frozen=True)
@@ -278,8 +298,8 @@ class Walkthrough:
 Bootstrap = Callable[[Settings, int, int, ProgressBar], bool]
 # Figures of the run; `failures` counts failed requests, `errors` counts them by message.
 Simulate = Callable[[Settings, TrafficRequest, ProgressBar], Figures]
-# (settings, candidate, seed, bar, folder of labelled images or None): train and register.
-Train = Callable[[Settings, str, int, ProgressBar, Path | None], "RegisteredModel"]
+# (settings, candidate, seed, bar, labelled images or None): train and register.
+Train = Callable[[Settings, str, int, ProgressBar, LabelledFolder | None], "RegisteredModel"]
 MakeRetrainingSpec = Callable[[], "RetrainingSpec[Any, Any]"]
 # (settings, seeds, bar, serve): every candidate trained on the same data and timed on an app that
 # `serve` starts, and how results are labelled.

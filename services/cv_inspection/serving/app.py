@@ -10,6 +10,7 @@ from fastapi.security import HTTPBearer
 from nats.errors import Error as NatsError
 from pydantic import BaseModel, ValidationError
 
+from services.cv_inspection.features.mask import run_lengths
 from services.cv_inspection.ingestion.events import (
     LABEL,
     ImageRef,
@@ -22,7 +23,7 @@ from services.cv_inspection.ingestion.labels import UnknownLabel, read_label
 from services.cv_inspection.ingestion.notifications import publish_images
 from services.cv_inspection.model import ImageModel, read_model
 from services.cv_inspection.problem import CLASSES, DESIGN
-from services.cv_inspection.serving.inspect import InspectionResult, run_lengths
+from services.cv_inspection.serving.inspect import InspectionResult
 from services.cv_inspection.serving.inspector import Inspector, QueueFull, open_inspector
 from services.platform.runtime.http import (
     BodyTooLarge,
@@ -69,7 +70,9 @@ class InspectionResponse(BaseModel):
     """The inspection of a posted image.
 
     Attributes:
-        mask_size: Side of the square mask, pixels.
+        novelty: Distance from the good parts of training, in their standard deviations.
+        mask_size: (height, width) of the mask, the image's own, after its EXIF orientation.
+        boxes: Left, top, right and bottom of each defect, in the image's own pixels.
         mask_rle: Run lengths row by row, zeros first.
         mask_png: The mask as a PNG, base64.
     """
@@ -83,7 +86,9 @@ class InspectionResponse(BaseModel):
     threshold: float
     model: str
     defect_share: float
-    mask_size: int
+    novelty: float
+    mask_size: tuple[int, int]
+    boxes: list[tuple[int, int, int, int]]
     mask_rle: list[int] | None = None
     mask_png: str | None = None
 
@@ -192,7 +197,9 @@ def _response_body(result: InspectionResult, mask_format: MaskFormat) -> dict[st
         "threshold": event.threshold,
         "model": event.model,
         "defect_share": event.defect_share,
-        "mask_size": len(result.mask),
+        "novelty": event.novelty,
+        "mask_size": result.mask.shape,
+        "boxes": result.boxes,
     }
     if mask_format is MaskFormat.rle:
         body["mask_rle"] = run_lengths(result.mask)

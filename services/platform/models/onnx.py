@@ -41,6 +41,7 @@ class ModelCard(BaseModel):
         classes: Class names, in order, of a model that returns a probability for each.
         threshold: Cases with a score at or above it are stopped.
         kpi: The costs the threshold was chosen for.
+        limits: The design's other limits, by name, such as how far an image may be scaled down.
         trained_on: Fingerprint of the training data.
         trained_at: When, UTC.
         trained_until: Event time of the newest example used to fit it or to choose its threshold.
@@ -58,6 +59,7 @@ class ModelCard(BaseModel):
     classes: tuple[str, ...] = ()
     threshold: float = Field(ge=0.0, le=1.0)
     kpi: dict[str, float]
+    limits: dict[str, float] = {}
     trained_on: str
     trained_at: datetime
     trained_until: datetime | None = None
