@@ -217,7 +217,7 @@ INSPECTION = Design(
                 makes=("ALERTS",),
                 keeps=("bookmarks",),
                 loads=("lake",),
-                stores=("lake/cv", "lake/reports/cv"),
+                stores=("lake/cv", "lake/reports/cv", "lake/monitor"),
             ),
         ),
     ),

@@ -247,7 +247,7 @@ FRAUD = Design(
                 makes=("ALERTS",),
                 keeps=("bookmarks",),
                 loads=("lake",),
-                stores=("lake/fraud", "lake/reports/fraud"),
+                stores=("lake/fraud", "lake/reports/fraud", "lake/monitor"),
             ),
         ),
         Process(

@@ -8,7 +8,7 @@ _SECRET = "walkthrough-token"
 
 
 def page_token(config: Settings) -> str:
-    """The setting `admin_token`, or a token of this home, made once. OSError: not stored."""
+    """The setting `admin_token`, or a token of this home, made once. OSError: it is not stored."""
     return config.admin_token.get_secret_value() or make_secret(config.home, _SECRET)
 
 

@@ -118,6 +118,11 @@ def test_a_lake_writer_writes_its_own_designs_tables_alone(config):
             lake.put(path, b"1")
 
 
+def test_monitors_keep_their_sources(config):
+    for account, path in (("monitor", "fraud"), ("cv-monitor", "cv")):
+        Lake(config.with_account(account)).put(f"monitor/{path}.sources.json", b"{}")
+
+
 @pytest.mark.parametrize("note", [b"[]", b"7", b'{"version": "1"}', b"\xff", b"{"])
 async def test_a_bad_note_is_skipped_counted_and_logged(config, nc, note, caplog):
     bucket = await ensure_bucket(nc.jetstream(), ANNOUNCEMENTS)
