@@ -33,8 +33,8 @@ _STRIDE = 32
 _RIDGE = 1e-3
 # The image's distance is the mean of this share of its patches, the farthest.
 _TOP_SHARE = 0.005
-# More good parts make the covariance no better: 600 have 150,000 patches for 152 features.
-_MAX_IMAGES = 600
+# 200 images have 51,200 patches for 152 features; each 100 more take 1.4 s of a processor.
+_MAX_IMAGES = 200
 _BATCH = 32
 
 
@@ -56,6 +56,10 @@ class Novelty(nn.Module):
         self.encoder = timm.create_model(
             _ENCODER, features_only=True, pretrained=False, out_indices=(2, 3)
         )
+        # timm also computes the stages after the last level that is asked for.
+        last = self.encoder.feature_info.get_dicts()[-1]["stage"]
+        self.encoder.blocks = self.encoder.blocks[:last]
+        self.encoder.to(memory_format=torch.channels_last)
         shrink = min(_SIDE / math.sqrt(height * width), 1.0)
         self._sides = tuple(
             max(round(side * shrink / _STRIDE), 1) * _STRIDE for side in (height, width)

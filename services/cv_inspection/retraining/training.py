@@ -11,20 +11,21 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter, time
+from typing import Any
 
 import numpy as np
 import torch
 
 from services.cv_inspection.candidates import CANDIDATES
-from services.cv_inspection.candidates.image_candidate import ImageCandidate
-from services.cv_inspection.features.image import ImageSize, parse_size
+from services.cv_inspection.candidates.image_candidate import ImageCandidate, Prediction
+from services.cv_inspection.features.image import ImageSize, Pixels, parse_size
 from services.cv_inspection.features.labelled_images import (
     ImageSplit,
     LabelledImages,
     SplitSource,
     mask_iou,
 )
-from services.cv_inspection.model import MAX_NOVELTY
+from services.cv_inspection.model import IMAGE, MASK, MAX_NOVELTY, NOVELTY, PROBABILITIES
 from services.cv_inspection.monitoring.drift import reference
 from services.cv_inspection.problem import (
     CLASSES,
@@ -36,7 +37,7 @@ from services.cv_inspection.problem import (
     CostModel,
 )
 from services.cv_inspection.retraining.folders import FolderDataset, read_folder
-from services.platform.models.onnx import ModelCard
+from services.platform.models.onnx import ModelCard, open_session
 from services.platform.models.registry import RegisteredModel
 from services.platform.progress import ProgressBar
 from services.platform.retraining import training
@@ -48,6 +49,7 @@ from services.platform.types import Booleans, Floats
 log = logging.getLogger(__name__)
 
 _VALIDATION_SHARE = 0.25
+_PREDICT_BATCH = 32
 
 
 def image_size(name: str) -> tuple[int, int]:
@@ -207,6 +209,24 @@ def novelty_limit(novelty: Floats) -> float:
     return float(np.quantile(novelty, 1.0 - MAX_NOVEL_SHARE)) if len(novelty) else math.inf
 
 
+def predict_exported(onnx: bytes, pixels: Pixels) -> Prediction:
+    """A candidate's answers for (N, H, W, 3) pixels, by the file that would serve.
+
+    ONNX Runtime takes a third of torch's time for them.
+    """
+    session = open_session(onnx, training_threads())
+    names = [output.name for output in session.get_outputs()]
+    parts: list[dict[str, Any]] = []
+    for begin in range(0, len(pixels), _PREDICT_BATCH):
+        batch = pixels[begin : begin + _PREDICT_BATCH]
+        parts.append(dict(zip(names, session.run(names, {IMAGE: batch}), strict=True)))
+        parts[-1].setdefault(NOVELTY, np.zeros(len(batch), dtype=np.float32))
+    probabilities, masks, novelty = (
+        np.concatenate([part[name] for part in parts]) for name in (PROBABILITIES, MASK, NOVELTY)
+    )
+    return Prediction(probabilities, masks[:, 0], novelty)
+
+
 def register(
     settings: Settings,
     candidate: ImageCandidate,
@@ -223,7 +243,8 @@ def register(
     """
     valid = data.validation
     with bar("evaluating and exporting"):
-        probabilities, masks, novelty = candidate.predict(valid.vectors)
+        exported = candidate.export()
+        probabilities, masks, novelty = predict_exported(exported, valid.vectors)
         iou = mask_iou(masks, valid)
         novel, of = valid.by_image(novelty.astype(np.float64))
         score, valid = valid.by_image(1.0 - probabilities[:, 0].astype(np.float64))
@@ -238,5 +259,6 @@ def register(
             {**parameters, "images": len(data.train)},
             {"iou": iou, "train_s": train_s},
             reference(valid, score, novel).to_bytes(),
+            exported=exported,
         )
         return training.register(settings, trained)
