@@ -13,6 +13,7 @@ from services.platform.hooks import (
     Evaluation,
     EvaluationRequest,
     Figures,
+    Money,
     Problem,
     TrafficRequest,
     Walkthrough,
@@ -115,6 +116,12 @@ def _demo() -> Demo:
     return Demo(live.demo, live.demo_failures, live.demo_table)
 
 
+def _money_view() -> Money:
+    from services.cv_inspection.evaluation.money import MONEY
+
+    return MONEY
+
+
 def _walkthrough() -> Walkthrough:
     from services.cv_inspection.diagram import DIAGRAM
     from services.cv_inspection.evaluation import walkthrough
@@ -127,6 +134,7 @@ def _walkthrough() -> Walkthrough:
         walkthrough.newest,
         CLASSES,
         walkthrough.label,
+        _money_view,
     )
 
 

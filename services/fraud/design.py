@@ -14,6 +14,7 @@ from services.platform.hooks import (
     Evaluation,
     EvaluationRequest,
     Figures,
+    Money,
     Problem,
     TrafficRequest,
     Walkthrough,
@@ -118,6 +119,12 @@ def _audit(config: Settings) -> AuditResult:
     return audit_with_rules(config)
 
 
+def _money_view() -> Money:
+    from services.fraud.evaluation.money import MONEY
+
+    return MONEY
+
+
 def _walkthrough() -> Walkthrough:
     from services.fraud.diagram import DIAGRAM
     from services.fraud.evaluation import walkthrough
@@ -129,6 +136,7 @@ def _walkthrough() -> Walkthrough:
         walkthrough.newest,
         ("fraud", "genuine"),
         walkthrough.label,
+        _money_view,
     )
 
 

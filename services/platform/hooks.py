@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         ServeFiles,
     )
     from services.platform.evaluation.cost import CostModel
+    from services.platform.evaluation.what_if import Decided, LoggedDecisions, Slider
     from services.platform.models.registry import RegisteredModel
     from services.platform.retraining.spec import RetrainingSpec
     from services.platform.storage.lake import Lake
@@ -254,6 +255,25 @@ class DecisionView:
 
 
 @dataclass(frozen=True)
+class Money:
+    """What a design brings to the view of money.
+
+    Attributes:
+        sliders: Costs that can be changed.
+        outcomes: Names by code.
+        present: The present costs by name, as the sliders show them. Raises OSError.
+        read: Logged decisions, None before any. Blocks. Raises OSError.
+        decide: Decides logged decisions by costs.
+    """
+
+    sliders: "Sequence[Slider]"
+    outcomes: Sequence[str]
+    present: Callable[[Settings], Awaitable[Mapping[str, float]]]
+    read: "Callable[[Settings], LoggedDecisions | None]"
+    decide: "Callable[[LoggedDecisions, Mapping[str, float]], Decided]"
+
+
+@dataclass(frozen=True)
 class Walkthrough:
     """What a design brings to the walkthrough.
 
@@ -264,6 +284,7 @@ class Walkthrough:
         newest: The newest decisions, newest first. Raises OSError, ValueError.
         labels: What a person can say about a decision.
         label: Publishes a person's label of a decision. Raises OSError, ValueError.
+        money: Makes the view of money.
     """
 
     diagram: Diagram
@@ -272,6 +293,7 @@ class Walkthrough:
     newest: Callable[[Settings, int], Awaitable[list[DecisionView]]]
     labels: tuple[str, ...]
     label: Callable[[Settings, str, str], Awaitable[None]]
+    money: Callable[[], Money]
 
 
 # (settings, seed, days of history, bar): make what is missing. Returns whether anything was.
