@@ -232,7 +232,8 @@ class DecisionView:
         score: Probability of the bad class.
         threshold: The model's.
         model: "candidate:version".
-        reason: Why, in words, where the design has them.
+        reason: Why it was decided in an unusual way, in words.
+        reasons: Why it was stopped, in words, the strongest first.
         facts: Names and values.
         values: Values beside the usual ones, the most unusual first.
         image: Key of the image in the inbox, empty for none.
@@ -248,6 +249,7 @@ class DecisionView:
     threshold: float
     model: str
     reason: str = ""
+    reasons: Sequence[str] = ()
     facts: Mapping[str, str] = field(default_factory=dict)
     values: Sequence[ComparedValue] = ()
     image: str = ""

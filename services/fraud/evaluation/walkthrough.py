@@ -6,6 +6,7 @@ import secrets
 from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime, timedelta
 from time import perf_counter
+from typing import Any
 
 import aiohttp
 import numpy as np
@@ -37,6 +38,7 @@ from services.fraud.ingestion.events import (
     subject,
 )
 from services.fraud.ingestion.tables import DECISIONS_TABLE, TRANSACTIONS_TABLE
+from services.fraud.reasons.report import fetch
 from services.fraud.service import SCORER
 from services.platform.hooks import ComparedValue, DecisionView, Mark
 from services.platform.settings import Settings
@@ -55,6 +57,7 @@ _STAGES = {
     "fetch": ("redis", "states are fetched, one round trip"),
     "read": ("scorer", "features are computed from the states"),
     "infer": ("model", "the model scores the features"),
+    "rules": ("scorer", "rules are evaluated"),
     "encode": ("scorer", "decided, and queued for the stream"),
 }
 _TIMING = re.compile(r"(\w+);dur=([\d.]+)")
@@ -102,17 +105,49 @@ async def follow(config: Settings) -> AsyncIterator[Mark]:
 async def newest(config: Settings, count: int) -> list[DecisionView]:
     """The newest decisions, newest first, each with its most unusual values.
 
+    Stopped payments are one in a hundred, so those among the newest 200 are in it, too, with their
+    reasons.
+
     Raises:
         ValueError: nothing was decided yet.
         OSError: NATS does not answer.
     """
-    events = await _newest_events(config)
-    vectors = np.array([_floats(e.features) for _, e in events if _is_current(e)], dtype=float)
+    nc = await connect(config, NAME)
+    try:
+        events = await _newest_events(nc)
+        shown = [e for i, (_, e) in enumerate(events) if i < count or e.decision != "approve"]
+        stopped = [e.decision_id for e in shown if e.decision != "approve"]
+        found = await asyncio.gather(*(_reasons(nc, identity) for identity in stopped))
+    finally:
+        await nc.close()
+    reasons = dict(zip(stopped, found, strict=True))
+    usual = _usual([_floats(e.features) for _, e in events if _is_current(e)])
+    return [_view(event, usual, reasons.get(event.decision_id, ())) for event in shown]
+
+
+def _usual(vectors: list[list[float]]) -> np.ndarray:
+    """(3, F) 5 %, 50 % and 95 % of vectors; NaN where none has a value."""
     usual = np.full((3, len(FEATURE_SET.features)), np.nan)
-    if len(vectors):
-        with np.errstate(all="ignore"):
-            usual = np.nanpercentile(vectors, (5, 50, 95), axis=0)
-    return [_view(event, usual) for _, event in events[:count]]
+    if vectors:
+        made = np.array(vectors)
+        known = ~np.isnan(made).all(axis=0)
+        usual[:, known] = np.nanpercentile(made[:, known], (5, 50, 95), axis=0)
+    return usual
+
+
+async def _reasons(nc: Client, identity: str) -> tuple[str, ...]:
+    """Reasons of a stopped payment, in words; none while they are not written."""
+    try:
+        report = await fetch(nc.jetstream(), identity) or {}
+    except (NatsError, TimeoutError):
+        return ()
+    rules = [f"rule: {name}" for name in report.get("fired") or ()]
+    return (*rules, *(_worded(reason) for reason in report.get("reasons", ())))
+
+
+def _worded(reason: Mapping[str, Any]) -> str:
+    texts = [feature["text"] for feature in reason["features"]] or [reason["text"]]
+    return f"{reason['group']}, {reason['contribution']:+.2f} log-odds: {'; '.join(texts)}"
 
 
 async def label(config: Settings, identity: str, said: str) -> None:
@@ -122,15 +157,14 @@ async def label(config: Settings, identity: str, said: str) -> None:
         ValueError: it is not among the newest decisions.
         OSError: NATS does not answer.
     """
-    for _, event in await _newest_events(config):
-        if event.decision_id == identity:
-            break
-    else:
-        raise ValueError(f"decision {identity} is not among the newest {_COMPARED}")
-    parties = event.transaction.model_dump(include=set(LabelEvent.model_fields) - {"fraud"})
-    message = LabelEvent(**parties, fraud=said == "fraud")
     nc = await connect(config, NAME)
     try:
+        known = {event.decision_id: event for _, event in await _newest_events(nc)}
+        if identity not in known:
+            raise ValueError(f"decision {identity} is not among the newest {_COMPARED}")
+        payment = known[identity].transaction
+        parties = payment.model_dump(include=set(LabelEvent.model_fields) - {"fraud"})
+        message = LabelEvent(**parties, fraud=said == "fraud")
         await nc.jetstream().publish(
             subject(LABEL, message, config.shards), message.model_dump_json().encode()
         )
@@ -263,14 +297,11 @@ async def _stored(
         yield Mark("lake-writer", f"no row in {table} yet", _since(begin))
 
 
-async def _newest_events(config: Settings) -> list[tuple[int, DecisionEvent]]:
-    nc = await connect(config, NAME)
+async def _newest_events(nc: Client) -> list[tuple[int, DecisionEvent]]:
     try:
         messages = await newest_messages(nc.jetstream(), DECISIONS_STREAM, _COMPARED)
     except (NatsError, TimeoutError) as error:
         raise ConnectionError("the stream of decisions does not answer") from error
-    finally:
-        await nc.close()
     if not messages:
         raise ValueError("nothing was decided yet: start simulated traffic")
     return [(seq, DecisionEvent.model_validate_json(m.data or b"")) for seq, m in messages]
@@ -284,7 +315,7 @@ def _floats(values: list[float | None]) -> list[float]:
     return [float("nan") if value is None else value for value in values]
 
 
-def _view(event: DecisionEvent, usual: np.ndarray) -> DecisionView:
+def _view(event: DecisionEvent, usual: np.ndarray, reasons: tuple[str, ...]) -> DecisionView:
     t = event.transaction
     facts = {
         "transaction": t.transaction_id,
@@ -305,6 +336,7 @@ def _view(event: DecisionEvent, usual: np.ndarray) -> DecisionView:
         threshold=event.threshold,
         model=event.model,
         reason="decided without the online store" if event.degraded else "",
+        reasons=reasons,
         facts=facts,
         values=values,
     )
