@@ -13,13 +13,12 @@ from services.platform.hooks import (
     Evaluation,
     EvaluationRequest,
     Figures,
-    Money,
     Problem,
     TrafficRequest,
-    Walkthrough,
 )
 from services.platform.progress import ProgressBar, ProgressCallback
 from services.platform.settings import Settings
+from services.platform.walkthrough import Money, Walkthrough
 
 if TYPE_CHECKING:
     import pyarrow.compute as pc

@@ -14,13 +14,12 @@ from services.platform.hooks import (
     Evaluation,
     EvaluationRequest,
     Figures,
-    Money,
     Problem,
     TrafficRequest,
-    Walkthrough,
 )
 from services.platform.progress import ProgressBar, ProgressCallback
 from services.platform.settings import Settings
+from services.platform.walkthrough import Money, Walkthrough
 
 if TYPE_CHECKING:
     import pyarrow.compute as pc
@@ -127,15 +126,15 @@ def _money_view() -> Money:
 
 def _walkthrough() -> Walkthrough:
     from services.fraud.diagram import DIAGRAM
-    from services.fraud.evaluation import walkthrough
+    from services.fraud.evaluation import newest_decisions, walkthrough
 
     return Walkthrough(
         DIAGRAM,
         "payment",
         walkthrough.follow,
-        walkthrough.newest,
+        newest_decisions.newest,
         ("fraud", "genuine"),
-        walkthrough.label,
+        newest_decisions.label,
         _money_view,
     )
 

@@ -123,13 +123,19 @@ class Tick(BaseModel):
 
 
 class FaultRequest(BaseModel):
-    """A process to break, and how. `seconds` counts for hang and away."""
+    """A process to break, and how.
+
+    `seconds` counts for hang, away and slow; the last three are of slow, which is for engines.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
     process: Name
-    kind: Literal["kill", "hang", "away"]
+    kind: Literal["kill", "hang", "away", "slow"]
     seconds: Annotated[int, Field(ge=1, le=60)] = 10
+    latency_ms: Annotated[float, Field(ge=0, le=10_000)] = 30
+    jitter_ms: Annotated[float, Field(ge=0, le=10_000)] = 20
+    resets: Annotated[float, Field(ge=0, le=1)] = 0.01
 
 
 class FaultReport(BaseModel):

@@ -18,11 +18,11 @@ from nats.errors import Error as NatsError
 from starlette.types import ASGIApp
 
 from services.platform.design import WALKTHROUGH, Design, registered
-from services.platform.hooks import Walkthrough
 from services.platform.models.promotion_log import PromotionRecord, read_history
 from services.platform.settings import Settings, settings
 from services.platform.storage.lake import Lake
 from services.platform.streaming.connection import connect
+from services.platform.walkthrough import Walkthrough
 from services.walkthrough.answers import (
     Accepted,
     Cost,

@@ -9,8 +9,8 @@ from pydantic import BaseModel
 
 from services.platform.design import Design
 from services.platform.evaluation.what_if import Curves, LoggedDecisions, Slider, curves
-from services.platform.hooks import Money
 from services.platform.settings import Settings
+from services.platform.walkthrough import Money
 
 # Decisions are read anew when they are this old; until then a slider moves over the same ones.
 FRESH_S = 20.0

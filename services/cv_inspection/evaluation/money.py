@@ -14,10 +14,10 @@ from services.platform.evaluation.what_if import (
     Slider,
     newest_by_role,
 )
-from services.platform.hooks import Money
 from services.platform.models.names import CHAMPION
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
+from services.platform.walkthrough import Money
 
 _COLUMNS = ["event_time", "defect", "threshold"]
 _DAY_S = 86_400.0

@@ -18,10 +18,10 @@ from services.platform.evaluation.what_if import (
     Slider,
     newest_by_role,
 )
-from services.platform.hooks import Money
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
 from services.platform.types import Floats
+from services.platform.walkthrough import Money
 
 _COLUMNS = ["event_time", "score", "threshold", "amount_minor", "costs"]
 _DAY_S = 86_400.0
