@@ -7,6 +7,7 @@ both ends the engine is away for about a second, as in a failover.
 
 import asyncio
 import socket
+from asyncio.subprocess import Process
 from collections.abc import Callable
 
 from infra.local.engines import environment, free_port
@@ -50,18 +51,18 @@ async def behind_proxy(
         raise KeyError(f"{name} does not run: `whiteboard status`")
     setting, moved = _MOVED[name]
     process = psutil.Process(pids[name])
-    program, arguments, folder = process.exe(), process.cmdline()[1:], process.cwd()
+    program, arguments = process.exe(), process.cmdline()[1:]
     port, usual = free_port(), int(getattr(config, setting))
     proxy = TcpProxy(link, config.host, port)
     await asyncio.to_thread(supervisor.take_away, name)
     try:
         with (supervisor.logs / f"{name}.log").open("ab") as log:
             engine = await asyncio.create_subprocess_exec(
-                program, *moved(arguments, port), cwd=folder, env=environment(), stdin=None,
+                program, *moved(arguments, port), cwd=config.home / "conf", env=environment(), stdin=None,
                 stdout=log, stderr=log,
             )  # fmt: skip
         try:
-            await _listens(name, config.host, port)
+            await _listens(name, engine, config.host, port)
             server = await proxy.serve(config.host, usual)
             try:
                 await asyncio.sleep(seconds)
@@ -76,12 +77,11 @@ async def behind_proxy(
     return proxy
 
 
-async def _listens(name: str, host: str, port: int) -> None:
-    """Wait until a port answers."""
+async def _listens(name: str, engine: Process, host: str, port: int) -> None:
+    """Wait until an engine answers on a port."""
     end = asyncio.get_running_loop().time() + _START_S
-    while asyncio.get_running_loop().time() < end:
+    while engine.returncode is None and asyncio.get_running_loop().time() < end:
         with socket.socket() as probe:
-            probe.setblocking(True)
             probe.settimeout(0.5)
             if await asyncio.to_thread(probe.connect_ex, (host, port)) == 0:
                 return
