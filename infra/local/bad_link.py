@@ -58,7 +58,7 @@ async def behind_proxy(
     try:
         with (supervisor.logs / f"{name}.log").open("ab") as log:
             engine = await asyncio.create_subprocess_exec(
-                program, *moved(arguments, port), cwd=config.home / "conf", env=environment(), stdin=None,
+                program, *moved(arguments, port), cwd=config.home / "conf", env=environment(),
                 stdout=log, stderr=log,
             )  # fmt: skip
         try:
