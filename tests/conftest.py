@@ -68,11 +68,11 @@ def consecutive_ports(count: int) -> int:
 
 def make_settings(home: Path) -> Settings:
     """Settings of a separate installation; all its ports are consecutive, so none is used twice."""
-    first = consecutive_ports(23)
+    first = consecutive_ports(44)
     names = ("nats_port", "nats_http_port", "redis_port", "s3_port", "scorer_port",
-             "inspector_port", "s3_internal_port")  # fmt: skip
+             "inspector_port", "walkthrough_port", "s3_internal_port")  # fmt: skip
     ports = {name: first + number for number, name in enumerate(names)}
-    # SeaweedFS uses four consecutive internal ports, the workers thirteen for metrics.
+    # SeaweedFS uses four consecutive internal ports, the workers offsets up to 31.
     return Settings(home=home, metrics_port=ports["s3_internal_port"] + 4, **ports)
 
 

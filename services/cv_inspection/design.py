@@ -16,10 +16,10 @@ from services.platform.hooks import (
     LabelledFolder,
     Problem,
     TrafficRequest,
-    Walkthrough,
 )
 from services.platform.progress import ProgressBar, ProgressCallback
 from services.platform.settings import Settings
+from services.platform.walkthrough import Money, Walkthrough
 
 if TYPE_CHECKING:
     import pyarrow.compute as pc
@@ -125,6 +125,12 @@ def _demo() -> Demo:
     return Demo(live.demo, live.demo_failures, live.demo_table)
 
 
+def _money_view() -> Money:
+    from services.cv_inspection.evaluation.money import MONEY
+
+    return MONEY
+
+
 def _walkthrough() -> Walkthrough:
     from services.cv_inspection.diagram import DIAGRAM
     from services.cv_inspection.evaluation import walkthrough
@@ -137,6 +143,7 @@ def _walkthrough() -> Walkthrough:
         walkthrough.newest,
         CLASSES,
         walkthrough.label,
+        _money_view,
     )
 
 

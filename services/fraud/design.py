@@ -17,10 +17,10 @@ from services.platform.hooks import (
     LabelledFolder,
     Problem,
     TrafficRequest,
-    Walkthrough,
 )
 from services.platform.progress import ProgressBar, ProgressCallback
 from services.platform.settings import Settings
+from services.platform.walkthrough import Money, Walkthrough
 
 if TYPE_CHECKING:
     import pyarrow.compute as pc
@@ -119,17 +119,24 @@ def _audit(config: Settings) -> AuditResult:
     return audit_with_rules(config)
 
 
+def _money_view() -> Money:
+    from services.fraud.evaluation.money import MONEY
+
+    return MONEY
+
+
 def _walkthrough() -> Walkthrough:
     from services.fraud.diagram import DIAGRAM
-    from services.fraud.evaluation import walkthrough
+    from services.fraud.evaluation import newest_decisions, walkthrough
 
     return Walkthrough(
         DIAGRAM,
         "payment",
         walkthrough.follow,
-        walkthrough.newest,
+        newest_decisions.newest,
         ("fraud", "genuine"),
-        walkthrough.label,
+        newest_decisions.label,
+        _money_view,
     )
 
 

@@ -26,9 +26,9 @@ from services.platform.hooks import (
     Problem,
     Simulate,
     Train,
-    Walkthrough,
 )
 from services.platform.settings import Settings
+from services.platform.walkthrough import Walkthrough
 
 # (module, title); a step of two names is whichever of them a design has.
 STEPS: tuple[tuple[tuple[str, ...], str], ...] = (
