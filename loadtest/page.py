@@ -55,7 +55,8 @@ def measure(config: Settings, rate: int, seconds: int, rounds: int) -> PageCost:
     if pid is None:
         raise RuntimeError("the page does not run: `whiteboard up`")
     p95: dict[bool, list[float]] = {True: [], False: []}
-    failures, cpu = 0, []
+    failures = 0
+    cpu: list[float] = []
     for number in range(rounds):
         for is_open in (number % 2 == 0, number % 2 == 1):
             with _page(config, pid, is_open, cpu), TemporaryDirectory() as folder:
