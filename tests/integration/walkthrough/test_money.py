@@ -47,16 +47,24 @@ def decisions():
 
 
 @pytest.fixture
+def lake(config):
+    made = Lake(config)
+    made.remove([DECISIONS_TABLE])
+    yield made
+    made.remove([DECISIONS_TABLE])
+
+
+@pytest.fixture
 async def client(config):
     transport = httpx.ASGITransport(create_app(config))
     async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as made:
         yield made
 
 
-async def test_figures_equal_the_lake_decided_one_by_one(client, config, nc):
+async def test_figures_equal_the_lake_decided_one_by_one(client, lake, nc):
     assert (await client.get("/api/money?design=fraud")).status_code == 404
     rows = decisions()
-    await asyncio.to_thread(Lake(config).write, DECISIONS_TABLE, rows, "0-2999")
+    await asyncio.to_thread(lake.write, DECISIONS_TABLE, rows, "0-2999")
     await publish_costs(nc.jetstream(), CostModel(opex=700))
     wanted = {"opex": 9.5, "fee": 40.0, "analyst_minutes": 6.0, "missed": 0.1}
     query = "".join(f"&cost={name}={value}" for name, value in wanted.items())
@@ -80,7 +88,7 @@ async def test_figures_equal_the_lake_decided_one_by_one(client, config, nc):
 
 
 async def test_a_wrong_cost_is_named(client, config, nc):
-    await asyncio.to_thread(Lake(config).write, DECISIONS_TABLE, decisions(), "0-2999")
+    await asyncio.to_thread(lake.write, DECISIONS_TABLE, decisions(), "0-2999")
     answer = await client.get("/api/money?design=fraud&cost=weather=3")
     assert answer.status_code == 422
     assert "weather" in answer.json()["error"]
