@@ -87,7 +87,7 @@ async def test_figures_equal_the_lake_decided_one_by_one(client, lake, nc):
     assert found["eur_per_day"] < found["eur_per_day_now"]
 
 
-async def test_a_wrong_cost_is_named(client, config, nc):
+async def test_a_wrong_cost_is_named(client, lake, nc):
     await asyncio.to_thread(lake.write, DECISIONS_TABLE, decisions(), "0-2999")
     answer = await client.get("/api/money?design=fraud&cost=weather=3")
     assert answer.status_code == 422
