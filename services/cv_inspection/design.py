@@ -1,6 +1,6 @@
 """The inspection design's wiring: its processes, its commands' functions, each step's figure."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from services.platform.progress import ProgressBar, ProgressCallback
 from services.platform.settings import Settings
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     import pyarrow.compute as pc
 
     from services.platform.evaluation.comparison import (
@@ -115,6 +116,13 @@ def _demo() -> Demo:
     return Demo(live.demo, live.demo_failures, live.demo_table)
 
 
+def _lake_tables() -> "Mapping[str, pa.Schema]":
+    from services.cv_inspection.ingestion.tables import SCHEMAS
+    from services.platform.retraining.shadow import SHADOW_SCHEMA, shadow_table
+
+    return {**SCHEMAS, shadow_table(INSPECTION.name): SHADOW_SCHEMA}
+
+
 def _walkthrough() -> Walkthrough:
     from services.cv_inspection.diagram import DIAGRAM
     from services.cv_inspection.evaluation import walkthrough
@@ -197,4 +205,5 @@ INSPECTION = Design(
     evaluate=_evaluate,
     demo=_demo,
     walkthrough=_walkthrough,
+    lake_tables=_lake_tables,
 )

@@ -1,6 +1,6 @@
 """The fraud design's wiring: its processes, its commands' functions, and each step's figure."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +22,10 @@ from services.platform.progress import ProgressBar, ProgressCallback
 from services.platform.settings import Settings
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     import pyarrow.compute as pc
 
+    from services.fraud.retraining.retention import Expired
     from services.platform.evaluation.comparison import (
         CandidateResult,
         ComparisonLabels,
@@ -116,6 +118,19 @@ def _audit(config: Settings) -> AuditResult:
     from services.fraud.monitoring.skew import audit_with_rules
 
     return audit_with_rules(config)
+
+
+def _lake_tables() -> "Mapping[str, pa.Schema]":
+    from services.fraud.ingestion.tables import SCHEMAS
+    from services.platform.retraining.shadow import SHADOW_SCHEMA, shadow_table
+
+    return {**SCHEMAS, shadow_table(FRAUD.name): SHADOW_SCHEMA}
+
+
+def _expire(config: Settings, bar: ProgressBar) -> "Expired":
+    from services.fraud.retraining.retention import expire
+
+    return expire(config, bar)
 
 
 def _walkthrough() -> Walkthrough:
@@ -218,5 +233,7 @@ FRAUD = Design(
     evaluate=_evaluate,
     demo=_demo,
     walkthrough=_walkthrough,
+    lake_tables=_lake_tables,
+    expire=_expire,
     audit=_audit,
 )

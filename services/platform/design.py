@@ -19,7 +19,9 @@ from services.platform.hooks import (
     Compare,
     Demo,
     Evaluate,
+    Expire,
     Figures,
+    LakeTables,
     MakeRetrainingSpec,
     NewestWindow,
     Problem,
@@ -167,6 +169,8 @@ class Design:
         evaluate: Runs the published protocol.
         demo: Its part of the demo.
         audit: Recomputes logged features from raw events.
+        lake_tables: The tables whose small files `compact` joins, nightly and by command.
+        expire: Removes old rows that nothing needs any more.
         walkthrough: Diagram and live views of the walkthrough.
     """
 
@@ -194,6 +198,8 @@ class Design:
     evaluate: Evaluate | None = None
     demo: Callable[[], Demo] | None = None
     audit: Audit | None = None
+    lake_tables: LakeTables | None = None
+    expire: Expire | None = None
     walkthrough: Callable[[], Walkthrough] | None = None
 
     def __str__(self) -> str:
