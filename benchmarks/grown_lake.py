@@ -76,7 +76,9 @@ def write(history: int, live: int, flushes: int) -> dict[str, int]:
         lake.write(LABELS_TABLE, labels.slice(some.start, some.stop - some.start), f"lake-{name}")
         part = transactions.slice(rows.start, rows.stop - rows.start)
         made_by = {n: snapshot[rows] for n, snapshot in before.items()}
-        lake.write(DECISIONS_TABLE, _decisions(part, made_by, rows.start), f"lake-decisions-{name}")
+        # Decisions have a stream, and sequences, of their own.
+        its_name = f"lake-decisions-{count + 1:012d}-{count + len(part):012d}"
+        lake.write(DECISIONS_TABLE, _decisions(part, made_by, count), its_name)
         count += len(part)
         if number % 1000 == 0:
             print(number, flush=True)

@@ -13,7 +13,7 @@ from services.cli.output import err
 SHARED = (
     "up", "down", "bootstrap", "status", "demo", "simulate", "train", "candidates", "swap",
     "retrain", "night", "compact", "rollback", "history", "evaluate", "audit", "report",
-    "scorecard", "describe", "fault", "load", "open", "record",
+    "scorecard", "describe", "plan", "fault", "load", "open", "record",
 )  # fmt: skip
 
 app = typer.Typer(

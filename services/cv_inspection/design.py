@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    from services.platform.capacity.parts import Capacity
     from services.platform.evaluation.comparison import (
         CandidateResult,
         ComparisonLabels,
@@ -116,6 +117,12 @@ def _demo() -> Demo:
     return Demo(live.demo, live.demo_failures, live.demo_table)
 
 
+def _capacity(config: Settings) -> "Capacity":
+    from services.cv_inspection.serving.capacity import capacity
+
+    return capacity(config)
+
+
 def _lake_tables() -> "Mapping[str, pa.Schema]":
     from services.cv_inspection.ingestion.tables import SCHEMAS
     from services.platform.retraining.shadow import SHADOW_SCHEMA, shadow_table
@@ -205,5 +212,6 @@ INSPECTION = Design(
     evaluate=_evaluate,
     demo=_demo,
     walkthrough=_walkthrough,
+    capacity=_capacity,
     lake_tables=_lake_tables,
 )

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import pyarrow.compute as pc
 
     from services.fraud.retraining.retention import Expired
+    from services.platform.capacity.parts import Capacity
     from services.platform.evaluation.comparison import (
         CandidateResult,
         ComparisonLabels,
@@ -118,6 +119,12 @@ def _audit(config: Settings) -> AuditResult:
     from services.fraud.monitoring.skew import audit_with_rules
 
     return audit_with_rules(config)
+
+
+def _capacity(config: Settings) -> "Capacity":
+    from services.fraud.serving.capacity import capacity
+
+    return capacity(config)
 
 
 def _lake_tables() -> "Mapping[str, pa.Schema]":
@@ -233,6 +240,7 @@ FRAUD = Design(
     evaluate=_evaluate,
     demo=_demo,
     walkthrough=_walkthrough,
+    capacity=_capacity,
     lake_tables=_lake_tables,
     expire=_expire,
     audit=_audit,

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    from services.platform.capacity.parts import Capacity
     from services.platform.evaluation.comparison import (
         CandidateResult,
         ComparisonLabels,
@@ -297,6 +298,8 @@ BenchmarkDrifts = Callable[
 Audit = Callable[[Settings], AuditResult]
 # By table of the lake whose small files are joined, its columns.
 LakeTables = Callable[[], "Mapping[str, pa.Schema]"]
+# The parts that the planner staffs.
+MakeCapacity = Callable[[Settings], "Capacity"]
 # (settings, bar): remove what has expired and nothing needs. Returns a dataclass of figures.
 Expire = Callable[[Settings, ProgressBar], Any]
 Evaluate = Callable[[EvaluationRequest, ProgressBar], Evaluation]
