@@ -61,16 +61,19 @@ class SequenceReader:
         table: str,
         columns: Sequence[str] | None = None,
         schema: pa.Schema | None = None,
+        where: pc.Expression | None = None,
     ) -> None:
         """List the files; those without a range in their name are opened for their statistics.
 
         Args:
             columns: Columns besides `seq`; all if None.
             schema: See `Lake.read`.
+            where: Filter of rows.
 
         Raises:
             OSError: S3 did not answer.
         """
+        self._where = where
         self._lake = lake
         self._table = table
         self._columns = None if columns is None else list(columns)
@@ -108,6 +111,8 @@ class SequenceReader:
 
     def _between(self, begin: int, end: int, columns: list[str] | None) -> pa.Table | None:
         where = (pc.field("seq") > begin) & (pc.field("seq") <= end)
+        if self._where is not None:
+            where &= self._where
         for _ in range(_ATTEMPTS - 1):
             try:
                 return self._lake.read_files(self._chosen(begin, end), columns, where,
