@@ -7,7 +7,6 @@ docs/adr/0002). The join is ordered by the stream's sequence where the entity ro
 a late event differs from what came before it in time.
 """
 
-import tempfile
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -32,10 +31,6 @@ from feast.saved_dataset import SavedDatasetStorage
 from features.spec import SEQ_COLUMN, TIME_COLUMN
 from services.platform.settings import settings
 from services.platform.storage.lake import Lake
-
-# Of DuckDB; what does not fit goes to a temporary file.
-_JOIN_MEMORY = "600MB"
-
 
 class AsofOfflineStoreConfig(FeastConfigBaseModel):
     """Configuration of the store; it has no settings."""
@@ -210,9 +205,8 @@ def _dataset(source: DataSource | None) -> ds.Dataset:
 def _join(frame: pd.DataFrame, views: Sequence[FeatureView], full_names: bool) -> pa.Table:
     """One ASOF LEFT JOIN per view. DuckDB does not keep row order, hence the row number."""
     order = SEQ_COLUMN if SEQ_COLUMN in frame else TIME_COLUMN
-    with tempfile.TemporaryDirectory() as folder, duckdb.connect(f"{folder}/join.duckdb") as db:
+    with duckdb.connect() as db:
         db.execute("SET TimeZone = 'UTC'")
-        db.execute(f"SET memory_limit = '{_JOIN_MEMORY}'")
         db.register("entities", pa.Table.from_pandas(frame, preserve_index=False))
         db.execute("CREATE TABLE joined AS SELECT row_number() OVER () AS _row, * FROM entities")
         for view in views:
@@ -232,7 +226,7 @@ def _join_view(
     prefix = f"{view.projection.name_to_use()}__" if full_names else ""
     timestamp = source.timestamp_field
     column = SEQ_COLUMN if order == SEQ_COLUMN else timestamp
-    # Batch by batch: the log is the largest table of the lake, and DuckDB sorts it on disk.
+    # Batch by batch: the log is the largest table of the lake.
     db.register("source", _dataset(source).scanner(columns=[*keys, *names, column]).to_reader())
     absent = " OR ".join(f"j.{key} IS NULL" for key in keys)
     # A null key gives a list of one NaN, which `state_log.stack` expands to a row of NaN.
