@@ -32,6 +32,7 @@ from features.spec import SEQ_COLUMN, TIME_COLUMN
 from services.platform.settings import settings
 from services.platform.storage.lake import Lake
 
+
 class AsofOfflineStoreConfig(FeastConfigBaseModel):
     """Configuration of the store; it has no settings."""
 
