@@ -1,6 +1,6 @@
 """The inspection design's wiring: its processes, its commands' functions, each step's figure."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +22,11 @@ from services.platform.settings import Settings
 from services.platform.walkthrough import Money, Walkthrough
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     import pyarrow.compute as pc
 
     from services.cv_inspection.features.labelled_images import SplitSource
+    from services.platform.capacity.parts import Capacity
     from services.platform.evaluation.comparison import (
         CandidateResult,
         ComparisonLabels,
@@ -129,6 +131,19 @@ def _money_view() -> Money:
     from services.cv_inspection.evaluation.money import MONEY
 
     return MONEY
+
+
+def _capacity(config: Settings) -> "Capacity":
+    from services.cv_inspection.serving.capacity import capacity
+
+    return capacity(config)
+
+
+def _lake_tables() -> "Mapping[str, pa.Schema]":
+    from services.cv_inspection.ingestion.tables import SCHEMAS
+    from services.platform.retraining.shadow import SHADOW_SCHEMA, shadow_table
+
+    return {**SCHEMAS, shadow_table(INSPECTION.name): SHADOW_SCHEMA}
 
 
 def _walkthrough() -> Walkthrough:
@@ -263,4 +278,6 @@ INSPECTION = Design(
         reads=("CV_DECISIONS",),
         stores=("inbox",),
     ),
+    capacity=_capacity,
+    lake_tables=_lake_tables,
 )

@@ -1,6 +1,6 @@
 """The fraud design's wiring: its processes, its commands' functions, and each step's figure."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from services.fraud.service import SCORER
@@ -23,8 +23,11 @@ from services.platform.settings import Settings
 from services.platform.walkthrough import Money, Walkthrough
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     import pyarrow.compute as pc
 
+    from services.fraud.retraining.retention import Expired
+    from services.platform.capacity.parts import Capacity
     from services.platform.evaluation.comparison import (
         CandidateResult,
         ComparisonLabels,
@@ -123,6 +126,25 @@ def _money_view() -> Money:
     from services.fraud.evaluation.money import MONEY
 
     return MONEY
+
+
+def _capacity(config: Settings) -> "Capacity":
+    from services.fraud.serving.capacity import capacity
+
+    return capacity(config)
+
+
+def _lake_tables() -> "Mapping[str, pa.Schema]":
+    from services.fraud.ingestion.tables import SCHEMAS
+    from services.platform.retraining.shadow import SHADOW_SCHEMA, shadow_table
+
+    return {**SCHEMAS, shadow_table(FRAUD.name): SHADOW_SCHEMA}
+
+
+def _expire(config: Settings, bar: ProgressBar) -> "Expired":
+    from services.fraud.retraining.retention import expire
+
+    return expire(config, bar)
 
 
 def _walkthrough() -> Walkthrough:
@@ -311,5 +333,8 @@ FRAUD = Design(
         listens=("fraud.decision.>",),
         reads=("FRAUD", "FRAUD_DECISIONS"),
     ),
+    capacity=_capacity,
+    lake_tables=_lake_tables,
+    expire=_expire,
     audit=_audit,
 )

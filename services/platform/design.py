@@ -20,7 +20,10 @@ from services.platform.hooks import (
     Compare,
     Demo,
     Evaluate,
+    Expire,
     Figures,
+    LakeTables,
+    MakeCapacity,
     MakeRetrainingSpec,
     NewestWindow,
     Problem,
@@ -185,6 +188,9 @@ class Design:
         evaluate: Runs the published protocol.
         demo: Its part of the demo.
         audit: Recomputes logged features from raw events.
+        capacity: Its parts with measured rates, for the planner.
+        lake_tables: The tables whose small files `compact` joins, nightly and by command.
+        expire: Removes old rows that nothing needs any more.
         walkthrough: Diagram and live views of the walkthrough.
         walkthrough_access: What the walkthrough's account may do for them.
     """
@@ -214,6 +220,9 @@ class Design:
     evaluate: Evaluate | None = None
     demo: Callable[[], Demo] | None = None
     audit: Audit | None = None
+    capacity: MakeCapacity | None = None
+    lake_tables: LakeTables | None = None
+    expire: Expire | None = None
     walkthrough: Callable[[], Walkthrough] | None = None
     walkthrough_access: Access = NOTHING
 

@@ -13,8 +13,10 @@ from services.platform.progress import ProgressBar, ProgressCallback
 from services.platform.settings import Settings
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     import pyarrow.compute as pc
 
+    from services.platform.capacity.parts import Capacity
     from services.platform.evaluation.comparison import (
         CandidateResult,
         ComparisonLabels,
@@ -229,4 +231,10 @@ BenchmarkDrifts = Callable[
     [Settings, list[int], Sequence[tuple[str, float]], ProgressCallback], DriftBenchmarkResult
 ]
 Audit = Callable[[Settings], AuditResult]
+# By table of the lake whose small files are joined, its columns.
+LakeTables = Callable[[], "Mapping[str, pa.Schema]"]
+# The parts that the planner staffs.
+MakeCapacity = Callable[[Settings], "Capacity"]
+# (settings, bar): remove what has expired and nothing needs. Returns a dataclass of figures.
+Expire = Callable[[Settings, ProgressBar], Any]
 Evaluate = Callable[[EvaluationRequest, ProgressBar], Evaluation]
