@@ -310,6 +310,7 @@ FRAUD = Design(
         publishes=("fraud.tx.>", "fraud.label.>"),
         listens=("fraud.decision.>",),
         reads=("FRAUD", "FRAUD_DECISIONS"),
+        watches=("FRAUD_COSTS",),
     ),
     audit=_audit,
 )
