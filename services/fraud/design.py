@@ -332,6 +332,7 @@ FRAUD = Design(
         publishes=("fraud.tx.>", "fraud.label.>"),
         listens=("fraud.decision.>",),
         reads=("FRAUD", "FRAUD_DECISIONS"),
+        watches=("FRAUD_COSTS",),
     ),
     capacity=_capacity,
     lake_tables=_lake_tables,
