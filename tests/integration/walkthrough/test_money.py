@@ -12,6 +12,7 @@ from services.fraud.ingestion.tables import DECISION_SCHEMA, DECISIONS_TABLE
 from services.fraud.problem import OUTCOMES, CostModel
 from services.fraud.review.live import publish_costs
 from services.fraud.review.policy import COSTS
+from services.platform.design import WALKTHROUGH
 from services.platform.storage.lake import Lake
 from services.walkthrough.app import create_app
 
@@ -56,7 +57,8 @@ def lake(config):
 
 @pytest.fixture
 async def client(config):
-    transport = httpx.ASGITransport(create_app(config))
+    # By its own account, which may read no more than its wiring says.
+    transport = httpx.ASGITransport(create_app(config.with_account(WALKTHROUGH.name)))
     async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as made:
         yield made
 
