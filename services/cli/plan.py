@@ -71,19 +71,22 @@ def plan(
 
 
 def _show(title: str, made: "Plan") -> None:
-    parts = table(
-        title, "part", "a core, /s", "peak, /s", "cores", "instances", "with spare", "memory GB",
-        "disk GB", "Mbit/s", "binds",
-    )  # fmt: skip
+    parts = table(title, "part", "a core", "at the peak", "cores", "with spare")
     for row in made.rows:
-        low, mid, high = row.rate_per_core
+        _, usual, _ = row.rate_per_core
         parts.add_row(
-            row.part, f"{low:,.0f} {mid:,.0f} {high:,.0f}", f"{row.load:,.0f} {row.unit}",
-            f"{row.cores:,.1f}", f"{row.instances:,}", f"{row.provisioned:,}",
-            f"{row.memory_gb:,.1f}", f"{row.disk_gb:,.0f}", f"{row.network_mbit:,.0f}", row.binds,
+            row.part, f"{usual:,.0f}/s", f"{row.load:,.0f} {row.unit}/s", f"{row.cores:,.1f}",
+            f"{row.provisioned:,}",
         )  # fmt: skip
     out.print(parts)
-    money = table("Machines", "family", "machines", "binds", "EUR a month", "EUR a million")
+    needs = table("What each part needs", "part", "memory GB", "disk GB", "Mbit/s", "bound by")
+    for row in made.rows:
+        needs.add_row(
+            row.part, f"{row.memory_gb:,.1f}", f"{row.disk_gb:,.0f}", f"{row.network_mbit:,.0f}",
+            row.binds,
+        )  # fmt: skip
+    out.print(needs)
+    money = table("Machines", "family", "machines", "bound by", "EUR a month", "EUR a million")
     for cost in made.costs:
         money.add_row(
             cost.family, f"{cost.machines:,}", cost.binds, f"{cost.eur_a_month:,.0f}",

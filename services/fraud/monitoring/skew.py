@@ -41,7 +41,7 @@ from services.platform.types import Floats, Integers
 
 _READ_ATTEMPTS, _RETRY_S = 4, 2.0
 _MAX_EXAMPLES = 10
-# Events folded and decisions compared at once: about 100 MB each.
+# Events folded and decisions compared at once.
 _EVENTS = 100_000
 _DECISIONS = 25_000
 

@@ -30,10 +30,10 @@ from services.platform.progress import ProgressCallback
 from services.platform.storage.lake import Lake
 from services.platform.storage.sequences import name_prefix, sequence_range
 
-# Compressed; a part is 3 to 10 times as large in memory.
+# Compressed.
 TARGET_BYTES = 64 * 2**20
 MIN_AGE_S = 300.0
-# A listing of 30,000 files takes 3 s on two cores.
+# Readers that have listed a part should have opened it by then; later ones list again.
 PAUSE_S = 15.0
 
 
