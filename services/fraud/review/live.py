@@ -15,7 +15,7 @@ import orjson
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
-from nats.js.errors import NotFoundError
+from nats.js.errors import NoKeysError, NotFoundError
 from nats.js.kv import KeyValue
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -34,8 +34,9 @@ POLL_S = 0.25
 # The review desk writes its price each second; without it reviews would pile up.
 PRICE_VALID_S = 5.0
 
-_Money = Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False)]
-_Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+# Strict: true is no amount.
+_Money = Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False, strict=True)]
+_Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False, strict=True)]
 
 
 class CostChange(BaseModel):
@@ -55,7 +56,7 @@ class CostChange(BaseModel):
     opex: _Money | None = None
     fee: _Money | None = None
     analyst_minute: _Money | None = None
-    analyst_minutes: Annotated[float, Field(gt=0, le=1_440)] | None = None
+    analyst_minutes: Annotated[float, Field(gt=0, le=1_440, strict=True)] | None = None
     missed: _Share | None = None
     wrongly_stopped: _Share | None = None
 
@@ -117,7 +118,7 @@ async def costs_history(js: JetStreamContext) -> list[tuple[datetime, CostModel]
     """The newest changes (at most `HISTORY`), oldest first."""
     try:
         entries = await (await js.key_value(BUCKET)).history(COSTS_KEY)
-    except NotFoundError:
+    except (NotFoundError, NoKeysError):  # no bucket, or one with the price of a slot alone
         return []
     noted = [(orjson.loads(entry.value or b"{}")["at"], entry.value) for entry in entries]
     return [(datetime.fromisoformat(at), parse_costs(value)) for at, value in noted]

@@ -171,6 +171,7 @@ class DirectApp(FastAPI):
         self._max_bytes = max_bytes
         self._hot: dict[str, ASGIApp] = {}
         self.add_exception_handler(BodyTooLarge, _refuse_body)
+        self.add_exception_handler(405, self._refuse_method)
 
     def add_direct(
         self, path: str, endpoint: Endpoint, model: type[BaseModel], **documented: Any
@@ -201,6 +202,14 @@ class DirectApp(FastAPI):
         options = {"name": path.strip("/"), **documented}
         self.add_api_route(path, documentation, methods=["POST"], **options)
         self._hot[path] = direct
+
+    async def _refuse_method(self, request: Request, error: Exception) -> Response:
+        """405 with all methods of the path; Starlette names those of its first route alone."""
+        methods = self.openapi()["paths"].get(request.url.path)
+        headers = getattr(error, "headers", None) or {}
+        allow = {"Allow": ", ".join(map(str.upper, methods))} if methods else headers
+        body = {"detail": "Method Not Allowed"}
+        return JsonResponse(body, status_code=405, headers=allow)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI request."""
