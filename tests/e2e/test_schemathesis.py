@@ -51,7 +51,8 @@ async def stores(config, onnx, vision_file):
 @pytest.mark.parametrize("design", DESIGNS, ids=str)
 async def test_it_answers_as_documented(config, stores, tmp_path, design):
     token = config.plain_webhook_token
-    changed = {"WHITEBOARD_HOME": str(tmp_path), "WHITEBOARD_ADMIN_TOKEN": token, "WHITEBOARD_ANALYST_TOKEN": token}
+    tokens = {"WHITEBOARD_ADMIN_TOKEN": token, "WHITEBOARD_ANALYST_TOKEN": token}
+    changed = {"WHITEBOARD_HOME": str(tmp_path), **tokens}
     headers = {**SYNTHETIC, "Authorization": f"Bearer {token}"}
     command = [
         sys.executable, "-m", "schemathesis.cli", "run",
