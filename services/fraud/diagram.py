@@ -249,7 +249,7 @@ _BOXES = (
         at_scale="One price for all desks; the queue splits by team.",
     ),
     Box(
-        "analysts", "Analysts (simulated)", "serving", 860, 610, "analysts",
+        "analysts", "Simulated analysts", "serving", 860, 610, "analysts",
         (
             events_rate("analysts", "verdicts"),
             Measure("wait p95", "analysts", "review_wait_seconds", "p95", "s"),

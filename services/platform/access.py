@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 RedisAccess = Literal["", "read", "inspect", "write"]
 
-# What clients need to connect; scripts, configuration and other clients are nobody's.
+# What clients need to connect; no account may run scripts, configure the server or see others.
 _REDIS_ALWAYS = "+@connection -@dangerous -@scripting -@pubsub"
 _REDIS = {
     "": "",

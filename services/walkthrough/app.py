@@ -95,6 +95,7 @@ def create_api(config: Settings) -> FastAPI:
 
     _add_state(app, board)
     _add_records(app, config, board)
+    _add_money(app, config, board)
     _add_image(app, config)
     _add_one_event(app, config, board)
     _add_changes(app, board, faults, jobs)
@@ -158,6 +159,20 @@ def _add_records(app: FastAPI, config: Settings, board: Board) -> None:
         finally:
             await nc.close()
 
+    @app.get(
+        "/api/drift",
+        tags=["events"],
+        summary="Drift by column and window",
+        responses=_problems(_404="No such design", _503="S3 does not answer"),
+    )
+    def drift(design: Annotated[Name, Query()]) -> HeatMap:
+        try:
+            return heat_map(config, _design(board, design))
+        except OSError as error:
+            raise HTTPException(503, "S3 does not answer") from error
+
+
+def _add_money(app: FastAPI, config: Settings, board: Board) -> None:
     view = MoneyView(config)
 
     @app.get("/api/money", tags=["events"], summary="Logged decisions under other costs",
@@ -174,18 +189,6 @@ def _add_records(app: FastAPI, config: Settings, board: Board) -> None:
             raise HTTPException(404 if not costs else 422, str(error)) from error
         except OSError as error:
             raise HTTPException(503, str(error)) from error
-
-    @app.get(
-        "/api/drift",
-        tags=["events"],
-        summary="Drift by column and window",
-        responses=_problems(_404="No such design", _503="S3 does not answer"),
-    )
-    def drift(design: Annotated[Name, Query()]) -> HeatMap:
-        try:
-            return heat_map(config, _design(board, design))
-        except OSError as error:
-            raise HTTPException(503, "S3 does not answer") from error
 
 
 def _add_image(app: FastAPI, config: Settings) -> None:

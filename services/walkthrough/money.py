@@ -32,7 +32,7 @@ class MoneyState(BaseModel):
         present: The costs that the running stack decides by.
         chosen: The costs that the figures below are of.
         decisions: Logged decisions, without load tests.
-        days: Of event time that they span.
+        days: Of event time with decisions.
         changed: Decisions with another outcome than under the present costs.
         eur_per_day_now: Expected cost of a day under the chosen costs, by the present outcomes.
         eur_per_day: The same, by the outcomes that the chosen costs decide.

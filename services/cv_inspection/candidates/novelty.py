@@ -1,6 +1,6 @@
 """How far a part lies from all good parts: a Gaussian over a frozen encoder's features of patches.
 
-It learns nothing from defects, so it also sees those that nobody has labelled. The features are
+It learns nothing from defects, so it also sees unlabelled ones. The features are
 EfficientNet-Lite0's at strides 8 and 16 with ImageNet's weights; the distance of a patch is
 Mahalanobis', from one mean and covariance over all patches and positions, because parts lie
 anywhere in the image.

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 import numpy as np
-import pyarrow.compute as pc
+import pyarrow as pa
 
 from services.cv_inspection.ingestion.tables import INSPECTIONS_TABLE
 from services.cv_inspection.monitoring.quality import OutcomeReader
@@ -12,6 +12,7 @@ from services.platform.evaluation.what_if import (
     Decided,
     LoggedDecisions,
     Slider,
+    covered_days,
     newest_by_role,
 )
 from services.platform.models.names import CHAMPION
@@ -20,7 +21,6 @@ from services.platform.storage.lake import Lake
 from services.platform.walkthrough import Money
 
 _COLUMNS = ["event_time", "defect", "threshold"]
-_DAY_S = 86_400.0
 _SLIDERS = (
     Slider("reinspection", "A good part that is inspected again", "EUR", 20, 0.1),
     Slider("escape", "A defect that escapes to a customer", "EUR", 500, 5),
@@ -41,14 +41,14 @@ def read(config: Settings) -> LoggedDecisions | None:
     rows = lake.read(INSPECTIONS_TABLE, _COLUMNS)
     if rows is None or not len(rows):
         return None
-    span = pc.min_max(rows["event_time"]).as_py()
+    time_us = rows["event_time"].cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy()
     found = OutcomeReader(lake)({})
     return LoggedDecisions(
         score=rows["defect"].to_numpy(),
         threshold=rows["threshold"].to_numpy(),
         amount=np.zeros(len(rows)),
         slot=np.full(len(rows), np.inf),
-        days=max((span["max"] - span["min"]).total_seconds() / _DAY_S, 1 / 24),
+        days=covered_days(time_us / 1e6),
         labelled={} if found is None else newest_by_role(found.rows.assign(amount=0.0)),
     )
 

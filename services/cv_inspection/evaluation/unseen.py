@@ -1,4 +1,4 @@
-"""Defects that nobody has labelled: each class is left out of training in turn."""
+"""Unlabelled kinds of defect: each class is left out of training in turn."""
 
 from typing import Any
 

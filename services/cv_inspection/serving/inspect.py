@@ -95,7 +95,7 @@ def decide(
 
     An image that shows too little goes to a person, and so does a part that would pass where the
     mask shows a defect, because class and mask contradict each other, or where it is unlike all
-    good parts of training: it may have a defect that nobody has labelled.
+    good parts of training: it may have a defect of an unlabelled kind.
 
     Args:
         defect: Probability of any defect.

@@ -16,6 +16,7 @@ from services.platform.evaluation.what_if import (
     Decided,
     LoggedDecisions,
     Slider,
+    covered_days,
     newest_by_role,
 )
 from services.platform.settings import Settings
@@ -24,7 +25,6 @@ from services.platform.types import Floats
 from services.platform.walkthrough import Money
 
 _COLUMNS = ["event_time", "score", "threshold", "amount_minor", "costs"]
-_DAY_S = 86_400.0
 _SLIDERS = (
     Slider("opex", "A declined genuine customer", "EUR", 50, 0.5),
     Slider("fee", "A chargeback, on top of the amount", "EUR", 100, 1),
@@ -46,14 +46,13 @@ def read(config: Settings) -> LoggedDecisions | None:
     rows = lake.read(DECISIONS_TABLE, _COLUMNS, NOT_SYNTHETIC, schema=DECISION_SCHEMA)
     if rows is None or not len(rows):
         return None
-    times = event_times(rows)
     found = OutcomeReader(lake)({})
     return LoggedDecisions(
         score=rows["score"].to_numpy(),
         threshold=rows["threshold"].to_numpy(),
         amount=rows["amount_minor"].to_numpy(),
         slot=_slots(rows),
-        days=max(float(times.max() - times.min()) / _DAY_S, 1 / 24),
+        days=covered_days(event_times(rows)),
         labelled={} if found is None else newest_by_role(found.rows),
     )
 

@@ -43,7 +43,7 @@ class Part:
         disk_bytes: Kept a decision.
         disk_days: How long.
         network_bytes: In and out, a decision.
-        floor_ms: p95 of a request without load; 0 where nobody waits.
+        floor_ms: p95 of a request without load; 0 where no request waits.
     """
 
     name: str

@@ -18,6 +18,18 @@ if TYPE_CHECKING:
 # Points of a curve: more can't be seen.
 _POINTS = 120
 _BINS = 10
+_HOUR_S = 3_600.0
+
+
+def covered_days(time_s: Floats) -> float:
+    """Days of event time with decisions, to the hour, of D event times (D,), seconds.
+
+    Hours without a decision do not count, so a few decisions of another month add an hour each.
+
+    >>> covered_days(np.array([0.0, 1_800.0, 3_600.0, 86_400.0 * 60])) * 24
+    3.0
+    """
+    return len(np.unique(time_s // _HOUR_S)) / 24
 
 
 @dataclass(frozen=True)
@@ -68,7 +80,7 @@ class LoggedDecisions:
         threshold: (D,) the model's.
         amount: (D,) minor units.
         slot: (D,) price of a review slot when it was decided, minor units; infinite without one.
-        days: Of event time that they span.
+        days: See `covered_days`.
         labelled: By role, those whose outcome is final.
     """
 

@@ -21,7 +21,7 @@ export function moneyView(design) {
       const state = await get(`/api/money?design=${design.name}${costs}`);
       if (number_ !== asked) return;
       if (!sliders.size) form.replaceChildren(...state.sliders.map((one) => slider(one, state.present[one.name], sliders, later)), reset(state));
-      status.textContent = told(state);
+      status.textContent = summary(state);
       result.replaceChildren(...figures(state));
     } catch (error) {
       if (number_ === asked) status.textContent = error.message;
@@ -50,7 +50,7 @@ function slider(one, present, sliders, later) {
   return h("label", { className: "slider" }, h("span", {}, one.label), input, text);
 }
 
-function told(state) {
+function summary(state) {
   const eur = state.eur_per_day.toLocaleString("en-GB", { maximumFractionDigits: 2 });
   const now = state.eur_per_day_now.toLocaleString("en-GB", { maximumFractionDigits: 2 });
   return `${number(state.changed)} of ${number(state.decisions)} decisions change: ${eur} EUR a day expected, ${now} with the present outcomes.`;
