@@ -112,12 +112,19 @@ class SourceTracker:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "SourceTracker":
-        """Read a file of `to_bytes`."""
-        state = orjson.loads(data)
-        made = cls(state["columns"])
-        made.last_seq, made.version = state["until"], state["version"]
-        past = state["past"].items()
-        made._sums = {name: _DecayedSums(*map(np.array, sums)) for name, sums in past}
+        """Read a file of `to_bytes`.
+
+        Raises:
+            ValueError: It is no such file.
+        """
+        try:
+            state = orjson.loads(data)
+            made = cls(state["columns"])
+            made.last_seq, made.version = state["until"], state["version"]
+            past = state["past"].items()
+            made._sums = {name: _DecayedSums(*map(np.array, sums)) for name, sums in past}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"no state of sources: {error!r}") from error
         return made
 
 

@@ -292,8 +292,12 @@ class WindowWatcher:
         return tracker
 
     def _read_sources(self) -> SourceTracker | None:
+        path = sources_path(self._spec.design)
         with suppress(FileNotFoundError):
-            return SourceTracker.from_bytes(self._lake.get(sources_path(self._spec.design)))
+            try:
+                return SourceTracker.from_bytes(self._lake.get(path))
+            except ValueError as error:
+                log.warning("%s is unreadable (%s): the sources are learned anew", path, error)
         return None
 
     def _read_reference(self, version: int) -> Reference | None:

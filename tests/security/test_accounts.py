@@ -7,6 +7,7 @@ import pytest
 from nats.errors import Error as NatsError
 from nats.js.errors import NotFoundError
 
+from monitoring.sources import sources_path
 from services.designs import DESIGNS
 from services.platform.design import accounts
 from services.platform.models.names import ANNOUNCEMENTS, announced_version
@@ -119,8 +120,9 @@ def test_a_lake_writer_writes_its_own_designs_tables_alone(config):
 
 
 def test_monitors_keep_their_sources(config):
-    for account, path in (("monitor", "fraud"), ("cv-monitor", "cv")):
-        Lake(config.with_account(account)).put(f"monitor/{path}.sources.json", b"{}")
+    for account, design in (("monitor", "fraud"), ("cv-monitor", "cv")):
+        Lake(config.with_account(account)).put(sources_path(design), b"{}")
+    Lake(config).remove(["monitor"])
 
 
 @pytest.mark.parametrize("note", [b"[]", b"7", b'{"version": "1"}', b"\xff", b"{"])

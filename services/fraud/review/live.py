@@ -15,7 +15,7 @@ import orjson
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
-from nats.js.errors import NoKeysError, NotFoundError
+from nats.js.errors import NotFoundError
 from nats.js.kv import KeyValue
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -23,6 +23,7 @@ from services.fraud.problem import CostModel
 from services.fraud.review.policy import Policy
 from services.platform.settings import Settings
 from services.platform.streaming.connection import connect
+from services.platform.streaming.stored import bucket_entries
 
 log = logging.getLogger(__name__)
 
@@ -116,11 +117,8 @@ async def publish_costs(js: JetStreamContext, costs: CostModel) -> int:
 
 async def costs_history(js: JetStreamContext) -> list[tuple[datetime, CostModel]]:
     """The newest changes (at most `HISTORY`), oldest first."""
-    try:
-        entries = await (await js.key_value(BUCKET)).history(COSTS_KEY)
-    except (NotFoundError, NoKeysError):  # no bucket, or one with the price of a slot alone
-        return []
-    noted = [(orjson.loads(entry.value or b"{}")["at"], entry.value) for entry in entries]
+    values = [value async for value in bucket_entries(js, BUCKET, COSTS_KEY)]
+    noted = [(orjson.loads(value)["at"], value) for value in values]
     return [(datetime.fromisoformat(at), parse_costs(value)) for at, value in noted]
 
 

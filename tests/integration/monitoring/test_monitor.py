@@ -169,6 +169,8 @@ def test_an_alarm_names_the_station_that_is_out_of_focus(config, old):
         for number, one in enumerate(stream)
     ]
     spec = MonitorSpec("cv", DECISIONS_STREAM, cv.observe, cv.new_windows, QUALITY_SPEC)
+    # A state that cannot be read is learned anew.
+    Lake(config).put(sources_path("cv"), b"{}")
     watcher = WindowWatcher(Lake(config), spec)
     watcher.take(messages)
     *clean, drifted = watcher.closed
