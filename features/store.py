@@ -44,7 +44,8 @@ def open_store(settings: Settings, features: FeatureSet, log_path: str = "") -> 
     home = settings.home / "feast"
     home.mkdir(parents=True, exist_ok=True)
     url = urlsplit(settings.redis)
-    password = unquote(url.password or "")
+    account = {"username": url.username, "password": url.password}
+    options = [f"{k}={_option(unquote(v))}" for k, v in account.items() if v]
     config = RepoConfig(
         project=PROJECT,
         provider="local",
@@ -54,7 +55,7 @@ def open_store(settings: Settings, features: FeatureSet, log_path: str = "") -> 
         },
         online_store={
             "type": "redis",
-            "connection_string": f"{url.hostname}:{url.port},password={_option(password)}",
+            "connection_string": ",".join([f"{url.hostname}:{url.port}", *options]),
         },
         offline_store={"type": "features.offline.AsofOfflineStore"},
         entity_key_serialization_version=3,

@@ -6,12 +6,15 @@ import time
 import urllib.error
 import urllib.request
 
+from rich.markup import escape
+
 from infra.local.engines import Program, engines
 from infra.local.supervisor import Supervisor
 from services.cli.options import DESIGNS, errors_as_messages
-from services.cli.output import bar, err, fail
-from services.platform.design import SCHEDULER, WALKTHROUGH, HttpApp, Process
+from services.cli.output import bar, err, fail, say
+from services.platform.design import SCHEDULER, WALKTHROUGH, HttpApp, Process, accounts
 from services.platform.run import SHARED
+from services.platform.secret_files import make_secret, secrets_folder
 from services.platform.settings import Settings
 from services.walkthrough.token import page_url
 
@@ -41,7 +44,7 @@ def local_engines(config: Settings) -> list[Program]:
         for design in DESIGNS.values()
         if design.http.object_events
     ]
-    return engines(config, *urls[:1])
+    return engines(config, next(iter(urls), ""), accounts(DESIGNS.values()))
 
 
 def _program(config: Settings, owner: str, process: HttpApp | Process, *more: str) -> Program:
@@ -71,8 +74,12 @@ def bootstrap_missing(config: Settings, seed: int, days: int) -> bool:
 
 def start_page(config: Settings) -> None:
     """Start the walkthrough before everything else, and print its address."""
+    supervisor = Supervisor(config)
+    _note_first_secrets(config, supervisor)
+    # It reads its password as it starts.
+    make_secret(config.home, WALKTHROUGH.name)
     with err.status("starting the walkthrough"):
-        _start(Supervisor(config), [_program(config, SHARED, WALKTHROUGH)])
+        _start(supervisor, [_program(config, SHARED, WALKTHROUGH)])
     # As text: a terminal makes a link of it, and Rich would colour it in parts.
     err.print(f"the walkthrough: {page_url(config)}", markup=False, highlight=False, soft_wrap=True)
 
@@ -80,6 +87,7 @@ def start_page(config: Settings) -> None:
 def start_engines(config: Settings) -> Supervisor:
     """Start the engines and wait until they answer. Ends the command if they do not."""
     supervisor = Supervisor(config)
+    _note_first_secrets(config, supervisor)
     wanted = local_engines(config)
     running = _start(supervisor, [*wanted, _program(config, SHARED, WALKTHROUGH)])
     for program in wanted:
@@ -88,6 +96,13 @@ def start_engines(config: Settings) -> Supervisor:
     if "seaweedfs" not in running:
         _wait_for_bucket(config)
     return supervisor
+
+
+def _note_first_secrets(config: Settings, supervisor: Supervisor) -> None:
+    """Say that a home of before gets secrets; what runs there knows the old password, and ends."""
+    if (config.home / "conf").exists() and not secrets_folder(config.home).exists():
+        say(f"this home gets secrets of its own, in {escape(str(secrets_folder(config.home)))}")
+        supervisor.stop(lambda _: None)
 
 
 def start_services(config: Settings, supervisor: Supervisor) -> None:

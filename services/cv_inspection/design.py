@@ -1,10 +1,11 @@
 """The inspection design's wiring: its processes, its commands' functions, each step's figure."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from services.cv_inspection.service import INSPECTOR
+from services.platform.access import Access
 from services.platform.design import DEFERRABLE_NICE, WORKER_NICE, Design, Process
 from services.platform.hooks import (
     Demo,
@@ -15,15 +16,17 @@ from services.platform.hooks import (
     LabelledFolder,
     Problem,
     TrafficRequest,
-    Walkthrough,
 )
 from services.platform.progress import ProgressBar, ProgressCallback
 from services.platform.settings import Settings
+from services.platform.walkthrough import Money, Walkthrough
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     import pyarrow.compute as pc
 
     from services.cv_inspection.features.labelled_images import SplitSource
+    from services.platform.capacity.parts import Capacity
     from services.platform.evaluation.comparison import (
         CandidateResult,
         ComparisonLabels,
@@ -124,6 +127,25 @@ def _demo() -> Demo:
     return Demo(live.demo, live.demo_failures, live.demo_table)
 
 
+def _money_view() -> Money:
+    from services.cv_inspection.evaluation.money import MONEY
+
+    return MONEY
+
+
+def _capacity(config: Settings) -> "Capacity":
+    from services.cv_inspection.serving.capacity import capacity
+
+    return capacity(config)
+
+
+def _lake_tables() -> "Mapping[str, pa.Schema]":
+    from services.cv_inspection.ingestion.tables import SCHEMAS
+    from services.platform.retraining.shadow import SHADOW_SCHEMA, shadow_table
+
+    return {**SCHEMAS, shadow_table(INSPECTION.name): SHADOW_SCHEMA}
+
+
 def _walkthrough() -> Walkthrough:
     from services.cv_inspection.diagram import DIAGRAM
     from services.cv_inspection.evaluation import walkthrough
@@ -136,6 +158,7 @@ def _walkthrough() -> Walkthrough:
         walkthrough.newest,
         CLASSES,
         walkthrough.label,
+        _money_view,
     )
 
 
@@ -171,12 +194,54 @@ INSPECTION = Design(
     package="services.cv_inspection",
     http=INSPECTOR,
     processes=(
-        Process("inspection-worker", "services.cv_inspection.serving.worker", 4, WORKER_NICE),
         Process(
-            "cv-lake-writer", "services.cv_inspection.ingestion.lake_writer", 5, DEFERRABLE_NICE
+            "inspection-worker",
+            "services.cv_inspection.serving.worker",
+            4,
+            WORKER_NICE,
+            access=Access(
+                publishes=("cv.image.>", "cv.inspection.>", "cv.dead.>"),
+                consumes=("CV",),
+                watches=("models",),
+                loads=("lake", "inbox", "results"),
+                stores=("results",),
+            ),
         ),
-        Process("cv-shadow", "services.cv_inspection.monitoring.shadow", 6, DEFERRABLE_NICE),
-        Process("cv-monitor", "services.cv_inspection.monitoring.drift", 8, DEFERRABLE_NICE),
+        Process(
+            "cv-lake-writer",
+            "services.cv_inspection.ingestion.lake_writer",
+            5,
+            DEFERRABLE_NICE,
+            access=Access(
+                publishes=("cv.dead.>",), consumes=("CV", "CV_DECISIONS"), stores=("lake/cv",)
+            ),
+        ),
+        Process(
+            "cv-shadow",
+            "services.cv_inspection.monitoring.shadow",
+            6,
+            DEFERRABLE_NICE,
+            access=Access(
+                consumes=("CV_DECISIONS",),
+                watches=("models",),
+                loads=("lake", "inbox"),
+                stores=("lake/cv",),
+            ),
+        ),
+        Process(
+            "cv-monitor",
+            "services.cv_inspection.monitoring.drift",
+            8,
+            DEFERRABLE_NICE,
+            access=Access(
+                publishes=("alerts.cv.>",),
+                consumes=("CV_DECISIONS",),
+                makes=("ALERTS",),
+                keeps=("bookmarks",),
+                loads=("lake",),
+                stores=("lake/cv", "lake/reports/cv", "lake/monitor"),
+            ),
+        ),
     ),
     first_candidate=_FIRST_CANDIDATE,
     traffic_rate=4.0,
@@ -207,4 +272,12 @@ INSPECTION = Design(
     evaluate=_evaluate,
     demo=_demo,
     walkthrough=_walkthrough,
+    walkthrough_access=Access(
+        publishes=("cv.verdict.>",),
+        listens=("cv.image.>", "cv.inspection.>"),
+        reads=("CV_DECISIONS",),
+        stores=("inbox",),
+    ),
+    capacity=_capacity,
+    lake_tables=_lake_tables,
 )

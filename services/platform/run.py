@@ -12,7 +12,7 @@ from importlib import import_module
 
 from services.platform.design import SHARED_PROCESSES, HttpApp, Process, named, registered
 from services.platform.runtime.server import serve_app
-from services.platform.settings import Settings, settings
+from services.platform.settings import Settings, settings, use_account
 
 SHARED = "shared"
 
@@ -73,6 +73,8 @@ def main() -> None:
     config = settings()
     try:
         process = find(config, options.design, options.process)
+        use_account(process.name)
+        config = settings()
         start(config, process, options.arguments, options.port or process.port(config))
     except (KeyError, ValueError) as error:
         parser.error(str(error.args[0]))

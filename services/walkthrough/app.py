@@ -18,13 +18,14 @@ from nats.errors import Error as NatsError
 from starlette.types import ASGIApp
 
 from services.platform.design import WALKTHROUGH, Design, registered
-from services.platform.hooks import Walkthrough
 from services.platform.models.promotion_log import PromotionRecord, read_history
 from services.platform.settings import Settings, settings
 from services.platform.storage.lake import Lake
 from services.platform.streaming.connection import connect
+from services.platform.walkthrough import Walkthrough
 from services.walkthrough.answers import (
     Accepted,
+    Cost,
     FaultReport,
     FaultRequest,
     JobRequest,
@@ -40,6 +41,7 @@ from services.walkthrough.drift import HeatMap, heat_map
 from services.walkthrough.faults import Busy, Faults
 from services.walkthrough.guard import Guard, security_headers
 from services.walkthrough.jobs import JobRuns, Jobs
+from services.walkthrough.money import MoneyState, MoneyView
 from services.walkthrough.token import page_token
 
 STATIC = Path(__file__).parent / "static"
@@ -155,6 +157,23 @@ def _add_records(app: FastAPI, config: Settings, board: Board) -> None:
             raise HTTPException(503, "the history is unavailable: retry") from error
         finally:
             await nc.close()
+
+    view = MoneyView(config)
+
+    @app.get("/api/money", tags=["events"], summary="Logged decisions under other costs",
+             responses=_problems(_404="No such design, or nothing decided", _422="No such cost",
+                                 _503="An engine does not answer"))  # fmt: skip
+    async def money(
+        design: Annotated[Name, Query()],
+        cost: Annotated[list[Cost], Query()] = [],  # noqa: B006
+    ) -> MoneyState:
+        costs = {name: float(value) for name, _, value in (one.partition("=") for one in cost)}
+        try:
+            return await view.state(_design(board, design), _extras(board, design).money(), costs)
+        except ValueError as error:
+            raise HTTPException(404 if not costs else 422, str(error)) from error
+        except OSError as error:
+            raise HTTPException(503, str(error)) from error
 
     @app.get(
         "/api/drift",

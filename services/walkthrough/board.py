@@ -147,6 +147,7 @@ class Board:
             load_rate=design.load_rate,
             budget_ms=design.problem().latency_budget_ms,
             drifts=list(design.drifts),
+            commands=list(design.commands),
             candidates=code.candidates(design.package),
             steps=[
                 answers.StepState(

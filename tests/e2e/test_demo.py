@@ -51,13 +51,19 @@ class Installation:
         made = make_settings(home)
         self.home = home
         self.env = environment()
-        for name in type(made).model_fields:
+        # A design's ports are no fields: they are dumped with them.
+        for name, value in made.model_dump().items():
             if name.endswith("_port") or name == "home":
-                self.env[f"WHITEBOARD_{name.upper()}"] = str(getattr(made, name))
+                self.env[f"WHITEBOARD_{name.upper()}"] = str(value)
+
+    def finished(self, arguments: list[str], seconds: float) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", "services.cli.main", *arguments]
+        return subprocess.run(
+            command, env=self.env, capture_output=True, text=True, timeout=seconds
+        )
 
     def run(self, *arguments: str, code: int | None = 0) -> str:
-        command = [sys.executable, "-m", "services.cli.main", *arguments]
-        done = subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=600)
+        done = self.finished(list(arguments), 600)
         # 2 is the gate's refusal: an answer.
         wanted = (0, 2) if code is None else (code,)
         assert done.returncode in wanted, done.stderr[-3_000:]

@@ -50,7 +50,7 @@ async def stores(config, onnx, vision_file):
 
 @pytest.mark.parametrize("design", DESIGNS, ids=str)
 async def test_it_answers_as_documented(config, stores, tmp_path, design):
-    token = config.password.get_secret_value()
+    token = config.plain_webhook_token
     changed = {"WHITEBOARD_HOME": str(tmp_path), "WHITEBOARD_ADMIN_TOKEN": token}
     headers = {**SYNTHETIC, "Authorization": f"Bearer {token}"}
     command = [

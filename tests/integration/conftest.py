@@ -52,12 +52,18 @@ async def nc(config: Settings) -> AsyncIterator[Client]:
     await create_streams(js, last_seq=0)
     await make_cv_streams(config)
     with Redis.from_url(config.redis) as redis:
-        redis.flushdb()
+        empty(redis)
     Lake(config).remove(["fraud", "cv", "models"])
     for bucket in (config.inbox, config.results):
         Lake(config, bucket).remove([""])
     yield client
     await client.close()
+
+
+def empty(redis: Redis) -> None:
+    """Delete every key: no account may FLUSHDB."""
+    if keys := list(redis.scan_iter(count=1000)):
+        redis.delete(*keys)
 
 
 Worker = Callable[..., "subprocess.Popen[bytes]"]

@@ -117,7 +117,7 @@ class LabelAccepted(BaseModel):
 
 InspectionService = DecisionService[ImageModel, Inspector]
 _BEARER = HTTPBearer(
-    scheme_name="StoreToken", description="The setting WHITEBOARD_PASSWORD", auto_error=False
+    scheme_name="StoreToken", description="The setting WHITEBOARD_WEBHOOK_TOKEN", auto_error=False
 )
 
 
@@ -209,7 +209,7 @@ def _response_body(result: InspectionResult, mask_format: MaskFormat) -> dict[st
 
 
 def _add_notifications(app: FastAPI, service: InspectionService, config: Settings) -> None:
-    token = config.password.get_secret_value()
+    token = config.plain_webhook_token
     body = {
         "required": True,
         "content": {
@@ -234,7 +234,7 @@ def _add_notifications(app: FastAPI, service: InspectionService, config: Setting
     )
     async def notification(request: Request) -> Response:
         authorization = request.headers.get("authorization", "")
-        if not has_bearer_token(authorization, token) and not _has_basic(authorization, config):
+        if not has_bearer_token(authorization, token) and not _has_basic(authorization, token):
             return error_response(401, "a bearer token is required: the store's webhook has it")
         data = await request.body()
         try:
@@ -248,11 +248,10 @@ def _add_notifications(app: FastAPI, service: InspectionService, config: Setting
         return JsonResponse({"taken": published > 0, **reason}, status_code=202)
 
 
-def _has_basic(authorization: str, config: Settings) -> bool:
-    """Whether a header has the user and the password, as a topic's https://user:password@host."""
-    pair = f"{config.user}:{config.password.get_secret_value()}"
-    expected = b"Basic " + base64.b64encode(pair.encode())
-    return compare_digest(authorization.encode("latin-1"), expected)
+def _has_basic(authorization: str, token: str) -> bool:
+    """Whether a header has user "store" and the token, as a topic's https://store:token@host."""
+    expected = b"Basic " + base64.b64encode(f"store:{token}".encode())
+    return bool(token) and compare_digest(authorization.encode("latin-1"), expected)
 
 
 def _add_labels(app: DirectApp, service: InspectionService) -> None:

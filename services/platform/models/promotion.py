@@ -5,6 +5,7 @@ serving loads it, announces the version in a NATS key-value bucket, and appends 
 Serving watches the bucket; after a restart it loads the version that was announced last.
 """
 
+import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
@@ -16,6 +17,7 @@ from services.platform.models.names import (
     ANNOUNCEMENTS,
     CHALLENGER,
     CHAMPION,
+    announced_version,
     announcement_key,
     served_path,
     version_path,
@@ -30,6 +32,9 @@ from services.platform.models.registry import ModelRegistry
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
 from services.platform.streaming.connection import connect, ensure_bucket
+from services.platform.telemetry import EVENTS
+
+log = logging.getLogger(__name__)
 
 
 class NoPreviousChampion(ValueError):
@@ -118,12 +123,16 @@ class ModelLifecycle:
         try:
             bucket = await nc.jetstream().key_value(ANNOUNCEMENTS)
             note = await bucket.get(announcement_key(self._design, CHAMPION))
+            version = announced_version(note.value)
         except NotFoundError:
-            return self._registry.champion(self._design)
+            version = None
+        except ValueError as error:
+            EVENTS.labels(ANNOUNCEMENTS, "unreadable").inc()
+            log.error("the registry's alias counts: %s", error)
+            version = None
         finally:
             await nc.close()
-        version: int = orjson.loads(note.value or b"{}")["version"]
-        return version
+        return self._registry.champion(self._design) if version is None else version
 
     def _copy(self, version: int, role: str) -> None:
         lake = Lake(self._settings)

@@ -8,15 +8,20 @@ import logging
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-import orjson
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
-from services.platform.models.names import ANNOUNCEMENTS, CHAMPION, announcement_key, served_path
+from services.platform.models.names import (
+    ANNOUNCEMENTS,
+    CHAMPION,
+    announced_version,
+    announcement_key,
+    served_path,
+)
 from services.platform.models.onnx import ModelRefused, ScoringModel
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
-from services.platform.telemetry import MODEL_REFUSED, MODEL_VERSION
+from services.platform.telemetry import EVENTS, MODEL_REFUSED, MODEL_VERSION
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +105,12 @@ class ServedModel(Generic[M]):
 
     async def _follow(self, note: bytes | None) -> bool:
         """Hold the announced version. False if a retry may succeed."""
-        version = orjson.loads(note or b"{}").get("version")
+        try:
+            version = announced_version(note)
+        except ValueError as error:
+            EVENTS.labels(ANNOUNCEMENTS, "unreadable").inc()
+            log.error("%s skipped, keeping %s: %s", self.role, self._label(), error)
+            return True
         if version is None and self.role != CHAMPION:
             self._replace(None)
             return True

@@ -68,7 +68,7 @@ def is_synthetic(headers: Headers) -> bool:
 
 
 def has_bearer_token(authorization: str, token: str) -> bool:
-    """Whether an `Authorization` header carries a token (RFC 6750).
+    """Whether an `Authorization` header carries a token (RFC 6750); no header carries an empty one.
 
     Starlette decodes headers as Latin-1; encoded again, any header compares with any token.
 
@@ -76,7 +76,7 @@ def has_bearer_token(authorization: str, token: str) -> bool:
     (True, False)
     """
     expected = f"Bearer {token}".encode()
-    return compare_digest(authorization.encode("latin-1"), expected)
+    return bool(token) and compare_digest(authorization.encode("latin-1"), expected)
 
 
 class BodyTooLarge(HTTPException):

@@ -138,7 +138,7 @@ async def test_images_beyond_the_queue_are_refused_at_once(config, nc, model):
 
 
 async def test_a_notification_needs_the_token_and_repeats_are_one_event(config, nc):
-    token = {"Authorization": f"Bearer {config.password.get_secret_value()}"}
+    token = {"Authorization": f"Bearer {config.plain_webhook_token}"}
     data = orjson.dumps({"event_type": "create", "key": f"/buckets/{config.inbox}/a/b/c/1.jpg"})
     async with inspector(config) as http:
         for headers in ({}, {"Authorization": b"Bearer \xe9"}):

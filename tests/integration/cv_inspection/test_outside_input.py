@@ -288,8 +288,8 @@ def record(key, **changes):
 
 
 async def test_a_bad_record_is_dead_lettered_and_the_good_one_published(config, nc):
-    token = config.password.get_secret_value()
-    pair = base64.b64encode(f"{config.user}:{token}".encode()).decode()
+    token = config.plain_webhook_token
+    pair = base64.b64encode(f"store:{token}".encode()).decode()
     body = orjson.dumps({"Records": [record(f"{FOLDER}/frame%2B1.jpg"), record("x", s3={}), 1]})
     async with inspector(config) as http:
         # A topic has no bearer token, but user and password in its address.

@@ -37,7 +37,7 @@ from services.platform.models.names import served_path
 from services.platform.storage.lake import Lake
 from tests.conftest import wait_for_port
 from tests.docs_features import PATH, ROOT, patched
-from tests.integration.conftest import lag, publish, until
+from tests.integration.conftest import empty, lag, publish, until
 from tests.integration.fraud.test_workers import live
 
 BEGIN_US = START_US + 20 * DAY_US
@@ -190,7 +190,7 @@ async def test_a_lost_store_is_rebuilt_while_events_arrive(config, nc, worker):
     await publish(nc, events[:1_000], config.shards)
     await until(lambda: settled(nc))
     with Redis.from_url(config.redis) as redis:
-        redis.flushdb()
+        empty(redis)
     assert await asyncio.to_thread(incomplete, config) == [state.name for state in STATES]
     await publish(nc, events[1_000:2_000], config.shards)
     done = asyncio.create_task(asyncio.to_thread(rebuild, config, quiet))

@@ -1,0 +1,38 @@
+"""`whiteboard secrets`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from services.cli.output import say
+from services.platform.secret_files import new_secret, write_private
+
+# What docker-compose.yml asks for.
+COMPOSE_SECRETS = (
+    "WHITEBOARD_COMPOSE_PASSWORD",
+    "WHITEBOARD_STORE_KEY",
+    "WHITEBOARD_WEBHOOK_TOKEN",
+)
+
+
+def secrets(
+    file: Annotated[Path, typer.Option(help="File that Compose reads; lines in it stay.")] = (
+        Path(".env")
+    ),
+) -> None:
+    """Write the secrets of Docker Compose, which starts with no default one.
+
+    `whiteboard up` needs no such file: it makes the secrets of its home itself.
+
+    Examples:
+      whiteboard secrets
+      docker compose up --wait
+    """
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    known = {line.partition("=")[0].strip() for line in lines}
+    missing = [name for name in COMPOSE_SECRETS if name not in known]
+    lines += [f"{name}={new_secret()}" for name in missing]
+    write_private(file, "".join(f"{line}\n" for line in lines).encode())
+    say(f"{len(missing)} secrets added to {escape(str(file))}, {len(known)} lines kept")
