@@ -96,6 +96,7 @@ def federate(
 def _compare(request: "FederationRequest") -> "Comparison":
     from infra.local import flower
     from services.fraud.evaluation.federation.comparison import compare
+    from services.fraud.evaluation.federation.running import EXECUTOR
 
     try:
         with errors_as_messages():
@@ -105,7 +106,7 @@ def _compare(request: "FederationRequest") -> "Comparison":
                 lambda module, arguments, on_line: flower.run_module(
                     module, arguments, request.home / "flower" / "local", on_line
                 ),
-                lambda nodes: flower.Federation(settings(), nodes),
+                lambda nodes: flower.Federation(settings(), nodes, EXECUTOR),
             )
     except RuntimeError as error:
         fail(str(error))

@@ -15,11 +15,12 @@ import torch
 
 from infra.local import flower
 from infra.local.flower import Federation, NoFlower, run_module
+from infra.local.flower_keys import write_key
 from services.fraud.evaluation.federation.bank_files import prepare
 from services.fraud.evaluation.federation.banks import MIN_DAYS
 from services.fraud.evaluation.federation.jobs import jobs
 from services.fraud.evaluation.federation.request import FederationRequest
-from services.fraud.evaluation.federation.running import APP, IN_PROCESS
+from services.fraud.evaluation.federation.running import APP, EXECUTOR, IN_PROCESS
 from services.fraud.privacy.job import WEIGHTS, Job
 from services.platform.settings import Settings
 from tests.conftest import consecutive_ports
@@ -55,7 +56,7 @@ def federation(
         for b in fedavg.banks
     }
     before = _processes()
-    with Federation(Settings(home=home), nodes) as started:
+    with Federation(Settings(home=home), nodes, EXECUTOR) as started:
         yield started
     end = time.monotonic() + 15
     while (left := _processes() - before) and time.monotonic() < end:
@@ -101,7 +102,7 @@ def test_processes_give_the_model_of_one_process(
 
 
 def test_an_unknown_key_is_not_admitted(home: Path, fedavg: Job, federation: Federation) -> None:
-    flower._write_key(home / "strangers", "stranger")
+    write_key(home / "strangers", "stranger")
     command = federation.supernode_command(
         "stranger", home / "strangers" / "stranger", federation._port + 5
     )

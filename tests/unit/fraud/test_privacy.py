@@ -161,11 +161,9 @@ def test_several_seeds_give_intervals(tmp_path: Path) -> None:
 
 
 def test_switches_add_their_rows(tmp_path: Path) -> None:
-    one = [rows()]
-    of = {TRAIN: one[0]}
     banks = BankFiles(
         tuple(Bank(n, tmp_path) for n in (1, 2, 3, 4)), Bank(1, tmp_path), Bank(1, tmp_path),
-        tmp_path / "public.npz", [of], [of],
+        tmp_path / "public.npz", (), 300,
     )  # fmt: skip
     request = FederationRequest(tmp_path, secure=True, private=(1.0, 8.0), poison=3)
     found = dict(jobs(request, banks, tmp_path, 0))

@@ -9,7 +9,6 @@ from services.fraud.candidates.federated import Federated
 from services.fraud.evaluation.federation.bank_files import BankFiles
 from services.fraud.evaluation.federation.request import FederationRequest
 from services.fraud.privacy.job import Bank, Job
-from services.fraud.privacy.rows import TRAIN
 from services.fraud.problem import CONF
 from services.platform.retraining.training import hyperparameters
 
@@ -25,7 +24,7 @@ def jobs(request: FederationRequest, banks: BankFiles, folder: Path, seed: int) 
         "epsilon": 0.0,
         "secure": False,
         # Secure aggregation needs a bound of the weights; the banks' sizes are public.
-        "max-rows": max(len(of[TRAIN]) for of in banks.rows),
+        "max-rows": banks.largest,
     }
 
     def job(name: str, strategy: str, taking_part: Sequence[Bank], **more: Any) -> Job:

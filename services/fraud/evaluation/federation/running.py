@@ -14,6 +14,7 @@ from services.platform.progress import ProgressBar
 
 APP = Path(__file__).parents[2] / "privacy" / "app"
 IN_PROCESS = "services.fraud.privacy.in_process"
+EXECUTOR = "services.fraud.privacy.executor"
 _AT_ONCE = 2  # processes, of a thread each
 _PHASE = re.compile(r"phase (\d+) of (\d+)")
 
