@@ -70,7 +70,7 @@ test-e2e: setup federated-setup  ## The whole stack, killed and mended; minutes
 	    tests/e2e/test_schemathesis.py
 
 test-compose: setup  ## Docker Compose: build, up, kill each container, down, up; minutes
-	$(BIN)/pytest -m e2e tests/e2e/test_compose.py
+	$(BIN)/pytest -m e2e tests/e2e/test_compose.py tests/e2e/test_compose_federated.py
 
 bench: setup  ## Micro-benchmarks: kernel, simulator, reader
 	$(BIN)/pytest benchmarks --benchmark-only

@@ -11,19 +11,20 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from infra.local.engines import Program, environment, taken
-from infra.local.flower_keys import write_certificates, write_key
+from infra.local.flower_keys import AUTHORITY, write_certificates, write_key
 from infra.local.supervisor import Supervisor
 from services.platform.design import WORKER_NICE
 from services.platform.settings import Settings, settings
 
 OnLine = Callable[[str], None]
 _CONNECTION = "banks"
-_DEFAULT_PORT = "19520"
+_EVERY_ADDRESS = "0.0.0.0"
+DEFAULT_PORT = "19520"
 _START_S = 60
 _STARTED = re.compile(r"Successfully started run (\d+)")
 
@@ -103,7 +104,11 @@ class Federation:
     """A SuperLink and its SuperNodes, started on entry and stopped on exit."""
 
     def __init__(
-        self, settings: Settings, nodes: Mapping[str, Mapping[str, Any]], executor: str
+        self,
+        settings: Settings,
+        nodes: Mapping[str, Mapping[str, Any]],
+        executor: str,
+        names: Iterable[str] = (),
     ) -> None:
         """Prepare, without starting anything.
 
@@ -112,24 +117,27 @@ class Federation:
             nodes: By SuperNode, its configuration, which its ClientApp reads.
             executor: Module that starts a SuperNode's ClientApp for each message; it takes the
                 arguments of `flower-superexec`.
+            names: Further names by which SuperNodes elsewhere call this machine.
         """
         self._home = (settings.home / "federated").resolve()
-        self._host = settings.host
-        self._port = int(settings.value("superlink_port", _DEFAULT_PORT))
+        self._bind = settings.host
+        self._host = "127.0.0.1" if settings.host == _EVERY_ADDRESS else settings.host
+        self._names = (self._host, *names)
+        self._port = int(settings.value("superlink_port", DEFAULT_PORT))
         self._nodes = nodes
         self._executor = executor
         self._supervisor = Supervisor(settings.model_copy(update={"home": self._home}))
 
     def __enter__(self) -> "Federation":
         self._home.mkdir(parents=True, exist_ok=True)
-        write_certificates(self._home / "tls", self._host)
+        write_certificates(self._home / "tls", self._names)
         self._write_connection()
         try:
             self._supervisor.start([self._superlink()])
             self._wait_for_superlink()
             for name in self._nodes:
                 write_key(self._home / "keys", name)
-                self._flwr("supernode", "register", str(self._key(name)) + ".pub", _CONNECTION)
+                self.register(self._key(name).with_suffix(".pub"))
             nodes = [of(name) for name in self._nodes for of in (self._apps, self._supernode)]
             self._supervisor.start([self._superlink(), *nodes])
         except BaseException:
@@ -139,6 +147,15 @@ class Federation:
 
     def __exit__(self, *_: object) -> None:
         self._supervisor.stop(lambda _: None)
+
+    @property
+    def authority(self) -> Path:
+        """The certificate by which SuperNodes know the SuperLink."""
+        return self._home / "tls" / AUTHORITY
+
+    def register(self, public_key: Path) -> None:
+        """Admit the SuperNode of a key."""
+        self._flwr("supernode", "register", str(public_key), _CONNECTION)
 
     def run(self, app: Path, config: Mapping[str, Any], on_line: OnLine) -> int:
         """Run a Flower app to its end.
@@ -183,15 +200,9 @@ class Federation:
 
     def supernode_command(self, name: str, key: Path, port: int) -> tuple[str, ...]:
         """The command of a SuperNode that identifies itself by a key."""
-        config = _pairs(self._nodes.get(name, {}))
-        return (
-            str(environment_folder() / "bin" / "flower-supernode"),
-            "--superlink", f"{self._host}:{self._port}",
-            "--root-certificates", str(self._home / "tls" / "ca.pem"),
-            "--auth-supernode-private-key", str(key),
-            "--host", self._host, "--port", str(port), "--isolation", "process",
-            *(("--node-config", config) if config else ()),
-        )  # fmt: skip
+        superlink, config = f"{self._host}:{self._port}", self._nodes.get(name, {})
+        command = supernode_command(superlink, self.authority, key, config)
+        return (*command, "--host", self._host, "--port", str(port))
 
     def _wait_for_superlink(self) -> None:
         end = time.monotonic() + _START_S
@@ -204,15 +215,16 @@ class Federation:
         tls = self._home / "tls"
         command = (
             str(environment_folder() / "bin" / "flower-superlink"),
-            "--host", self._host, "--port", str(self._port),
-            "--ssl-ca-certfile", str(tls / "ca.pem"), "--ssl-certfile", str(tls / "server.pem"),
+            "--host", self._bind, "--port", str(self._port),
+            "--ssl-ca-certfile", str(tls / AUTHORITY), "--ssl-certfile", str(tls / "server.pem"),
             "--ssl-keyfile", str(tls / "server.key"), "--enable-supernode-auth",
         )  # fmt: skip
         return self._program("superlink", command, self._port)
 
     def _supernode(self, name: str) -> Program:
         port = self._port_of(name)
-        return self._program(name, self.supernode_command(name, self._key(name), port), port)
+        command = (*self.supernode_command(name, self._key(name), port), "--isolation", "process")
+        return self._program(name, command, port)
 
     def _apps(self, name: str) -> Program:
         """What runs a SuperNode's ClientApp; it waits for the SuperNode."""
@@ -240,7 +252,7 @@ class Federation:
         (folder / "config.toml").write_text(
             f'[superlink]\ndefault = "{_CONNECTION}"\n\n[superlink.{_CONNECTION}]\n'
             f'address = "{self._host}:{self._port}"\n'
-            f'root-certificates = "{self._home / "tls" / "ca.pem"}"\n'
+            f'root-certificates = "{self.authority}"\n'
         )
 
     def _flwr(self, *words: str) -> str:
@@ -248,6 +260,24 @@ class Federation:
         if code:
             raise RuntimeError(f"flwr {' '.join(words[:2])}:\n" + "\n".join(lines[-8:]))
         return "\n".join(lines)
+
+
+def supernode_command(
+    superlink: str, authority: Path, key: Path, config: Mapping[str, Any]
+) -> tuple[str, ...]:
+    """The command of a SuperNode.
+
+    Args:
+        superlink: Where the SuperLink listens, host:port.
+        authority: The certificate that signed the SuperLink's.
+        key: By which it identifies itself.
+        config: What its ClientApp reads.
+    """
+    return (
+        str(environment_folder() / "bin" / "flower-supernode"), "--superlink", superlink,
+        "--root-certificates", str(authority), "--auth-supernode-private-key", str(key),
+        *(("--node-config", _pairs(config)) if config else ()),
+    )  # fmt: skip
 
 
 def _apps_of(name: str) -> str:

@@ -1,5 +1,6 @@
 """Keys of SuperNodes, and the certificates of their SuperLink."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -8,6 +9,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+
+AUTHORITY = "ca.pem"
 
 
 def write_key(folder: Path, name: str) -> None:
@@ -30,8 +33,13 @@ def write_key(folder: Path, name: str) -> None:
     )
 
 
-def write_certificates(folder: Path, host: str) -> None:
-    """Write a new authority, and a server certificate for `host` that it signed."""
+def write_certificates(folder: Path, names: Sequence[str]) -> None:
+    """Write a new authority, and a server certificate that it signed.
+
+    Args:
+        folder: For `ca.pem`, `server.pem` and `server.key`.
+        names: Addresses and names of the server.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     authority, server = (ec.generate_private_key(ec.SECP384R1()) for _ in range(2))
     name = _name("Whiteboard federation")
@@ -40,13 +48,13 @@ def write_certificates(folder: Path, host: str) -> None:
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .sign(authority, hashes.SHA256())
     )
-    alternatives = x509.SubjectAlternativeName([x509.IPAddress(ip_address(host))])
+    alternatives = x509.SubjectAlternativeName([_alternative(one) for one in names])
     signed = (
-        _certificate(_name(host), name, server)
+        _certificate(_name(names[0]), name, server)
         .add_extension(alternatives, critical=False)
         .sign(authority, hashes.SHA256())
     )
-    (folder / "ca.pem").write_bytes(root.public_bytes(serialization.Encoding.PEM))
+    (folder / AUTHORITY).write_bytes(root.public_bytes(serialization.Encoding.PEM))
     (folder / "server.pem").write_bytes(signed.public_bytes(serialization.Encoding.PEM))
     (folder / "server.key").touch(mode=0o600)
     (folder / "server.key").write_bytes(
@@ -56,6 +64,13 @@ def write_certificates(folder: Path, host: str) -> None:
             serialization.NoEncryption(),
         )
     )
+
+
+def _alternative(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)
 
 
 def _name(text: str) -> x509.Name:

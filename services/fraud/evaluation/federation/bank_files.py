@@ -50,7 +50,7 @@ def prepare(
         banks, pooled, shared, shared_folders, simulate(seed, request.days, step), seed
     )
     public = folder / "public.npz"
-    _public_rows(seed).save(public)
+    write_public(public, seed)
     return BankFiles(banks, pooled, shared, public, shared_folders, largest)
 
 
@@ -81,11 +81,24 @@ def _write(periods: Mapping[str, Rows], folder: Path) -> None:
         rows.save(folder / f"{name}.npz")
 
 
-def _public_rows(seed: int) -> Rows:
-    """Rows of another world, which stand for a sample that the banks agreed to publish."""
+def write_bank(
+    folder: Path,
+    request: FederationRequest,
+    seed: int,
+    number: int,
+    step: Callable[[int, int], None],
+) -> None:
+    """Write the rows of one bank (from 1), the same as `prepare` gives it."""
+    world = simulate(seed, request.days, step)
+    own = cut(world, request.banks, seed)[world.customer] == number - 1
+    _write(world.rows(own), folder)
+
+
+def write_public(path: Path, seed: int) -> None:
+    """Write rows of another world, which stand for a sample that the banks agreed to publish."""
     seed += _PUBLIC_SEED_OFFSET
     world = simulate(seed, MIN_DAYS, lambda *_: None)
     sample = world.rows(world.everything)[LATER]
     chosen = np.zeros(len(sample), dtype=bool)
     chosen[:: max(len(sample) // _PUBLIC_ROWS, 1)] = True
-    return sample.select(chosen)
+    sample.select(chosen).save(path)
