@@ -151,8 +151,8 @@ def _only(part: str, request: "FederationRequest", meet: Path, as_json: bool) ->
         return
     for number, phase in enumerate(report["phases"], start=1):
         say(f"round {number}: banks {phase['banks']}, {phase['seconds']:.1f} s")
-    for error in report["errors"]:
-        say(f"note: {error}")
+    for note in report["errors"]:
+        say(f"note: {note}")
     say(f"{received:,} bytes from the banks; the network is in {job.out}")
 
 
