@@ -71,7 +71,7 @@ def monkeypatch_module() -> Iterator[pytest.MonkeyPatch]:
 
 
 def _processes() -> set[int]:
-    names = ("flower-superlink", "flower-supernode", "flower-superexec", "flwr-")
+    names = ("flower-superlink", "flower-supernode", "flower-superexec", "flwr-", EXECUTOR)
     return {
         p.pid
         for p in psutil.process_iter(["cmdline"])
