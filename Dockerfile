@@ -35,16 +35,20 @@ USER whiteboard
 ENV MPLCONFIGDIR=/tmp/matplotlib
 CMD ["whiteboard", "--help"]
 
-# A bank, or the coordinator of banks, with Flower in an environment of its own: `--profile federated`.
-FROM train AS bank
-USER root
+# Flower in an environment of its own: its pins conflict with ours.
+FROM base AS flower
 ARG TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
 COPY requirements-federated.lock .
 RUN python -m venv /opt/federated \
     && if [ -n "$TORCH_INDEX_URL" ]; then \
         grep '^torch==' requirements-federated.lock > torch.txt \
         && /opt/federated/bin/pip install --no-cache-dir --index-url "$TORCH_INDEX_URL" -r torch.txt; fi; \
-    /opt/federated/bin/pip install --no-cache-dir -r requirements-federated.lock \
-    && mkdir /meet && chown whiteboard /meet
+    /opt/federated/bin/pip install --no-cache-dir -r requirements-federated.lock
+
+# A bank, or the coordinator of banks: `docker compose --profile federated`.
+FROM train AS bank
+COPY --from=flower /opt/federated /opt/federated
+USER root
+RUN mkdir /meet && chown whiteboard /meet
 USER whiteboard
 ENV WHITEBOARD_FEDERATED_ENV=/opt/federated
