@@ -18,7 +18,7 @@ from typing import Any
 from infra.local.engines import Program, environment, taken
 from infra.local.flower_keys import AUTHORITY, write_certificates, write_key
 from infra.local.supervisor import Supervisor
-from services.platform.design import WORKER_NICE
+from services.platform.design import DEFERRABLE_NICE, WORKER_NICE
 from services.platform.settings import Settings, settings
 
 OnLine = Callable[[str], None]
@@ -232,7 +232,8 @@ class Federation:
             str(environment_folder() / "bin" / "python"), "-m", self._executor, "--insecure",
             "--runtime-api-address", f"{self._host}:{self._port_of(name)}",
         )  # fmt: skip
-        return Program(_apps_of(name), command, {}, self._variables(name), WORKER_NICE)
+        # Training leaves the processor to Flower's heartbeats: a minute without them ends a run.
+        return Program(_apps_of(name), command, {}, self._variables(name), DEFERRABLE_NICE)
 
     def _port_of(self, name: str) -> int:
         return self._port + 1 + list(self._nodes).index(name)

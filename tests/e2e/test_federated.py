@@ -5,6 +5,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,11 +56,10 @@ def federation(
         f"bank-{b.number}": {"bank": b.number, "data": str(b.folder), "poison": ""}
         for b in fedavg.banks
     }
-    before = _processes()
     with Federation(Settings(home=home), nodes, EXECUTOR) as started:
         yield started
     end = time.monotonic() + 15
-    while (left := _processes() - before) and time.monotonic() < end:
+    while (left := _processes(home)) and time.monotonic() < end:
         time.sleep(0.5)
     assert not left, "processes outlive the federation"
 
@@ -70,13 +70,14 @@ def monkeypatch_module() -> Iterator[pytest.MonkeyPatch]:
         yield patch
 
 
-def _processes() -> set[int]:
-    names = ("flower-superlink", "flower-supernode", "flower-superexec", "flwr-", EXECUTOR)
-    return {
-        p.pid
-        for p in psutil.process_iter(["cmdline"])
-        if any(name in " ".join(p.info["cmdline"] or ()) for name in names)
-    }
+def _processes(home: Path) -> set[int]:
+    """Processes of Flower whose files are below a folder."""
+    found = set()
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get("FLWR_HOME", "").startswith(str(home)):
+                found.add(process.pid)
+    return found
 
 
 def _run(federation: Federation, job: Job) -> int:
