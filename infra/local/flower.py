@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from infra.local.certificates import AUTHORITY, CERTIFICATE, KEY, write_certificates
 from infra.local.engines import Program, environment, taken
-from infra.local.flower_keys import AUTHORITY, write_certificates, write_key
+from infra.local.flower_keys import write_key
 from infra.local.supervisor import Supervisor
 from services.platform.design import DEFERRABLE_NICE, WORKER_NICE
 from services.platform.settings import Settings, settings
@@ -130,7 +131,7 @@ class Federation:
 
     def __enter__(self) -> "Federation":
         self._home.mkdir(parents=True, exist_ok=True)
-        write_certificates(self._home / "tls", self._names)
+        write_certificates(self._home / "tls", "superlink", self._names)
         self._write_connection()
         try:
             self._supervisor.start([self._superlink()])
@@ -216,8 +217,8 @@ class Federation:
         command = (
             str(environment_folder() / "bin" / "flower-superlink"),
             "--host", self._bind, "--port", str(self._port),
-            "--ssl-ca-certfile", str(tls / AUTHORITY), "--ssl-certfile", str(tls / "server.pem"),
-            "--ssl-keyfile", str(tls / "server.key"), "--enable-supernode-auth",
+            "--ssl-ca-certfile", str(tls / AUTHORITY), "--ssl-certfile", str(tls / CERTIFICATE),
+            "--ssl-keyfile", str(tls / KEY), "--enable-supernode-auth",
         )  # fmt: skip
         return self._program("superlink", command, self._port)
 

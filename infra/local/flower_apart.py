@@ -13,9 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
+from infra.local.certificates import AUTHORITY
 from infra.local.engines import environment
 from infra.local.flower import DEFAULT_PORT, Federation, supernode_command, variables
-from infra.local.flower_keys import AUTHORITY, write_key
+from infra.local.flower_keys import write_key
 from services.platform.settings import Settings
 
 # The name of the SuperLink's machine.
