@@ -9,6 +9,7 @@ FROM base AS serve
 COPY requirements-serve.lock .
 RUN pip install --no-cache-dir -r requirements-serve.lock
 COPY features features
+COPY monitoring monitoring
 COPY services services
 COPY infra/docker/serve infra/docker/healthy /usr/local/bin/
 USER whiteboard
