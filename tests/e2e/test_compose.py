@@ -195,7 +195,9 @@ def test_the_page_sees_every_container(stack):
 
 def test_the_load_profile_exits_by_its_checks(stack):
     command = ["docker", "compose", "-p", PROJECT, "--profile", "load", "run", "--rm", "-T", "load"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        command, cwd=ROOT, env=os.environ | SECRETS, capture_output=True, text=True, timeout=300
+    )
     p95 = re.search(r"p95, p99[^0-9]+[0-9]+, ([0-9]+),", done.stdout)
     assert ", 0 failed" in done.stdout, done.stdout + done.stderr[-3_000:]
     # Speed is measured by benchmarks; this tests that the exit code follows from it.
