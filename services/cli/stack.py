@@ -15,7 +15,15 @@ from infra.local.supervisor import Supervisor
 from services.cli.made_beside import MadeBeside
 from services.cli.options import DESIGNS, FIRST, errors_as_messages
 from services.cli.output import bar, err, fail, say
-from services.platform.design import SCHEDULER, WALKTHROUGH, Design, HttpApp, Process, accounts
+from services.platform.design import (
+    DEFERRABLE_NICE,
+    SCHEDULER,
+    WALKTHROUGH,
+    Design,
+    HttpApp,
+    Process,
+    accounts,
+)
 from services.platform.models.names import served_path
 from services.platform.progress import noted, progress_folder
 from services.platform.run import SHARED
@@ -125,6 +133,7 @@ def bootstrap_missing(
     """
     if idle:
         lower_priority(os.getpid())
+        os.nice(DEFERRABLE_NICE)  # fewer threads train: see `training_threads`
     folder = progress_folder(config.home)
     with errors_as_messages():
         made = [one.bootstrap(config, seed, days, noted(folder, one.name, bar)) for one in designs]
