@@ -195,9 +195,8 @@ class Supervisor:
                     raise self._failed(waiting[name], state)
 
     def _failed(self, program: Program, why: str) -> RuntimeError:
-        return RuntimeError(
-            f"{program.name} does not start ({why}); the end of its log:\n{self._tail(program.name)}"
-        )
+        log = self._tail(program.name)
+        return RuntimeError(f"{program.name} does not start ({why}); the end of its log:\n{log}")
 
     def _tail(self, name: str) -> str:
         log = self.logs / f"{name}.log"

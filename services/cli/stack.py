@@ -92,6 +92,7 @@ class StackStart:
         start_page(config)
         with err.status("starting NATS, Redis, SeaweedFS"):
             self.supervisor = start_engines(config)
+        _sign_old_models(config)
         self._up: list[Design] = []
         from services.platform.storage.lake import Lake
 
@@ -118,6 +119,21 @@ class StackStart:
         self._up.append(design)
         with err.status(f"starting {design.title}"):
             start_services(self._config, self.supervisor, self._up)
+
+
+def _sign_old_models(config: Settings) -> None:
+    """Sign what serves in a home from before models were signed; it has no key yet."""
+    from services.platform.models.checks.signature import has_key, make_key
+
+    if has_key(config):
+        return
+    from services.platform.models.served_file import sign_unsigned
+
+    make_key(config)
+    with errors_as_messages():
+        signed = [design.name for design in DESIGNS.values() if sign_unsigned(config, design.name)]
+    if signed:
+        say(f"the models of {', '.join(signed)} are signed now: others are not served")
 
 
 def bootstrap_missing(
