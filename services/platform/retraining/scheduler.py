@@ -8,9 +8,11 @@ it runs, so one that crashes the scheduler is not retried.
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
+import orjson
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.cron import CronTrigger
 from nats.aio.client import Client
@@ -30,6 +32,8 @@ log = logging.getLogger(__name__)
 NAME = "scheduler"
 # Alerts repeat as long as the drift lasts; one retraining an hour is enough.
 _ALERT_INTERVAL_S = 3_600.0
+# Who sends decisions decides what drifts, so a day brings no more nights than these.
+_MAX_ALERTS, _ALERTS_S = 4, 86_400.0
 
 
 class Scheduler:
@@ -43,7 +47,7 @@ class Scheduler:
         """
         self._program = program
         self._jobs: asyncio.Queue[tuple[str, ...]] = asyncio.Queue()
-        self._last_alert: dict[str, float] = {}
+        self._alerts: dict[str, deque[float]] = {}
 
     async def run_jobs(self) -> None:
         """Run queued jobs. Runs until cancelled."""
@@ -74,12 +78,22 @@ class Scheduler:
         if compact:
             self._jobs.put_nowait(("compact", design))
 
-    def handle_alert(self, design: str, alert: str) -> None:
-        """Queue a retraining when drift or cost is reported, at most once an hour."""
-        if time.monotonic() - self._last_alert.get(design, -_ALERT_INTERVAL_S) >= _ALERT_INTERVAL_S:
-            self._last_alert[design] = time.monotonic()
-            log.warning("alert: %s", alert)
-            self.queue_retraining(design)
+    def handle_alert(self, design: str, alert: bytes) -> None:
+        """Queue a retraining on drift or cost, once an hour and four times a day at most.
+
+        A drift that one source made, among others, is a matter of that source (a lens, a caller).
+        """
+        text = alert[:200].decode(errors="replace")
+        if source := _dominating_source(alert):
+            log.warning("not retrained, nearly all decisions come from %s: %s", source, text)
+            return
+        now, started = time.monotonic(), self._alerts.setdefault(design, deque(maxlen=_MAX_ALERTS))
+        is_early = bool(started) and now - started[-1] < _ALERT_INTERVAL_S
+        if is_early or (len(started) == _MAX_ALERTS and now - started[0] < _ALERTS_S):
+            return
+        started.append(now)
+        log.warning("alert: %s", text)
+        self.queue_retraining(design)
 
     def queue_command(self, design: str, data: bytes) -> None:
         """Queue a command's job. ValidationError if the command is malformed."""
@@ -115,9 +129,18 @@ async def forward_alerts(nc: Client, scheduler: Scheduler, design: str) -> None:
     """Queue a retraining on a design's alerts, which are repeated while their cause lasts."""
 
     async def on_alert(message: Msg) -> None:
-        scheduler.handle_alert(design, message.data[:200].decode(errors="replace"))
+        scheduler.handle_alert(design, message.data)
 
     await nc.subscribe(f"alerts.{design}.*", cb=on_alert)
+
+
+def _dominating_source(alert: bytes) -> str:
+    """The field `dominated_by` of an alert; empty where there is none."""
+    try:
+        found = orjson.loads(alert)
+    except ValueError:
+        return ""
+    return str(found.get("dominated_by", ""))[:80] if isinstance(found, dict) else ""
 
 
 async def main(config: Settings, program: Sequence[str]) -> None:

@@ -97,7 +97,7 @@ async def test_the_scheduler_queues_commands_and_one_retraining_an_hour_on_alert
         "cv", Command(verb="rollback", reason="why not").model_dump_json().encode()
     )
     for design in ("fraud", "fraud", "cv"):
-        scheduler.handle_alert(design, "psi of amount")
+        scheduler.handle_alert(design, b"psi of amount")
     with pytest.raises(ValidationError):
         scheduler.queue_command("fraud", b'{"verb": "dance"}')
     working = asyncio.create_task(scheduler.run_jobs())
