@@ -129,12 +129,13 @@ async def main(config: Settings, program: Sequence[str]) -> None:
     designs = {design.name: design for design in registered(config)}
     nc = await connect(config, NAME, timeout_s=60.0)
     scheduler = Scheduler(program)
-    hour, minute = config.night_utc.split(":")
     clock = AsyncIOScheduler(timezone="UTC")
     for design, of in designs.items():
-        trigger = CronTrigger(hour=hour, minute=minute, timezone="UTC")
-        compact = of.lake_tables is not None
-        clock.add_job(scheduler.queue_night, trigger, [design, compact])
+        if config.night_utc:
+            hour, minute = config.night_utc.split(":")
+            trigger = CronTrigger(hour=hour, minute=minute, timezone="UTC")
+            compact = of.lake_tables is not None
+            clock.add_job(scheduler.queue_night, trigger, [design, compact])
         await forward_alerts(nc, scheduler, design)
     clock.start()
     try:
