@@ -94,7 +94,9 @@ WORKLOADS = {
         image="train",
     ),
     "inspector": Workload(_INSPECTOR, "any", cpu_target=60),
-    "inspection-worker": Workload(_INSPECTION, "any", stream=("CV", "inspection"), backlog=140),
+    "inspection-worker": Workload(
+        _INSPECTION, "any", stream=("CV", "inspection-workers"), backlog=140
+    ),
     "cv-lake-writer": Workload(_CV_LIGHT),
     "cv-shadow": Workload(_CV_LIGHT),
     "cv-monitor": Workload(Size(50, 1000, 384, 768, _COMPOSE_ONLY), image="train"),

@@ -108,7 +108,7 @@ def test_a_stream_s_single_owner_is_a_stateful_set_and_the_rest_scales(base):
     scaled = {one["kind"]: one["spec"] for one in base if one["kind"] == "ScaledObject"}
     metadata = scaled["ScaledObject"]["triggers"][0]["metadata"]
     assert metadata["stream"] == cv_events.STREAM
-    assert metadata["consumer"] == inspection_worker.NAME
+    assert metadata["consumer"] == inspection_worker.DURABLE
 
 
 def test_feature_workers_own_a_shard_each():
