@@ -1,5 +1,6 @@
 """`whiteboard secrets`."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -9,11 +10,15 @@ from rich.markup import escape
 from services.cli.output import say
 from services.platform.secret_files import new_secret, write_private
 
+# As docker-compose.yml publishes it.
+PAGE = "http://127.0.0.1:18090"
+PAGE_TOKEN = "WHITEBOARD_PAGE_TOKEN"
 # What docker-compose.yml asks for.
 COMPOSE_SECRETS = (
     "WHITEBOARD_COMPOSE_PASSWORD",
     "WHITEBOARD_STORE_KEY",
     "WHITEBOARD_WEBHOOK_TOKEN",
+    PAGE_TOKEN,
 )
 
 
@@ -31,8 +36,14 @@ def secrets(
       docker compose up --wait
     """
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    known = {line.partition("=")[0].strip() for line in lines}
+    known = _values(lines)
     missing = [name for name in COMPOSE_SECRETS if name not in known]
     lines += [f"{name}={new_secret()}" for name in missing]
     write_private(file, "".join(f"{line}\n" for line in lines).encode())
     say(f"{len(missing)} secrets added to {escape(str(file))}, {len(known)} lines kept")
+    say(f"The page of `docker compose up`: {PAGE}/#token={escape(_values(lines)[PAGE_TOKEN])}")
+
+
+def _values(lines: Iterable[str]) -> dict[str, str]:
+    pairs = (line.partition("=") for line in lines)
+    return {name.strip(): value.strip().strip("'\"") for name, _, value in pairs}

@@ -90,6 +90,10 @@ class Settings(BaseSettings):
         18100, description="First of the workers' Prometheus ports; each adds its own offset."
     )
 
+    host_by_name: bool = Field(
+        False,
+        description="Each worker's Prometheus page is on a host of its own name, as in Compose.",
+    )
     nats_host: str = Field("", description="Host of NATS, another machine's; empty: `host`.")
     redis_host: str = Field("", description="Host of Redis, another machine's; empty: `host`.")
     nats_url: str = Field("", description="A NATS server or cluster; empty: the local one.")

@@ -38,7 +38,7 @@ from services.walkthrough.answers import (
 )
 from services.walkthrough.board import Board
 from services.walkthrough.drift import HeatMap, heat_map
-from services.walkthrough.faults import Busy, Faults
+from services.walkthrough.faults import Busy, Faults, NotOurs
 from services.walkthrough.guard import Guard, security_headers
 from services.walkthrough.jobs import JobRuns, Jobs
 from services.walkthrough.money import MoneyState, MoneyView
@@ -57,7 +57,7 @@ def _problems(**descriptions: str) -> dict[int | str, dict[str, Any]]:
     }
 
 
-_CHANGES = _problems(_401="The token is required", _409="One is running already",
+_CHANGES = _problems(_401="The token is required", _409="One is running already, or a container",
                      _503="The process or an engine does not answer")  # fmt: skip
 
 
@@ -245,7 +245,7 @@ def _add_changes(app: FastAPI, board: Board, faults: Faults, jobs: Jobs) -> None
         _design(board, design)
         try:
             return faults.begin(body, design)
-        except Busy as error:
+        except (Busy, NotOurs) as error:
             raise HTTPException(409, str(error)) from error
         except KeyError as error:
             raise HTTPException(422, str(error.args[0])) from error
