@@ -8,7 +8,7 @@ it runs, so one that crashes the scheduler is not retried.
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
@@ -18,7 +18,7 @@ from nats.aio.msg import Msg
 from nats.errors import TimeoutError as NatsTimeout
 from pydantic import ValidationError
 
-from services.platform.design import registered
+from services.platform.design import Design, registered
 from services.platform.retraining.commands import CONTROL, Command, control_subject
 from services.platform.runtime.worker import lower_priority
 from services.platform.settings import Settings
@@ -120,6 +120,18 @@ async def forward_alerts(nc: Client, scheduler: Scheduler, design: str) -> None:
     await nc.subscribe(f"alerts.{design}.*", cb=on_alert)
 
 
+def schedule_nights(
+    clock: AsyncIOScheduler, scheduler: Scheduler, designs: Mapping[str, Design], night_utc: str
+) -> None:
+    """Queue each design's night at a time of day; without one, another program runs the nights."""
+    if not night_utc:
+        return
+    hour, minute = night_utc.split(":")
+    for name, design in designs.items():
+        trigger = CronTrigger(hour=hour, minute=minute, timezone="UTC")
+        clock.add_job(scheduler.queue_night, trigger, [name, design.lake_tables is not None])
+
+
 async def main(config: Settings, program: Sequence[str]) -> None:
     """Run until cancelled.
 
@@ -130,12 +142,8 @@ async def main(config: Settings, program: Sequence[str]) -> None:
     nc = await connect(config, NAME, timeout_s=60.0)
     scheduler = Scheduler(program)
     clock = AsyncIOScheduler(timezone="UTC")
-    for design, of in designs.items():
-        if config.night_utc:
-            hour, minute = config.night_utc.split(":")
-            trigger = CronTrigger(hour=hour, minute=minute, timezone="UTC")
-            compact = of.lake_tables is not None
-            clock.add_job(scheduler.queue_night, trigger, [design, compact])
+    schedule_nights(clock, scheduler, designs, config.night_utc)
+    for design in designs:
         await forward_alerts(nc, scheduler, design)
     clock.start()
     try:
