@@ -61,7 +61,9 @@ class Workload:
 
 _TEN_MINUTES = "`whiteboard load fraud --rate 200 --duration 600`, 2026-11-27"
 _PER_DECISION = "`whiteboard bench score`, 2026-11-26"
-_COMPOSE_ONLY = "memory not measured alone: half of Compose's limit"
+# Resident memory of a process that has just started, without a model and traffic: a lower bound.
+_STARTED = "MB just started, 2026-11-27; half of Compose's limit"
+_COMPOSE_ONLY = "not measured alone: half of Compose's limit"
 
 # One event loop: one core is requested, and the second is for what runs in threads. At .63 ms a
 # request, 972/s fill 61 % of a core (p95 3 ms), 1,221/s 77 % (7 ms), 1,525/s 96 % (57 ms).
@@ -69,8 +71,7 @@ _SCORER = Size(1000, 2000, 512, 768, f"350 MB: {_TEN_MINUTES}; .63 ms a request:
 _INSPECTOR = Size(500, 2000, 512, 768, "14 ms an image: `whiteboard load cv --rate 20`, 2026-11-26")
 # 71 images/s a core, so 140 waiting are two seconds of a worker.
 _INSPECTION = Size(500, 1000, 512, 768, "450 MB, 14 ms an image: `whiteboard plan cv`, 2026-11-27")
-_LIGHT = Size(50, 1000, 192, 384, _COMPOSE_ONLY)
-_CV_LIGHT = Size(50, 1000, 256, 512, _COMPOSE_ONLY)
+_LIGHT = Size(50, 1000, 192, 384, f"150 {_STARTED}")
 # The command that trains peaked at 3.5 GB (`make demo`, 2026-11-26).
 TRAINING = Size(1000, 2000, 4096, 6144, "3.5 GB at its peak: `make demo`, 2026-11-26")
 REGISTRY = Size(50, 1000, 512, 1024, _COMPOSE_ONLY)
@@ -85,8 +86,10 @@ WORKLOADS = {
     "lake-writer": Workload(
         Size(250, 1000, 512, 768, f"373 MB: {_TEN_MINUTES}; 175 us a row: {_PER_DECISION}")
     ),
-    "shadow": Workload(Size(50, 1000, 384, 768, f"3 us a decision: {_PER_DECISION}")),
-    "reasons": Workload(Size(100, 1000, 384, 768, _COMPOSE_ONLY)),
+    "shadow": Workload(
+        Size(50, 1000, 384, 768, f"3 us a decision: {_PER_DECISION}; 249 {_STARTED}")
+    ),
+    "reasons": Workload(Size(100, 1000, 384, 768, f"247 {_STARTED}")),
     "review-desk": Workload(_LIGHT),
     "analysts": Workload(_LIGHT),
     "monitor": Workload(
@@ -97,9 +100,9 @@ WORKLOADS = {
     "inspection-worker": Workload(
         _INSPECTION, "any", stream=("CV", "inspection-workers"), backlog=140
     ),
-    "cv-lake-writer": Workload(_CV_LIGHT),
-    "cv-shadow": Workload(_CV_LIGHT),
-    "cv-monitor": Workload(Size(50, 1000, 384, 768, _COMPOSE_ONLY), image="train"),
+    "cv-lake-writer": Workload(Size(50, 1000, 256, 512, f"157 {_STARTED}")),
+    "cv-shadow": Workload(Size(50, 1000, 256, 512, f"181 {_STARTED}")),
+    "cv-monitor": Workload(Size(50, 1000, 384, 768, f"278 {_STARTED}"), image="train"),
     "scheduler": Workload(TRAINING, image="train", command=("whiteboard",), trains=True),
 }
 
