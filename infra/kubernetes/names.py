@@ -62,6 +62,8 @@ def settings_values(apps: Sequence[HttpApp], config: Settings) -> dict[str, str]
     return {
         # Of its own network namespace.
         "WHITEBOARD_HOST": "0.0.0.0",
+        # Under which the engines' namespace asks for them; a gateway's names come here, too.
+        "WHITEBOARD_HOSTS": ",".join(f"{app.name}.{NAMESPACE}" for app in apps),
         "WHITEBOARD_NATS_HOST": f"nats.{ENGINES_NAMESPACE}",
         "WHITEBOARD_NATS_PORT": str(NATS_PORT),
         "WHITEBOARD_REDIS_HOST": f"redis-master.{ENGINES_NAMESPACE}",

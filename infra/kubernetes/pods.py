@@ -16,7 +16,7 @@ from infra.kubernetes.names import (
 from infra.kubernetes.sizes import TRAINING, Image, Size, Workload, workload
 from services.platform.access import OPERATOR
 from services.platform.design import DEFERRABLE_NICE, WORKER_NICE, HttpApp, Process
-from services.platform.settings import WEBHOOK_TOKEN, Settings
+from services.platform.settings import LABEL_TOKEN, PROMOTION, WEBHOOK_TOKEN, Settings
 
 # The user that the Dockerfile makes.
 _USER = 10001
@@ -27,6 +27,8 @@ _DRAIN_S, _GRACE_S = 5, 45
 PRIORITIES = {0: "request-path", WORKER_NICE: "worker", DEFERRABLE_NICE: "deferrable"}
 # Tokens of people, by the setting that takes them; without the Secret the routes are closed.
 _TOKENS = {"WHITEBOARD_ADMIN_TOKEN": "admin-token", "WHITEBOARD_ANALYST_TOKEN": "analyst-token"}
+# By which serving verifies that a model was promoted; not secret.
+PUBLIC_KEY = f"{PROMOTION}.public"
 # What network policies know pods by: those with the operator's account, and those that train.
 OPERATOR_LABEL, TRAINING_LABEL = {"whiteboard/account": OPERATOR}, {"whiteboard/trains": "true"}
 
@@ -49,10 +51,10 @@ def process_pod(
         "ports": [{"name": "http", "containerPort": port}],
         **_probes(process),
     }
-    secrets = [process.name, *([OPERATOR] if plan.trains else [])]
+    secrets = [process.name, PUBLIC_KEY, *([OPERATOR, PROMOTION] if plan.trains else [])]
     if isinstance(process, HttpApp):
         main["lifecycle"] = {"preStop": {"sleep": {"seconds": _DRAIN_S}}}
-        secrets += [WEBHOOK_TOKEN] if process.object_events else []
+        secrets += [WEBHOOK_TOKEN, LABEL_TOKEN] if process.object_events else []
     template = pod(process.name, main, secrets, process.nice)
     if plan.trains:
         template["metadata"]["labels"] |= OPERATOR_LABEL | TRAINING_LABEL
@@ -67,11 +69,15 @@ def process_pod(
 
 
 def command_pod(name: str, command: Sequence[str], size: Size) -> Manifest:
-    """Template of a pod that runs a command of `whiteboard`, with the operator's account."""
+    """Template of a pod that runs a command of `whiteboard`, with the operator's account.
+
+    Commands that train promote, too: they have the key that signs models. Simulators label.
+    """
     main = container(name, "train", command, size)
     trains = size is TRAINING
     main["env"] = _training() if trains else []
-    template = pod(name, main, [OPERATOR], DEFERRABLE_NICE)
+    secrets = [OPERATOR, PUBLIC_KEY, PROMOTION if trains else LABEL_TOKEN]
+    template = pod(name, main, secrets, DEFERRABLE_NICE)
     template["metadata"]["labels"] |= OPERATOR_LABEL | (TRAINING_LABEL if trains else {})
     return template
 

@@ -19,10 +19,12 @@ from infra.kubernetes.names import (
     account_secret,
     labels,
 )
+from infra.kubernetes.pods import PUBLIC_KEY
 from infra.local.accounts import nats_authorization, read_accounts, redis_users, s3_identities
 from services.platform.design import Design, accounts, registered
-from services.platform.secret_files import make_secret
-from services.platform.settings import WEBHOOK_TOKEN, Settings, settings
+from services.platform.models.checks.signature import make_key
+from services.platform.secret_files import make_secret, read_secret
+from services.platform.settings import LABEL_TOKEN, PROMOTION, WEBHOOK_TOKEN, Settings, settings
 
 # Redis's operator has the user `default`, which our processes do not use.
 _REDIS_OPERATOR = "redis-operator"
@@ -34,18 +36,29 @@ def secret_objects(config: Settings, designs: Sequence[Design]) -> list[Manifest
     services = {name: access for name, access in accounts(designs).items() if name in names}
     known = read_accounts(config, services)
     token = make_secret(config.home, WEBHOOK_TOKEN)
+    others = {
+        WEBHOOK_TOKEN: token,
+        LABEL_TOKEN: make_secret(config.home, LABEL_TOKEN),
+        PROMOTION: make_key(config),
+        PUBLIC_KEY: read_secret(config.home, PUBLIC_KEY),
+    }
     redis = make_secret(config.home, _REDIS_OPERATOR)
     hashed = sha256(redis.encode()).hexdigest()
     users = f"user default on #{hashed} ~* &* +@all\n{redis_users(known)}"
     return [
-        *(_secret(account_secret(one.name), NAMESPACE, {one.name: one.password}) for one in known),
-        _secret(account_secret(WEBHOOK_TOKEN), NAMESPACE, {WEBHOOK_TOKEN: token}),
+        *(_mounted(one.name, one.password) for one in known),
+        *(_mounted(name, value) for name, value in others.items()),
         _engine("nats-accounts", {"accounts.conf": nats_authorization(known)}),
         _engine("redis-accounts", {"user.acl": users}),
         _engine(_REDIS_OPERATOR, {"password": redis}),
         _engine("seaweedfs-accounts", {"seaweedfs_s3_config": s3_identities(config, known)}),
         _engine("seaweedfs-webhook", {"token": token}),
     ]
+
+
+def _mounted(name: str, value: str) -> Manifest:
+    """A secret of a home: the pod finds a file of that name in its folder `secrets`."""
+    return _secret(account_secret(name), NAMESPACE, {name: value})
 
 
 def _engine(name: str, values: dict[str, str]) -> Manifest:

@@ -15,7 +15,15 @@ from infra.local.supervisor import Supervisor
 from services.cli.made_beside import MadeBeside
 from services.cli.options import DESIGNS, FIRST, errors_as_messages
 from services.cli.output import bar, err, fail, say
-from services.platform.design import SCHEDULER, WALKTHROUGH, Design, HttpApp, Process, accounts
+from services.platform.design import (
+    DEFERRABLE_NICE,
+    SCHEDULER,
+    WALKTHROUGH,
+    Design,
+    HttpApp,
+    Process,
+    accounts,
+)
 from services.platform.models.names import served_path
 from services.platform.progress import noted, progress_folder
 from services.platform.run import SHARED
@@ -84,6 +92,7 @@ class StackStart:
         start_page(config)
         with err.status("starting NATS, Redis, SeaweedFS"):
             self.supervisor = start_engines(config)
+        _sign_old_models(config)
         self._up: list[Design] = []
         from services.platform.storage.lake import Lake
 
@@ -112,6 +121,21 @@ class StackStart:
             start_services(self._config, self.supervisor, self._up)
 
 
+def _sign_old_models(config: Settings) -> None:
+    """Sign what serves in a home from before models were signed; it has no key yet."""
+    from services.platform.models.checks.signature import has_key, make_key
+
+    if has_key(config):
+        return
+    from services.platform.models.served_file import sign_unsigned
+
+    make_key(config)
+    with errors_as_messages():
+        signed = [design.name for design in DESIGNS.values() if sign_unsigned(config, design.name)]
+    if signed:
+        say(f"the models of {', '.join(signed)} are signed now: others are not served")
+
+
 def bootstrap_missing(
     config: Settings, designs: Iterable[Design], seed: int, days: int, idle: bool = False
 ) -> bool:
@@ -125,6 +149,7 @@ def bootstrap_missing(
     """
     if idle:
         lower_priority(os.getpid())
+        os.nice(DEFERRABLE_NICE)  # fewer threads train: see `training_threads`
     folder = progress_folder(config.home)
     with errors_as_messages():
         made = [one.bootstrap(config, seed, days, noted(folder, one.name, bar)) for one in designs]

@@ -68,9 +68,8 @@ def create_app(config: Settings | None = None) -> ASGIApp:
     found = _IMPORT_MAP.search(page)
     assert found is not None
     digest = base64.b64encode(hashlib.sha256(found[1].encode()).digest()).decode()
-    hosts = frozenset({"127.0.0.1", "localhost", "::1", config.host} - {"0.0.0.0", "::"})
     app = create_api(config)
-    return Guard(app, hosts, page_token(config), security_headers(digest))
+    return Guard(app, config.host_names, page_token(config), security_headers(digest))
 
 
 def create_api(config: Settings) -> FastAPI:

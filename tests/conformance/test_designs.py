@@ -143,6 +143,28 @@ def test_compose_runs_it(owner, process):
     assert service["healthcheck"]["test"][2] == str(container_port(process))
 
 
+@each_process
+def test_a_container_is_on_the_networks_that_it_needs(owner, process):
+    access = process.access
+    needs = {
+        "nats": access.nats_publish or access.listens,
+        "redis": access.redis,
+        "store": access.loads or access.stores,
+        "http": isinstance(process, HttpApp),
+        "metrics": True,
+    }
+    found = set(COMPOSE[process.name]["networks"])
+    # The scheduler's jobs are commands, which reach everything.
+    assert found == {name for name, needed in needs.items() if needed} or process is SCHEDULER
+
+
+def test_who_simulates_or_watches_reaches_no_store_of_features():
+    for name in ("simulator", "stations", "load", "prometheus"):
+        assert not {"redis", "registry"} & set(COMPOSE[name]["networks"])
+    assert COMPOSE["redis"]["networks"] == ["redis"]
+    assert COMPOSE["mlflow"]["networks"] == ["registry"]
+
+
 def test_compose_runs_the_page():
     service, port = COMPOSE[WALKTHROUGH.name], WALKTHROUGH.default_port
     run = ["python", "-m", "services.platform.run", SHARED, WALKTHROUGH.name]

@@ -193,6 +193,27 @@ def test_the_page_sees_every_container(stack):
     assert "docker compose kill scorer" in json.load(refused.value)["error"]
 
 
+def test_who_reaches_whom(stack):
+    def reaches(service: str, place: str) -> bool:
+        connect = ["bash", "-c", f"exec 3<>/dev/tcp/{place}"]
+        command = ["docker", "compose", "-p", PROJECT, "exec", "-T", service, *connect]
+        done = subprocess.run(command, cwd=ROOT, env=os.environ | SECRETS, capture_output=True)
+        return done.returncode == 0
+
+    engines = {"nats/4222", "redis/6379", "seaweedfs/8333", "mlflow/5000"}
+    for service, allowed in (
+        ("scorer", {"nats/4222", "redis/6379", "seaweedfs/8333"}),
+        ("lake-writer", {"nats/4222", "seaweedfs/8333"}),
+        ("review-desk", {"nats/4222"}),
+        ("simulator", {"nats/4222"}),
+        ("stations", {"nats/4222", "seaweedfs/8333"}),
+        ("scheduler", engines),
+    ):
+        assert {place for place in engines if reaches(service, place)} == allowed, service
+    # The store's inner parts hear their own container's network alone, and want tokens.
+    assert not reaches("simulator", "seaweedfs/8888")
+
+
 def test_the_load_profile_exits_by_its_checks(stack):
     command = ["docker", "compose", "-p", PROJECT, "--profile", "load", "run", "--rm", "-T", "load"]
     done = subprocess.run(

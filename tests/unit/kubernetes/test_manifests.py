@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from infra.kubernetes.generate import FOLDER, files, write
-from infra.kubernetes.pods import OPERATOR_LABEL
+from infra.kubernetes.pods import OPERATOR_LABEL, TRAINING_LABEL
 from infra.kubernetes.sizes import SHARD_ENTITIES, SHARDS, WORKLOADS, workload
 from services.cv_inspection.ingestion import events as cv_events
 from services.cv_inspection.serving import worker as inspection_worker
@@ -87,9 +87,12 @@ def test_each_pod_reads_the_secrets_of_its_account_alone(objects, every_process)
             for source in volume.get("projected", {}).get("sources", [])
         }
         name = labels["app.kubernetes.io/name"]
-        expected = {name} & names
-        expected |= {"operator"} if OPERATOR_LABEL.items() <= labels.items() else set()
-        expected |= {"webhook-token"} if name in events else set()
+        expected = {name, "promotion-key.public"} if name in names else set()
+        if OPERATOR_LABEL.items() <= labels.items():
+            expected |= {"operator", "promotion-key.public"}
+            promotes = TRAINING_LABEL.items() <= labels.items()
+            expected |= {"promotion-key"} if promotes else {"label-token"}
+        expected |= {"webhook-token", "label-token"} if name in events else set()
         assert found == expected, title
 
 
@@ -147,6 +150,7 @@ def test_the_settings_are_settings(base):
               for name, value in settings["data"].items()}  # fmt: skip
     config = Settings(**values)
     assert config.local_engines == ()
+    assert "inspector.whiteboard" in config.host_names
     assert config.nats.endswith("@nats.whiteboard-engines:4222")
     for design in DESIGNS:
         assert design.http.url(config) == f"http://{design.http.name}:8080"

@@ -21,7 +21,8 @@ from infra.local.engines import binary, redis_server
 from services.designs import DESIGNS
 from services.platform.access import OPERATOR
 from services.platform.design import WALKTHROUGH, accounts
-from services.platform.settings import Settings
+from services.platform.secret_files import read_secret
+from services.platform.settings import PROMOTION, Settings
 from tests.unit.kubernetes import checks
 
 pytestmark = pytest.mark.usefixtures("default_environment")
@@ -93,6 +94,10 @@ def test_a_process_finds_its_password_where_the_pod_mounts_it(secrets, tmp_path)
     config = Settings(home=tmp_path).with_account("scorer")
     assert config.plain_password == password(secrets, "scorer")
     assert config.with_account("monitor").plain_password != password(secrets, "monitor")
+    [(name, key)] = secrets[NAMESPACE, "account-promotion-key.public"].items()
+    (folder / name).write_text(key)
+    assert config.plain_verify_key == key != ""
+    assert read_secret(tmp_path, PROMOTION) == ""
 
 
 def test_nats_takes_its_configuration(secrets, tmp_path):
