@@ -15,7 +15,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-e2e test-questions test-compose test-security test-federated federated \
-    federated-setup check bench architecture picture page-setup lock down wipe
+    federated-setup check bench architecture kubernetes picture page-setup lock down wipe
 
 help:  ## Show this
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -86,6 +86,9 @@ bench: setup  ## Micro-benchmarks: kernel, simulator, reader
 
 architecture: setup  ## Write docs/architecture.md from the code's imports
 	$(BIN)/python -m docs.draw_architecture
+
+kubernetes: setup  ## Write the manifests in infra/kubernetes from the designs
+	$(BIN)/python -m infra.kubernetes.generate
 
 picture: page-setup  ## Write docs/images/page.png from a recorded minute of the running stack
 	$(BIN)/python -m docs.draw_page

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -20,7 +20,7 @@ from nats.aio.msg import Msg
 from nats.errors import TimeoutError as NatsTimeout
 from pydantic import ValidationError
 
-from services.platform.design import registered
+from services.platform.design import Design, registered
 from services.platform.retraining.commands import CONTROL, Command, control_subject
 from services.platform.runtime.worker import lower_priority
 from services.platform.settings import Settings
@@ -143,6 +143,18 @@ def _dominating_source(alert: bytes) -> str:
     return str(found.get("dominated_by", ""))[:80] if isinstance(found, dict) else ""
 
 
+def schedule_nights(
+    clock: AsyncIOScheduler, scheduler: Scheduler, designs: Mapping[str, Design], night_utc: str
+) -> None:
+    """Queue each design's night at a time of day; without one, another program runs the nights."""
+    if not night_utc:
+        return
+    hour, minute = night_utc.split(":")
+    for name, design in designs.items():
+        trigger = CronTrigger(hour=hour, minute=minute, timezone="UTC")
+        clock.add_job(scheduler.queue_night, trigger, [name, design.lake_tables is not None])
+
+
 async def main(config: Settings, program: Sequence[str]) -> None:
     """Run until cancelled.
 
@@ -152,12 +164,9 @@ async def main(config: Settings, program: Sequence[str]) -> None:
     designs = {design.name: design for design in registered(config)}
     nc = await connect(config, NAME, timeout_s=60.0)
     scheduler = Scheduler(program)
-    hour, minute = config.night_utc.split(":")
     clock = AsyncIOScheduler(timezone="UTC")
-    for design, of in designs.items():
-        trigger = CronTrigger(hour=hour, minute=minute, timezone="UTC")
-        compact = of.lake_tables is not None
-        clock.add_job(scheduler.queue_night, trigger, [design, compact])
+    schedule_nights(clock, scheduler, designs, config.night_utc)
+    for design in designs:
         await forward_alerts(nc, scheduler, design)
     clock.start()
     try:
