@@ -24,6 +24,7 @@ class Alert(BaseModel):
         said: The message.
         findings: By detector, the columns that drifted.
         sources: By column, the source whose values moved most, where one did.
+        examples: Subjects (images) with the most extreme values, where a column has too many.
     """
 
     at: datetime
@@ -34,6 +35,7 @@ class Alert(BaseModel):
     said: str
     findings: dict[str, list[str]] = {}
     sources: dict[str, str] = {}
+    examples: list[str] = []
 
 
 async def raise_alert(js: JetStreamContext, alert: Alert) -> None:

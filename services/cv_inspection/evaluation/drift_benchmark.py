@@ -14,7 +14,7 @@ from monitoring.quality import BASELINE_PERIODS
 from monitoring.reference import Reference
 from services.cv_inspection.features.labelled_images import LabelledImages
 from services.cv_inspection.model import ImageModel
-from services.cv_inspection.monitoring.drift import WINDOW_IMAGES, reference
+from services.cv_inspection.monitoring.drift import RISING, WINDOW_IMAGES, reference
 from services.cv_inspection.problem import CostModel
 from services.cv_inspection.simulator.camera import DEFECT_SHARE
 from services.cv_inspection.simulator.drift import CameraDrift
@@ -52,7 +52,14 @@ class _Line:
         change = CameraDrift.parse(f"{drift}={strength}") if drift else CameraDrift()
         windows, costs = _windows(self.model, self.seed, first, count, change)
         return BenchmarkStream(
-            self.reference, drift, strength, windows, costs, self.first_costs, _LABEL_DELAY_WINDOWS
+            self.reference,
+            drift,
+            strength,
+            windows,
+            costs,
+            self.first_costs,
+            _LABEL_DELAY_WINDOWS,
+            RISING,
         )
 
 

@@ -21,6 +21,8 @@ from services.platform.types import Floats
 
 # New columns go first: a reference that was stored before them compares the last ones.
 COLUMNS = ("novelty", *QUALITY_MEASURES, "defect")
+# Too many novel parts are a defect that nobody has labelled.
+RISING = ("novelty",)
 WINDOW_IMAGES = 200
 _CLEAN_WINDOWS = 100
 
@@ -40,7 +42,9 @@ def observe(message: Message) -> Observation | None:
     values = np.array([event.novelty, *quality, event.defect])
     version = label_version(event.model)
     station = f"{event.place.line}/{event.place.station}"
-    return Observation(event.at.timestamp(), version, event.model, values, station)
+    return Observation(
+        event.at.timestamp(), version, event.model, values, station, subject=event.key or ""
+    )
 
 
 def reference(images: LabelledImages, score: Floats, novelty: Floats, seed: int = 0) -> Reference:
@@ -68,5 +72,5 @@ async def main(config: Settings) -> None:
     from services.cv_inspection.monitoring.quality import QUALITY_SPEC
 
     await service.serve(
-        config, MonitorSpec(DESIGN, DECISIONS_STREAM, observe, new_windows, QUALITY_SPEC)
+        config, MonitorSpec(DESIGN, DECISIONS_STREAM, observe, new_windows, QUALITY_SPEC, RISING)
     )
