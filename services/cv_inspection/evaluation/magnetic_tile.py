@@ -25,17 +25,26 @@ from services.platform.retraining.training import hyperparameters
 from services.platform.settings import settings
 
 MAGNETIC_TILE, GROUPED = "magnetic_tile", "grouped"
-# There are few tiles, each under several lights: the encoder's batch statistics and first layers
-# stay ImageNet's, or training memorises the tiles, and exposure varies as much as in the data set.
-# A crack is a pixel wide at 128 px. Measurements: ADR 10.
+# The recipe for real images: there are few parts, each under several lights. The encoder's batch
+# statistics and first layers stay ImageNet's, or training memorises the tiles, and exposure varies
+# as much as in the data set. A crack is a pixel wide at 128 px. Measurements: docs/inspection.md.
 SETTINGS: Mapping[str, object] = {
-    "size": 224,
-    "epochs": 12,
+    "size": 256,
+    "epochs": 30,
+    "batch": 32,
     "learning_rate": 0.0003,
     "frozen_layers": 4,
+    "freeze_batch_norm": True,
     "focal_gamma": 0.0,
     "exposure_jitter": 0.4,
-    "freeze_batch_norm": True,
+    "normalise_by_image": True,
+    "pasted_share": 0.4,
+    "pooled_dice_weight": 1.0,
+    "lovasz_weight": 0.5,
+    "class_map_weight": 0.5,
+    "patch_weight": 0.5,
+    "novelty_weight": 0.5,
+    "cycle_momentum": False,
 }
 
 
