@@ -56,6 +56,11 @@ class Logits(NamedTuple):
     mask: Tensor
     class_maps: Tensor | None
 
+    def to_float(self) -> "Logits":
+        """In 32 bits, in which losses are computed."""
+        maps = None if self.class_maps is None else self.class_maps.float()
+        return Logits(self.kind.float(), self.mask.float(), maps)
+
 
 class Network(nn.Module):
     """An encoder and a mask decoder.
@@ -93,9 +98,13 @@ class Pyramid(Network):
         levels = self.net.encoder(values)
         classify, enlarge, _ = self.net.segmentation_head
         maps = classify(self.net.decoder(levels))
-        # Only the mask is needed at the image's size.
-        mask = enlarge(maps[:, :1])
-        return Decoded(levels[-4:], mask, maps[:, 1:] if self.class_maps else None)
+        if not self.class_maps:
+            return Decoded(levels[-4:], enlarge(maps), None)
+        # Only the mask is needed at the image's size. Aligning corners, as `enlarge` does, would
+        # shift it by up to 1.5 pixels, which is as much as a crack is wide.
+        size = values.shape[-2:]
+        mask = functional.interpolate(maps[:, :1], size, mode="bilinear", align_corners=False)
+        return Decoded(levels[-4:], mask, maps[:, 1:])
 
 
 class DensePrediction(Network):

@@ -20,7 +20,7 @@ from services.cv_inspection.candidates.novelty import Novelty
 from services.cv_inspection.candidates.pasting import Pasting
 from services.cv_inspection.features.labelled_images import LabelledImages
 from services.platform.progress import ProgressCallback
-from services.platform.torch.device import training_device
+from services.platform.torch.device import mixed_precision, training_device
 from services.platform.torch.training import dump_weights, load_weights, minimise
 
 _FILE, _NOVELTY_FILE = "weights.pt", "novelty.pt"
@@ -136,8 +136,7 @@ class TwoHeadCandidate(ImageCandidate):
         _make_trainable(self._net, frozen, bool(self.parameters["freeze_batch_norm"]))
         groups = _parameter_groups(self._net, encoder, heads)
         losses = self._losses(images, np.random.default_rng(seed), batches, total, device)
-        cycle = bool(self.parameters.get("cycle_momentum", True))
-        minimise(losses, groups, _WEIGHT_DECAY, total, step, _WARM_UP_SHARE, cycle)
+        minimise(losses, groups, _WEIGHT_DECAY, total, step, _WARM_UP_SHARE)
         self._net.eval().cpu()
 
     def _losses(
@@ -160,7 +159,9 @@ class TwoHeadCandidate(ImageCandidate):
             drawn = images.select(order[(number % batches) * batch :][:batch])
             pixels, mask, label = augment(drawn, jitter, rng, device, paste)
             has_mask = torch.from_numpy(drawn.has_mask).to(device)
-            yield loss_of(self._net(pixels.permute(0, 2, 3, 1)), label, mask, has_mask)
+            with mixed_precision(device):
+                logits = self._net(pixels.permute(0, 2, 3, 1))
+            yield loss_of(logits.to_float(), label, mask, has_mask)
 
 
 def _parameter_groups(

@@ -44,7 +44,6 @@ SETTINGS: Mapping[str, object] = {
     "class_map_weight": 0.5,
     "patch_weight": 0.5,
     "novelty_weight": 0.5,
-    "cycle_momentum": False,
 }
 
 

@@ -27,7 +27,6 @@ def minimise(
     total: int,
     step: ProgressCallback,
     warm_up: float = 0.3,
-    cycle_momentum: bool = True,
 ) -> None:
     """Minimise losses by AdamW, one step for each, on a one-cycle schedule.
 
@@ -37,17 +36,12 @@ def minimise(
             their learning rate.
         step: Called with (done, total) steps.
         warm_up: Share of the steps in which the learning rate rises.
-        cycle_momentum: Whether beta1 falls as the learning rate rises, or stays.
 
     Source: Smith and Topin, "Super-Convergence", 2018.
     """
     optimizer = torch.optim.AdamW(groups, weight_decay=weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer,
-        [g["lr"] for g in groups],
-        total_steps=total,
-        pct_start=warm_up,
-        cycle_momentum=cycle_momentum,
+        optimizer, [g["lr"] for g in groups], total_steps=total, pct_start=warm_up
     )
     for done, loss in enumerate(losses, start=1):
         optimizer.zero_grad()
