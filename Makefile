@@ -78,7 +78,7 @@ page-setup: setup  ## Install Playwright and axe-core, for the page's tests
 	npm install --silent --no-audit --no-fund --prefix .venv axe-core@4.14.1
 
 test-compose: setup  ## Docker Compose: build, up, kill each container, down, up; minutes
-	$(BIN)/pytest -m e2e tests/e2e/test_compose.py
+	$(BIN)/pytest -m e2e tests/e2e/test_compose.py tests/e2e/test_compose_federated.py
 
 test-security: setup  ## Attacks that must fail, from a fresh `up`; minutes
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m "e2e or not e2e" tests/security

@@ -12,7 +12,7 @@ import numpy as np
 from monitoring.multiple_testing import benjamini_hochberg
 from monitoring.reference import Reference
 from monitoring.statistics.page_hinkley import PageHinkley
-from monitoring.upper_tail import UpperTail
+from monitoring.statistics.upper_tail import UpperTail
 from services.platform.types import Booleans, Floats
 
 # Of each statistic that raises alarms: the share of clean windows in which it raises a false one.

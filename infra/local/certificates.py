@@ -1,9 +1,11 @@
-"""Certificates for mutual TLS between an engine's own parts, made at the first `up`.
+"""Certificates for TLS between parts of one program: SeaweedFS's, and Flower's.
 
 The authority signs one certificate and its key is not kept: no other can be made.
 """
 
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 
 from cryptography import x509
@@ -20,16 +22,24 @@ AUTHORITY, CERTIFICATE, KEY = "ca.pem", "node.pem", "node.key"
 
 
 def ensure_certificates(folder: Path, name: str) -> None:
-    """Make an authority's certificate, and a certificate and key for both ends of a connection.
-
-    Those that are there stay until they are about to expire.
+    """Make what `write_certificates` makes, unless it is there and not about to expire.
 
     Args:
         folder: Where `AUTHORITY`, `CERTIFICATE` and `KEY` are.
-        name: Common name of the certificate.
+        name: Common name and host name of the certificate.
     """
-    if _valid(folder / CERTIFICATE):
-        return
+    if not _valid(folder / CERTIFICATE):
+        write_certificates(folder, name, [name])
+
+
+def write_certificates(folder: Path, name: str, hosts: Iterable[str]) -> None:
+    """Write a new authority's certificate, and a certificate and key for both ends of a connection.
+
+    Args:
+        folder: For `AUTHORITY`, `CERTIFICATE` and `KEY`.
+        name: Common name of the certificate.
+        hosts: Host names and IP addresses that it is valid for.
+    """
     make_private(folder)
     authority_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
     issuer = _name(f"{name} authority")
@@ -39,9 +49,10 @@ def ensure_certificates(folder: Path, name: str) -> None:
         .sign(authority_key, hashes.SHA256())
     )
     both_ends = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+    alternatives = x509.SubjectAlternativeName([_alternative(host) for host in hosts])
     certificate = (
         _builder(_name(name), issuer, key.public_key())
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .add_extension(alternatives, critical=False)
         .add_extension(x509.ExtendedKeyUsage(both_ends), critical=False)
         .sign(authority_key, hashes.SHA256())
     )
@@ -52,6 +63,13 @@ def ensure_certificates(folder: Path, name: str) -> None:
     write_private(folder / AUTHORITY, authority.public_bytes(pem))
     write_private(folder / KEY, private)
     write_private(folder / CERTIFICATE, certificate.public_bytes(pem))
+
+
+def _alternative(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)
 
 
 def _valid(path: Path) -> bool:

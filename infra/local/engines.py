@@ -21,7 +21,7 @@ from infra.local.certificates import AUTHORITY, CERTIFICATE, KEY, ensure_certifi
 from services.platform.access import OPERATOR_REDIS_RULES, Access
 from services.platform.design import WORKER_NICE
 from services.platform.secret_files import make_private, make_secret, write_private
-from services.platform.settings import WEBHOOK_TOKEN, Settings
+from services.platform.settings import LABEL_TOKEN, WEBHOOK_TOKEN, Settings
 
 # Folder of SeaweedFS' certificates, below `conf`.
 _TLS = "tls"
@@ -99,6 +99,7 @@ def engines(
     """
     conf = make_private(make_private(settings.home) / "conf")
     known = _accounts(settings, accounts or {})
+    make_secret(settings.home, LABEL_TOKEN)
     wanted = []
     if "nats" in settings.local_engines:
         wanted.append(_nats(settings, conf, known))

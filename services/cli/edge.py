@@ -67,12 +67,11 @@ def _build(store: Path, seed: int, as_json: bool) -> None:
         simulated_held_out,
         simulated_split,
     )
-    from services.platform.models.names import served_path
-    from services.platform.storage.lake import Lake
+    from services.platform.models.served_file import get_served
 
     try:
-        data = Lake(settings()).get(served_path(DESIGN))
-    except OSError as error:
+        data = get_served(settings(), DESIGN)
+    except (OSError, ValueError) as error:
         fail(f"no champion to build from ({error}): `whiteboard up`")
     size = read_model(data).size
     split = simulated_split(seed, size, math.inf, bar)

@@ -108,10 +108,9 @@ def _benchmark_drifts(
     from monitoring.drift_benchmark import run_benchmark
     from services.cv_inspection.evaluation.drift_benchmark import streams
     from services.cv_inspection.model import read_model
-    from services.platform.models.names import served_path
-    from services.platform.storage.lake import Lake
+    from services.platform.models.served_file import get_served
 
-    champion = read_model(Lake(config).get(served_path(INSPECTION.name)))
+    champion = read_model(get_served(config, INSPECTION.name))
     return run_benchmark(streams(champion, seeds, drifts, step))
 
 

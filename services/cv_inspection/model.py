@@ -15,7 +15,8 @@ from PIL import Image
 
 from services.cv_inspection.features.tiling import cut, merge_masks, tile_boxes
 from services.cv_inspection.problem import DESIGN
-from services.platform.models.onnx import ModelCard, ModelRefused, open_session, probe, read_card
+from services.platform.models.onnx import ModelCard, open_session, probe, read_card
+from services.platform.models.refused import ModelRefused
 from services.platform.types import Booleans, Floats32
 
 IMAGE, PROBABILITIES, MASK, NOVELTY = "image", "probabilities", "mask", "novelty"

@@ -193,9 +193,12 @@ def _monitoring(f: Figures) -> str:
 def _privacy(f: Figures) -> str:
     if "federated" not in f:
         return "not measured yet: `whiteboard federate fraud`"
-    precision = {row["name"]: row["ap"] for row in f["federated"]["rows"]}
+    row_of = {row["name"]: row for row in f["federated"]["rows"]}
     names = (("alone", "alone"), ("together", "fedavg"), ("all rows in one place", "central"))
-    return "average precision " + ", ".join(f"{word} {precision[n]:.3f}" for word, n in names)
+    return "average precision (worst bank): " + ", ".join(
+        f"{word} {row_of[name]['ap']:.3f} ({row_of[name]['ap_worst_bank']:.3f})"
+        for word, name in names
+    )
 
 
 FRAUD = Design(

@@ -75,8 +75,9 @@ class Process:
         return settings.metrics_port + self.metrics_offset
 
     def metrics_url(self, settings: Settings) -> str:
-        """Its Prometheus page, on this machine."""
-        return f"http://{settings.host}:{self.port(settings)}/metrics"
+        """Its Prometheus page."""
+        host = self.name if settings.host_by_name else settings.host
+        return f"http://{host}:{self.port(settings)}/metrics"
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ The first `up` makes them. A name is that of an account at the engines or of a t
 """
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from secrets import token_hex
 
@@ -35,13 +36,13 @@ def new_secret() -> str:
     return f"s{token_hex(_BYTES)}"
 
 
-def make_secret(home: Path, name: str) -> str:
-    """A secret by name, made unless it exists. Two processes that make it get the same one."""
+def make_secret(home: Path, name: str, new: Callable[[], str] = new_secret) -> str:
+    """A secret by name, made by `new` unless it exists. Two processes get the same one."""
     if found := read_secret(home, name):
         return found
     folder = make_private(secrets_folder(make_private(home)))
     draft = folder / f".{name}.{os.getpid()}"
-    write_private(draft, new_secret().encode())
+    write_private(draft, new().encode())
     try:
         os.link(draft, folder / name)
     except FileExistsError:
@@ -49,6 +50,17 @@ def make_secret(home: Path, name: str) -> str:
     finally:
         draft.unlink()
     return read_secret(home, name)
+
+
+def make_pair(home: Path, name: str, new_pair: Callable[[], tuple[str, str]]) -> tuple[str, str]:
+    """A private and a public key by name, made by `new_pair` unless they exist.
+
+    Two processes that make them get the same pair: both are in one file.
+    """
+    kept = make_secret(home, name, lambda: ":".join(new_pair()))
+    private, _, public = kept.partition(":")
+    write_private(secrets_folder(home) / f"{name}.public", public.encode())
+    return private, public
 
 
 def write_private(path: Path, data: bytes) -> None:

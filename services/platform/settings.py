@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
@@ -28,6 +28,8 @@ _ENV_FILES = (_ROOT / ".env", ".env") if (_ROOT / "pyproject.toml").exists() els
 _HOME = Path(".whiteboard")
 # Files of secrets in `home` that are no account's password.
 WEBHOOK_TOKEN = "webhook-token"
+LABEL_TOKEN = "label-token"
+PROMOTION = "promotion-key"
 
 # Feast, MLflow and others report usage over the network by default.
 for _switch in ("FEAST_USAGE", "MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
@@ -77,6 +79,12 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="Address that engines and services listen on.")
 
+    hosts: str = Field(
+        "",
+        description="Names under which services are asked, besides localhost, addresses and their "
+        "URLs' names; by comma.",
+    )
+
     designs: str = Field("services.designs", description="Module that lists the designs.")
 
     nats_port: int = Field(14222, description="NATS clients.")
@@ -90,6 +98,10 @@ class Settings(BaseSettings):
         18100, description="First of the workers' Prometheus ports; each adds its own offset."
     )
 
+    host_by_name: bool = Field(
+        False,
+        description="Each worker's Prometheus page is on a host of its own name, as in Compose.",
+    )
     nats_host: str = Field("", description="Host of NATS, another machine's; empty: `host`.")
     redis_host: str = Field("", description="Host of Redis, another machine's; empty: `host`.")
     nats_url: str = Field("", description="A NATS server or cluster; empty: the local one.")
@@ -110,6 +122,15 @@ class Settings(BaseSettings):
     )
     webhook_token: SecretStr = Field(
         SecretStr(""), description="Token of the store's notifications; empty: the one in `home`."
+    )
+    label_token: SecretStr = Field(
+        SecretStr(""), description="Token of labels by HTTP; empty: the one in `home`."
+    )
+    signing_key: SecretStr = Field(
+        SecretStr(""), description="Ed25519 key of promotion, hex; empty: the one in `home`."
+    )
+    verify_key: str = Field(
+        "", description="Its public key, by which serving verifies; empty: the one in `home`."
     )
     analyst_token: SecretStr = Field(
         SecretStr(""), description="Token of the /reviews routes; empty: they are disabled."
@@ -194,6 +215,13 @@ class Settings(BaseSettings):
         """The SQLite file of a registry without a server."""
         return (self.home / "mlflow" / "mlflow.db").resolve()
 
+    @property
+    def host_names(self) -> frozenset[str]:
+        """Names under which services are asked, besides localhost and addresses."""
+        urls = (v for k, v in (self.model_extra or {}).items() if k.endswith("_url"))
+        named = (urlsplit(str(url)).hostname or "" for url in urls)
+        return frozenset({self.host, *self.hosts.replace(" ", "").split(","), *named} - {""})
+
     def value(self, name: str, default: str) -> str:
         """A setting by name; one that a design adds is read from WHITEBOARD_<NAME> too.
 
@@ -213,6 +241,16 @@ class Settings(BaseSettings):
         """Token of the store's notifications; empty: there is none, and none is accepted."""
         return self.webhook_token.get_secret_value() or read_secret(self.home, WEBHOOK_TOKEN)
 
+    @property
+    def plain_label_token(self) -> str:
+        """Token of labels by HTTP; empty: there is none, and no label is accepted."""
+        return self.label_token.get_secret_value() or read_secret(self.home, LABEL_TOKEN)
+
+    @property
+    def plain_verify_key(self) -> str:
+        """Public key of promotion, hex; empty: there is none, and no model is served."""
+        return self.verify_key or read_secret(self.home, f"{PROMOTION}.public")
+
     def with_account(self, user: str) -> "Settings":
         """These settings with another account of this home, unless `user` is set."""
         if "user" in self.model_fields_set or user == self.user:
@@ -222,6 +260,11 @@ class Settings(BaseSettings):
     @property
     def _quoted(self) -> str:
         return quote(self.plain_password, safe="")
+
+
+def keep_home(config: Settings) -> None:
+    """Make this process and its children find the home from any working directory."""
+    os.environ["WHITEBOARD_HOME"] = str(config.home)
 
 
 # Random, so that a home without secrets opens no engine.

@@ -89,10 +89,20 @@ class DesignState(BaseModel):
     arrows: list[ArrowState]
 
 
+class Progress(BaseModel):
+    """Work of a first start that is under way; `total` is 0 where it is not known."""
+
+    design: str
+    title: str
+    done: int
+    total: int
+
+
 class State(BaseModel):
     """Everything that the page shows."""
 
     designs: list[DesignState]
+    progress: list[Progress]
 
 
 class LiveBox(BaseModel):
@@ -120,6 +130,7 @@ class Tick(BaseModel):
     """What one reading of all sources changed, by design."""
 
     designs: dict[str, LiveDesign]
+    progress: list[Progress] = []
 
 
 class FaultRequest(BaseModel):

@@ -38,7 +38,7 @@ from services.walkthrough.answers import (
 )
 from services.walkthrough.board import Board
 from services.walkthrough.drift import HeatMap, heat_map
-from services.walkthrough.faults import Busy, Faults
+from services.walkthrough.faults import Busy, Faults, NotOurs
 from services.walkthrough.guard import Guard, security_headers
 from services.walkthrough.jobs import JobRuns, Jobs
 from services.walkthrough.money import MoneyState, MoneyView
@@ -57,7 +57,7 @@ def _problems(**descriptions: str) -> dict[int | str, dict[str, Any]]:
     }
 
 
-_CHANGES = _problems(_401="The token is required", _409="One is running already",
+_CHANGES = _problems(_401="The token is required", _409="One is running already, or a container",
                      _503="The process or an engine does not answer")  # fmt: skip
 
 
@@ -68,9 +68,8 @@ def create_app(config: Settings | None = None) -> ASGIApp:
     found = _IMPORT_MAP.search(page)
     assert found is not None
     digest = base64.b64encode(hashlib.sha256(found[1].encode()).digest()).decode()
-    hosts = frozenset({"127.0.0.1", "localhost", "::1", config.host} - {"0.0.0.0", "::"})
     app = create_api(config)
-    return Guard(app, hosts, page_token(config), security_headers(digest))
+    return Guard(app, config.host_names, page_token(config), security_headers(digest))
 
 
 def create_api(config: Settings) -> FastAPI:
@@ -245,7 +244,7 @@ def _add_changes(app: FastAPI, board: Board, faults: Faults, jobs: Jobs) -> None
         _design(board, design)
         try:
             return faults.begin(body, design)
-        except Busy as error:
+        except (Busy, NotOurs) as error:
             raise HTTPException(409, str(error)) from error
         except KeyError as error:
             raise HTTPException(422, str(error.args[0])) from error

@@ -22,6 +22,10 @@ class Busy(RuntimeError):
     """A fault is on already."""
 
 
+class NotOurs(RuntimeError):
+    """The process was not started by `whiteboard up`."""
+
+
 class Faults:
     """Faults of one installation, one at a time."""
 
@@ -40,8 +44,15 @@ class Faults:
 
         Raises:
             Busy: a fault is on already.
+            NotOurs: the processes are containers.
             KeyError: no box of the design is this process.
         """
+        if self._config.host_by_name:
+            name = request.process
+            raise NotOurs(
+                f"{name} is a container: `docker compose kill {name}` in a terminal, then "
+                f"`docker compose up -d {name}`"
+            )
         if self._task is not None and not self._task.done():
             raise Busy("a process is broken already: wait until it is mended")
         expected = _expected(self._board.diagrams[design], request)

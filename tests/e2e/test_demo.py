@@ -23,6 +23,7 @@ from services.fraud.service import SCORER
 from services.fraud.serving.app import EXAMPLE_TRANSACTION
 from services.platform.models.names import CHALLENGER, label_version, reference_path, served_path
 from services.platform.models.promotion import ModelLifecycle, announce
+from services.platform.models.served_file import put_served
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
 from services.platform.streaming.connection import connect
@@ -235,7 +236,7 @@ def test_a_challenger_that_hangs_touches_no_response(here):
     config = here.settings()
     lake = Lake(config)
     hung = slowed(lake.get(served_path("fraud")), turns=3_000)
-    lake.put(served_path("fraud", CHALLENGER), hung)
+    put_served(config, hung, "fraud", CHALLENGER, 99)
     running = here.flowing("simulate", "fraud", "--rate", "100", "--seconds", "30", "--json")
     asyncio.run(announce_challenger(config, 99))
     found = json.loads(running.communicate(timeout=120)[0])

@@ -37,6 +37,8 @@ async def nc(config: Settings) -> AsyncIterator[Client]:
     await make_cv_streams(config)
     with Redis.from_url(config.redis) as redis:
         empty(redis)
+    for copy in (config.home / "models").glob("*.onnx"):
+        copy.unlink()
     for bucket in (config.bucket, config.inbox, config.results):
         Lake(config, bucket).remove([""])
     yield client

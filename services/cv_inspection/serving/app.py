@@ -120,6 +120,10 @@ _BEARER = HTTPBearer(
     scheme_name="StoreToken", description="The setting WHITEBOARD_WEBHOOK_TOKEN", auto_error=False
 )
 
+_LABEL_BEARER = HTTPBearer(
+    scheme_name="LabelToken", description="The setting WHITEBOARD_LABEL_TOKEN", auto_error=False
+)
+
 
 def create_app(config: Settings | None = None) -> FastAPI:
     """The inspector as an ASGI application."""
@@ -130,7 +134,7 @@ def create_app(config: Settings | None = None) -> FastAPI:
     )
     _add_inspection(app, service)
     _add_notifications(app, service, config)
-    _add_labels(app, service)
+    _add_labels(app, service, config)
     return app
 
 
@@ -254,14 +258,19 @@ def _has_basic(authorization: str, token: str) -> bool:
     return bool(token) and compare_digest(authorization.encode("latin-1"), expected)
 
 
-def _add_labels(app: DirectApp, service: InspectionService) -> None:
+def _add_labels(app: DirectApp, service: InspectionService, config: Settings) -> None:
+    token = config.plain_label_token
     errors = {
+        401: "A bearer token is required",
         413: f"More than {MAX_BYTES} bytes",
         422: "Invalid fields, by name, or an unknown class, with the known ones",
         503: "The stream is not available",
     }
 
     async def post(request: RawRequest) -> Response:
+        authorization = dict(request.headers).get(b"authorization", b"").decode("latin-1")
+        if not has_bearer_token(authorization, token):
+            return error_response(401, "a bearer token is required: labels train models")
         try:
             event = LabelEvent.model_validate_json(request.body)
             model = service.champion.model
@@ -286,6 +295,7 @@ def _add_labels(app: DirectApp, service: InspectionService) -> None:
         status_code=202,
         tags=["events"],
         summary="Label an inspected part",
+        dependencies=[Depends(_LABEL_BEARER)],
         openapi_extra={"requestBody": {"content": content}},
         responses={202: {"model": LabelAccepted}, **error_responses(errors)},
     )

@@ -11,6 +11,7 @@ never while something needs it:
 - the audit compares the decisions that are there, and needs only events for that.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -26,7 +27,8 @@ from services.fraud.ingestion.watermark import feed_clocks
 from services.fraud.model import read_model
 from services.fraud.problem import DESIGN, DISPUTE_WINDOW_DAYS
 from services.fraud.retraining.plan import REFERENCE_DAYS
-from services.platform.models.names import CHALLENGER, CHAMPION, served_path
+from services.platform.models.names import CHALLENGER, CHAMPION
+from services.platform.models.served_file import get_served
 from services.platform.progress import ProgressBar
 from services.platform.retraining.shadow import shadow_table
 from services.platform.settings import Settings
@@ -59,7 +61,7 @@ def expire(config: Settings, bar: ProgressBar, days: float = RETENTION_DAYS) -> 
         ValueError: the retention is shorter than the dispute window.
     """
     lake = Lake(config)
-    moment = kept_from(lake, days)
+    moment = kept_from(config, days)
     if moment is None:
         return Expired()
     before = f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%d}"
@@ -71,25 +73,25 @@ def expire(config: Settings, bar: ProgressBar, days: float = RETENTION_DAYS) -> 
     return Expired(before, len(old))
 
 
-def kept_from(lake: Lake, days: float = RETENTION_DAYS) -> float | None:
+def kept_from(config: Settings, days: float = RETENTION_DAYS) -> float | None:
     """Event time from which decisions must stay, seconds; None while no feed has a watermark.
 
     Raises:
         OSError: S3 did not answer.
-        ValueError: `days` are fewer than the dispute window.
+        ValueError: `days` are fewer than the dispute window, or promotion did not sign a model.
     """
     if days <= DISPUTE_WINDOW_DAYS:
         raise ValueError(
             f"retention of {days:g} days: disputes are open for {DISPUTE_WINDOW_DAYS} days"
         )
-    clocks = feed_clocks(_times(lake)).by_feed.values()
+    clocks = feed_clocks(_times(Lake(config))).by_feed.values()
     if not clocks:
         return None
     needed = [min(clock.watermark for clock in clocks) - days * DAY]
     for role in (CHAMPION, CHALLENGER):
-        path = served_path(DESIGN, role)
-        if lake.exists(path):
-            needed.append(read_model(lake.get(path)).card.unseen_since - REFERENCE_DAYS * DAY)
+        with suppress(FileNotFoundError):
+            model = read_model(get_served(config, DESIGN, role))
+            needed.append(model.card.unseen_since - REFERENCE_DAYS * DAY)
     return min(needed)
 
 

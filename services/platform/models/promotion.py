@@ -1,7 +1,8 @@
 """The model lifecycle: which version is champion or challenger, and the history of both.
 
-A promotion does four things in this order: it moves the registry's alias, copies the file to where
-serving loads it, announces the version in a NATS key-value bucket, and appends a history row.
+A promotion does four things in this order: it moves the registry's alias, signs the file and
+puts it where serving loads it, announces the version in a NATS key-value bucket, and appends a
+history row.
 Serving watches the bucket; after a restart it loads the version that was announced last.
 """
 
@@ -19,7 +20,6 @@ from services.platform.models.names import (
     CHAMPION,
     announced_version,
     announcement_key,
-    served_path,
     version_path,
 )
 from services.platform.models.promotion_log import (
@@ -29,6 +29,7 @@ from services.platform.models.promotion_log import (
     read_history,
 )
 from services.platform.models.registry import ModelRegistry
+from services.platform.models.served_file import put_served
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
 from services.platform.streaming.connection import connect, ensure_bucket
@@ -135,8 +136,8 @@ class ModelLifecycle:
         return self._registry.champion(self._design) if version is None else version
 
     def _copy(self, version: int, role: str) -> None:
-        lake = Lake(self._settings)
-        lake.put(served_path(self._design, role), lake.get(version_path(self._design, version)))
+        data = Lake(self._settings).get(version_path(self._design, version))
+        put_served(self._settings, data, self._design, role, version)
 
     async def _record(
         self,

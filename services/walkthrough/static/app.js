@@ -1,6 +1,6 @@
 // The page: designs, views, and the live state that all of them show.
 import { get, recording, watch } from "api";
-import { h, tabs } from "dom";
+import { h, number, tabs } from "dom";
 import { Diagram } from "diagram";
 import { Panel } from "panel";
 import { trafficForm } from "jobs";
@@ -34,7 +34,18 @@ function onTick(tick) {
     kept.push(live);
     if (kept.length > KEPT) kept.shift();
   }
+  showProgress(tick.progress || []);
   refresh();
+}
+
+// The first start of a home: what is made now, by design.
+function showProgress(notes) {
+  const place = document.getElementById("progress");
+  place.hidden = !notes.length;
+  place.replaceChildren(...notes.map(({ design, title, done, total }) => {
+    const text = `${designs.find((one) => one.name === design)?.title || design}: ${title}`;
+    return h("label", {}, h("span", {}, text), h("progress", total ? { max: total, value: done } : {}), h("span", {}, total ? `${number(done)} of ${number(total)}` : ""));
+  }));
 }
 
 function refresh() {

@@ -33,7 +33,8 @@ from services.fraud.simulator.bootstrap import create_streams
 from services.fraud.simulator.day import DAY_US, START_US
 from services.fraud.simulator.gateway import Gateway, simulated_events
 from services.fraud.simulator.traffic import Traffic
-from services.platform.models.names import served_path
+from services.platform.models.names import CHAMPION
+from services.platform.models.served_file import put_served
 from services.platform.storage.lake import Lake
 from tests.conftest import wait_for_port
 from tests.docs_features import PATH, ROOT, patched
@@ -125,7 +126,7 @@ async def test_a_feature_and_a_measure_are_added_while_it_runs(
 ):
     """No wipe: the old champion goes on scoring, and the audit is clean before and after."""
     lake = Lake(config)
-    lake.put(served_path("fraud"), onnx)
+    put_served(config, onnx, "fraud", CHAMPION, 1)
     features, scorer = worker("fraud", "feature-worker"), worker("fraud", "scorer")
     worker("fraud", "lake-writer")
     await asyncio.to_thread(wait_for_port, SCORER.port(config))

@@ -8,8 +8,9 @@ import pytest
 
 from services.fraud.ingestion.tables import DECISION_SCHEMA, DECISIONS_TABLE, TRANSACTIONS_TABLE
 from services.fraud.retraining.retention import RETENTION_DAYS, expire, kept_from
-from services.platform.models.names import served_path
+from services.platform.models.names import CHAMPION
 from services.platform.models.onnx import write_card
+from services.platform.models.served_file import put_served
 from services.platform.storage.lake import Lake, partition_date
 from tests.conftest import card
 
@@ -76,7 +77,7 @@ def test_what_the_gate_needs_stays(config, lake, onnx):
     """The champion was trained on 2022-04-01: all decisions since then are its evidence."""
     from services.fraud.model import read_model
 
-    lake.put(served_path("fraud"), write_card(onnx, card()))
+    put_served(config, write_card(onnx, card()), "fraud", CHAMPION, 1)
     unseen = read_model(onnx).card.unseen_since
     needed = f"{datetime.fromtimestamp(unseen, UTC):%Y-%m-%d}"
     before = [date for date in dates(lake) if date >= needed]
@@ -91,6 +92,6 @@ def test_a_feed_that_is_behind_keeps_its_decisions(config, lake):
     assert len(dates(lake)) == before + 1
 
 
-def test_a_retention_within_the_dispute_window_is_refused(lake):
+def test_a_retention_within_the_dispute_window_is_refused(config):
     with pytest.raises(ValueError, match="disputes are open for 14 days"):
-        kept_from(lake, 10)
+        kept_from(config, 10)

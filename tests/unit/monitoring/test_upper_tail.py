@@ -5,7 +5,7 @@ import pytest
 
 from monitoring.drift_monitor import TAIL_DETECTOR, DriftMonitor
 from monitoring.reference import Reference
-from monitoring.upper_tail import TAIL_SHARE, UpperTail
+from monitoring.statistics.upper_tail import TAIL_SHARE, UpperTail
 
 WINDOW, TRAINING = 200, 900
 STATIONS = tuple(f"line-{line}/station-{n}" for line in "abc" for n in (1, 2))
