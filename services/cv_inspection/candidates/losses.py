@@ -167,8 +167,9 @@ def class_map_loss(maps: Tensor, label: Tensor, mask: Tensor) -> Tensor:
 
     A defect is in its class's map, so that the encoder also tells defects apart by place.
     """
-    cells = functional.adaptive_avg_pool2d(mask[:, None], maps.shape[-2:]) > _CELL_SHARE
-    kinds = functional.one_hot(label, maps.shape[1] + 1)[:, 1:, None, None]
+    _, count, height, width = maps.shape
+    cells = functional.adaptive_avg_pool2d(mask[:, None], (height, width)) > _CELL_SHARE
+    kinds = functional.one_hot(label, count + 1)[:, 1:, None, None]
     target = cells.float() * kinds
     loss = _CLASS_MAP_BCE * _bce(maps, target)
     shown = target.flatten(2).any(dim=2)
