@@ -1,9 +1,13 @@
-"""`whiteboard drill`: what retraining is worth after a concept drift."""
+"""`whiteboard drill`: what retraining is worth after a concept drift, and an hour without Redis."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from infra.local.faults import Kind, mend, strike
+from infra.local.supervisor import Supervisor
 from services.cli.options import (
     CandidateOption,
     DesignArgument,
@@ -17,6 +21,7 @@ from services.platform.settings import settings
 
 if TYPE_CHECKING:
     from services.fraud.evaluation.drill import Drill
+    from services.fraud.evaluation.without_features import OutageRun
 
 _DEFAULT = with_command("drill")
 
@@ -26,17 +31,29 @@ def drill(
     candidate: CandidateOption = "",
     strength: Annotated[float, typer.Option(min=0, max=1, help="Of the concept drift.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Of the simulated data set.")] = 0,
+    without_features: Annotated[
+        bool, typer.Option("--without-features", help="Take Redis from the running stack instead.")
+    ] = False,
+    hours: Annotated[float, typer.Option(min=0.1, help="Simulated hours without Redis.")] = 12,
+    runs: Annotated[int, typer.Option(min=1, help="Times without Redis.")] = 3,
+    rate: Annotated[float, typer.Option(min=1, help="Transactions a second, without Redis.")] = 200,
+    kind: Annotated[Kind, typer.Option(help="How Redis fails: away or hang.")] = Kind.away,
     as_json: JsonOption = False,
 ) -> None:
     """Inject a concept drift and measure what retraining saves. A minute or two, no stack.
 
-    Exits with 1 if no challenger was promoted, or the cost did not fall.
+    Exits with 1 if no challenger was promoted, or the cost did not fall. With --without-features:
+    what hours without Redis cost in the running stack; 1 if more than 1.5 times as much.
 
     Examples:
       whiteboard drill fraud
       whiteboard drill fraud --strength 0.5 --json
+      whiteboard drill fraud --without-features --hours 12
     """
     only_with(design, "drill")
+    if without_features:
+        _without_features(hours, runs, rate, kind, as_json)
+        return
     from services.fraud.evaluation.drill import plot, run
 
     candidate = candidate or design.first_candidate
@@ -70,3 +87,46 @@ def _show(found: "Drill") -> None:
     for key, value in found.means.items():
         costs.add_row(words[key], f"{value:,.0f}")
     out.print(costs)
+
+
+def _without_features(hours: float, runs: int, rate: float, kind: Kind, as_json: bool) -> None:
+    from services.fraud.evaluation.without_features import MAX_RATIO, run
+
+    if kind is Kind.kill:
+        fail("a killed Redis is back within a second: choose --kind away or --kind hang")
+    supervisor = Supervisor(settings())
+
+    @contextmanager
+    def outage() -> Iterator[None]:
+        strike(supervisor, "redis", kind)
+        try:
+            yield
+        finally:
+            mend(supervisor, "redis", kind)
+
+    with errors_as_messages():
+        found = [run(settings(), hours, rate, 7, outage, bar) for _ in range(runs)]
+    if as_json:
+        show_json({"hours": hours, "kind": kind.value, "runs": [one.as_json() for one in found]})
+    else:
+        _show_outages(found, hours)
+    if wrong := [one.ratio for one in found if one.ratio > MAX_RATIO]:
+        fail(
+            f"without Redis it cost {max(wrong):.2f} times as much, at most {MAX_RATIO} is allowed"
+        )
+
+
+def _show_outages(found: "list[OutageRun]", hours: float) -> None:
+    board = table(
+        f"{hours:g} simulated hours without Redis, EUR an hour by the simulator's truth",
+        "run", "transactions", "degraded", "frauds", "precision", "recall", "cost",
+        "with features", "ratio", "hours before",
+    )  # fmt: skip
+    for number, one in enumerate(found, start=1):
+        board.add_row(
+            str(number), f"{one.transactions:,}", f"{one.degraded:,}", str(one.frauds),
+            f"{one.precision:.2f}", f"{one.recall:.2f}", f"{one.eur_per_hour:,.0f}",
+            f"{one.eur_per_hour_with_features:,.0f}", f"{one.ratio:.2f}",
+            f"{one.eur_per_hour_before:,.0f}",
+        )  # fmt: skip
+    out.print(board)

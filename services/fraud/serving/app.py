@@ -14,12 +14,11 @@ from services.fraud.ingestion.events import (
     Transaction,
     microseconds,
 )
-from services.fraud.model import read_model
+from services.fraud.model import FraudModel, read_model
 from services.fraud.problem import DESIGN
 from services.fraud.reasons.report import fetch
 from services.fraud.review.routes import add_reviews
 from services.fraud.serving.scorer import Decision, ExplainedDecision, Scorer, open_scorer
-from services.platform.models.tabular import TabularModel
 from services.platform.runtime.http import (
     DirectApp,
     JsonResponse,
@@ -65,7 +64,7 @@ def create_app(config: Settings | None = None) -> FastAPI:
     """The scorer as an ASGI application."""
     config = config or settings()
     open_decider = partial(open_scorer, nats=lambda: service.nats)
-    service: DecisionService[TabularModel, Scorer] = DecisionService(
+    service: DecisionService[FraudModel, Scorer] = DecisionService(
         config, DESIGN, "scorer", read_model, open_decider
     )
     app = service.create_app(
@@ -79,7 +78,7 @@ def create_app(config: Settings | None = None) -> FastAPI:
     return app
 
 
-def _add_scoring(app: DirectApp, service: DecisionService[TabularModel, Scorer]) -> None:
+def _add_scoring(app: DirectApp, service: DecisionService[FraudModel, Scorer]) -> None:
     content = {"application/json": {"example": EXAMPLE_TRANSACTION}}
     errors = {
         413: f"More than {MAX_BYTES} bytes",
@@ -99,7 +98,7 @@ def _add_scoring(app: DirectApp, service: DecisionService[TabularModel, Scorer])
     app.add_direct("/invocations", score, Transaction, tags=["SageMaker"], **documented)
 
 
-def _add_decisions(app: DirectApp, service: DecisionService[TabularModel, Scorer]) -> None:
+def _add_decisions(app: DirectApp, service: DecisionService[FraudModel, Scorer]) -> None:
     errors = error_responses({404: "No such decline or review", 503: "NATS does not answer"})
 
     @app.get(

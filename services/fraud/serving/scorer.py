@@ -29,13 +29,14 @@ from services.fraud.ingestion.events import (
     Transaction,
     shard,
 )
-from services.fraud.model import needs_embeddings
+from services.fraud.model import FraudModel, needs_embeddings
 from services.fraud.reasons import forest
 from services.fraud.reasons.explainer import Reason, explainer_of
 from services.fraud.review.live import LivePolicy, in_eur
 from services.fraud.review.policy import Policy
 from services.fraud.rules.live import LiveRules
 from services.fraud.rules.outcome import combine
+from services.fraud.serving.row_cache import RowCache
 from services.platform.models.served_model import ServedModel
 from services.platform.models.tabular import TabularModel
 from services.platform.runtime.worker import cancel_tasks
@@ -62,7 +63,9 @@ class Decision:
     score: Annotated[float, Field(ge=0, le=1, description="Probability of fraud")]
     threshold: Annotated[float, Field(description="The best single one; it decides nothing")]
     model: str
-    degraded: Annotated[bool, Field(description="Decided without the online store")]
+    degraded: Annotated[
+        bool, Field(description="Decided without the online store, by the model's fallback")
+    ]
     model_decision: Annotated[Outcome, Field(description="What the model alone decided")]
     rules: Annotated[str, Field(description="Version of the rules")] = ""
     fired: Annotated[list[str], Field(description="Rules that fired")] = field(default_factory=list)
@@ -80,7 +83,7 @@ class Scorer:
 
     def __init__(
         self,
-        champion: ServedModel[TabularModel],
+        champion: ServedModel[FraudModel],
         redis: RedisConnection,
         outbox: Outbox,
         shards: int,
@@ -93,6 +96,7 @@ class Scorer:
         self._redis = redis
         self._reader = OnlineReader(redis, STATES)
         self._embedding_reader = OnlineReader(redis, (*STATES, *EMBEDDINGS))
+        self._cache = RowCache(STATES)
         self._outbox = outbox
         self._shards = shards
         self.redis_up = True
@@ -117,17 +121,22 @@ class Scorer:
         model = self._champion.model
         if model is None:
             return None
-        rows = await self._fetch(transaction, needs_embeddings(model))
+        keys = {entity: getattr(transaction, entity) for entity in ENTITIES}
+        rows = await self._fetch(keys, needs_embeddings(model))
         stages.mark("fetch")
         degraded = rows is None
-        rows = _MISSING_ROWS if rows is None else rows
+        decider: TabularModel = model
+        if rows is None:
+            rows, decider = self._cache.known(keys), model.fallback or model
         vector = feature_vectors(rows, np.array([request_features(transaction)]))
         stages.mark("read")
-        sets = {"items": cart_set(transaction)} if model.card.sets else {}
-        score = float(model.score(vector, sets)[0])
+        sets = {"items": cart_set(transaction)} if decider.card.sets else {}
+        score = float(decider.score(vector, sets)[0])
         stages.mark("infer")
         policy = self._policies.current
-        decision = decide(transaction, model, score, degraded, policy)
+        decision = decide(
+            transaction, model.card.label, decider.card.threshold, score, degraded, policy
+        )
         self._apply_rules(decision, transaction, vector[0])
         stages.mark("rules")
         self._publish(transaction, body, decision, vector[0], rows, synthetic, stages, policy)
@@ -161,14 +170,16 @@ class Scorer:
                     self.redis_up, self._timeouts_since = True, 0.0
                     log.warning("redis is available again")
 
-    async def _fetch(self, transaction: Transaction, embeddings: bool) -> dict[str, Floats] | None:
-        """By view name, the rows (1, width) of a transaction; None if Redis does not answer."""
+    async def _fetch(
+        self, keys: dict[str, str | None], embeddings: bool
+    ) -> dict[str, Floats] | None:
+        """By view name, the rows (1, width) of a request's keys; None if Redis does not answer."""
         if not self.redis_up:
             return None
         try:
             reader = self._embedding_reader if embeddings else self._reader
-            keys = {e: getattr(transaction, e) for e in ENTITIES}
             rows = await reader.read(keys, FETCH_BUDGET_S)
+            self._cache.keep(keys, rows)
             self._timeouts_since = 0.0
             return rows
         except TimeoutError:
@@ -231,10 +242,14 @@ def _seq(row: Floats) -> int | None:
 
 
 def decide(
-    transaction: Transaction, model: TabularModel, score: float, degraded: bool, policy: Policy
+    transaction: Transaction,
+    model: str,
+    threshold: float,
+    score: float,
+    degraded: bool,
+    policy: Policy,
 ) -> Decision:
     """The outcome of least expected cost; the threshold is the best single one, to compare."""
-    card = model.card
     outcome = policy.decide(score, transaction.amount_minor)
     return Decision(
         transaction_id=transaction.transaction_id,
@@ -242,8 +257,8 @@ def decide(
         decision=outcome,
         model_decision=outcome,
         score=score,
-        threshold=card.threshold,
-        model=card.label,
+        threshold=threshold,
+        model=model,
         degraded=degraded,
     )
 
@@ -251,7 +266,7 @@ def decide(
 @asynccontextmanager
 async def open_scorer(
     config: Settings,
-    champion: ServedModel[TabularModel],
+    champion: ServedModel[FraudModel],
     outbox: Outbox,
     nats: Callable[[], Client],
 ) -> AsyncIterator[Scorer]:

@@ -233,6 +233,55 @@ async def test_without_redis_it_degrades_and_recovers(client, own):
     await until(whole)
 
 
+@pytest.fixture
+def champion_with_fallback(champion, config, simulated):
+    """The champion's file with a fallback trained on a few rows."""
+    chosen = slice(0, None, 20)
+    rows = simulated.transactions.take(range(0, len(simulated.transactions), 20))
+    examples = Examples(
+        simulated.vectors[chosen, : len(TABULAR)],
+        simulated.fraud[chosen],
+        simulated.amount[chosen].astype(float),
+        {"items": cart_sets(rows)},
+    )
+    made = Fallback({"rounds": 5, "max_depth": 3}, TABULAR)
+    made.fit(examples, examples, 0, lambda *_: None)
+    file = write_card(made.export(), card(candidate="fallback", sets=SETS, threshold=0.321))
+    Lake(config).put(served_path("fraud"), attach(champion, {FALLBACK: file}))
+
+
+async def test_without_redis_the_fallback_decides_by_the_rows_read_last(
+    champion_with_fallback, client, own, simulated
+):
+    first = int(np.nonzero(simulated.days[0].device >= 0)[0][0])
+    known = transaction(simulated.days[0], first).model_dump(mode="json")
+    events = Events.from_tables(simulated.transactions, simulated.labels)
+    redis = Redis.from_url(own.config.redis)
+    for state in STATES:
+        load_online({state.name: OnlineTable(redis, state)}, simulated.states, lambda *_: None)
+    redis.close()
+    whole = (await client.post("/score", json=known)).json()
+    own.kill("redis")
+    again = (await client.post("/score", json={**known, "transaction_id": "again"})).json()
+    new = {**known, "transaction_id": "new", "ip": "45.1.2.3"}
+    other = (await client.post("/score", json=new)).json()
+    assert (whole["degraded"], again["degraded"], other["degraded"]) == (False, True, True)
+    assert again["threshold"] == other["threshold"] == 0.321
+    assert again["model"] == whole["model"] == "xgboost:1"
+
+    async def arrived():
+        return len(await decisions(own.config)) == 3
+
+    await until(arrived)
+    logged = {event["transaction_id"]: event for event in await decisions(own.config)}
+    kept, by_ip = logged["again"], logged["new"]
+    assert kept["seqs"] == logged[known["transaction_id"]]["seqs"]
+    assert kept["features"] == logged[known["transaction_id"]]["features"]
+    assert by_ip["seqs"] == {**kept["seqs"], "ip_state": None}
+    table = decision_table([kept, by_ip])
+    assert compare(events, table).mismatches == 0
+
+
 async def test_with_a_hanging_redis_it_degrades_and_recovers(client, own):
     own.signal("redis", signal.SIGSTOP)
     answers = await asyncio.gather(*(client.post("/score", json=asked(n)) for n in range(20)))
