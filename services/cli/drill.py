@@ -34,6 +34,12 @@ def drill(
     without_features: Annotated[
         bool, typer.Option("--without-features", help="Take Redis from the running stack instead.")
     ] = False,
+    selective_labels: Annotated[
+        bool, typer.Option("--selective-labels", help="Retrain on labels of approved ones only.")
+    ] = False,
+    control: Annotated[
+        float, typer.Option(min=0.001, max=1, help="Share of declines in the control group.")
+    ] = 0.03,
     hours: Annotated[float, typer.Option(min=0.1, help="Simulated hours without Redis.")] = 12,
     runs: Annotated[int, typer.Option(min=1, help="Times without Redis.")] = 3,
     rate: Annotated[float, typer.Option(min=1, help="Transactions a second, without Redis.")] = 200,
@@ -43,16 +49,22 @@ def drill(
     """Inject a concept drift and measure what retraining saves. A minute or two, no stack.
 
     Exits with 1 if no challenger was promoted, or the cost did not fall. With --without-features:
-    what hours without Redis cost in the running stack; 1 if more than 1.5 times as much.
+    what hours without Redis cost in the running stack; 1 if more than 1.5 times as much. With
+    --selective-labels: 60 days of nightly retraining without labels of declined transactions; 1 if
+    the estimated cost's interval misses the true cost on more than a tenth of the days.
 
     Examples:
       whiteboard drill fraud
       whiteboard drill fraud --strength 0.5 --json
       whiteboard drill fraud --without-features --hours 12
+      whiteboard drill fraud --selective-labels --control 0.03
     """
     only_with(design, "drill")
     if without_features:
         _without_features(hours, runs, rate, kind, as_json)
+        return
+    if selective_labels:
+        _selective_labels(seed, control, as_json)
         return
     from services.fraud.evaluation.drill import plot, run
 
@@ -130,3 +142,35 @@ def _show_outages(found: "list[OutageRun]", hours: float) -> None:
             f"{one.eur_per_hour_before:,.0f}",
         )  # fmt: skip
     out.print(board)
+
+
+def _selective_labels(seed: int, rate: float, as_json: bool) -> None:
+    from services.fraud.evaluation import selective_labels
+
+    with errors_as_messages():
+        found = selective_labels.run(seed, rate, bar)
+    path = settings().home / "drill" / f"fraud-selective-labels-{seed}.png"
+    selective_labels.plot(found, path)
+    figures = {name: arm.figures() for name, arm in found.arms.items()}
+    if as_json:
+        show_json({**found.as_json(), "plot": str(path)})
+    else:
+        board = table(
+            "60 days of nightly retraining, EUR a day; true costs are the simulator's",
+            "labels", "cost", "last 25 days", "estimated", "days covered", "declined",
+            "control group", "which costs",
+        )  # fmt: skip
+        for name, of in figures.items():
+            board.add_row(
+                name, f"{of['cost_a_day']:,.0f}", f"{of['cost_a_day_last']:,.0f}",
+                f"{of['estimated_a_day']:,.0f}", f"{of['days_covered']:.0%}",
+                f"{of['declined_a_day']:,.0f}", f"{of['controls_a_day']:.1f}",
+                f"{of['control_cost_a_day']:,.0f}",
+            )  # fmt: skip
+        out.print(board)
+        say(f"plot {path.resolve()}")
+    covered = figures[selective_labels.CONTROL]["days_covered"]
+    if covered < selective_labels.MIN_COVERED:
+        fail(
+            f"the interval of the estimated cost covers the true cost on {covered:.0%} of the days"
+        )

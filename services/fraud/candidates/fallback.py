@@ -149,9 +149,11 @@ class Fallback(XGBoost):
         wide = np.hstack([vectors.astype(np.float32), counts])
         return Examples(wide, examples.positive, examples.amount)
 
-    def _matrix(self, vectors: Floats, label: Any = None) -> xgb.DMatrix:
+    def _matrix(self, vectors: Floats, label: Any = None, weight: Any = None) -> xgb.DMatrix:
         names = [*self.features, *(f"items_{bucket}" for bucket in self._buckets)]
-        return xgb.DMatrix(vectors.astype(np.float32), label=label, feature_names=names)
+        return xgb.DMatrix(
+            vectors.astype(np.float32), label=label, weight=weight, feature_names=names
+        )
 
 
 def item_counts(items: Floats32, buckets: np.ndarray) -> Floats32:
