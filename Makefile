@@ -66,7 +66,7 @@ check: setup
 
 test-e2e: setup federated-setup  ## The whole stack, killed and mended; minutes
 	$(BIN)/pytest -m e2e tests/e2e/test_demo.py tests/e2e/test_drill.py tests/e2e/test_evaluate.py \
-	    tests/e2e/test_federated.py \
+	    tests/e2e/test_federated.py tests/e2e/test_mutated_files.py \
 	    tests/e2e/test_schemathesis.py
 
 test-compose: setup  ## Docker Compose: build, up, kill each container, down, up; minutes

@@ -70,8 +70,8 @@ def _show(report: dict[str, Any]) -> None:
         out.print(f"  {report['note']}", highlight=False)
     known = {k: v for k, v in report["vector"].items() if v is not None and not math.isnan(v)}
     out.print(f"  {len(known)} features known, rows {report['versions']}", highlight=False)
-    if report.get("stages"):
-        stages = ", ".join(f"{name} {ms:.2f} ms" for name, ms in report["stages"].items())
+    if seconds := report.get("stage_seconds"):
+        stages = ", ".join(f"{name} {1e3 * each:.2f} ms" for name, each in seconds.items())
         out.print(f"  stages: {stages}", highlight=False)
 
 

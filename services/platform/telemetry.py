@@ -8,7 +8,9 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 from time import monotonic, perf_counter
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import Counter, Gauge
+
+from services.platform.latency_histogram import LatencyHistogram
 
 log = logging.getLogger(__name__)
 
@@ -18,11 +20,11 @@ LATENCY_BUCKETS = (
 )  # fmt: skip
 
 REQUESTS = Counter("requests_total", "Requests by route and status", ["route", "status"])
-REQUEST_SECONDS = Histogram(
-    "request_duration_seconds", "Time to answer", ["route"], buckets=LATENCY_BUCKETS
+REQUEST_SECONDS = LatencyHistogram(
+    "request_duration_seconds", "Time to answer", "route", LATENCY_BUCKETS
 )
-STAGE_SECONDS = Histogram(
-    "stage_duration_seconds", "Time in a stage of a request", ["stage"], buckets=LATENCY_BUCKETS
+STAGE_SECONDS = LatencyHistogram(
+    "stage_duration_seconds", "Time in a stage of a request", "stage", LATENCY_BUCKETS
 )
 DECISIONS = Counter("decisions_total", "Decisions taken", ["decision", "degraded"])
 OUTBOX_DEPTH = Gauge("outbox_events", "Decisions waiting to be published")
@@ -73,13 +75,13 @@ class Stages:
 def observe_stages(stages: Iterable[tuple[str, float]]) -> None:
     """Add stages to the histograms, seconds each."""
     for name, seconds in stages:
-        _stage(name).observe(seconds)
+        STAGE_SECONDS.observe(name, seconds)
 
 
 def count_request(route: str, status: int, seconds: float) -> None:
     """Count an answered request. `route` must be a service's route, never a client's path."""
     _requests(route, status).inc()
-    _request_seconds(route).observe(seconds)
+    REQUEST_SECONDS.observe(route, seconds)
 
 
 def count_decision(decision: str, degraded: bool = False) -> None:
@@ -105,18 +107,8 @@ _left_out_logged: dict[str, float] = {}
 
 # labels() takes a lock and a lookup per call; the children are few and never change.
 @cache
-def _stage(name: str) -> Histogram:
-    return STAGE_SECONDS.labels(name)
-
-
-@cache
 def _requests(route: str, status: int) -> Counter:
     return REQUESTS.labels(route, str(status))
-
-
-@cache
-def _request_seconds(route: str) -> Histogram:
-    return REQUEST_SECONDS.labels(route)
 
 
 @cache

@@ -8,19 +8,27 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections import Counter
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
 from infra.local.engines import environment
+from services.cv_inspection.service import INSPECTOR
+from services.cv_inspection.serving.app import EXAMPLE_LABEL, EXAMPLE_NOTIFICATION
+from services.fraud.ingestion.tables import DECISIONS_TABLE
 from services.fraud.service import SCORER
+from services.fraud.serving.app import EXAMPLE_TRANSACTION
 from services.platform.models.names import CHALLENGER, label_version, reference_path, served_path
 from services.platform.models.promotion import ModelLifecycle, announce
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
 from services.platform.streaming.connection import connect
 from tests.conftest import DATA, make_settings
+from tests.e2e.mutations import mutations
+from tests.unit.cv_inspection.image_files import encoded, jpeg, part
 from tests.unit.fraud.test_challengers import slowed
 
 pytestmark = pytest.mark.e2e
@@ -182,6 +190,30 @@ def test_swap_and_rollback_under_load_fail_no_request(here):
     assert events[-1] == "rolled_back"
 
 
+def test_rules_and_costs_changed_under_load_fail_no_request(here, tmp_path):
+    """Sets are taken while decisions are made; each decision names the one it was made by."""
+    running = here.flowing("simulate", "fraud", "--rate", "150", "--seconds", "40", "--json")
+    sets = tmp_path / "rules.yaml"
+    for amount in (300, 200, 100):
+        sets.write_text(f"""rules:
+- {{id: large, when: amount >= {amount}, action: review, reason: a large amount, owner: tests}}
+""")
+        here.run("rules", "fraud", "publish", str(sets))
+        here.run("costs", "fraud", "--opex", str(amount / 50))
+        time.sleep(3)
+    sets.write_text(
+        "rules:\n- {id: wrong, when: no_feature > 1.0, action: decline, owner: tests}\n"
+    )
+    here.run("rules", "fraud", "publish", str(sets), code=2)
+    found = json.loads(running.communicate(timeout=200)[0])
+    assert (found["failures"], found["degraded"], found["requests"]) == (0, 0, 6_000)
+    assert settled_audit(here)["mismatches"] == 0
+    lake = Lake(here.settings())
+    decisions = lake.read(DECISIONS_TABLE, ["rules", "fired"])
+    versions = Counter(version.partition(":")[0] for version in decisions["rules"].to_pylist())
+    assert {"1", "2", "3"} <= versions.keys()
+
+
 def test_an_inspector_is_trained_shadowed_and_judged(here):
     """The traffic that shadows it brings the labels it is judged by."""
     output = here.run(
@@ -239,6 +271,39 @@ def test_replaying_a_file_without_devices_or_carts(here):
     found = here.figures("replay", "fraud", "--file", file, "--most", "1500", "--rate", "300")
     assert (found["requests"], found["failures"], found["rejected_rows"]) == (1_500, 0, 0)
     assert settled_audit(here)["mismatches"] == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "sample", "count"),
+    [
+        ("/score", json.dumps(EXAMPLE_TRANSACTION).encode(), 4_000),
+        ("/inspect", jpeg(part()), 1_000),
+        ("/inspect", encoded(part()), 500),
+        ("/verdict", json.dumps(EXAMPLE_LABEL).encode(), 1_500),
+        ("/events/s3", json.dumps(EXAMPLE_NOTIFICATION).encode(), 1_500),
+    ],
+    ids=["score", "jpeg", "png", "verdict", "notice"],
+)
+def test_mutated_requests_are_answered_and_kill_nothing(here, path, sample, count):
+    """Whatever is sent, the answer is no 5xx."""
+    config = here.settings()
+    url = (SCORER if path == "/score" else INSPECTOR).url(config)
+    headers = {"Authorization": f"Bearer {config.password.get_secret_value()}"}
+    answers = Counter()
+    with httpx.Client(base_url=url, headers=headers, timeout=30) as http:
+        for data in mutations(sample, count, seed=1):
+            answers[http.post(path, content=data).status_code] += 1
+    assert max(answers) < 500, answers
+    assert answers[422] > 0.2 * count, answers
+
+
+def test_nothing_died_of_mutated_requests(here):
+    """Restarts would show in the pids' ages; a crash loop is a process that does not run."""
+    status = here.figures("status")
+    assert {p["state"] for p in status["processes"]} == {"RUNNING"}
+    assert settled_audit(here)["mismatches"] == 0
+    found = here.figures("simulate", "cv", "--rate", "4", "--seconds", "5")
+    assert found["lost"] == found["duplicates"] == found["failures"] == 0
 
 
 def test_the_second_demo_and_every_decision_since_the_first(here):

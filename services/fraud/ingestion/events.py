@@ -147,7 +147,7 @@ class DecisionEvent(StrictModel):
         model_decision: What the model alone decided; null in a decision from before rules.
         rules: Version of the rules, "version:digest"; null in a decision from before rules.
         fired: Ids of the rules that fired.
-        stages: Milliseconds of each stage up to the decision.
+        stage_seconds: Seconds of each stage up to the decision.
         decided_at: When it was decided, seconds since the epoch by the scorer's clock.
         costs: What the outcome was decided by: the fields of `problem.CostModel`, null for an
             infinite price; null in a decision that was logged before decisions had it.
@@ -168,7 +168,7 @@ class DecisionEvent(StrictModel):
     model_decision: Outcome | None = None
     rules: str | None = None
     fired: list[str] = []
-    stages: dict[str, float] = {}
+    stage_seconds: dict[str, float] = {}
     decided_at: float | None = None
     costs: dict[str, float | None] | None = None
 

@@ -49,7 +49,9 @@ def to_row(message: Message) -> tuple[str, Row]:
 def _decision_row(data: bytes) -> Row:
     event = _parse(DecisionEvent, data)
     transaction = event.transaction.model_dump(exclude={"currency"})
-    decision = event.model_dump(exclude={"transaction", "features", "seqs", "stages", "decided_at"})
+    decision = event.model_dump(
+        exclude={"transaction", "features", "seqs", "stage_seconds", "decided_at"}
+    )
     nan = float("nan")
     return {
         **transaction,

@@ -6,9 +6,10 @@ that is linear in its length.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from datetime import datetime
+from math import inf, nextafter
 from typing import Any
 
 import cel
@@ -31,11 +32,21 @@ _FUNCTIONS = {"size", "startsWith", "endsWith", "contains", "double", "int", "st
 _MACROS = re.compile(r"\.\s*(all|exists|exists_one|map|filter)\s*\(")
 _STRING = re.compile(r"""("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')""")
 _IN_LIST = re.compile(r"\b([a-z_][a-z0-9_]*)\s+in\s+lists\.([a-z_][a-z0-9_]*)\b")
+_COMPARISON = re.compile(r"([a-z_][a-z0-9_]*)\s*(<=|>=|==|<|>)\s*(-?\d+(?:\.\d+)?)")
 _ALWAYS = (-(2**63), 2**63 - 1)
 
 
 class RuleRefused(ValueError):
     """A rule that cannot be used, with its id and the reason."""
+
+
+@dataclass(frozen=True)
+class Guard:
+    """Bounds between which a variable lies wherever its rule fires, both included."""
+
+    variable: str
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
@@ -46,8 +57,9 @@ class CompiledRule:
         rule: The rule.
         run: Evaluates the expression in a CEL context.
         numbers: The numbers it names. It fires only where all of them are known.
-        texts: The texts it names.
+        texts: The texts it names, but for those it looks up.
         memberships: By variable of the compiled expression, the text and the list it looks up.
+        guards: Necessary conditions, much cheaper than the expression.
         begin_us: First event time at which it may fire, microseconds.
         end_us: Event time from which on it does not fire.
     """
@@ -57,6 +69,7 @@ class CompiledRule:
     numbers: frozenset[str]
     texts: frozenset[str]
     memberships: dict[str, tuple[str, str]] = field(default_factory=dict)
+    guards: tuple[Guard, ...] = ()
     begin_us: int = _ALWAYS[0]
     end_us: int = _ALWAYS[1]
 
@@ -83,11 +96,58 @@ def compile_rule(rule: Rule, lists: frozenset[str]) -> CompiledRule:
         rule=rule,
         run=program.execute,
         numbers=names.intersection(NUMBERS),
-        texts=names.intersection(TEXTS) | {text for text, _ in memberships.values()},
+        texts=names.intersection(TEXTS),
         memberships=memberships,
+        guards=guards(source, memberships.keys()),
         begin_us=_bound(rule.valid_from, _ALWAYS[0]),
         end_us=_bound(rule.valid_until, _ALWAYS[1]),
     )
+
+
+def guards(source: str, memberships: Collection[str]) -> tuple[Guard, ...]:
+    """The guards of an expression: those of its conjuncts that compare a number with a constant.
+
+    Args:
+        memberships: Names of boolean variables; one that is a conjunct is a guard too.
+
+    Returns:
+        None if there is a disjunction or a condition anywhere.
+
+    >>> guards("amount >= 5 && size(ip) > 3 && score == 0.5", ())
+    (Guard(variable='amount', low=5.0, high=inf), Guard(variable='score', low=0.5, high=0.5))
+    >>> guards("amount > 5 || score < 0.5", ())
+    ()
+    """
+    plain = _STRING.sub("''", source)
+    if "||" in plain or "?" in plain:
+        return ()
+    found = []
+    for conjunct in _top_level_conjuncts(plain):
+        if conjunct in memberships:
+            found.append(Guard(conjunct, 1.0, inf))
+        elif match := _COMPARISON.fullmatch(conjunct):
+            name, sign, number = match.groups()
+            found.append(Guard(name, *_bounds(sign, float(number))))
+    return tuple(found)
+
+
+def _bounds(sign: str, constant: float) -> tuple[float, float]:
+    if sign == "==":
+        return constant, constant
+    if sign[0] == "<":
+        return -inf, constant if sign == "<=" else nextafter(constant, -inf)
+    return constant if sign == ">=" else nextafter(constant, inf), inf
+
+
+def _top_level_conjuncts(plain: str) -> list[str]:
+    """The parts between the `&&` that lie outside brackets."""
+    parts, depth, begin = [], 0, 0
+    for at, character in enumerate(plain):
+        depth += (character in "([{") - (character in ")]}")
+        if depth == 0 and plain.startswith("&&", at):
+            parts.append(plain[begin:at].strip())
+            begin = at + 2
+    return [*parts, plain[begin:].strip()]
 
 
 def _with_memberships(rule: Rule, lists: frozenset[str]) -> tuple[str, dict[str, tuple[str, str]]]:

@@ -223,7 +223,7 @@ class Scorer:
             "features": vector,
             "seqs": seqs,
             "feature_set": FEATURE_SET.hash,
-            "stages": {name: round(s * 1e3, 3) for name, s in stages.times.items()},
+            "stage_seconds": stages.times,
             "decided_at": time(),
             "costs": policy.logged,
         }

@@ -25,6 +25,9 @@ def serve_app(factory: str, host: str, port: int, log_level: str = "warning") ->
         access_log=False,
         log_level=log_level,
         timeout_keep_alive=KEEP_ALIVE_S,
+        # No proxy stands in front, so nobody's X-Forwarded-For is believed.
+        proxy_headers=False,
+        server_header=False,
     )
 
 

@@ -49,7 +49,7 @@ def declined(model, simulated, count):
              "score": float(scores[row]), "threshold": 0.2, "model": "xgboost:1",
              "degraded": False, "transaction": {**EXAMPLE_TRANSACTION, "transaction_id": f"t{n}"},
              "features": vector, "seqs": {"ip_state": n}, "feature_set": FEATURE_SET.hash,
-             "stages": {"infer": 0.1}}
+             "stage_seconds": {"infer": 0.0001}}
         )  # fmt: skip
     return events
 
@@ -91,7 +91,7 @@ async def test_killed_it_loses_nothing(config, nc, champion, simulated, worker):
         report = orjson.loads((await bucket.get(event["decision_id"])).value)
         assert report["gap"] < 1e-4
         assert 1 <= len(report["reasons"]) <= 4
-        assert report["stages"] == {"infer": 0.1}
+        assert report["stage_seconds"] == {"infer": 0.0001}
     app = create_app(config)
     async with (
         app.router.lifespan_context(app),

@@ -97,6 +97,30 @@ def test_a_rule_fires_within_its_time_of_validity_only():
     assert fired(rules, vector(), event_time="2022-05-01T12:29:59Z") == ["until"]
 
 
+def test_guards_change_nothing_but_the_time():
+    expressions = [
+        "amount > 1.0 && score < 0.5",
+        "amount > 1 || score < 0.5",
+        "!(amount > 1.0 && score < 0.5)",
+        "hour_of_day == 1 && (amount > 1.0 || score >= 0.5)",
+        "amount > -0.5 && merchant_id != 'a && amount < 0 && b'",
+        "device_id in lists.known && amount <= 1",
+        "!(device_id in lists.known) && amount < 1.5",
+        "amount > 0.5 ? score > 0.5 : score < 0.5",
+    ]
+    guarded = compiled(*(rule(when, f"r{n}") for n, when in enumerate(expressions)), known=["d1"])
+    plain = compiled(*guarded.rules, known=["d1"])
+    plain._guards = [((0, -np.inf, np.inf), []) for _ in plain.rules]
+    random = np.random.default_rng(0)
+    vectors = random.choice([0.0, 0.5, 1.0, 2.0, np.nan], (500, len(TABULAR)))
+    scores, times = random.choice([0.1, 0.5, 0.9], 500), np.zeros(500, np.int64)
+    texts = {name: ["d1", "d2", ""] * 166 + ["a", "b"] for name in TEXTS}
+    made = guarded.fired_matrix(vectors, scores, texts, times)
+    assert (made == plain.fired_matrix(vectors, scores, texts, times)).all()
+    assert made.any(axis=0).all()
+    assert [len(one.guards) for one in guarded._compiled] == [2, 0, 0, 0, 1, 2, 1, 0]
+
+
 def test_a_rule_that_fails_on_live_values_is_counted_and_the_others_fire():
     # No probe reaches the mistake behind the comparison with this merchant.
     rules = compiled(rule("merchant_id == 'm7' && 2 * amount > 1.0", "bad"), rule("true", "good"))
