@@ -1,4 +1,4 @@
-"""`whiteboard drill`: what retraining is worth after a concept drift, and an hour without Redis."""
+"""`whiteboard drill`: retraining after a concept drift, an hour without Redis, missing labels."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
