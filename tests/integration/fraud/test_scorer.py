@@ -303,7 +303,7 @@ def nothing(*_):
 
 
 def logged(event):
-    return Message("fraud.decision.0", orjson.dumps(event), 1, 0, 1)
+    return Message("fraud.decision.0", orjson.dumps(event), 1, 0, "")
 
 
 async def test_with_a_hanging_redis_it_degrades_and_recovers(client, own):
