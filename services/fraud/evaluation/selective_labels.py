@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from services.fraud.evaluation.control_estimate import Estimate, genuine_declined
 from services.fraud.evaluation.simulated_data import SimulatedData
 from services.fraud.features.backfill import WARM_UP_DAYS
 from services.fraud.problem import DECLINE, DISPUTE_WINDOW_DAYS, CostModel
 from services.fraud.retraining.training import new_candidate
-from services.fraud.review.control import Estimate, draw, genuine_declined, propensity
+from services.fraud.review.control import draw, propensity
 from services.platform.models.candidates import Candidate, Examples
 from services.platform.progress import ProgressBar
 from services.platform.types import Booleans, Floats

@@ -5,9 +5,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from services.fraud.evaluation.control_estimate import genuine_declined
 from services.fraud.evaluation.selective_labels import Arm, decide_day
 from services.fraud.problem import CostModel
-from services.fraud.review.control import draw, genuine_declined, propensity
+from services.fraud.review.control import draw, propensity
 
 
 def test_the_draw_is_uniform_and_repeats():
