@@ -9,6 +9,7 @@ FROM base AS serve
 COPY requirements-serve.lock .
 RUN pip install --no-cache-dir -r requirements-serve.lock
 COPY features features
+COPY monitoring monitoring
 COPY services services
 COPY infra/docker/serve infra/docker/healthy /usr/local/bin/
 USER whiteboard
@@ -34,3 +35,21 @@ COPY infra/docker/healthy /usr/local/bin/
 USER whiteboard
 ENV MPLCONFIGDIR=/tmp/matplotlib
 CMD ["whiteboard", "--help"]
+
+# Flower in an environment of its own: its pins conflict with ours.
+FROM base AS flower
+ARG TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
+COPY requirements-federated.lock .
+RUN python -m venv /opt/federated \
+    && if [ -n "$TORCH_INDEX_URL" ]; then \
+        grep '^torch==' requirements-federated.lock > torch.txt \
+        && /opt/federated/bin/pip install --no-cache-dir --index-url "$TORCH_INDEX_URL" -r torch.txt; fi; \
+    /opt/federated/bin/pip install --no-cache-dir -r requirements-federated.lock
+
+# A bank, or the coordinator of banks: `docker compose --profile federated`.
+FROM train AS bank
+COPY --from=flower /opt/federated /opt/federated
+USER root
+RUN mkdir /meet && chown whiteboard /meet
+USER whiteboard
+ENV WHITEBOARD_FEDERATED_ENV=/opt/federated

@@ -11,8 +11,8 @@ FEDERATED_STAMP := $(FEDERATED)/.installed
 TORCH_INDEX_URL ?= https://download.pytorch.org/whl/cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-e2e test-compose test-federated federated federated-setup check \
-    bench architecture lock down wipe
+.PHONY: help setup demo test test-e2e test-questions test-compose test-security test-federated federated \
+    federated-setup check bench architecture picture page-setup lock down wipe
 
 help:  ## Show this
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,17 +66,31 @@ check: setup
 
 test-e2e: setup federated-setup  ## The whole stack, killed and mended; minutes
 	$(BIN)/pytest -m e2e tests/e2e/test_demo.py tests/e2e/test_drill.py tests/e2e/test_evaluate.py \
-	    tests/e2e/test_federated.py tests/e2e/test_mutated_files.py \
+	    tests/e2e/test_federated.py tests/e2e/test_mutated_files.py tests/e2e/test_page.py \
 	    tests/e2e/test_schemathesis.py
 
+test-questions: setup  ## Every command of docs/questions.md on a stack; half an hour
+	$(BIN)/pytest -m e2e tests/e2e/test_questions.py
+
+# Tests of the page, and its picture, need Playwright, Debian's chromium, and axe-core from npm.
+page-setup: setup  ## Install Playwright and axe-core, for the page's tests
+	$(BIN)/pip install --quiet playwright
+	npm install --silent --no-audit --no-fund --prefix .venv axe-core@4.14.1
+
 test-compose: setup  ## Docker Compose: build, up, kill each container, down, up; minutes
-	$(BIN)/pytest -m e2e tests/e2e/test_compose.py
+	$(BIN)/pytest -m e2e tests/e2e/test_compose.py tests/e2e/test_compose_federated.py
+
+test-security: setup  ## Attacks that must fail, from a fresh `up`; minutes
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "e2e or not e2e" tests/security
 
 bench: setup  ## Micro-benchmarks: kernel, simulator, reader
 	$(BIN)/pytest benchmarks --benchmark-only
 
 architecture: setup  ## Write docs/architecture.md from the code's imports
 	$(BIN)/python -m docs.draw_architecture
+
+picture: page-setup  ## Write docs/images/page.png from a recorded minute of the running stack
+	$(BIN)/python -m docs.draw_page
 
 # torch's CUDA libraries stay out of the lock: its CPU build has none, and pip finds them for others.
 lock: setup  ## Add what pyproject.toml asks for to the locks; pins that are there stay

@@ -163,3 +163,60 @@ def backfill(
         )
         for s in states
     }
+
+
+class RowTable:
+    """The rows of one state, growing with its entities."""
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+        self._index: dict[Key, int] = {}
+        self._rows = np.zeros((1024, state.width))
+
+    @property
+    def keys(self) -> list[Key]:
+        """The K entities."""
+        return list(self._index)
+
+    @property
+    def rows(self) -> Floats:
+        """(K, width) rows."""
+        return self._rows[: len(self._index)]
+
+    def positions(self, keys: list[Key]) -> list[int]:
+        """Where the rows of entities are; entities that are new get a row of zeros."""
+        found = [self._index.setdefault(key, len(self._index)) for key in keys]
+        while len(self._index) > len(self._rows):
+            self._rows = np.concatenate([self._rows, np.zeros_like(self._rows)])
+        return found
+
+    def load(self, positions: list[int]) -> Floats:
+        """A copy of some rows (K, width)."""
+        return self._rows[positions]
+
+    def store(self, positions: list[int], rows: Floats) -> None:
+        """Replace some rows (K, width)."""
+        self._rows[positions] = rows
+
+
+def fold_rows(
+    states: Sequence[State],
+    tables: Mapping[str, RowTable],
+    events: EventColumns,
+    snapshot_index: Integers | None = None,
+    keep: bool = True,
+) -> dict[str, Floats]:
+    """`fold_events` on rows that grow with their entities.
+
+    Args:
+        keep: Whether the rows go on from here; else only the snapshots are wanted.
+    """
+    identified = {state.name: identify(state, events.keys) for state in states}
+    positions = {name: tables[name].positions(keys) for name, (_, keys) in identified.items()}
+    rows = {name: codes for name, (codes, _) in identified.items()}
+    parts = {name: tables[name].load(found) for name, found in positions.items()}
+    snapshots = fold_events(states, events, rows, parts, snapshot_index)
+    if keep:
+        for name, part in parts.items():
+            tables[name].store(positions[name], part)
+    return snapshots

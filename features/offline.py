@@ -227,7 +227,8 @@ def _join_view(
     prefix = f"{view.projection.name_to_use()}__" if full_names else ""
     timestamp = source.timestamp_field
     column = SEQ_COLUMN if order == SEQ_COLUMN else timestamp
-    db.register("source", _dataset(source).scanner(columns=[*keys, *names, column]).to_table())
+    # Batch by batch: the log is the largest table of the lake.
+    db.register("source", _dataset(source).scanner(columns=[*keys, *names, column]).to_reader())
     absent = " OR ".join(f"j.{key} IS NULL" for key in keys)
     # A null key gives a list of one NaN, which `state_log.stack` expands to a row of NaN.
     picked = (

@@ -4,7 +4,9 @@ Built in Python rather than by `feast apply`, which imports files by path and th
 view twice. Importing Feast takes seconds, so the request path does not import this module.
 """
 
+import atexit
 import json
+import os
 import warnings
 from collections.abc import Callable, Mapping
 from datetime import timedelta
@@ -32,6 +34,7 @@ from features.groups import EmbeddingGroup, Group, Passthrough
 from features.online import PROJECT
 from features.spec import TIME_COLUMN, View
 from features.state_log import log_folder
+from services.platform.secret_files import make_private
 from services.platform.settings import Settings
 
 
@@ -41,20 +44,25 @@ def open_store(settings: Settings, features: FeatureSet, log_path: str = "") -> 
     Args:
         log_path: Folder of the state logs, a path or s3:// URL; the lake's by default.
     """
-    home = settings.home / "feast"
-    home.mkdir(parents=True, exist_ok=True)
+    home = make_private(settings.home / "feast")
+    # Made from code each time, and for this process alone: Feast keeps pickled functions in it, and
+    # runs them as it opens it.
+    registry = (home / f"{features.design}-{os.getpid()}.db").resolve()
+    registry.unlink(missing_ok=True)
+    atexit.register(registry.unlink, missing_ok=True)
     url = urlsplit(settings.redis)
-    password = unquote(url.password or "")
+    account = {"username": url.username, "password": url.password}
+    options = [f"{k}={_option(unquote(v))}" for k, v in account.items() if v]
     config = RepoConfig(
         project=PROJECT,
         provider="local",
         registry={
-            "path": str((home / f"{features.design}.db").resolve()),
+            "path": str(registry),
             "cache_ttl_seconds": 0,
         },
         online_store={
             "type": "redis",
-            "connection_string": f"{url.hostname}:{url.port},password={_option(password)}",
+            "connection_string": ",".join([f"{url.hostname}:{url.port}", *options]),
         },
         offline_store={"type": "features.offline.AsofOfflineStore"},
         entity_key_serialization_version=3,

@@ -1,10 +1,11 @@
 """Alerts as events, `alerts.<design>.<kind>`: for people, `status`, and the scheduler."""
 
+from contextlib import suppress
 from datetime import datetime
 
 from nats.js import JetStreamContext, api
 from nats.js.errors import NotFoundError
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 STREAM = "ALERTS"
 DRIFT = "drift"
@@ -23,6 +24,7 @@ class Alert(BaseModel):
         said: The message.
         findings: By detector, the columns that drifted.
         sources: By column, the source whose values moved most, where one did.
+        examples: Subjects (images) with the most extreme values, where a column has too many.
     """
 
     at: datetime
@@ -33,6 +35,7 @@ class Alert(BaseModel):
     said: str
     findings: dict[str, list[str]] = {}
     sources: dict[str, str] = {}
+    examples: list[str] = []
 
 
 async def raise_alert(js: JetStreamContext, alert: Alert) -> None:
@@ -57,6 +60,7 @@ async def newest_alerts(js: JetStreamContext, limit: int = 5) -> list[Alert]:
         return []
     found = []
     for seq in range(state.last_seq, max(state.first_seq, state.last_seq - limit + 1, 1) - 1, -1):
-        message = await js.get_msg(STREAM, seq)
-        found.append(Alert.model_validate_json(message.data or b""))
+        with suppress(NotFoundError, ValidationError):  # deleted, or not an alert
+            message = await js.get_msg(STREAM, seq)
+            found.append(Alert.model_validate_json(message.data or b""))
     return found

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from monitoring.drift_monitor import SCORE_DETECTOR, DriftMonitor
+from monitoring.drift_monitor import SCORE_DETECTOR, TAIL_DETECTOR, DriftMonitor
 from monitoring.quality import COST_DETECTOR
 from monitoring.reference import Reference
 from monitoring.statistics import STATISTICS
@@ -27,7 +27,7 @@ InjectedDrift = tuple[str, float]
 def detectors() -> tuple[str, ...]:
     """Names of what raises alarms, and `ANY` of them."""
     statistics = (name for name, one in STATISTICS.all().items() if one.alarms)
-    return (*statistics, SCORE_DETECTOR, COST_DETECTOR, ANY)
+    return (*statistics, SCORE_DETECTOR, TAIL_DETECTOR, COST_DETECTOR, ANY)
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class BenchmarkStream:
         costs: (W,) logarithm of the mean cost of a decision by window, empty where unknown.
         first_costs: The same of windows before, the baseline of the cost monitor.
         label_delay: Windows after which a window's cost is known.
+        rising: Columns of which extreme values are counted.
     """
 
     reference: Reference
@@ -51,6 +52,7 @@ class BenchmarkStream:
     costs: Floats = field(default_factory=lambda: np.zeros(0))
     first_costs: Floats = field(default_factory=lambda: np.zeros(0))
     label_delay: int = 0
+    rising: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ def run_benchmark(streams: Iterator[BenchmarkStream]) -> DriftBenchmark:
 
 def alarms_by_detector(stream: BenchmarkStream) -> dict[str, list[int]]:
     """By detector, numbers of the windows at which it raised an alarm; of a cost, once labelled."""
-    monitor = DriftMonitor(stream.reference)
+    monitor = DriftMonitor(stream.reference, rising=stream.rising)
     found: dict[str, list[int]] = {name: [] for name in detectors()}
     for number, window in enumerate(stream.windows):
         for name in dict.fromkeys(f.detector for f in monitor.check(window).findings):

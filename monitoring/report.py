@@ -108,6 +108,8 @@ def write(reference: Reference, window: Floats, title: str, path: Path) -> None:
     Raises:
         ValueError: the window is empty.
     """
+    # A reference that was stored before a column existed lacks the first ones.
+    window = window[:, -len(reference.names) :]
     monitor = DriftMonitor(reference).check(window)
     evidently, page = _evidently(reference, window, title)
     summary = Summary(reference.names, reference.clean_rows, monitor, evidently)

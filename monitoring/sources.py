@@ -54,12 +54,13 @@ class SourceTracker:
     """Decayed statistics of each source, from windows in which nothing drifted.
 
     Attributes:
+        columns: F, how many columns they are of.
         last_seq: Sequence of the last message that they contain.
         version: Of the model whose scores are in the last column, 0 for none yet.
     """
 
     def __init__(self, columns: int) -> None:
-        self._columns = columns
+        self.columns = columns
         self._sums: dict[str, _DecayedSums] = {}
         self.last_seq = self.version = 0
 
@@ -76,7 +77,7 @@ class SourceTracker:
             return
         for name, own in _by_source(rows, sources):
             if name not in self._sums:
-                self._sums[name] = _DecayedSums(*np.zeros((3, self._columns)))
+                self._sums[name] = _DecayedSums(*np.zeros((3, self.columns)))
             self._sums[name].update(own)
         self.last_seq = last_seq
 
@@ -105,18 +106,25 @@ class SourceTracker:
     def to_bytes(self) -> bytes:
         """The state as a JSON file."""
         sums = {name: [s.count, s.total, s.squares] for name, s in self._sums.items()}
-        state = {"columns": self._columns, "until": self.last_seq,
+        state = {"columns": self.columns, "until": self.last_seq,
                  "version": self.version, "past": sums}  # fmt: skip
         return orjson.dumps(state, option=orjson.OPT_SERIALIZE_NUMPY)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "SourceTracker":
-        """Read a file of `to_bytes`."""
-        state = orjson.loads(data)
-        made = cls(state["columns"])
-        made.last_seq, made.version = state["until"], state["version"]
-        past = state["past"].items()
-        made._sums = {name: _DecayedSums(*map(np.array, sums)) for name, sums in past}
+        """Read a file of `to_bytes`.
+
+        Raises:
+            ValueError: It is no such file.
+        """
+        try:
+            state = orjson.loads(data)
+            made = cls(state["columns"])
+            made.last_seq, made.version = state["until"], state["version"]
+            past = state["past"].items()
+            made._sums = {name: _DecayedSums(*map(np.array, sums)) for name, sums in past}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"no state of sources: {error!r}") from error
         return made
 
 

@@ -53,6 +53,7 @@ class Observation:
         source: Where it comes from (a station), to name the origin of a drift; empty if not asked.
         unread: (F,) values that could not be read when the decision was taken; None if all were.
         feed: The feed whose time the event time is; empty for the feed of events without one.
+        subject: What it is about (an image), to show it in an alert; empty if not asked.
     """
 
     event_time_s: float
@@ -62,6 +63,7 @@ class Observation:
     source: str = ""
     unread: Booleans | None = None
     feed: str = ""
+    subject: str = ""
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,7 @@ class MonitorSpec:
         observe: Reads a decision; None leaves it out.
         new_windows: Makes an empty window.
         quality: How decisions are evaluated once labels are in.
+        rising: Columns of which extreme values are counted, see `UpperTail`.
     """
 
     design: str
@@ -110,6 +113,7 @@ class MonitorSpec:
     observe: Callable[[Message], Observation | None]
     new_windows: Callable[[], WindowCutter[Observation]]
     quality: QualitySpec
+    rising: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -123,6 +127,7 @@ class ClosedWindow:
         columns: (F,) names.
         result: Distances and findings.
         drifted_sources: By column that drifted, the source that moved most, where one did.
+        examples: Subjects of the most extreme rows, where a column has too many.
         sources: State of the source tracker, to be stored; None where it did not change.
         state: Where to begin again once the window is published.
     """
@@ -135,6 +140,7 @@ class ClosedWindow:
     drifted_sources: Mapping[str, str]
     sources: bytes | None
     state: WatcherState
+    examples: tuple[str, ...] = ()
 
 
 class _Feed:
@@ -221,7 +227,8 @@ class WindowWatcher:
             if len(self._feeds) >= MAX_FEEDS:
                 smallest = min(self._feeds, key=lambda n: self._feeds[n].cutter.taken)
                 self._forget(smallest, MANY_FEEDS)
-            feed = _Feed(self._spec.new_windows(), DriftMonitor(reference), seq)
+            monitor = DriftMonitor(reference, rising=self._spec.rising)
+            feed = _Feed(self._spec.new_windows(), monitor, seq)
             if name in self._resumed:
                 feed.cutter.resume(self._resumed.pop(name))
             self._feeds[name] = feed
@@ -257,9 +264,18 @@ class WindowWatcher:
         observations = window.observations
         rows = np.array([one.values for one in observations])
         sources = [one.source for one in observations]
-        result, columns = monitor.check(rows, _unread(observations)), monitor.reference.names
+        unread, columns = _unread(observations), monitor.reference.names
+        # A reference that was stored before a column existed lacks the first ones.
+        old = len(columns)
+        result = monitor.check(
+            rows[:, -old:], None if unread is None else unread[:, -old:], sources
+        )
         drifted = dict.fromkeys(f.column for f in result.findings)
-        by_column = {c: tracker.drifted_source(rows, sources, columns.index(c)) for c in drifted}
+        by_column = {
+            c: tracker.drifted_source(rows, sources, columns.index(c) - old) for c in drifted
+        }
+        by_column |= {f.column: f.source for f in result.findings if f.source}
+        extreme = dict.fromkeys(observations[i].subject for f in result.findings for i in f.rows)
         tracked = None
         if not drifted and any(sources):
             tracker.update(rows, sources, window.last_seq)
@@ -273,19 +289,27 @@ class WindowWatcher:
             drifted_sources={column: source for column, source in by_column.items() if source},
             sources=tracked,
             state=self._state(),
+            examples=tuple(subject for subject in extreme if subject),
         )
 
     def _sources_for(self, observation: Observation) -> SourceTracker:
         """The tracker; it knows nothing yet of another model's scores, the last column."""
-        tracker = self._sources or self._read_sources() or SourceTracker(len(observation.values))
+        count = len(observation.values)
+        tracker = self._sources or self._read_sources()
+        if tracker is None or tracker.columns != count:
+            tracker = SourceTracker(count)
         if tracker.version != observation.version:
             tracker.reset_column(-1)
             tracker.version = observation.version
         return tracker
 
     def _read_sources(self) -> SourceTracker | None:
+        path = sources_path(self._spec.design)
         with suppress(FileNotFoundError):
-            return SourceTracker.from_bytes(self._lake.get(sources_path(self._spec.design)))
+            try:
+                return SourceTracker.from_bytes(self._lake.get(path))
+            except ValueError as error:
+                log.warning("%s is unreadable (%s): the sources are learned anew", path, error)
         return None
 
     def _read_reference(self, version: int) -> Reference | None:

@@ -11,7 +11,7 @@ import logging
 import math
 from collections import Counter as Counts
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 
@@ -157,9 +157,10 @@ async def _publish(nc: Client, lake: Lake, design: str, closed: ClosedWindow) ->
         design=design,
         kind=DRIFT,
         model=closed.model,
-        said=_message(closed.result, closed.drifted_sources),
+        said=_message(closed.result, closed.drifted_sources, closed.examples),
         findings=by_detector,
         sources=dict(closed.drifted_sources),
+        examples=list(closed.examples),
     )
     await raise_alert(nc.jetstream(), alert)
     ALERTS.labels(DRIFT).inc()
@@ -178,11 +179,12 @@ def _by_p(finding: Finding) -> tuple[bool, float]:
     return math.isnan(finding.p), finding.p
 
 
-def _message(result: WindowResult, sources: Mapping[str, str]) -> str:
+def _message(result: WindowResult, sources: Mapping[str, str], examples: Sequence[str] = ()) -> str:
     """The columns with the smallest p first, and the source that moved in most of those shown."""
     columns = dict.fromkeys(f.column for f in sorted(result.findings, key=_by_p))
     shown = list(columns)[:_MAX_COLUMNS_IN_MESSAGE]
     more = f" and {len(columns) - len(shown)} more" if len(columns) > len(shown) else ""
     counts = Counts(sources[column] for column in shown if column in sources)
     where = f", most at {counts.most_common(1)[0][0]}" if counts else ""
-    return f"{', '.join(shown)}{more} drifted over {result.rows:,} decisions{where}"
+    look = f"; look at {', '.join(examples)}" if examples else ""
+    return f"{', '.join(shown)}{more} drifted over {result.rows:,} decisions{where}{look}"

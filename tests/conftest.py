@@ -13,10 +13,12 @@ import hypothesis
 import numpy as np
 import pyarrow as pa
 import pytest
+from pydantic import SecretStr
 
 from features.aggregation import BackfilledState
-from infra.local.engines import Program, environment, taken
-from services.cli.stack import local_engines
+from infra.local.engines import Program, engines, environment, taken
+from services.cv_inspection.service import INSPECTOR
+from services.designs import DESIGNS
 from services.fraud.candidates import CANDIDATES
 from services.fraud.features.backfill import backfill_states
 from services.fraud.features.kernel import feature_vectors
@@ -28,9 +30,12 @@ from services.fraud.simulator.day import Day
 from services.fraud.simulator.history import simulate_days
 from services.fraud.simulator.tables import label_table, transaction_table
 from services.fraud.simulator.traffic import Traffic
+from services.platform.design import accounts
 from services.platform.models.candidates import Candidate, Examples
 from services.platform.models.onnx import ModelCard, write_card
+from services.platform.secret_files import new_secret
 from services.platform.settings import Settings, settings
+from tests.conformance.toy.design import TOY
 
 if TYPE_CHECKING:
     from services.cv_inspection.candidates.vision import ImageCandidate
@@ -63,11 +68,11 @@ def consecutive_ports(count: int) -> int:
 
 def make_settings(home: Path) -> Settings:
     """Settings of a separate installation; all its ports are consecutive, so none is used twice."""
-    first = consecutive_ports(23)
+    first = consecutive_ports(44)
     names = ("nats_port", "nats_http_port", "redis_port", "s3_port", "scorer_port",
-             "inspector_port", "s3_internal_port")  # fmt: skip
+             "inspector_port", "walkthrough_port", "s3_internal_port")  # fmt: skip
     ports = {name: first + number for number, name in enumerate(names)}
-    # SeaweedFS uses four consecutive internal ports, the workers thirteen for metrics.
+    # SeaweedFS uses four consecutive internal ports, the workers offsets up to 31.
     return Settings(home=home, metrics_port=ports["s3_internal_port"] + 4, **ports)
 
 
@@ -117,12 +122,18 @@ def default_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def config(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     """Settings of this test session's engines, which are started once."""
     home = tmp_path_factory.mktemp("home")
-    made = make_settings(home)
+    # Also the operator's of homes that a test makes beside these engines.
+    password = SecretStr(new_secret())
+    made = make_settings(home).model_copy(update={"password": password})
+    os.environ["WHITEBOARD_PASSWORD"] = password.get_secret_value()
     for name, value in made:
-        plain = value.get_secret_value() if name == "password" else value
-        os.environ[f"WHITEBOARD_{name.upper()}"] = str(plain)
+        # Left unset, so that each process takes its own account.
+        if name != "user" and not isinstance(value, SecretStr):
+            os.environ[f"WHITEBOARD_{name.upper()}"] = str(value)
     settings.cache_clear()
-    running = [start_engine(process, home) for process in local_engines(made)]
+    events = f"{INSPECTOR.url(made)}{INSPECTOR.object_events}"
+    wanted = engines(made, events, accounts((*DESIGNS, TOY)))
+    running = [start_engine(process, home) for process in wanted]
     _wait_for_bucket(made)
     yield made
     for process in running:

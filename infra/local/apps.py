@@ -42,6 +42,7 @@ def same_engines(config: Settings) -> dict[str, str]:
         "WHITEBOARD_NATS_URL": config.nats,
         "WHITEBOARD_REDIS_URL": config.redis,
         "WHITEBOARD_S3_ENDPOINT": config.s3,
+        "WHITEBOARD_VERIFY_KEY": config.plain_verify_key,
     }
 
 

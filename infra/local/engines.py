@@ -6,14 +6,36 @@ beside the interpreter; otherwise one of the same name on PATH is used.
 
 import json
 import os
+import re
 import shutil
 import socket
+import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
+from hashlib import sha256
 from pathlib import Path
 
+from infra.local.certificates import AUTHORITY, CERTIFICATE, KEY, ensure_certificates
+from services.platform.access import OPERATOR_REDIS_RULES, Access
 from services.platform.design import WORKER_NICE
-from services.platform.settings import Settings
+from services.platform.secret_files import make_private, make_secret, write_private
+from services.platform.settings import LABEL_TOKEN, WEBHOOK_TOKEN, Settings
+
+# Folder of SeaweedFS' certificates, below `conf`.
+_TLS = "tls"
+_JWT_KEYS = {
+    "write": "jwt.signing",
+    "read": "jwt.signing.read",
+    "filer-write": "jwt.filer_signing",
+    "filer-read": "jwt.filer_signing.read",
+}
+_GRPC_PARTS = ("master", "volume", "filer", "s3", "admin", "worker", "client")
+
+
+_EVERY_ACTION = ["Admin", "Read", "Write", "List", "Tagging"]
+_NOWHERE = "nowhere"
 
 
 @dataclass(frozen=True)
@@ -48,7 +70,23 @@ def binary(name: str) -> str:
     return found
 
 
-def engines(settings: Settings, object_events: str = "") -> list[Program]:
+@cache
+def redis_server() -> tuple[str, tuple[int, ...]]:
+    """Path and version of the newest redis-server: the wheel's, 6.2, or one on PATH."""
+    paths = {binary("redis-server"), shutil.which("redis-server") or binary("redis-server")}
+    return max(((path, _redis_version(path)) for path in paths), key=lambda found: found[1])
+
+
+def _redis_version(path: str) -> tuple[int, ...]:
+    """The version that a redis-server says it is."""
+    said = subprocess.run((path, "--version"), capture_output=True, text=True, check=False).stdout
+    found = re.search(r"v=([\d.]+)", said)
+    return tuple(map(int, found[1].split("."))) if found else ()
+
+
+def engines(
+    settings: Settings, object_events: str = "", accounts: Mapping[str, Access] | None = None
+) -> list[Program]:
     """The engines that this machine has to run: those without a host or URL elsewhere.
 
     They run in the home's folder `conf` and get paths relative to it: a home's path may have any
@@ -56,20 +94,45 @@ def engines(settings: Settings, object_events: str = "") -> list[Program]:
 
     Args:
         object_events: URL that the object store notifies of images in the inbox; empty: none.
+        accounts: Accounts of services and what each may do, besides that of `settings`, which may
+            do everything but administrate Redis. Their passwords are made where they are missing.
     """
-    conf = settings.home / "conf"
-    conf.mkdir(parents=True, exist_ok=True)
+    conf = make_private(make_private(settings.home) / "conf")
+    known = _accounts(settings, accounts or {})
+    make_secret(settings.home, LABEL_TOKEN)
     wanted = []
     if "nats" in settings.local_engines:
-        wanted.append(_nats(settings, conf))
+        wanted.append(_nats(settings, conf, known))
     if "redis" in settings.local_engines:
-        wanted.append(_redis(settings, conf))
+        wanted.append(_redis(settings, conf, known))
     if "seaweedfs" in settings.local_engines:
-        wanted.append(_seaweedfs(settings, conf, object_events))
+        wanted.append(_seaweedfs(settings, conf, known, object_events))
     return wanted
 
 
-def _nats(settings: Settings, conf: Path) -> Program:
+@dataclass(frozen=True)
+class _Account:
+    """An account at the engines. Without `access` it may do everything."""
+
+    name: str
+    password: str
+    access: Access | None
+
+
+def _accounts(settings: Settings, services: Mapping[str, Access]) -> list[_Account]:
+    given = settings.password.get_secret_value()
+    own = _Account(settings.user, given or make_secret(settings.home, settings.user), None)
+    others = [
+        _Account(name, make_secret(settings.home, name), access)
+        for name, access in services.items()
+        if name != settings.user
+    ]
+    return [own, *others]
+
+
+def _nats(settings: Settings, conf: Path, accounts: list[_Account]) -> Program:
+    users = "".join(f"    {_nats_user(one)}\n" for one in accounts)
+
     _write(
         conf / "nats.conf",
         f"""# Written by `whiteboard up`.
@@ -85,8 +148,8 @@ jetstream {{
   sync_interval: always
 }}
 authorization {{
-  user: {_quoted(settings.user)}
-  password: {_quoted(settings.password.get_secret_value())}
+  users: [
+{users}  ]
 }}
 """,
     )
@@ -99,15 +162,35 @@ authorization {{
     )
 
 
-def _redis(settings: Settings, conf: Path) -> Program:
+def _nats_user(account: _Account) -> str:
+    login = f"user: {_quoted(account.name)}, password: {_quoted(account.password)}"
+    if account.access is None:
+        return f"{{{login}}}"
+    allowed = {
+        "publish": account.access.nats_publish,
+        "subscribe": account.access.nats_subscribe(account.name),
+    }
+    # JSON is NATS' configuration, too; without a subject, an empty list would allow all of them.
+    permissions = {name: {"allow": subjects or [_NOWHERE]} for name, subjects in allowed.items()}
+    return f"{{{login}, permissions: {json.dumps(permissions)}}}"
+
+
+def _redis(settings: Settings, conf: Path, accounts: list[_Account]) -> Program:
     (settings.home / "redis").mkdir(parents=True, exist_ok=True)
+    users = "".join(
+        f"user {one.name} on #{sha256(one.password.encode()).hexdigest()} resetchannels {rules}\n"
+        for one in accounts
+        if (rules := one.access.redis_rules if one.access else OPERATOR_REDIS_RULES)
+    )
     _write(
         conf / "redis.conf",
         f"""# Written by `whiteboard up`.
 bind {settings.host}
 port {settings.redis_port}
 dir ../redis
-requirepass {_quoted(settings.password.get_secret_value())}
+# An account for each service; no account may change the configuration or run scripts.
+user default off
+{users}
 # Written before it is answered, so a killed Redis loses nothing. Flushed every second, so a power
 # cut may lose a second of aggregated events; the lake holds them all, and flushing each write would
 # make every read wait for the disk.
@@ -119,25 +202,31 @@ save ""
     )
     return Program(
         "redis",
-        (binary("redis-server"), "redis.conf"),
+        (redis_server()[0], "redis.conf"),
         {"redis_port": settings.redis_port},
         directory=conf,
     )
 
 
-def _seaweedfs(settings: Settings, conf: Path, object_events: str) -> Program:
+def _seaweedfs(
+    settings: Settings, conf: Path, accounts: list[_Account], object_events: str
+) -> Program:
     # Its log files would go to the temporary folder and stay there.
     for folder in ("s3", "logs/seaweedfs"):
         (settings.home / folder).mkdir(parents=True, exist_ok=True)
-    identity = {
-        "name": settings.user,
-        "credentials": [
-            {"accessKey": settings.user, "secretKey": settings.password.get_secret_value()}
-        ],
-        "actions": ["Admin", "Read", "Write", "List", "Tagging"],
-    }
-    _write(conf / "s3.json", json.dumps({"identities": [identity]}, indent=2))
+    buckets = {"lake": settings.bucket, "inbox": settings.inbox, "results": settings.results}
+    identities = [
+        {
+            "name": one.name,
+            "credentials": [{"accessKey": one.name, "secretKey": one.password}],
+            "actions": one.access.s3_actions(buckets) if one.access else _EVERY_ACTION,
+        }
+        for one in accounts
+    ]
+    _write(conf / "s3.json", json.dumps({"identities": identities}, indent=2))
     _write(conf / "notification.toml", _notifications(settings, object_events))
+    ensure_certificates(conf / _TLS, "seaweedfs")
+    _write(conf / "security.toml", _store_security(settings))
     master, filer, volume, admin = (settings.s3_internal_port + n for n in range(4))
     return Program(
         "seaweedfs",
@@ -147,6 +236,8 @@ def _seaweedfs(settings: Settings, conf: Path, object_events: str) -> Program:
             f"-bucket={settings.bucket},{settings.inbox},{settings.results}",
             f"-s3.port={settings.s3_port}", f"-master.port={master}", f"-filer.port={filer}",
             f"-volume.port={volume}", f"-admin.port={admin}", "-admin.ui=false",
+            # The S3 API stays; master, filer and volume answer no HTTP request without a token.
+            "-disableHttp",
             "-webdav=false", "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false",
         ),
         {"s3_port": settings.s3_port, "s3_internal_port": master},
@@ -155,13 +246,28 @@ def _seaweedfs(settings: Settings, conf: Path, object_events: str) -> Program:
     )  # fmt: skip
 
 
+def _store_security(settings: Settings) -> str:
+    """SeaweedFS's security.toml: its parts know each other by tokens and certificates.
+
+    Without it, every process of this machine may write files past S3 and read the S3 secrets.
+    """
+    keys = {name: make_secret(settings.home, f"seaweedfs-{name}") for name in _JWT_KEYS}
+    tokens = "".join(f"[{_JWT_KEYS[name]}]\nkey = {_quoted(key)}\n" for name, key in keys.items())
+    pair = f'cert = "{_TLS}/{CERTIFICATE}"\nkey = "{_TLS}/{KEY}"\n'
+    parts = "".join(f"[grpc.{part}]\n{pair}" for part in _GRPC_PARTS)
+    return f"""# Written by `whiteboard up`.
+{tokens}[grpc]
+ca = "{_TLS}/{AUTHORITY}"
+{parts}"""
+
+
 def _notifications(settings: Settings, url: str) -> str:
     """SeaweedFS's notification.toml: it reads the one in its working directory."""
     return f"""# Written by `whiteboard up`.
 [notification.webhook]
 enabled = {str(bool(url)).lower()}
 endpoint = {_quoted(url)}
-bearer_token = {_quoted(settings.password.get_secret_value())}
+bearer_token = {_quoted(settings.plain_webhook_token or make_secret(settings.home, WEBHOOK_TOKEN))}
 path_prefixes = [{_quoted(f"/buckets/{settings.inbox}/")}]
 event_types = ["create", "update"]
 max_retries = 10
@@ -181,8 +287,7 @@ def _quoted(text: str) -> str:
 
 def _write(path: Path, text: str) -> None:
     """Write a file that may hold a password: readable by its owner only."""
-    path.touch(mode=0o600)
-    path.write_text(text, encoding="utf-8")
+    write_private(path, text.encode())
 
 
 def taken(host: str, port: int) -> bool:

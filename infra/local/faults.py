@@ -8,11 +8,12 @@ from infra.local.supervisor import Supervisor
 
 
 class Kind(StrEnum):
-    """Ways in which a process can fail."""
+    """Ways in which a process can fail; `slow` is for engines (`infra.local.bad_link`)."""
 
     kill = "kill"
     hang = "hang"
     away = "away"
+    slow = "slow"
 
 
 def strike(supervisor: Supervisor, name: str, kind: Kind) -> None:

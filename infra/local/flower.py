@@ -11,25 +11,21 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
-
+from infra.local.certificates import AUTHORITY, CERTIFICATE, KEY, write_certificates
 from infra.local.engines import Program, environment, taken
+from infra.local.flower_keys import write_key
 from infra.local.supervisor import Supervisor
-from services.platform.design import WORKER_NICE
+from services.platform.design import DEFERRABLE_NICE, WORKER_NICE
 from services.platform.settings import Settings, settings
 
 OnLine = Callable[[str], None]
 _CONNECTION = "banks"
-_DEFAULT_PORT = "19520"
+_EVERY_ADDRESS = "0.0.0.0"
+DEFAULT_PORT = "19520"
 _START_S = 60
 _STARTED = re.compile(r"Successfully started run (\d+)")
 
@@ -108,30 +104,43 @@ def _follow(
 class Federation:
     """A SuperLink and its SuperNodes, started on entry and stopped on exit."""
 
-    def __init__(self, settings: Settings, nodes: Mapping[str, Mapping[str, Any]]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        nodes: Mapping[str, Mapping[str, Any]],
+        executor: str,
+        names: Iterable[str] = (),
+    ) -> None:
         """Prepare, without starting anything.
 
         Args:
             settings: The folder `federated` in its home holds keys, logs and state.
             nodes: By SuperNode, its configuration, which its ClientApp reads.
+            executor: Module that starts a SuperNode's ClientApp for each message; it takes the
+                arguments of `flower-superexec`.
+            names: Further names by which SuperNodes elsewhere call this machine.
         """
         self._home = (settings.home / "federated").resolve()
-        self._host = settings.host
-        self._port = int(settings.value("superlink_port", _DEFAULT_PORT))
+        self._bind = settings.host
+        self._host = "127.0.0.1" if settings.host == _EVERY_ADDRESS else settings.host
+        self._names = (self._host, *names)
+        self._port = int(settings.value("superlink_port", DEFAULT_PORT))
         self._nodes = nodes
+        self._executor = executor
         self._supervisor = Supervisor(settings.model_copy(update={"home": self._home}))
 
     def __enter__(self) -> "Federation":
         self._home.mkdir(parents=True, exist_ok=True)
-        _write_certificates(self._home / "tls", self._host)
+        write_certificates(self._home / "tls", "superlink", self._names)
         self._write_connection()
         try:
             self._supervisor.start([self._superlink()])
             self._wait_for_superlink()
             for name in self._nodes:
-                _write_key(self._home / "keys", name)
-                self._flwr("supernode", "register", str(self._key(name)) + ".pub", _CONNECTION)
-            self._supervisor.start([self._superlink(), *map(self._supernode, self._nodes)])
+                write_key(self._home / "keys", name)
+                self.register(self._key(name).with_suffix(".pub"))
+            nodes = [of(name) for name in self._nodes for of in (self._apps, self._supernode)]
+            self._supervisor.start([self._superlink(), *nodes])
         except BaseException:
             self._supervisor.stop(lambda _: None)
             raise
@@ -139,6 +148,15 @@ class Federation:
 
     def __exit__(self, *_: object) -> None:
         self._supervisor.stop(lambda _: None)
+
+    @property
+    def authority(self) -> Path:
+        """The certificate by which SuperNodes know the SuperLink."""
+        return self._home / "tls" / AUTHORITY
+
+    def register(self, public_key: Path) -> None:
+        """Admit the SuperNode of a key."""
+        self._flwr("supernode", "register", str(public_key), _CONNECTION)
 
     def run(self, app: Path, config: Mapping[str, Any], on_line: OnLine) -> int:
         """Run a Flower app to its end.
@@ -168,12 +186,14 @@ class Federation:
         return int(run["network-traffic"]["inbound-bytes"])
 
     def kill(self, name: str) -> None:
-        """Stop a SuperNode, and leave it stopped."""
-        self._supervisor.take_away(name)
+        """Stop a SuperNode with what it runs, and leave it stopped."""
+        for program in (name, _apps_of(name)):
+            self._supervisor.take_away(program)
 
     def start(self, name: str) -> None:
         """Start a SuperNode again."""
-        self._supervisor.bring_back(name)
+        for program in (_apps_of(name), name):
+            self._supervisor.bring_back(program)
 
     def logs(self, name: str) -> str:
         """What a process printed."""
@@ -181,15 +201,9 @@ class Federation:
 
     def supernode_command(self, name: str, key: Path, port: int) -> tuple[str, ...]:
         """The command of a SuperNode that identifies itself by a key."""
-        config = _pairs(self._nodes.get(name, {}))
-        return (
-            str(environment_folder() / "bin" / "flower-supernode"),
-            "--superlink", f"{self._host}:{self._port}",
-            "--root-certificates", str(self._home / "tls" / "ca.pem"),
-            "--auth-supernode-private-key", str(key),
-            "--host", self._host, "--port", str(port),
-            *(("--node-config", config) if config else ()),
-        )  # fmt: skip
+        superlink, config = f"{self._host}:{self._port}", self._nodes.get(name, {})
+        command = supernode_command(superlink, self.authority, key, config)
+        return (*command, "--host", self._host, "--port", str(port))
 
     def _wait_for_superlink(self) -> None:
         end = time.monotonic() + _START_S
@@ -202,15 +216,28 @@ class Federation:
         tls = self._home / "tls"
         command = (
             str(environment_folder() / "bin" / "flower-superlink"),
-            "--host", self._host, "--port", str(self._port),
-            "--ssl-ca-certfile", str(tls / "ca.pem"), "--ssl-certfile", str(tls / "server.pem"),
-            "--ssl-keyfile", str(tls / "server.key"), "--enable-supernode-auth",
+            "--host", self._bind, "--port", str(self._port),
+            "--ssl-ca-certfile", str(tls / AUTHORITY), "--ssl-certfile", str(tls / CERTIFICATE),
+            "--ssl-keyfile", str(tls / KEY), "--enable-supernode-auth",
         )  # fmt: skip
         return self._program("superlink", command, self._port)
 
     def _supernode(self, name: str) -> Program:
-        port = self._port + 1 + list(self._nodes).index(name)
-        return self._program(name, self.supernode_command(name, self._key(name), port), port)
+        port = self._port_of(name)
+        command = (*self.supernode_command(name, self._key(name), port), "--isolation", "process")
+        return self._program(name, command, port)
+
+    def _apps(self, name: str) -> Program:
+        """What runs a SuperNode's ClientApp; it waits for the SuperNode."""
+        command = (
+            str(environment_folder() / "bin" / "python"), "-m", self._executor, "--insecure",
+            "--runtime-api-address", f"{self._host}:{self._port_of(name)}",
+        )  # fmt: skip
+        # Training leaves the processor to Flower's heartbeats: a minute without them ends a run.
+        return Program(_apps_of(name), command, {}, self._variables(name), DEFERRABLE_NICE)
+
+    def _port_of(self, name: str) -> int:
+        return self._port + 1 + list(self._nodes).index(name)
 
     def _program(self, name: str, command: tuple[str, ...], port: int) -> Program:
         return Program(name, command, {"superlink_port": port}, self._variables(name), WORKER_NICE)
@@ -227,7 +254,7 @@ class Federation:
         (folder / "config.toml").write_text(
             f'[superlink]\ndefault = "{_CONNECTION}"\n\n[superlink.{_CONNECTION}]\n'
             f'address = "{self._host}:{self._port}"\n'
-            f'root-certificates = "{self._home / "tls" / "ca.pem"}"\n'
+            f'root-certificates = "{self.authority}"\n'
         )
 
     def _flwr(self, *words: str) -> str:
@@ -237,76 +264,31 @@ class Federation:
         return "\n".join(lines)
 
 
+def supernode_command(
+    superlink: str, authority: Path, key: Path, config: Mapping[str, Any]
+) -> tuple[str, ...]:
+    """The command of a SuperNode.
+
+    Args:
+        superlink: Where the SuperLink listens, host:port.
+        authority: The certificate that signed the SuperLink's.
+        key: By which it identifies itself.
+        config: What its ClientApp reads.
+    """
+    return (
+        str(environment_folder() / "bin" / "flower-supernode"), "--superlink", superlink,
+        "--root-certificates", str(authority), "--auth-supernode-private-key", str(key),
+        *(("--node-config", _pairs(config)) if config else ()),
+    )  # fmt: skip
+
+
+def _apps_of(name: str) -> str:
+    return f"{name}-apps"
+
+
 def _pairs(config: Mapping[str, Any]) -> str:
     """A configuration as Flower's command line takes it; single quotes pass through Supervisor."""
     return " ".join(
         f"{key}='{value}'" if isinstance(value, str) else f"{key}={json.dumps(value)}"
         for key, value in config.items()
-    )
-
-
-def _write_key(folder: Path, name: str) -> None:
-    """Write a new key pair for a SuperNode: `name` and `name.pub`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    key = ec.generate_private_key(ec.SECP384R1())
-    private = folder / name
-    private.touch(mode=0o600)
-    private.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.OpenSSH,
-            serialization.NoEncryption(),
-        )
-    )
-    (folder / f"{name}.pub").write_bytes(
-        key.public_key().public_bytes(
-            serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
-        )
-    )
-
-
-def _write_certificates(folder: Path, host: str) -> None:
-    """Write a new authority, and a server certificate for `host` that it signed."""
-    folder.mkdir(parents=True, exist_ok=True)
-    authority, server = (ec.generate_private_key(ec.SECP384R1()) for _ in range(2))
-    name = _name("Whiteboard federation")
-    root = (
-        _certificate(name, name, authority)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(authority, hashes.SHA256())
-    )
-    alternatives = x509.SubjectAlternativeName([x509.IPAddress(ip_address(host))])
-    signed = (
-        _certificate(_name(host), name, server)
-        .add_extension(alternatives, critical=False)
-        .sign(authority, hashes.SHA256())
-    )
-    (folder / "ca.pem").write_bytes(root.public_bytes(serialization.Encoding.PEM))
-    (folder / "server.pem").write_bytes(signed.public_bytes(serialization.Encoding.PEM))
-    (folder / "server.key").touch(mode=0o600)
-    (folder / "server.key").write_bytes(
-        server.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
-
-
-def _name(text: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
-
-
-def _certificate(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey
-) -> x509.CertificateBuilder:
-    now = datetime.now(UTC)
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(days=7))
     )

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import psutil
 
 _STOP_WAIT_S = 20
+_ALREADY_STARTED = 60  # supervisor.xmlrpc.Faults
 # The path of a Unix socket has at most 107 bytes (unix(7)), and Supervisor appends its process id.
 _MAX_SOCKET_PATH = 107 - len(".4194304")
 
@@ -173,20 +174,29 @@ class Supervisor:
             time.sleep(0.05)
 
     def _start_missing(self, programs: list[Program]) -> None:
+        """Start programs at the same time, and wait until each has stayed up for a second."""
         rpc = self._rpc()
-        known = {info["name"] for info in rpc.supervisor.getAllProcessInfo()}
+        states = self.states()
         for program in programs:
-            if program.name not in known:
+            if program.name not in states:
                 rpc.supervisor.addProcessGroup(program.name)
-            if self.states()[program.name] == "RUNNING":
-                continue
             try:
-                rpc.supervisor.startProcess(program.name, True)
+                rpc.supervisor.startProcess(program.name, False)
             except Fault as fault:
-                raise RuntimeError(
-                    f"{program.name} does not start ({fault.faultString}); the end of its log:\n"
-                    f"{self._tail(program.name)}"
-                ) from None
+                if fault.faultCode != _ALREADY_STARTED:
+                    raise self._failed(program, fault.faultString) from None
+        waiting = {program.name: program for program in programs}
+        while waiting:
+            time.sleep(0.05)
+            for name, state in self.states().items():
+                if name in waiting and state == "RUNNING":
+                    del waiting[name]
+                elif name in waiting and state != "STARTING":
+                    raise self._failed(waiting[name], state)
+
+    def _failed(self, program: Program, why: str) -> RuntimeError:
+        log = self._tail(program.name)
+        return RuntimeError(f"{program.name} does not start ({why}); the end of its log:\n{log}")
 
     def _tail(self, name: str) -> str:
         log = self.logs / f"{name}.log"

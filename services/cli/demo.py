@@ -19,7 +19,7 @@ from services.cli.options import (
     errors_as_messages,
 )
 from services.cli.output import bar, fail, out, show_json, show_table
-from services.cli.stack import bring_up
+from services.cli.stack import StackStart
 from services.platform.design import Design
 from services.platform.hooks import Demo, DemoRequest
 from services.platform.settings import Settings, settings
@@ -44,13 +44,17 @@ def demo(
     """
     begin = time.monotonic()
     config = settings()
-    supervisor = bring_up(config, seed, days)
     request = DemoRequest(rate, seconds, pictures_seconds, seed)
     parts = [(d, d.demo()) for d in DESIGNS.values() if d.demo is not None]
-    found = {design.name: _run(config, design, part, request) for design, part in parts}
+    demos, found = {design.name: part for design, part in parts}, {}
+    with StackStart(config, seed, days) as start:
+        for name, design in DESIGNS.items():
+            start.design(design)
+            if name in demos:
+                found[name] = _run(config, design, demos[name], request)
     # The first design's figures stand at the top, another's beneath its name.
     figures = found.pop(FIRST.name, {})
-    figures |= {"ram_mb": round(supervisor.resident_mb()), **found}
+    figures |= {"ram_mb": round(start.supervisor.resident_mb()), **found}
     figures["seconds"] = round(time.monotonic() - begin, 1)
     path = config.home / "demo.json"
     path.write_text(json.dumps(figures, indent=2))

@@ -1,6 +1,7 @@
 """`whiteboard edge`: build a model for a device, run it there, forward what it inspected."""
 
 import asyncio
+import math
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -66,15 +67,14 @@ def _build(store: Path, seed: int, as_json: bool) -> None:
         simulated_held_out,
         simulated_split,
     )
-    from services.platform.models.names import served_path
-    from services.platform.storage.lake import Lake
+    from services.platform.models.served_file import get_served
 
     try:
-        data = Lake(settings()).get(served_path(DESIGN))
-    except OSError as error:
+        data = get_served(settings(), DESIGN)
+    except (OSError, ValueError) as error:
         fail(f"no champion to build from ({error}): `whiteboard up`")
     size = read_model(data).size
-    split = simulated_split(seed, size, bar)
+    split = simulated_split(seed, size, math.inf, bar)
     with bar("simulating images to measure on") as step:
         held_out = simulated_held_out(seed, size, step)
     with bar("quantising, measuring, timing") as step:

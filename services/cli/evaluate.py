@@ -16,7 +16,12 @@ from services.cli.options import (
 from services.cli.output import bar, fail, show_json, show_table
 from services.platform.hooks import EvaluationRequest
 
-_PROTOCOLS = tuple(design.protocol for design in DESIGNS.values() if design.protocol)
+_PROTOCOLS = tuple(
+    name
+    for design in DESIGNS.values()
+    if design.protocol
+    for name in (design.protocol, *design.more_protocols)
+)
 
 
 def _protocol(name: str) -> str:
@@ -40,22 +45,36 @@ def evaluate(
     published_week_only: Annotated[
         bool, typer.Option(help="fraud: train on the published week alone, not from mid-May.")
     ] = False,
+    group_by: Annotated[
+        str, typer.Option(help="cv: pattern on a path that gives its part, such as 'kos(\\d+)'.")
+    ] = "",
+    unseen: Annotated[
+        bool, typer.Option("--unseen", help="cv: leave each defect out of training in turn.")
+    ] = False,
+    epochs: Annotated[int, typer.Option(min=0, help="cv: of training; 0: the protocol's.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Train and test on a published data set by its protocol. Needs no stack.
+    r"""Train and test on a published data set by its protocol, or on a folder. Needs no stack.
+
+    cv goes on where a run was stopped.
 
     Examples:
       whiteboard evaluate fraud --file transactions.parquet --protocol handbook
       whiteboard evaluate fraud --file transactions.parquet --published-week-only --json
       whiteboard evaluate cv --file magnetic_tile --protocol magnetic_tile --seeds 2
+      whiteboard evaluate cv --file magnetic_tile --unseen
+      whiteboard evaluate cv --file images/ --protocol grouped --group-by 'kos(\d+)'
     """
     run = hook(design.evaluate, design, "evaluate")
-    if protocol not in ("", design.protocol):
-        fail(f"protocol {protocol} is not {design.name}'s: --protocol {design.protocol}")
+    protocols = (design.protocol, *design.more_protocols)
+    if protocol not in ("", *protocols):
+        fail(f"protocol {protocol} is not {design.name}'s: --protocol {'|'.join(protocols)}")
+    protocol = protocol or design.protocol
     candidate = candidate or design.first_candidate
     with errors_as_messages():
-        found = run(EvaluationRequest(file, candidate, seed, seeds, published_week_only), bar)
+        options = (published_week_only, protocol, group_by, unseen, epochs)
+        found = run(EvaluationRequest(file, candidate, seed, seeds, *options), bar)
     if as_json:
-        show_json({"protocol": design.protocol, "candidate": candidate, **found.figures})
+        show_json({"protocol": protocol, "candidate": candidate, **found.figures})
     else:
         show_table(found.table)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from services.fraud.evaluation.federation.request import FederationRequest
 
 _DEFAULT = with_command("federate")
+# Each part of a federation waits so long for the others.
+_MEET_S = 900.0
 
 
 def _numbers(text: str) -> tuple[float, ...]:
@@ -32,13 +34,15 @@ def _numbers(text: str) -> tuple[float, ...]:
     return found
 
 
-def _bank(text: str, banks: int) -> int:
-    if not text:
-        return 0
-    names = [f"bank-{number}" for number in range(1, banks + 1)]
+def _bank(text: str, banks: int, option: str) -> int:
+    names = _names(banks)
     if text not in names:
-        raise typer.BadParameter(f"no {text!r} among {', '.join(names)}", param_hint="--poison")
+        raise typer.BadParameter(f"no {text!r} among {', '.join(names)}", param_hint=option)
     return names.index(text) + 1
+
+
+def _names(banks: int) -> list[str]:
+    return [f"bank-{number}" for number in range(1, banks + 1)]
 
 
 def federate(
@@ -58,6 +62,12 @@ def federate(
         str, typer.Option(help="Differential privacy of customers: epsilons, as 1,2,4,8.")
     ] = "",
     poison: Annotated[str, typer.Option(help="A bank that falsifies updates, as bank-3.")] = "",
+    only: Annotated[
+        str, typer.Option(help="This part alone, the others elsewhere: coordinator, or bank-2.")
+    ] = "",
+    meet: Annotated[
+        Path | None, typer.Option(help="Folder of public keys that all parts see, with --only.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train one model over several banks with Flower; no transaction leaves its bank.
@@ -70,6 +80,7 @@ def federate(
       whiteboard federate fraud --in-process --seeds 3 --json
       whiteboard federate fraud --in-process --private 1,2,4,8
       whiteboard federate fraud --in-process --secure --poison bank-3
+      whiteboard federate fraud --only bank-2 --meet /meet
     """
     only_with(design, "federate")
     if seeds > 1 and not in_process:
@@ -79,8 +90,11 @@ def federate(
     request = FederationRequest(
         home=(settings().home / "federated").resolve(), banks=banks, rounds=rounds,
         seeds=tuple(range(seed, seed + seeds)), days=days, in_process=in_process, secure=secure,
-        private=_numbers(private), poison=_bank(poison, banks),
+        private=_numbers(private), poison=_bank(poison, banks, "--poison") if poison else 0,
     )  # fmt: skip
+    if only:
+        _only(only, request, meet or request.home / "meet", as_json)
+        return
     found = _compare(request)
     plot = _plot(found, request.home / "federated.png")
     registered = _register(found, seed) if request.is_plain else ""
@@ -96,6 +110,7 @@ def federate(
 def _compare(request: "FederationRequest") -> "Comparison":
     from infra.local import flower
     from services.fraud.evaluation.federation.comparison import compare
+    from services.fraud.evaluation.federation.running import EXECUTOR
 
     try:
         with errors_as_messages():
@@ -105,10 +120,40 @@ def _compare(request: "FederationRequest") -> "Comparison":
                 lambda module, arguments, on_line: flower.run_module(
                     module, arguments, request.home / "flower" / "local", on_line
                 ),
-                lambda nodes: flower.Federation(settings(), nodes),
+                lambda nodes: flower.Federation(settings(), nodes, EXECUTOR),
             )
     except RuntimeError as error:
         fail(str(error))
+
+
+def _only(part: str, request: "FederationRequest", meet: Path, as_json: bool) -> None:
+    """Run the coordinator, or one bank, until it ends."""
+    from infra.local import flower_apart
+    from services.fraud.evaluation.federation.apart import bank_rows, coordinate
+
+    at = settings()
+    try:
+        with errors_as_messages():
+            if part != flower_apart.COORDINATOR:
+                number = _bank(part, request.banks, "--only")
+                with bar(f"cutting the rows of {part}") as step:
+                    folder = bank_rows(request, number, step)
+                config = {"bank": number, "data": str(folder), "poison": ""}
+                flower_apart.join(at, part, config, meet, _MEET_S)
+            names = _names(request.banks)
+            with flower_apart.coordinator(at, names, meet, _MEET_S) as federation:
+                job, received = coordinate(request, federation, bar)
+    except RuntimeError as error:
+        fail(str(error))
+    report = job.report
+    if as_json:
+        show_json({**report, "received": received, "model": str(job.out)})
+        return
+    for number, phase in enumerate(report["phases"], start=1):
+        say(f"round {number}: banks {phase['banks']}, {phase['seconds']:.1f} s")
+    for note in report["errors"]:
+        say(f"note: {note}")
+    say(f"{received:,} bytes from the banks; the network is in {job.out}")
 
 
 def _plot(found: "Comparison", path: Path) -> Path:

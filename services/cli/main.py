@@ -12,8 +12,8 @@ from services.cli.output import err
 # Modules of this package, each with a function of the same name.
 SHARED = (
     "up", "down", "bootstrap", "status", "demo", "simulate", "train", "candidates", "swap",
-    "retrain", "night", "rollback", "history", "evaluate", "audit", "report", "scorecard",
-    "describe", "fault", "load", "open", "record",
+    "retrain", "night", "compact", "rollback", "history", "evaluate", "audit", "report",
+    "scorecard", "describe", "plan", "fault", "load", "open", "record", "secrets",
 )  # fmt: skip
 
 app = typer.Typer(

@@ -16,7 +16,7 @@ T = TypeVar("T")
 DESIGNS = {design.name: design for design in registered(settings())}
 
 
-def _by_name(name: str | Design) -> Design:
+def design_by_name(name: str | Design) -> Design:
     """A design by its name on the command line."""
     if isinstance(name, Design):
         return name
@@ -27,7 +27,7 @@ def _by_name(name: str | Design) -> Design:
 
 
 DesignArgument = Annotated[
-    Design, typer.Argument(parser=_by_name, metavar="|".join(DESIGNS), help="Which design.")
+    Design, typer.Argument(parser=design_by_name, metavar="|".join(DESIGNS), help="Which design.")
 ]
 SeedOption = Annotated[int, typer.Option(help="Seed of the simulated data and of training.")]
 DaysOption = Annotated[int, typer.Option(min=40, help="Days of history to simulate.")]

@@ -1,17 +1,34 @@
 """Start what runs here: the engines, then the processes of every design."""
 
+import os
 import socket
 import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterable, Sequence
+
+from rich.markup import escape
 
 from infra.local.engines import Program, engines
 from infra.local.supervisor import Supervisor
-from services.cli.options import DESIGNS, errors_as_messages
-from services.cli.output import bar, err, fail
-from services.platform.design import SCHEDULER, WALKTHROUGH, HttpApp, Process
+from services.cli.made_beside import MadeBeside
+from services.cli.options import DESIGNS, FIRST, errors_as_messages
+from services.cli.output import bar, err, fail, say
+from services.platform.design import (
+    DEFERRABLE_NICE,
+    SCHEDULER,
+    WALKTHROUGH,
+    Design,
+    HttpApp,
+    Process,
+    accounts,
+)
+from services.platform.models.names import served_path
+from services.platform.progress import noted, progress_folder
 from services.platform.run import SHARED
+from services.platform.runtime.worker import lower_priority
+from services.platform.secret_files import make_secret, secrets_folder
 from services.platform.settings import Settings
 from services.walkthrough.token import page_url
 
@@ -20,11 +37,11 @@ _READY_S = 60.0
 _WHITEBOARD = (sys.executable, "-m", "services.cli.main")
 
 
-def programs(config: Settings) -> list[Program]:
-    """Every design's processes, and the shared ones, as programs of this machine."""
+def programs(config: Settings, designs: Iterable[Design]) -> list[Program]:
+    """The processes of designs, and the shared ones, as programs of this machine."""
     own = [
         _program(config, design.name, process)
-        for design in DESIGNS.values()
+        for design in designs
         for process in design.everything
     ]
     return [
@@ -41,7 +58,7 @@ def local_engines(config: Settings) -> list[Program]:
         for design in DESIGNS.values()
         if design.http.object_events
     ]
-    return engines(config, *urls[:1])
+    return engines(config, next(iter(urls), ""), accounts(DESIGNS.values()))
 
 
 def _program(config: Settings, owner: str, process: HttpApp | Process, *more: str) -> Program:
@@ -53,26 +70,100 @@ def _program(config: Settings, owner: str, process: HttpApp | Process, *more: st
 
 def bring_up(config: Settings, seed: int, days: int) -> Supervisor:
     """Start everything, showing progress. Ends the command where that fails."""
-    start_page(config)
-    with err.status("starting NATS, Redis, SeaweedFS"):
-        supervisor = start_engines(config)
-    bootstrap_missing(config, seed, days)
-    with err.status("starting services and workers"):
-        start_services(config, supervisor)
-    return supervisor
+    with StackStart(config, seed, days) as start:
+        for design in DESIGNS.values():
+            start.design(design)
+    return start.supervisor
 
 
-def bootstrap_missing(config: Settings, seed: int, days: int) -> bool:
-    """Make history and champions where they are missing. Returns whether they were."""
+class StackStart:
+    """A stack that starts design by design.
+
+    At a first start all but the first design are made by processes of their own, at idle priority:
+    the first is up sooner, and what it does then goes on beside the others' training.
+
+    Attributes:
+        supervisor: The process manager.
+    """
+
+    def __init__(self, config: Settings, seed: int, days: int) -> None:
+        """Start the page and the engines, and the processes that make what is missing."""
+        self._config, self._seed, self._days = config, seed, days
+        start_page(config)
+        with err.status("starting NATS, Redis, SeaweedFS"):
+            self.supervisor = start_engines(config)
+        _sign_old_models(config)
+        self._up: list[Design] = []
+        from services.platform.storage.lake import Lake
+
+        others = [design for design in DESIGNS.values() if design is not FIRST]
+        self._made_beside = {
+            design.name: MadeBeside(config, design, seed, days)
+            for design in others
+            if not Lake(config).exists(served_path(design.name))
+        }
+
+    def __enter__(self) -> "StackStart":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for one in self._made_beside.values():
+            one.stop()
+
+    def design(self, design: Design) -> None:
+        """Make what is missing of a design, and start its processes. Failure ends the command."""
+        beside = self._made_beside.pop(design.name, None)
+        if beside is not None:
+            beside.wait()
+        bootstrap_missing(self._config, [design], self._seed, self._days)
+        self._up.append(design)
+        with err.status(f"starting {design.title}"):
+            start_services(self._config, self.supervisor, self._up)
+
+
+def _sign_old_models(config: Settings) -> None:
+    """Sign what serves in a home from before models were signed; it has no key yet."""
+    from services.platform.models.checks.signature import has_key, make_key
+
+    if has_key(config):
+        return
+    from services.platform.models.served_file import sign_unsigned
+
+    make_key(config)
     with errors_as_messages():
-        made = [design.bootstrap(config, seed, days, bar) for design in DESIGNS.values()]
+        signed = [design.name for design in DESIGNS.values() if sign_unsigned(config, design.name)]
+    if signed:
+        say(f"the models of {', '.join(signed)} are signed now: others are not served")
+
+
+def bootstrap_missing(
+    config: Settings, designs: Iterable[Design], seed: int, days: int, idle: bool = False
+) -> bool:
+    """Make history and champions where they are missing. Returns whether they were.
+
+    Args:
+        designs: Whose.
+        seed: Of simulation and training.
+        days: Of history.
+        idle: Leave the processor to everything else.
+    """
+    if idle:
+        lower_priority(os.getpid())
+        os.nice(DEFERRABLE_NICE)  # fewer threads train: see `training_threads`
+    folder = progress_folder(config.home)
+    with errors_as_messages():
+        made = [one.bootstrap(config, seed, days, noted(folder, one.name, bar)) for one in designs]
     return any(made)
 
 
 def start_page(config: Settings) -> None:
     """Start the walkthrough before everything else, and print its address."""
+    supervisor = Supervisor(config)
+    _note_first_secrets(config, supervisor)
+    # It reads its password as it starts.
+    make_secret(config.home, WALKTHROUGH.name)
     with err.status("starting the walkthrough"):
-        _start(Supervisor(config), [_program(config, SHARED, WALKTHROUGH)])
+        _start(supervisor, [_program(config, SHARED, WALKTHROUGH)])
     # As text: a terminal makes a link of it, and Rich would colour it in parts.
     err.print(f"the walkthrough: {page_url(config)}", markup=False, highlight=False, soft_wrap=True)
 
@@ -80,6 +171,7 @@ def start_page(config: Settings) -> None:
 def start_engines(config: Settings) -> Supervisor:
     """Start the engines and wait until they answer. Ends the command if they do not."""
     supervisor = Supervisor(config)
+    _note_first_secrets(config, supervisor)
     wanted = local_engines(config)
     running = _start(supervisor, [*wanted, _program(config, SHARED, WALKTHROUGH)])
     for program in wanted:
@@ -90,11 +182,18 @@ def start_engines(config: Settings) -> Supervisor:
     return supervisor
 
 
-def start_services(config: Settings, supervisor: Supervisor) -> None:
+def _note_first_secrets(config: Settings, supervisor: Supervisor) -> None:
+    """Say that a home of before gets secrets; what runs there knows the old password, and ends."""
+    if (config.home / "conf").exists() and not secrets_folder(config.home).exists():
+        say(f"this home gets secrets of its own, in {escape(str(secrets_folder(config.home)))}")
+        supervisor.stop(lambda _: None)
+
+
+def start_services(config: Settings, supervisor: Supervisor, designs: Sequence[Design]) -> None:
     """Start the designs' processes beside the engines and wait until they are ready."""
-    wanted = programs(config)
+    wanted = programs(config, designs)
     _start(supervisor, [*local_engines(config), *wanted])
-    for design in DESIGNS.values():
+    for design in designs:
         _wait_for_url(f"{design.http.url(config)}/readyz", design.http.name)
     for program in wanted:
         for port in program.ports.values():

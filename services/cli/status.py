@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.markup import escape
 
+from infra.local.engines import redis_server
 from infra.local.supervisor import Supervisor
 from services.cli.options import DESIGNS, FIRST, JsonOption
 from services.cli.output import out, show_json, table
@@ -36,6 +37,7 @@ def status(as_json: JsonOption = False) -> None:
     ready = {name: _ready(design.http.url(config)) for name, design in DESIGNS.items()}
     figures: dict[str, Any] = {
         "home": str(config.home),
+        "redis_version": ".".join(map(str, redis_server()[1])),
         "processes": processes,
         **{design.http.name: ready[name] for name, design in DESIGNS.items()},
         "registry": _registry(config, ready),
@@ -72,6 +74,7 @@ def _show(figures: dict[str, Any]) -> None:
         board.add_row(p["name"], state, str(p["pid"] or ""), str(p["mb"] or ""), escape(p["log"]))
     out.print(board)
     out.print(f"  home: {escape(figures['home'])}", highlight=False, soft_wrap=True)
+    out.print(f"  redis version: {figures['redis_version']}", highlight=False)
     for service in (design.http.name for design in DESIGNS.values()):
         for name, value in figures[service].items():
             if name != _ALIAS:  # `_registry` looks now

@@ -14,6 +14,7 @@ from services.cli.options import (
     errors_as_messages,
 )
 from services.cli.output import bar, out, say, show_json, table
+from services.platform.hooks import LabelledFolder
 from services.platform.settings import settings
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ def train(
         Path | None,
         typer.Option(help="cv: a folder of classes with images.", exists=True, file_okay=False),
     ] = None,
+    group_by: Annotated[
+        str, typer.Option(help="cv: pattern on a path that gives its part, such as 'kos(\\d+)'.")
+    ] = "",
     seed: SeedOption = 7,
     promote: Annotated[
         bool, typer.Option("--promote", help="Make it champion at once, without the gate.")
@@ -36,6 +40,8 @@ def train(
     """Train a candidate on history, or on a folder of images, and register it in MLflow.
 
     It does not serve before `whiteboard swap` promotes it by the gate.
+    A folder has classes with masks beside them or in masks/, or MVTec's layout. Groups are read
+    from groups.csv (path,group) or --group-by, so that no part is in training and in test.
     Training runs at the lowest CPU priority.
 
     Examples:
@@ -47,7 +53,8 @@ def train(
 
     lower_priority(os.getpid())
     with errors_as_messages():
-        made = design.train(settings(), candidate or design.first_candidate, seed, bar, data)
+        folder = None if data is None else LabelledFolder(data, group_by)
+        made = design.train(settings(), candidate or design.first_candidate, seed, bar, folder)
         if promote:
             from services.platform.retraining.challenge import promote_without_gate
 

@@ -59,8 +59,9 @@ def _show(report: dict[str, Any]) -> None:
         f"{report['score']:.4f}, threshold {report['threshold']:.4f}, {report['model']}",
         highlight=False,
     )
-    for rule in report.get("rules") or []:
-        out.print(f"  rule: {rule}", highlight=False)
+    if report.get("fired"):
+        rules = f"{', '.join(report['fired'])} of version {report['rules']}"
+        out.print(f"  rules that fired: {rules}", highlight=False)
     rows = table("reasons", "group", "log-odds", "this, and what is usual")
     for reason in report["reasons"]:
         rows.add_row(reason["group"], f"{reason['contribution']:+.2f}", "\n".join(_lines(reason)))

@@ -1,11 +1,11 @@
 """The inspection design's wiring: its processes, its commands' functions, each step's figure."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from services.cv_inspection.service import INSPECTOR
+from services.platform.access import Access
 from services.platform.design import DEFERRABLE_NICE, WORKER_NICE, Design, Process
 from services.platform.hooks import (
     Demo,
@@ -13,16 +13,20 @@ from services.platform.hooks import (
     Evaluation,
     EvaluationRequest,
     Figures,
+    LabelledFolder,
     Problem,
     TrafficRequest,
-    Walkthrough,
 )
 from services.platform.progress import ProgressBar, ProgressCallback
 from services.platform.settings import Settings
+from services.platform.walkthrough import Money, Walkthrough
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     import pyarrow.compute as pc
 
+    from services.cv_inspection.features.labelled_images import SplitSource
+    from services.platform.capacity.parts import Capacity
     from services.platform.evaluation.comparison import (
         CandidateResult,
         ComparisonLabels,
@@ -56,12 +60,20 @@ def _simulate(config: Settings, request: TrafficRequest, bar: ProgressBar) -> Fi
 
 
 def _train(
-    config: Settings, candidate: str, seed: int, bar: ProgressBar, folder: Path | None
+    config: Settings, candidate: str, seed: int, bar: ProgressBar, folder: LabelledFolder | None
 ) -> "RegisteredModel":
-    from services.cv_inspection.retraining.training import folder_split, train
+    from services.cv_inspection.retraining.training import (
+        folder_split,
+        learns_from_good_only,
+        train,
+    )
     from services.cv_inspection.simulator.labelled_images import HISTORY
 
-    source = HISTORY.split if folder is None else partial(folder_split, folder)
+    source: SplitSource = HISTORY.split
+    if folder is not None:
+        source = partial(
+            folder_split, folder.path, folder.group_by, learns_from_good_only(candidate)
+        )
     return train(config, candidate, seed, bar, source)
 
 
@@ -96,10 +108,9 @@ def _benchmark_drifts(
     from monitoring.drift_benchmark import run_benchmark
     from services.cv_inspection.evaluation.drift_benchmark import streams
     from services.cv_inspection.model import read_model
-    from services.platform.models.names import served_path
-    from services.platform.storage.lake import Lake
+    from services.platform.models.served_file import get_served
 
-    champion = read_model(Lake(config).get(served_path(INSPECTION.name)))
+    champion = read_model(get_served(config, INSPECTION.name))
     return run_benchmark(streams(champion, seeds, drifts, step))
 
 
@@ -115,6 +126,25 @@ def _demo() -> Demo:
     return Demo(live.demo, live.demo_failures, live.demo_table)
 
 
+def _money_view() -> Money:
+    from services.cv_inspection.evaluation.money import MONEY
+
+    return MONEY
+
+
+def _capacity(config: Settings) -> "Capacity":
+    from services.cv_inspection.serving.capacity import capacity
+
+    return capacity(config)
+
+
+def _lake_tables() -> "Mapping[str, pa.Schema]":
+    from services.cv_inspection.ingestion.tables import SCHEMAS
+    from services.platform.retraining.shadow import SHADOW_SCHEMA, shadow_table
+
+    return {**SCHEMAS, shadow_table(INSPECTION.name): SHADOW_SCHEMA}
+
+
 def _walkthrough() -> Walkthrough:
     from services.cv_inspection.diagram import DIAGRAM
     from services.cv_inspection.evaluation import walkthrough
@@ -127,6 +157,7 @@ def _walkthrough() -> Walkthrough:
         walkthrough.newest,
         CLASSES,
         walkthrough.label,
+        _money_view,
     )
 
 
@@ -162,19 +193,62 @@ INSPECTION = Design(
     package="services.cv_inspection",
     http=INSPECTOR,
     processes=(
-        Process("inspection-worker", "services.cv_inspection.serving.worker", 4, WORKER_NICE),
         Process(
-            "cv-lake-writer", "services.cv_inspection.ingestion.lake_writer", 5, DEFERRABLE_NICE
+            "inspection-worker",
+            "services.cv_inspection.serving.worker",
+            4,
+            WORKER_NICE,
+            access=Access(
+                publishes=("cv.image.>", "cv.inspection.>", "cv.dead.>"),
+                consumes=("CV",),
+                watches=("models",),
+                loads=("lake", "inbox", "results"),
+                stores=("results",),
+            ),
         ),
-        Process("cv-shadow", "services.cv_inspection.monitoring.shadow", 6, DEFERRABLE_NICE),
-        Process("cv-monitor", "services.cv_inspection.monitoring.drift", 8, DEFERRABLE_NICE),
+        Process(
+            "cv-lake-writer",
+            "services.cv_inspection.ingestion.lake_writer",
+            5,
+            DEFERRABLE_NICE,
+            access=Access(
+                publishes=("cv.dead.>",), consumes=("CV", "CV_DECISIONS"), stores=("lake/cv",)
+            ),
+        ),
+        Process(
+            "cv-shadow",
+            "services.cv_inspection.monitoring.shadow",
+            6,
+            DEFERRABLE_NICE,
+            access=Access(
+                consumes=("CV_DECISIONS",),
+                watches=("models",),
+                loads=("lake", "inbox"),
+                stores=("lake/cv",),
+            ),
+        ),
+        Process(
+            "cv-monitor",
+            "services.cv_inspection.monitoring.drift",
+            8,
+            DEFERRABLE_NICE,
+            access=Access(
+                publishes=("alerts.cv.>",),
+                consumes=("CV_DECISIONS",),
+                makes=("ALERTS",),
+                keeps=("bookmarks",),
+                loads=("lake",),
+                stores=("lake/cv", "lake/reports/cv", "lake/monitor"),
+            ),
+        ),
     ),
     first_candidate=_FIRST_CANDIDATE,
     traffic_rate=4.0,
     load_rate=20,
     drifts=("blur", "exposure", "new_defect"),
     protocol="magnetic_tile",
-    commands=("batch", "reconcile", "edge"),
+    more_protocols=("grouped",),
+    commands=("batch", "reconcile", "edge", "suspects"),
     absent={
         "audit": "an image's features are its pixels: nothing is stored that could differ",
         "drill": "`whiteboard night cv` retrains the inspector",
@@ -197,4 +271,12 @@ INSPECTION = Design(
     evaluate=_evaluate,
     demo=_demo,
     walkthrough=_walkthrough,
+    walkthrough_access=Access(
+        publishes=("cv.verdict.>",),
+        listens=("cv.image.>", "cv.inspection.>"),
+        reads=("CV_DECISIONS",),
+        stores=("inbox",),
+    ),
+    capacity=_capacity,
+    lake_tables=_lake_tables,
 )

@@ -1,6 +1,19 @@
 """The diagram of quality inspection: what is drawn where, its live figures, and what is asked."""
 
-from services.platform.diagram import Arrow, Box, Diagram, Measure, events_rate, lag, stream_rate
+from services.platform.diagram import (
+    LAKE_WRITER_TEXTS,
+    MONITOR_TEXTS,
+    SCHEDULER_TEXTS,
+    SHADOW_TEXTS,
+    SLOW,
+    Arrow,
+    Box,
+    Diagram,
+    Measure,
+    events_rate,
+    lag,
+    stream_rate,
+)
 
 _POSTED = Measure("posted", "inspector", "requests_total", labels={"route": "/inspect"})
 _P95 = Measure(
@@ -80,6 +93,8 @@ _BOXES = (
             "kill": "Cameras retry their PUT. Results that could not be stored are retried.",
             "hang": "Workers wait for the store; posted images are still inspected.",
             "away": "No image lands and no result is stored; workers retry until it is back.",
+            "slow": SLOW
+            + "Images land later, and workers retry what a reset broke; posted images do not wait.",
         },
         aws="S3 with event notifications.",
         at_scale="S3 itself; the key begins with the line.",
@@ -100,6 +115,8 @@ _BOXES = (
             "kill": "Notifications are refused and retried; nothing acknowledged is lost.",
             "hang": "As when it is away, until clients notice by ping.",
             "away": "Posted images are still answered; their inspections wait in the outbox.",
+            "slow": SLOW
+            + "Acknowledgements take longer: decisions wait in the outbox, answers do not.",
         },
         aws="SNS and SQS.",
         at_scale="A cluster of three; the subject carries the line.",
@@ -112,13 +129,8 @@ _BOXES = (
         answer="Escapes: a part that passed gets no label, so recall looks better than it is. A "
         "small "
         "random share of passed parts has to be inspected, too.",
-        faults={
-            "kill": "A running job ends with it and is not retried; the champion keeps serving.",
-            "hang": "Commands wait on the control stream; the champion keeps serving.",
-            "away": "No retraining tonight; the champion keeps serving.",
-        },
-        aws="EventBridge and SageMaker Pipelines.",
         at_scale="One is enough: it starts jobs, and jobs run elsewhere.",
+        **SCHEDULER_TEXTS,
     ),
     Box(
         "inspection-worker", "Inspection worker", "serving", 300, 420, "inspection-worker",
@@ -151,13 +163,8 @@ _BOXES = (
         answer="By lot, never by image: images of one part are alike. The gate resamples whole "
         "lots "
         "for the same reason.",
-        faults={
-            "kill": "Rows wait in the stream; a batch may be written twice and is read once.",
-            "hang": "The lag grows; serving does not depend on it.",
-            "away": "The lag grows; serving does not depend on it.",
-        },
-        aws="Kinesis Data Firehose to S3.",
         at_scale="One is enough for 360 rows a second.",
+        **LAKE_WRITER_TEXTS,
     ),
     Box(
         "cv-shadow", "Shadow challenger", "monitoring", 860, 420, "cv-shadow",
@@ -167,13 +174,8 @@ _BOXES = (
         answer="Defects are sampled more often in training than they occur. The probabilities "
         "are then "
         "adjusted to the line's own share before the threshold is chosen.",
-        faults={
-            "kill": "The challenger's scores pause; nothing on the line changes.",
-            "hang": "The challenger's scores pause; a running challenge waits.",
-            "away": "The challenger's scores pause; a running challenge waits.",
-        },
-        aws="SageMaker shadow tests.",
         at_scale="A sample of images is enough for the gate's bound.",
+        **SHADOW_TEXTS,
     ),
     Box(
         "cv-monitor", "Drift monitor", "monitoring", 1140, 420, "cv-monitor",
@@ -187,13 +189,8 @@ _BOXES = (
         answer="Sharpness drifts in the next window of 200 images. The alert names the station "
         "that "
         "moved most from its own past.",
-        faults={
-            "kill": "It reads the stream again from its checkpoint and cuts the same windows.",
-            "hang": "Alerts come late; no decision depends on it.",
-            "away": "Alerts come late; no decision depends on it.",
-        },
-        aws="SageMaker Model Monitor and CloudWatch.",
         at_scale="A monitor a line, so that one line's drift is not averaged away.",
+        **MONITOR_TEXTS,
     ),
 )  # fmt: skip
 

@@ -3,20 +3,58 @@
 Candidates export it; serving, shadow mode, the gate and the edge load it.
 """
 
+import math
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 from PIL import Image
 
-from services.cv_inspection.features.image import resize
+from services.cv_inspection.features.tiling import cut, merge_masks, tile_boxes
 from services.cv_inspection.problem import DESIGN
-from services.platform.models.onnx import ModelCard, ModelRefused, open_session, probe, read_card
-from services.platform.types import Floats32
+from services.platform.models.onnx import ModelCard, open_session, probe, read_card
+from services.platform.models.refused import ModelRefused
+from services.platform.types import Booleans, Floats32
 
-IMAGE, PROBABILITIES, MASK = "image", "probabilities", "mask"
+IMAGE, PROBABILITIES, MASK, NOVELTY = "image", "probabilities", "mask", "novelty"
+# Names of the card's limits: pixels of an image on one of the input, and the novelty above which a
+# part that would pass goes to a person.
+MAX_REDUCTION, MAX_NOVELTY = "max_reduction", "max_novelty"
+# Tiles of a large image that are inspected at once.
+_TILE_BATCH = 16
+
+
+class ImageOutputs(NamedTuple):
+    """A model's outputs for N inputs.
+
+    Attributes:
+        probabilities: (N, C) by class.
+        masks: (N, 1, H, W) mask logits.
+        novelty: (N,) distance from the good parts of training, in their standard deviations; 0 of a
+            model without that output.
+    """
+
+    probabilities: Floats32
+    masks: Floats32
+    novelty: Floats32
+
+
+@dataclass(frozen=True)
+class WholeImage:
+    """A model's outputs for one image of any size, merged from its tiles.
+
+    Attributes:
+        probabilities: (C,) of the tile whose defect is most probable.
+        mask: (height, width) in the image's own pixels, where the defect is.
+        novelty: The largest of a tile.
+    """
+
+    probabilities: Floats32
+    mask: Booleans
+    novelty: float
 
 
 class ImageModel:
@@ -24,7 +62,7 @@ class ImageModel:
 
     Attributes:
         card: The model's card.
-        size: Side of the square images it takes, pixels.
+        size: (height, width) of the images it takes, pixels.
     """
 
     def __init__(self, data: bytes, threads: int = 1) -> None:
@@ -42,46 +80,74 @@ class ImageModel:
 
     def inspect(
         self, pixels: npt.NDArray[np.uint8], options: ort.RunOptions | None = None
-    ) -> tuple[Floats32, Floats32]:
-        """((N, C) probabilities, (N, 1, S, S) mask logits) of N images (N, S, S, 3)."""
-        outputs: Any = self._session.run([PROBABILITIES, MASK], {IMAGE: pixels}, options)
-        return outputs[0], outputs[1]
+    ) -> ImageOutputs:
+        """The outputs for N images (N, H, W, 3) of the model's size."""
+        outputs: Any = self._session.run(self._outputs, {IMAGE: pixels}, options)
+        novelty = outputs[2] if len(outputs) > 2 else np.zeros(len(pixels), dtype=np.float32)
+        return ImageOutputs(outputs[0], outputs[1], novelty)
+
+    def inspect_image(self, image: Image.Image) -> WholeImage:
+        """Inspect one RGB image of any size; one that is larger than the model sees, in tiles."""
+        boxes = tile_boxes(*image.size, self.size, self.max_reduction)
+        parts = [
+            self.inspect(cut(image, boxes[i : i + _TILE_BATCH], self.size))
+            for i in range(0, len(boxes), _TILE_BATCH)
+        ]
+        probabilities, masks, novelty = (np.concatenate(part) for part in zip(*parts, strict=True))
+        mask = merge_masks(masks[:, 0], boxes, *image.size)
+        return WholeImage(probabilities[probabilities[:, 0].argmin()], mask, float(novelty.max()))
+
+    @property
+    def max_reduction(self) -> float:
+        """Pixels of an image that may fall on one of the input; infinite without a limit."""
+        return self.card.limits.get(MAX_REDUCTION, math.inf)
+
+    @property
+    def max_novelty(self) -> float:
+        """A part that would pass and is as novel goes to a person; infinite without a limit."""
+        return self.card.limits.get(MAX_NOVELTY, math.inf)
 
     def score(
         self, vectors: npt.NDArray[Any], sets: Mapping[str, Floats32] | None = None
     ) -> Floats32:
         """Probability of any defect (N,) of N images (N, H, W, 3) of any size; `sets` is unused."""
-        if vectors.shape[1:3] != (self.size, self.size):
-            vectors = np.stack([resize(Image.fromarray(v), self.size) for v in vectors])
-        return np.asarray(1.0 - self.inspect(vectors)[0][:, 0], dtype=np.float32)
+        if vectors.shape[1:3] == self.size:
+            good = self.inspect(vectors).probabilities[:, 0]
+        else:
+            whole = (self.inspect_image(Image.fromarray(v)) for v in vectors)
+            good = np.array([one.probabilities[0] for one in whole])
+        return np.asarray(1.0 - good, dtype=np.float32)
 
-    def _read_size(self) -> int:
+    def _read_size(self) -> tuple[int, int]:
         inputs = {i.name: i for i in self._session.get_inputs()}
         outputs = {o.name for o in self._session.get_outputs()}
+        self._outputs = [PROBABILITIES, MASK, *({NOVELTY} & outputs)]
         if set(inputs) != {IMAGE} or not outputs >= {PROBABILITIES, MASK}:
             raise ModelRefused(
                 f"needs an input {IMAGE!r} and outputs {PROBABILITIES!r} and {MASK!r}"
             )
         shape = inputs[IMAGE].shape
-        square = len(shape) == 4 and shape[3] == 3 and shape[1] == shape[2]
-        if not square or not isinstance(shape[1], int):
-            raise ModelRefused(f"takes images of {shape}, not (N, S, S, 3)")
-        return int(shape[1])
+        sides = shape[1:3]
+        if len(shape) != 4 or shape[3] != 3 or not all(isinstance(side, int) for side in sides):
+            raise ModelRefused(f"takes images of {shape}, not (N, H, W, 3)")
+        return int(sides[0]), int(sides[1])
 
     def _check_outputs(self) -> None:
         """Inspect a black, a white and a grey image, to check the outputs and to warm up."""
-        shape = (self.size, self.size, 3)
+        shape = (*self.size, 3)
         images = np.stack([np.full(shape, value, dtype=np.uint8) for value in (0, 255, 128)])
         with probe() as options:
             self.inspect(images[:1], options)
-            probabilities, masks = self.inspect(images, options)
+            probabilities, masks, novelty = self.inspect(images, options)
         if probabilities.shape != (3, len(self.card.classes)):
             raise ModelRefused(
                 f"its card names {len(self.card.classes)} classes, "
                 f"its probabilities are {probabilities.shape}"
             )
-        if masks.shape != (3, 1, self.size, self.size):
+        if masks.shape != (3, 1, *self.size):
             raise ModelRefused(f"its masks are {masks.shape}")
+        if novelty.shape != (3,) or not np.isfinite(novelty).all():
+            raise ModelRefused(f"its novelty is {novelty.shape}, or not finite")
         if not np.isfinite(masks).all() or not np.allclose(
             probabilities.sum(axis=1), 1.0, atol=1e-3
         ):

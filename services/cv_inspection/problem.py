@@ -23,6 +23,12 @@ LATENCY_BUDGET_MS = 50.0
 MIN_BRIGHTNESS, MAX_BRIGHTNESS = 0.10, 0.93
 MAX_CLIPPED = 0.40
 MAX_MASK_SHARE_OF_PASSED = 0.01
+# Share of good parts that go to a person because they are unlike the good parts of training: each
+# costs a re-inspection, less than one escape in eight thousand parts would.
+MAX_NOVEL_SHARE = 0.005
+# Share of good parts that a model stops that was trained before there were defects: what one in
+# forty defective parts would cost.
+MAX_FALSE_ALARM_SHARE = 0.02
 
 # The classes: the first is a good part, the others are defects. A data set from a folder has
 # classes of its own, which are on its model's card.

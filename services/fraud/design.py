@@ -1,10 +1,10 @@
 """The fraud design's wiring: its processes, its commands' functions, and each step's figure."""
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from services.fraud.service import SCORER
+from services.platform.access import Access
 from services.platform.design import DEFERRABLE_NICE, WORKER_NICE, Design, Process
 from services.platform.hooks import (
     AuditResult,
@@ -14,16 +14,20 @@ from services.platform.hooks import (
     Evaluation,
     EvaluationRequest,
     Figures,
+    LabelledFolder,
     Problem,
     TrafficRequest,
-    Walkthrough,
 )
 from services.platform.progress import ProgressBar, ProgressCallback
 from services.platform.settings import Settings
+from services.platform.walkthrough import Money, Walkthrough
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     import pyarrow.compute as pc
 
+    from services.fraud.retraining.retention import Expired
+    from services.platform.capacity.parts import Capacity
     from services.platform.evaluation.comparison import (
         CandidateResult,
         ComparisonLabels,
@@ -56,7 +60,7 @@ def _simulate(config: Settings, request: TrafficRequest, bar: ProgressBar) -> Fi
 
 
 def _train(
-    config: Settings, candidate: str, seed: int, bar: ProgressBar, folder: Path | None
+    config: Settings, candidate: str, seed: int, bar: ProgressBar, folder: LabelledFolder | None
 ) -> "RegisteredModel":
     if folder is not None:
         raise ValueError("--data is for `whiteboard train cv`: fraud trains on the lake's history")
@@ -118,17 +122,43 @@ def _audit(config: Settings) -> AuditResult:
     return audit_with_rules(config)
 
 
+def _money_view() -> Money:
+    from services.fraud.evaluation.money import MONEY
+
+    return MONEY
+
+
+def _capacity(config: Settings) -> "Capacity":
+    from services.fraud.serving.capacity import capacity
+
+    return capacity(config)
+
+
+def _lake_tables() -> "Mapping[str, pa.Schema]":
+    from services.fraud.ingestion.tables import SCHEMAS
+    from services.platform.retraining.shadow import SHADOW_SCHEMA, shadow_table
+
+    return {**SCHEMAS, shadow_table(FRAUD.name): SHADOW_SCHEMA}
+
+
+def _expire(config: Settings, bar: ProgressBar) -> "Expired":
+    from services.fraud.retraining.retention import expire
+
+    return expire(config, bar)
+
+
 def _walkthrough() -> Walkthrough:
     from services.fraud.diagram import DIAGRAM
-    from services.fraud.evaluation import walkthrough
+    from services.fraud.evaluation import newest_decisions, walkthrough
 
     return Walkthrough(
         DIAGRAM,
         "payment",
         walkthrough.follow,
-        walkthrough.newest,
+        newest_decisions.newest,
         ("fraud", "genuine"),
-        walkthrough.label,
+        newest_decisions.label,
+        _money_view,
     )
 
 
@@ -163,9 +193,12 @@ def _monitoring(f: Figures) -> str:
 def _privacy(f: Figures) -> str:
     if "federated" not in f:
         return "not measured yet: `whiteboard federate fraud`"
-    precision = {row["name"]: row["ap"] for row in f["federated"]["rows"]}
+    row_of = {row["name"]: row for row in f["federated"]["rows"]}
     names = (("alone", "alone"), ("together", "fedavg"), ("all rows in one place", "central"))
-    return "average precision " + ", ".join(f"{word} {precision[n]:.3f}" for word, n in names)
+    return "average precision (worst bank): " + ", ".join(
+        f"{word} {row_of[name]['ap']:.3f} ({row_of[name]['ap_worst_bank']:.3f})"
+        for word, name in names
+    )
 
 
 FRAUD = Design(
@@ -174,13 +207,93 @@ FRAUD = Design(
     package="services.fraud",
     http=SCORER,
     processes=(
-        Process("feature-worker", "services.fraud.features.worker", 0, WORKER_NICE),
-        Process("lake-writer", "services.fraud.ingestion.lake_writer", 1, DEFERRABLE_NICE),
-        Process("shadow", "services.fraud.monitoring.shadow", 2, DEFERRABLE_NICE),
-        Process("review-desk", "services.fraud.review.worker", 30, WORKER_NICE),
-        Process("analysts", "services.fraud.simulator.analysts", 31, DEFERRABLE_NICE),
-        Process("monitor", "services.fraud.monitoring.drift", 7, DEFERRABLE_NICE),
-        Process("reasons", "services.fraud.reasons.worker", 12, WORKER_NICE),
+        Process(
+            "feature-worker",
+            "services.fraud.features.worker",
+            0,
+            WORKER_NICE,
+            access=Access(
+                redis="write", publishes=("fraud.dead.>",), consumes=("FRAUD",), loads=("lake",)
+            ),
+        ),
+        Process(
+            "lake-writer",
+            "services.fraud.ingestion.lake_writer",
+            1,
+            DEFERRABLE_NICE,
+            access=Access(
+                publishes=("fraud.dead.>",),
+                consumes=("FRAUD", "FRAUD_DECISIONS", "FRAUD_VERDICTS"),
+                stores=("lake/fraud",),
+            ),
+        ),
+        Process(
+            "shadow",
+            "services.fraud.monitoring.shadow",
+            2,
+            DEFERRABLE_NICE,
+            access=Access(
+                redis="read",
+                consumes=("FRAUD_DECISIONS",),
+                watches=("models",),
+                loads=("lake",),
+                stores=("lake/fraud",),
+            ),
+        ),
+        Process(
+            "review-desk",
+            "services.fraud.review.worker",
+            30,
+            WORKER_NICE,
+            access=Access(
+                publishes=("fraud.case.>", "fraud.verdict.>", "$KV.FRAUD_COSTS.price"),
+                consumes=("FRAUD_DECISIONS", "FRAUD_REVIEWS"),
+                reads=("FRAUD_REVIEWS", "FRAUD_VERDICTS"),
+                deletes=("FRAUD_REVIEWS",),
+                makes=("FRAUD_REVIEWS", "KV_FRAUD_COSTS"),
+                watches=("FRAUD_COSTS",),
+            ),
+        ),
+        Process(
+            "analysts",
+            "services.fraud.simulator.analysts",
+            31,
+            DEFERRABLE_NICE,
+            access=Access(
+                publishes=("fraud.verdict.>", "$KV.FRAUD_COSTS.analysts-simulated"),
+                consumes=("FRAUD_REVIEWS",),
+                reads=("FRAUD_VERDICTS",),
+                makes=("FRAUD_REVIEWS", "KV_FRAUD_COSTS"),
+                watches=("FRAUD_COSTS",),
+                keeps=("SIMULATED_TRUTH",),
+            ),
+        ),
+        Process(
+            "monitor",
+            "services.fraud.monitoring.drift",
+            7,
+            DEFERRABLE_NICE,
+            access=Access(
+                publishes=("alerts.fraud.>",),
+                consumes=("FRAUD_DECISIONS",),
+                makes=("ALERTS",),
+                keeps=("bookmarks",),
+                loads=("lake",),
+                stores=("lake/fraud", "lake/reports/fraud", "lake/monitor"),
+            ),
+        ),
+        Process(
+            "reasons",
+            "services.fraud.reasons.worker",
+            12,
+            WORKER_NICE,
+            access=Access(
+                redis="read",
+                consumes=("FRAUD_DECISIONS",),
+                keeps=("fraud_reasons",),
+                loads=("lake",),
+            ),
+        ),
     ),
     first_candidate=_FIRST_CANDIDATE,
     traffic_rate=200.0,
@@ -218,5 +331,14 @@ FRAUD = Design(
     evaluate=_evaluate,
     demo=_demo,
     walkthrough=_walkthrough,
+    walkthrough_access=Access(
+        publishes=("fraud.tx.>", "fraud.label.>"),
+        listens=("fraud.decision.>",),
+        reads=("FRAUD", "FRAUD_DECISIONS"),
+        watches=("FRAUD_COSTS",),
+    ),
+    capacity=_capacity,
+    lake_tables=_lake_tables,
+    expire=_expire,
     audit=_audit,
 )

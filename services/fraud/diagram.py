@@ -1,6 +1,19 @@
 """The diagram of fraud detection: what is drawn where, its live figures, and what is asked."""
 
-from services.platform.diagram import Arrow, Box, Diagram, Measure, events_rate, lag, stream_rate
+from services.platform.diagram import (
+    LAKE_WRITER_TEXTS,
+    MONITOR_TEXTS,
+    SCHEDULER_TEXTS,
+    SHADOW_TEXTS,
+    SLOW,
+    Arrow,
+    Box,
+    Diagram,
+    Measure,
+    events_rate,
+    lag,
+    stream_rate,
+)
 
 _REQUESTS = Measure("payments", "scorer", "requests_total", labels={"route": "/score"})
 _P95 = Measure(
@@ -82,6 +95,8 @@ _BOXES = (
             "until it answers a ping again.",
             "away": "All answers are degraded, none fails. Events wait in the stream and are "
             "aggregated afterwards; no event is lost.",
+            "slow": SLOW
+            + "The scorer waits 20 ms for it, so answers are in budget and degraded.",
         },
         aws="SageMaker Feature Store (online), DynamoDB, or ElastiCache.",
         at_scale="Redis Cluster: rows are independent keys, so it scales by key.",
@@ -98,6 +113,8 @@ _BOXES = (
             "restart; readers keep one row per sequence.",
             "hang": "Lake writers wait. Scoring goes on, it reads nothing from S3.",
             "away": "The lag of lake writers grows until it is back, then falls to zero.",
+            "slow": SLOW
+            + "Lake writers retry what a reset broke; scoring reads nothing from S3.",
         },
         aws="S3, read by Athena.",
         at_scale="S3 itself; larger files and a table format for compaction.",
@@ -109,13 +126,8 @@ _BOXES = (
         question="A bad model is shipped. What stops it, and how fast are you back?",
         answer="The gate promotes only with an upper bound of the cost difference below 0, p95 in "
         "budget and calibration no worse. A rollback is one announcement: seconds, no restart.",
-        faults={
-            "kill": "A running job ends with it and is not retried; the champion keeps serving.",
-            "hang": "Commands wait on the control stream; the champion keeps serving.",
-            "away": "No retraining tonight; the champion keeps serving.",
-        },
-        aws="EventBridge and SageMaker Pipelines.",
         at_scale="One is enough: it starts jobs, and jobs run elsewhere.",
+        **SCHEDULER_TEXTS,
     ),
     Box(
         "nats", "NATS JetStream", "ingestion", 20, 420, "nats",
@@ -135,6 +147,8 @@ _BOXES = (
             "hang": "As when it is away, until clients notice by ping.",
             "away": "Payments are answered in budget; decisions wait in memory and then in a file, "
             "and are published when it is back.",
+            "slow": SLOW
+            + "Acknowledgements take longer: decisions wait in the outbox, answers do not.",
         },
         aws="Kinesis Data Streams, a shard key an entity.",
         at_scale="A NATS cluster of three, streams split by shard.",
@@ -167,13 +181,8 @@ _BOXES = (
         answer="Nothing: a declined payment has no chargeback, so its label never arrives. The "
         "next "
         "model must not take that silence for honesty.",
-        faults={
-            "kill": "Rows wait in the stream; a batch may be written twice and is read once.",
-            "hang": "The lag grows; serving does not depend on it.",
-            "away": "The lag grows; serving does not depend on it.",
-        },
-        aws="Kinesis Data Firehose to S3.",
         at_scale="One a stream shard; batches by size, not by time.",
+        **LAKE_WRITER_TEXTS,
     ),
     Box(
         "shadow", "Shadow challenger", "monitoring", 860, 420, "shadow",
@@ -183,13 +192,8 @@ _BOXES = (
         answer="It scores the logged vectors of live decisions, off the hot path. Once labels "
         "are in, "
         "a paired bootstrap bounds the difference of cost.",
-        faults={
-            "kill": "The challenger's scores pause; nothing that customers see changes.",
-            "hang": "The challenger's scores pause; a running challenge waits.",
-            "away": "The challenger's scores pause; a running challenge waits.",
-        },
-        aws="SageMaker shadow tests.",
         at_scale="A sample of decisions is enough for the gate's bound.",
+        **SHADOW_TEXTS,
     ),
     Box(
         "monitor", "Drift monitor", "monitoring", 1140, 420, "monitor",
@@ -203,13 +207,8 @@ _BOXES = (
         answer="Inputs: a window is compared as it closes, while the cost needs labels that "
         "arrive two "
         "weeks later. False alarms are bounded by Benjamini-Hochberg over all columns.",
-        faults={
-            "kill": "It reads the stream again from its checkpoint and cuts the same windows.",
-            "hang": "Alerts come late; no decision depends on it.",
-            "away": "Alerts come late; no decision depends on it.",
-        },
-        aws="SageMaker Model Monitor and CloudWatch.",
         at_scale="A sample a window: distances need thousands of rows, not millions.",
+        **MONITOR_TEXTS,
     ),
     Box(
         "reasons", "Reasons", "serving", 300, 610, "reasons",
@@ -250,7 +249,7 @@ _BOXES = (
         at_scale="One price for all desks; the queue splits by team.",
     ),
     Box(
-        "analysts", "Analysts (simulated)", "serving", 860, 610, "analysts",
+        "analysts", "Simulated analysts", "serving", 860, 610, "analysts",
         (
             events_rate("analysts", "verdicts"),
             Measure("wait p95", "analysts", "review_wait_seconds", "p95", "s"),

@@ -8,7 +8,7 @@ from functools import lru_cache
 from services.fraud.features.states import EMBEDDING_FEATURES, FEATURES, SETS
 from services.fraud.problem import DESIGN
 from services.platform.models.attachments import attachment
-from services.platform.models.onnx import ModelRefused
+from services.platform.models.refused import ModelRefused
 from services.platform.models.tabular import TabularModel
 
 # The attachment that decides while the online store is away: an ONNX file with a card of its own.

@@ -5,13 +5,14 @@ catalogue and the command line follow from it or are tested against it.
 """
 
 import ast
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeVar
 
+from services.platform.access import NOTHING, Access
 from services.platform.hooks import (
     Audit,
     BenchmarkDrifts,
@@ -19,15 +20,18 @@ from services.platform.hooks import (
     Compare,
     Demo,
     Evaluate,
+    Expire,
     Figures,
+    LakeTables,
+    MakeCapacity,
     MakeRetrainingSpec,
     NewestWindow,
     Problem,
     Simulate,
     Train,
-    Walkthrough,
 )
 from services.platform.settings import Settings
+from services.platform.walkthrough import Walkthrough
 
 # (module, title); a step of two names is whichever of them a design has.
 STEPS: tuple[tuple[tuple[str, ...], str], ...] = (
@@ -56,12 +60,14 @@ class Process:
             `parse_arguments(settings, arguments)`, which returns the options, where it takes any.
         metrics_offset: Its Prometheus port, counted from the setting `metrics_port`.
         nice: `WORKER_NICE` or `DEFERRABLE_NICE`.
+        access: What its account may do at the engines.
     """
 
     name: str
     module: str
     metrics_offset: int
     nice: int
+    access: Access = NOTHING
     port_setting = "metrics_port"
 
     def port(self, settings: Settings) -> int:
@@ -69,8 +75,9 @@ class Process:
         return settings.metrics_port + self.metrics_offset
 
     def metrics_url(self, settings: Settings) -> str:
-        """Its Prometheus page, on this machine."""
-        return f"http://{settings.host}:{self.port(settings)}/metrics"
+        """Its Prometheus page."""
+        host = self.name if settings.host_by_name else settings.host
+        return f"http://{host}:{self.port(settings)}/metrics"
 
 
 @dataclass(frozen=True)
@@ -84,6 +91,7 @@ class HttpApp:
         route: The route that decides.
         default_port: Where the setting `<name>_port` is not set.
         object_events: The route that takes the object store's notifications; empty: none does.
+        access: What its account may do at the engines.
         nice: 0 on the request path.
     """
 
@@ -92,6 +100,7 @@ class HttpApp:
     route: str
     default_port: int
     object_events: str = ""
+    access: Access = NOTHING
     nice: int = 0
 
     @property
@@ -114,10 +123,22 @@ class HttpApp:
 P = TypeVar("P", bound=HttpApp | Process)
 
 # Serves all designs: it retrains every night, and sooner on drift or by command.
-SCHEDULER = Process("scheduler", "services.platform.retraining.scheduler", 3, DEFERRABLE_NICE)
-# Shows all designs in a browser.
+# Its jobs are commands, which have the operator's account.
+SCHEDULER = Process(
+    "scheduler",
+    "services.platform.retraining.scheduler",
+    3,
+    DEFERRABLE_NICE,
+    access=Access(listens=("alerts.>",), consumes=("CONTROL",), makes=("CONTROL",)),
+)
+# Shows all designs in a browser. What it does at the engines for a design, the design declares.
 WALKTHROUGH = HttpApp(
-    "walkthrough", "services.walkthrough.app:create_app", "/api/state", 18090, nice=WORKER_NICE
+    "walkthrough",
+    "services.walkthrough.app:create_app",
+    "/api/state",
+    18090,
+    access=Access(redis="inspect", reads=("MODEL_HISTORY",), loads=("lake", "inbox", "results")),
+    nice=WORKER_NICE,
 )
 SHARED_PROCESSES = (SCHEDULER, WALKTHROUGH)
 
@@ -152,6 +173,7 @@ class Design:
         load_rate: Requests a second of `load`; 0 if `loadtest` has no scenario for it.
         drifts: What its simulator can change.
         protocol: Name of the published protocol that `evaluate` follows.
+        more_protocols: Others that `evaluate` follows on request.
         commands: Commands that are this design's own.
         absent: By command that it does not have, why, or what serves instead.
         figures: By step, a function that words its measured figure, given those of the demo.
@@ -167,7 +189,11 @@ class Design:
         evaluate: Runs the published protocol.
         demo: Its part of the demo.
         audit: Recomputes logged features from raw events.
+        capacity: Its parts with measured rates, for the planner.
+        lake_tables: The tables whose small files `compact` joins, nightly and by command.
+        expire: Removes old rows that nothing needs any more.
         walkthrough: Diagram and live views of the walkthrough.
+        walkthrough_access: What the walkthrough's account may do for them.
     """
 
     name: str
@@ -185,6 +211,7 @@ class Design:
     load_rate: int = 0
     drifts: tuple[str, ...] = ()
     protocol: str = ""
+    more_protocols: tuple[str, ...] = ()
     commands: tuple[str, ...] = ()
     absent: Mapping[str, str] = field(default_factory=dict)
     figures: Mapping[str, Callable[[Figures], str]] = field(default_factory=dict)
@@ -194,7 +221,11 @@ class Design:
     evaluate: Evaluate | None = None
     demo: Callable[[], Demo] | None = None
     audit: Audit | None = None
+    capacity: MakeCapacity | None = None
+    lake_tables: LakeTables | None = None
+    expire: Expire | None = None
     walkthrough: Callable[[], Walkthrough] | None = None
+    walkthrough_access: Access = NOTHING
 
     def __str__(self) -> str:
         return self.name
@@ -239,6 +270,15 @@ class Design:
             return self.figures[name](figures) if name in self.figures else ""
         except KeyError:
             return "not measured yet: `whiteboard demo`"
+
+
+def accounts(designs: Iterable[Design]) -> dict[str, Access]:
+    """By account, what it may do at the engines: one for each process."""
+    all_designs = tuple(designs)
+    processes = [process for design in all_designs for process in design.everything]
+    made = {process.name: process.access for process in (*processes, *SHARED_PROCESSES)}
+    views = (design.walkthrough_access for design in all_designs)
+    return {**made, WALKTHROUGH.name: WALKTHROUGH.access.plus(*views)}
 
 
 def registered(settings: Settings) -> tuple[Design, ...]:

@@ -6,13 +6,20 @@ units of a drawing that is `WIDTH` wide and as high as its boxes need.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypedDict
 
 WIDTH = 1340
 BOX_WIDTH, BOX_HEIGHT = 180, 96
 
 ENGINES = ("nats", "redis", "seaweedfs")
 Kind = Literal["rate", "gauge", "p95"]
+
+
+class Texts(TypedDict):
+    """Texts of a box: what a fault will do, by kind, and what takes its place on AWS."""
+
+    faults: Mapping[str, str]
+    aws: str
 
 
 @dataclass(frozen=True)
@@ -54,7 +61,7 @@ class Box:
         command: Shows it in a terminal.
         question: What an interviewer asks about it.
         answer: Two sentences.
-        faults: By kind of fault (kill, hang, away), what will happen.
+        faults: By kind of fault (kill, hang, away, slow), what will happen.
         aws: What takes its place on AWS.
         at_scale: What it becomes at 50,000 events a second, or on twelve lines.
     """
@@ -108,6 +115,46 @@ class Diagram:
         """Every live figure."""
         of_boxes = [m for box in self.boxes for m in (*box.figures, box.degraded) if m]
         return of_boxes + [m for arrow in self.arrows for m in (arrow.rate, arrow.waits) if m]
+
+
+# Faults and AWS texts of boxes that several designs have.
+SCHEDULER_TEXTS: Texts = {
+    "faults": {
+        "kill": "A running job ends with it and is not retried; the champion keeps serving.",
+        "hang": "Commands wait on the control stream; the champion keeps serving.",
+        "away": "No retraining tonight; the champion keeps serving.",
+    },
+    "aws": "EventBridge and SageMaker Pipelines.",
+}
+LAKE_WRITER_TEXTS: Texts = {
+    "faults": {
+        "kill": "Rows wait in the stream; a batch may be written twice and is read once.",
+        "hang": "The lag grows; serving does not depend on it.",
+        "away": "The lag grows; serving does not depend on it.",
+    },
+    "aws": "Kinesis Data Firehose to S3.",
+}
+SHADOW_TEXTS: Texts = {
+    "faults": {
+        "kill": "The challenger's scores pause; nothing outside changes.",
+        "hang": "The challenger's scores pause; a running challenge waits.",
+        "away": "The challenger's scores pause; a running challenge waits.",
+    },
+    "aws": "SageMaker shadow tests.",
+}
+MONITOR_TEXTS: Texts = {
+    "faults": {
+        "kill": "It reads the stream again from its checkpoint and cuts the same windows.",
+        "hang": "Alerts come late; no decision depends on it.",
+        "away": "Alerts come late; no decision depends on it.",
+    },
+    "aws": "SageMaker Model Monitor and CloudWatch.",
+}
+# How the fault `slow` begins, for each engine.
+SLOW = (
+    "It moves behind a proxy: 30 ms more a round trip, up to 20 more by chance, one chunk in a "
+    "hundred resets its connection, and it is away for a second at both ends. "
+)
 
 
 def events_rate(process: str, label: str = "events") -> Measure:

@@ -4,18 +4,19 @@ A design's functions import what they need when they are called: training's libr
 to import, and neither `--help` nor a worker needs them.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import Field, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import Field, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from services.platform.diagram import Diagram
 from services.platform.progress import ProgressBar, ProgressCallback
 from services.platform.settings import Settings
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     import pyarrow.compute as pc
 
+    from services.platform.capacity.parts import Capacity
     from services.platform.evaluation.comparison import (
         CandidateResult,
         ComparisonLabels,
@@ -84,6 +85,10 @@ class EvaluationRequest:
         file: The data set, a file or a folder.
         seed: Of training, the first of `seeds`.
         published_week_only: Train on the published week alone (fraud).
+        protocol: Which protocol, empty for the design's own.
+        group_by: A pattern on an image's path that gives its group (images).
+        unseen: Leave each class out of training in turn (images).
+        epochs: Of training; 0 for the protocol's (images).
     """
 
     file: Path
@@ -91,6 +96,10 @@ class EvaluationRequest:
     seed: int
     seeds: int
     published_week_only: bool
+    protocol: str = ""
+    group_by: str = ""
+    unseen: bool = False
+    epochs: int = 0
 
 
 @dataclass(frozen=True)
@@ -99,6 +108,18 @@ class Evaluation:
 
     figures: Figures
     table: Table
+
+
+@dataclass(frozen=True)
+class LabelledFolder:
+    """Labelled files to train on.
+
+    Attributes:
+        group_by: A pattern on a file's path that gives its group; empty for `groups.csv`.
+    """
+
+    path: Path
+    group_by: str = ""
 
 
 @dataclass(frozen=True)
@@ -190,96 +211,12 @@ class DriftBenchmarkResult(Protocol):
     def as_json(self) -> dict[str, Any]: ...
 
 
-@dataclass(frozen=True)
-class Mark:
-    """One stop of an event on its way through a design.
-
-    Attributes:
-        box: Id of a box of the diagram.
-        stage: What happened there.
-        at_ms: Since the event was sent.
-        took_ms: How long that took, where it was measured.
-        detail: Figures and names.
-    """
-
-    box: str
-    stage: str
-    at_ms: float
-    took_ms: float | None = None
-    detail: str = ""
-
-
-@dataclass(frozen=True)
-class ComparedValue:
-    """A value beside the usual ones: 5 %, 50 % and 95 % of the newest decisions."""
-
-    name: str
-    value: float | None
-    usual: tuple[float, float, float]
-
-
-@dataclass(frozen=True)
-class DecisionView:
-    """A decision as the walkthrough shows it.
-
-    Attributes:
-        id: Its identity.
-        at: Event time, ISO 8601.
-        title: What it is about.
-        decision: The outcome.
-        stopped: Whether the payment or part was stopped.
-        score: Probability of the bad class.
-        threshold: The model's.
-        model: "candidate:version".
-        reason: Why, in words, where the design has them.
-        facts: Names and values.
-        values: Values beside the usual ones, the most unusual first.
-        image: Key of the image in the inbox, empty for none.
-        mask: Key of the mask among the results, empty for none.
-    """
-
-    id: str
-    at: str
-    title: str
-    decision: str
-    stopped: bool
-    score: float
-    threshold: float
-    model: str
-    reason: str = ""
-    facts: Mapping[str, str] = field(default_factory=dict)
-    values: Sequence[ComparedValue] = ()
-    image: str = ""
-    mask: str = ""
-
-
-@dataclass(frozen=True)
-class Walkthrough:
-    """What a design brings to the walkthrough.
-
-    Attributes:
-        diagram: Boxes, arrows and their live figures.
-        event: What is followed, such as "payment".
-        follow: Sends one event and tells its stops. Raises OSError, ValueError.
-        newest: The newest decisions, newest first. Raises OSError, ValueError.
-        labels: What a person can say about a decision.
-        label: Publishes a person's label of a decision. Raises OSError, ValueError.
-    """
-
-    diagram: Diagram
-    event: str
-    follow: Callable[[Settings], AsyncIterator[Mark]]
-    newest: Callable[[Settings, int], Awaitable[list[DecisionView]]]
-    labels: tuple[str, ...]
-    label: Callable[[Settings, str, str], Awaitable[None]]
-
-
 # (settings, seed, days of history, bar): make what is missing. Returns whether anything was.
 Bootstrap = Callable[[Settings, int, int, ProgressBar], bool]
 # Figures of the run; `failures` counts failed requests, `errors` counts them by message.
 Simulate = Callable[[Settings, TrafficRequest, ProgressBar], Figures]
-# (settings, candidate, seed, bar, folder of labelled images or None): train and register.
-Train = Callable[[Settings, str, int, ProgressBar, Path | None], "RegisteredModel"]
+# (settings, candidate, seed, bar, labelled images or None): train and register.
+Train = Callable[[Settings, str, int, ProgressBar, LabelledFolder | None], "RegisteredModel"]
 MakeRetrainingSpec = Callable[[], "RetrainingSpec[Any, Any]"]
 # (settings, seeds, bar, serve): every candidate trained on the same data and timed on an app that
 # `serve` starts, and how results are labelled.
@@ -294,4 +231,10 @@ BenchmarkDrifts = Callable[
     [Settings, list[int], Sequence[tuple[str, float]], ProgressCallback], DriftBenchmarkResult
 ]
 Audit = Callable[[Settings], AuditResult]
+# By table of the lake whose small files are joined, its columns.
+LakeTables = Callable[[], "Mapping[str, pa.Schema]"]
+# The parts that the planner staffs.
+MakeCapacity = Callable[[Settings], "Capacity"]
+# (settings, bar): remove what has expired and nothing needs. Returns a dataclass of figures.
+Expire = Callable[[Settings, ProgressBar], Any]
 Evaluate = Callable[[EvaluationRequest, ProgressBar], Evaluation]

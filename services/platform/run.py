@@ -6,13 +6,15 @@ by running COMMAND.
 """
 
 import argparse
+import os
 from collections.abc import Sequence
 from functools import partial
 from importlib import import_module
 
 from services.platform.design import SHARED_PROCESSES, HttpApp, Process, named, registered
 from services.platform.runtime.server import serve_app
-from services.platform.settings import Settings, settings
+from services.platform.secret_files import make_private
+from services.platform.settings import Settings, keep_home, settings, use_account
 
 SHARED = "shared"
 
@@ -53,6 +55,22 @@ def start(
     run_worker(config, port, partial(module.main, config, **options))
 
 
+def enter_empty_folder(config: Settings) -> None:
+    """Work where no file is: a relative path that a model or a message names leads nowhere.
+
+    Shared processes run commands, whose paths are relative to where they were started.
+    """
+    keep_home(config)
+    if not config.home.exists():
+        return
+    folder = config.home / "empty"
+    try:
+        make_private(folder)
+    except OSError:
+        folder = config.home  # a container's, which nothing can write to
+    os.chdir(folder)
+
+
 def _no(arguments: Sequence[str], process: HttpApp | Process) -> None:
     if arguments:
         raise ValueError(f"{process.name} takes no arguments: {' '.join(arguments)}")
@@ -73,6 +91,10 @@ def main() -> None:
     config = settings()
     try:
         process = find(config, options.design, options.process)
+        use_account(process.name)
+        config = settings()
+        if options.design != SHARED:
+            enter_empty_folder(config)
         start(config, process, options.arguments, options.port or process.port(config))
     except (KeyError, ValueError) as error:
         parser.error(str(error.args[0]))

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
@@ -19,10 +19,17 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from services.platform.access import OPERATOR
+from services.platform.secret_files import new_secret, read_secret
+
 # The checkout, where this is one: an installed package has no pyproject.toml above it.
 _ROOT = Path(__file__).resolve().parents[2]
 _ENV_FILES = (_ROOT / ".env", ".env") if (_ROOT / "pyproject.toml").exists() else (".env",)
 _HOME = Path(".whiteboard")
+# Files of secrets in `home` that are no account's password.
+WEBHOOK_TOKEN = "webhook-token"
+LABEL_TOKEN = "label-token"
+PROMOTION = "promotion-key"
 
 # Feast, MLflow and others report usage over the network by default.
 for _switch in ("FEAST_USAGE", "MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
@@ -72,6 +79,12 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="Address that engines and services listen on.")
 
+    hosts: str = Field(
+        "",
+        description="Names under which services are asked, besides localhost, addresses and their "
+        "URLs' names; by comma.",
+    )
+
     designs: str = Field("services.designs", description="Module that lists the designs.")
 
     nats_port: int = Field(14222, description="NATS clients.")
@@ -85,6 +98,10 @@ class Settings(BaseSettings):
         18100, description="First of the workers' Prometheus ports; each adds its own offset."
     )
 
+    host_by_name: bool = Field(
+        False,
+        description="Each worker's Prometheus page is on a host of its own name, as in Compose.",
+    )
     nats_host: str = Field("", description="Host of NATS, another machine's; empty: `host`.")
     redis_host: str = Field("", description="Host of Redis, another machine's; empty: `host`.")
     nats_url: str = Field("", description="A NATS server or cluster; empty: the local one.")
@@ -93,13 +110,27 @@ class Settings(BaseSettings):
     mlflow_uri: str = Field("", description="An MLflow server; empty: SQLite under `home`.")
 
     user: str = Field(
-        "whiteboard", pattern=r"^[^\s/:,=]+$", description="User of NATS, access key of S3."
+        OPERATOR,
+        pattern=r"^[^\s/:,=.*>]+$",
+        description="Account at NATS, Redis and S3. A process that `up` starts has its own.",
     )
     password: SecretStr = Field(
-        SecretStr("whiteboard-local"), description="Password of every engine. Change it off-host."
+        SecretStr(""), description="Its password; empty: the one in `home`, which `up` makes."
     )
     admin_token: SecretStr = Field(
         SecretStr(""), description="Token of the services' /admin routes; empty: they are disabled."
+    )
+    webhook_token: SecretStr = Field(
+        SecretStr(""), description="Token of the store's notifications; empty: the one in `home`."
+    )
+    label_token: SecretStr = Field(
+        SecretStr(""), description="Token of labels by HTTP; empty: the one in `home`."
+    )
+    signing_key: SecretStr = Field(
+        SecretStr(""), description="Ed25519 key of promotion, hex; empty: the one in `home`."
+    )
+    verify_key: str = Field(
+        "", description="Its public key, by which serving verifies; empty: the one in `home`."
     )
     analyst_token: SecretStr = Field(
         SecretStr(""), description="Token of the /reviews routes; empty: they are disabled."
@@ -134,8 +165,8 @@ class Settings(BaseSettings):
     @classmethod
     def _usable(cls, password: SecretStr) -> SecretStr:
         plain = password.get_secret_value()
-        if not plain or plain != plain.strip() or not plain.isprintable():
-            raise ValueError("must not be empty, have spaces at its ends or control characters")
+        if plain != plain.strip() or not plain.isprintable():
+            raise ValueError("must not have spaces at its ends or control characters")
         return password
 
     @model_validator(mode="after")
@@ -167,7 +198,7 @@ class Settings(BaseSettings):
     def redis(self) -> str:
         """Redis URL with credentials, percent-encoded."""
         where = f"{self.redis_host or self.host}:{self.redis_port}"
-        return self.redis_url or f"redis://:{self._quoted}@{where}/0"
+        return self.redis_url or f"redis://{self.user}:{self._quoted}@{where}/0"
 
     @property
     def s3(self) -> str:
@@ -184,6 +215,13 @@ class Settings(BaseSettings):
         """The SQLite file of a registry without a server."""
         return (self.home / "mlflow" / "mlflow.db").resolve()
 
+    @property
+    def host_names(self) -> frozenset[str]:
+        """Names under which services are asked, besides localhost and addresses."""
+        urls = (v for k, v in (self.model_extra or {}).items() if k.endswith("_url"))
+        named = (urlsplit(str(url)).hostname or "" for url in urls)
+        return frozenset({self.host, *self.hosts.replace(" ", "").split(","), *named} - {""})
+
     def value(self, name: str, default: str) -> str:
         """A setting by name; one that a design adds is read from WHITEBOARD_<NAME> too.
 
@@ -193,8 +231,51 @@ class Settings(BaseSettings):
         return str(getattr(self, name, default))
 
     @property
+    def plain_password(self) -> str:
+        """Password of `user`: as set, or of this home. Without one, none that an engine takes."""
+        given = self.password.get_secret_value()
+        return given or read_secret(self.home, self.user) or _NO_PASSWORD
+
+    @property
+    def plain_webhook_token(self) -> str:
+        """Token of the store's notifications; empty: there is none, and none is accepted."""
+        return self.webhook_token.get_secret_value() or read_secret(self.home, WEBHOOK_TOKEN)
+
+    @property
+    def plain_label_token(self) -> str:
+        """Token of labels by HTTP; empty: there is none, and no label is accepted."""
+        return self.label_token.get_secret_value() or read_secret(self.home, LABEL_TOKEN)
+
+    @property
+    def plain_verify_key(self) -> str:
+        """Public key of promotion, hex; empty: there is none, and no model is served."""
+        return self.verify_key or read_secret(self.home, f"{PROMOTION}.public")
+
+    def with_account(self, user: str) -> "Settings":
+        """These settings with another account of this home, unless `user` is set."""
+        if "user" in self.model_fields_set or user == self.user:
+            return self
+        return self.model_copy(update={"user": user, "password": SecretStr("")})
+
+    @property
     def _quoted(self) -> str:
-        return quote(self.password.get_secret_value(), safe="")
+        return quote(self.plain_password, safe="")
+
+
+def keep_home(config: Settings) -> None:
+    """Make this process and its children find the home from any working directory."""
+    os.environ["WHITEBOARD_HOME"] = str(config.home)
+
+
+# Random, so that a home without secrets opens no engine.
+_NO_PASSWORD = new_secret()
+_accounts: list[str] = []
+
+
+def use_account(user: str) -> None:
+    """Make `settings` return a service's account from now on, unless `user` is set."""
+    _accounts.append(user)
+    settings.cache_clear()
 
 
 @lru_cache
@@ -202,6 +283,8 @@ def settings() -> Settings:
     """The settings of this process, read once. SystemExit names the one that is wrong."""
     try:
         made = Settings()
+        if _accounts:
+            made = made.with_account(_accounts[-1])
     except ValidationError as error:
         wrong = (
             f"WHITEBOARD_{'_'.join(map(str, one['loc'])).upper()}: "

@@ -10,6 +10,10 @@ METRICS = frozenset(
      "outbox_dropped_events", "consumer_lag_events"}
 )  # fmt: skip
 Name = Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,40}$")]
+CostName = Annotated[str, Field(pattern=r"^[a-z_]{1,40}$")]
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+# "opex=8.5"
+Cost = Annotated[str, Field(pattern=r"^[a-z_]{1,40}=\d{1,9}(\.\d{1,6})?$")]
 
 
 class FigureState(BaseModel):
@@ -78,16 +82,27 @@ class DesignState(BaseModel):
     load_rate: int
     budget_ms: float
     drifts: list[str]
+    commands: list[str]
     candidates: list[str]
     steps: list[StepState]
     boxes: list[BoxState]
     arrows: list[ArrowState]
 
 
+class Progress(BaseModel):
+    """Work of a first start that is under way; `total` is 0 where it is not known."""
+
+    design: str
+    title: str
+    done: int
+    total: int
+
+
 class State(BaseModel):
     """Everything that the page shows."""
 
     designs: list[DesignState]
+    progress: list[Progress]
 
 
 class LiveBox(BaseModel):
@@ -115,16 +130,23 @@ class Tick(BaseModel):
     """What one reading of all sources changed, by design."""
 
     designs: dict[str, LiveDesign]
+    progress: list[Progress] = []
 
 
 class FaultRequest(BaseModel):
-    """A process to break, and how. `seconds` counts for hang and away."""
+    """A process to break, and how.
+
+    `seconds` counts for hang, away and slow; the last three are of slow, which is for engines.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
     process: Name
-    kind: Literal["kill", "hang", "away"]
+    kind: Literal["kill", "hang", "away", "slow"]
     seconds: Annotated[int, Field(ge=1, le=60)] = 10
+    latency_ms: Annotated[float, Field(ge=0, le=10_000)] = 30
+    jitter_ms: Annotated[float, Field(ge=0, le=10_000)] = 20
+    resets: Annotated[float, Field(ge=0, le=1)] = 0.01
 
 
 class FaultReport(BaseModel):
@@ -159,12 +181,13 @@ class JobRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    verb: Literal["simulate", "load", "swap", "rollback", "night", "audit"]
+    verb: Literal["simulate", "load", "swap", "rollback", "night", "audit", "costs"]
     design: Name
     rate: Annotated[int, Field(ge=1, le=2_000)] = 50
     seconds: Annotated[int, Field(ge=5, le=600)] = 60
     candidate: Annotated[str, Field(pattern=r"^[a-z0-9_]{1,40}$")] | None = None
     drift: Annotated[str, Field(pattern=r"^[a-z_]+=(0(\.\d{1,3})?|1(\.0)?)$|^none$")] | None = None
+    costs: Annotated[dict[CostName, Amount], Field(max_length=12)] = {}
 
 
 class JobState(BaseModel):

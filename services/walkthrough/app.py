@@ -18,13 +18,14 @@ from nats.errors import Error as NatsError
 from starlette.types import ASGIApp
 
 from services.platform.design import WALKTHROUGH, Design, registered
-from services.platform.hooks import Walkthrough
 from services.platform.models.promotion_log import PromotionRecord, read_history
 from services.platform.settings import Settings, settings
 from services.platform.storage.lake import Lake
 from services.platform.streaming.connection import connect
+from services.platform.walkthrough import Walkthrough
 from services.walkthrough.answers import (
     Accepted,
+    Cost,
     FaultReport,
     FaultRequest,
     JobRequest,
@@ -37,9 +38,10 @@ from services.walkthrough.answers import (
 )
 from services.walkthrough.board import Board
 from services.walkthrough.drift import HeatMap, heat_map
-from services.walkthrough.faults import Busy, Faults
+from services.walkthrough.faults import Busy, Faults, NotOurs
 from services.walkthrough.guard import Guard, security_headers
 from services.walkthrough.jobs import JobRuns, Jobs
+from services.walkthrough.money import MoneyState, MoneyView
 from services.walkthrough.token import page_token
 
 STATIC = Path(__file__).parent / "static"
@@ -55,7 +57,7 @@ def _problems(**descriptions: str) -> dict[int | str, dict[str, Any]]:
     }
 
 
-_CHANGES = _problems(_401="The token is required", _409="One is running already",
+_CHANGES = _problems(_401="The token is required", _409="One is running already, or a container",
                      _503="The process or an engine does not answer")  # fmt: skip
 
 
@@ -66,9 +68,8 @@ def create_app(config: Settings | None = None) -> ASGIApp:
     found = _IMPORT_MAP.search(page)
     assert found is not None
     digest = base64.b64encode(hashlib.sha256(found[1].encode()).digest()).decode()
-    hosts = frozenset({"127.0.0.1", "localhost", "::1", config.host} - {"0.0.0.0", "::"})
     app = create_api(config)
-    return Guard(app, hosts, page_token(config), security_headers(digest))
+    return Guard(app, config.host_names, page_token(config), security_headers(digest))
 
 
 def create_api(config: Settings) -> FastAPI:
@@ -93,6 +94,7 @@ def create_api(config: Settings) -> FastAPI:
 
     _add_state(app, board)
     _add_records(app, config, board)
+    _add_money(app, config, board)
     _add_image(app, config)
     _add_one_event(app, config, board)
     _add_changes(app, board, faults, jobs)
@@ -169,6 +171,25 @@ def _add_records(app: FastAPI, config: Settings, board: Board) -> None:
             raise HTTPException(503, "S3 does not answer") from error
 
 
+def _add_money(app: FastAPI, config: Settings, board: Board) -> None:
+    view = MoneyView(config)
+
+    @app.get("/api/money", tags=["events"], summary="Logged decisions under other costs",
+             responses=_problems(_404="No such design, or nothing decided", _422="No such cost",
+                                 _503="An engine does not answer"))  # fmt: skip
+    async def money(
+        design: Annotated[Name, Query()],
+        cost: Annotated[list[Cost], Query()] = [],  # noqa: B006
+    ) -> MoneyState:
+        costs = {name: float(value) for name, _, value in (one.partition("=") for one in cost)}
+        try:
+            return await view.state(_design(board, design), _extras(board, design).money(), costs)
+        except ValueError as error:
+            raise HTTPException(404 if not costs else 422, str(error)) from error
+        except OSError as error:
+            raise HTTPException(503, str(error)) from error
+
+
 def _add_image(app: FastAPI, config: Settings) -> None:
     @app.get("/api/image", tags=["events"], summary="An image of the inbox, or a mask",
              responses=_problems(_404="No such image", _503="S3 does not answer"))  # fmt: skip
@@ -223,7 +244,7 @@ def _add_changes(app: FastAPI, board: Board, faults: Faults, jobs: Jobs) -> None
         _design(board, design)
         try:
             return faults.begin(body, design)
-        except Busy as error:
+        except (Busy, NotOurs) as error:
             raise HTTPException(409, str(error)) from error
         except KeyError as error:
             raise HTTPException(422, str(error.args[0])) from error

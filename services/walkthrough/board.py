@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 
 from services.platform.design import SHARED_PROCESSES, WALKTHROUGH, Design
 from services.platform.diagram import Arrow, Box, Diagram, Measure, default_diagram
+from services.platform.progress import progress_folder, read_notes
 from services.platform.settings import Settings
 from services.walkthrough import answers, code
 from services.walkthrough.figures import QUANTILE_READINGS, value
@@ -41,6 +42,7 @@ class Board:
         self.readings: dict[str, deque[Scrape]] = {
             name: deque(maxlen=QUANTILE_READINGS) for name in self.sources.names
         }
+        self._progress = progress_folder(config.home)
         self._watchers = 0
         self._task: asyncio.Task[None] | None = None
         self._changed = asyncio.Condition()
@@ -83,12 +85,16 @@ class Board:
 
     def describe(self) -> answers.State:
         """Everything as of the newest reading."""
-        return answers.State(designs=[self._design(d) for d in self.designs.values()])
+        return answers.State(
+            designs=[self._design(d) for d in self.designs.values()],
+            progress=self._under_way(),
+        )
 
     def tick(self) -> answers.Tick:
         """What changes from reading to reading."""
         return answers.Tick(
-            designs={name: self._live(diagram) for name, diagram in self.diagrams.items()}
+            designs={name: self._live(diagram) for name, diagram in self.diagrams.items()},
+            progress=self._under_way(),
         )
 
     def process_state(self, name: str) -> str:
@@ -106,6 +112,12 @@ class Board:
                 self._changed.notify_all()
             due = max(due + INTERVAL_S, loop.time())
             await asyncio.sleep(due - loop.time())
+
+    def _under_way(self) -> list[answers.Progress]:
+        return [
+            answers.Progress(design=name, **note._asdict())
+            for name, note in read_notes(self._progress).items()
+        ]
 
     def _live(self, diagram: Diagram) -> answers.LiveDesign:
         return answers.LiveDesign(
@@ -147,6 +159,7 @@ class Board:
             load_rate=design.load_rate,
             budget_ms=design.problem().latency_budget_ms,
             drifts=list(design.drifts),
+            commands=list(design.commands),
             candidates=code.candidates(design.package),
             steps=[
                 answers.StepState(

@@ -3,9 +3,11 @@
 import asyncio
 import time
 
+from infra.local.bad_link import behind_proxy
 from infra.local.faults import Kind, mend, strike
 from infra.local.supervisor import Supervisor
 from services.platform.diagram import Diagram
+from services.platform.runtime.tcp_proxy import BadLink
 from services.platform.settings import Settings
 from services.walkthrough.answers import FaultReport, FaultRequest
 from services.walkthrough.board import Board
@@ -20,10 +22,15 @@ class Busy(RuntimeError):
     """A fault is on already."""
 
 
+class NotOurs(RuntimeError):
+    """The process was not started by `whiteboard up`."""
+
+
 class Faults:
     """Faults of one installation, one at a time."""
 
     def __init__(self, config: Settings, board: Board) -> None:
+        self._config = config
         self._board = board
         self._supervisor = Supervisor(config)
         self._task: asyncio.Task[None] | None = None
@@ -37,8 +44,15 @@ class Faults:
 
         Raises:
             Busy: a fault is on already.
+            NotOurs: the processes are containers.
             KeyError: no box of the design is this process.
         """
+        if self._config.host_by_name:
+            name = request.process
+            raise NotOurs(
+                f"{name} is a container: `docker compose kill {name}` in a terminal, then "
+                f"`docker compose up -d {name}`"
+            )
         if self._task is not None and not self._task.done():
             raise Busy("a process is broken already: wait until it is mended")
         expected = _expected(self._board.diagrams[design], request)
@@ -70,12 +84,7 @@ class Faults:
         kind, name = Kind(request.kind), request.process
         begin = time.monotonic()
         await self._board.next_reading()  # what was before
-        await asyncio.to_thread(strike, self._supervisor, name, kind)
-        try:
-            if kind is not Kind.kill:
-                await asyncio.sleep(request.seconds)
-        finally:
-            await asyncio.to_thread(mend, self._supervisor, name, kind)
+        await self._break(request, kind)
         report.phase = "mending"
         struck = False
         while time.monotonic() - begin < _MEND_S + request.seconds:
@@ -91,6 +100,20 @@ class Faults:
         for _ in range(_AFTERWARDS):
             await self._board.next_reading()
         report.phase = "done"
+
+    async def _break(self, request: FaultRequest, kind: Kind) -> None:
+        """Break it, wait, and mend it."""
+        name = request.process
+        if kind is Kind.slow:
+            link = BadLink(request.latency_ms, request.jitter_ms, request.resets)
+            await behind_proxy(self._config, self._supervisor, name, link, request.seconds)
+            return
+        await asyncio.to_thread(strike, self._supervisor, name, kind)
+        try:
+            if kind is not Kind.kill:
+                await asyncio.sleep(request.seconds)
+        finally:
+            await asyncio.to_thread(mend, self._supervisor, name, kind)
 
     async def _watch(self, report: FaultReport, service: str, budget_s: float) -> None:
         """Count answers from reading to reading, until cancelled."""

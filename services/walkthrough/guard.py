@@ -1,19 +1,17 @@
 """Who may ask the page: this machine's browser, on our own page, with the token for changes.
 
-A page of another site can send requests to 127.0.0.1, and a name of its own can resolve to it (DNS
-rebinding). So the `Host` must be one of ours, the `Origin` too where there is one, and what changes
-anything needs the token, which no other site knows.
+`Host` and `Origin` must be ours, as for every service (`runtime.origin`), here for what only shows
+too. What changes anything needs the token, which no other site knows.
 """
 
-from urllib.parse import urlsplit
+from collections.abc import Iterable
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.platform.runtime.http import has_bearer_token
-
-SAFE_METHODS = ("GET", "HEAD")
+from services.platform.runtime.origin import SAFE_METHODS, Refusal, host_check, refusal
 
 
 def security_headers(script_hash: str) -> dict[str, str]:
@@ -41,17 +39,17 @@ class Guard:
     """An ASGI application that refuses requests of others before ours sees them."""
 
     def __init__(
-        self, app: ASGIApp, hosts: frozenset[str], token: str, headers: dict[str, str]
+        self, app: ASGIApp, hosts: Iterable[str], token: str, headers: dict[str, str]
     ) -> None:
         """Refuse nothing yet.
 
         Args:
-            hosts: Host names, without port, under which the page may be asked.
+            hosts: Names under which the page is asked, besides localhost and addresses.
             token: Needed for methods that are not safe.
             headers: Added to every response.
         """
         self._app = app
-        self._hosts = hosts
+        self._known_host = host_check(hosts)
         self._token = token
         self._headers = headers
 
@@ -66,28 +64,16 @@ class Guard:
                 MutableHeaders(scope=message).update(self._headers)
             await send(message)
 
-        refusal = self._refusal(scope["method"], Headers(scope=scope))
-        app = self._app if refusal is None else JSONResponse({"error": refusal[1]}, refusal[0])
+        refused = self._refusal(scope)
+        app = self._app if refused is None else JSONResponse({"error": refused[1]}, refused[0])
         await app(scope, receive, with_headers)
 
-    def _refusal(self, method: str, headers: Headers) -> tuple[int, str] | None:
-        """Status and message of a refusal; None if the request is allowed."""
-        host = headers.get("host", "")
-        if not self._is_ours(f"//{host}"):
-            return 421, "this host name is not the page's: open the URL that `whiteboard up` prints"
-        origin = headers.get("origin")
-        if origin is not None and (urlsplit(origin).netloc != host or not self._is_ours(origin)):
-            return 403, "requests of other sites are refused"
-        if headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
-            return 403, "requests of other sites are refused"
-        if method in SAFE_METHODS:
-            return None
-        if not has_bearer_token(headers.get("authorization", ""), self._token):
+    def _refusal(self, scope: Scope) -> Refusal | None:
+        method = scope["method"]
+        foreign = refusal(method, scope["headers"], self._known_host, open_methods=())
+        if foreign is not None or method in SAFE_METHODS:
+            return foreign
+        authorization = Headers(scope=scope).get("authorization", "")
+        if not has_bearer_token(authorization, self._token):
             return 401, "a token is required: open the URL that `whiteboard open` prints"
         return None
-
-    def _is_ours(self, url: str) -> bool:
-        try:
-            return urlsplit(url).hostname in self._hosts
-        except ValueError:
-            return False

@@ -26,7 +26,13 @@ _ARGUMENTS: dict[str, Callable[[JobRequest], list[str]]] = {
     "rollback": lambda r: [],
     "night": lambda r: ["--json"],
     "audit": lambda r: ["--json"],
+    "costs": lambda r: ["--json", *_costs(r)],
 }  # fmt: skip
+
+
+def _costs(request: JobRequest) -> list[str]:
+    options = ((f"--{name.replace('_', '-')}", value) for name, value in request.costs.items())
+    return [text for name, value in options for text in (name, f"{value:g}")]
 
 
 class JobRuns(RuntimeError):

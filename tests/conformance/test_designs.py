@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 import yaml
 
+from services.cli.secrets import PAGE
 from services.designs import DESIGNS
 from services.platform.design import (
     DEFERRABLE_NICE,
     SCHEDULER,
     SHARED_PROCESSES,
     STEPS,
+    WALKTHROUGH,
     WORKER_NICE,
     HttpApp,
 )
@@ -139,6 +141,36 @@ def test_compose_runs_it(owner, process):
     assert command == ["python", "-m", "services.platform.run", owner, process.name]
     assert service.get("cpu_shares", 1024) == CPU_SHARES[process.nice]
     assert service["healthcheck"]["test"][2] == str(container_port(process))
+
+
+@each_process
+def test_a_container_is_on_the_networks_that_it_needs(owner, process):
+    access = process.access
+    needs = {
+        "nats": access.nats_publish or access.listens,
+        "redis": access.redis,
+        "store": access.loads or access.stores,
+        "http": isinstance(process, HttpApp),
+        "metrics": True,
+    }
+    found = set(COMPOSE[process.name]["networks"])
+    # The scheduler's jobs are commands, which reach everything.
+    assert found == {name for name, needed in needs.items() if needed} or process is SCHEDULER
+
+
+def test_who_simulates_or_watches_reaches_no_store_of_features():
+    for name in ("simulator", "stations", "load", "prometheus"):
+        assert not {"redis", "registry"} & set(COMPOSE[name]["networks"])
+    assert COMPOSE["redis"]["networks"] == ["redis"]
+    assert COMPOSE["mlflow"]["networks"] == ["registry"]
+
+
+def test_compose_runs_the_page():
+    service, port = COMPOSE[WALKTHROUGH.name], WALKTHROUGH.default_port
+    run = ["python", "-m", "services.platform.run", SHARED, WALKTHROUGH.name]
+    assert service["command"] == run
+    assert service["ports"] == [f"127.0.0.1:{port}:{port}"]
+    assert f"http://127.0.0.1:{port}" == PAGE
 
 
 def test_prometheus_scrapes_them_all():

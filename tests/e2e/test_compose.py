@@ -14,18 +14,22 @@ from pathlib import Path
 
 import pytest
 
+from services.cli.secrets import COMPOSE_SECRETS, PAGE_TOKEN
 from services.cv_inspection.simulator.camera import Camera
 from services.designs import DESIGNS
 from services.fraud.serving.app import EXAMPLE_TRANSACTION
-from services.platform.design import SCHEDULER
+from services.platform.design import SCHEDULER, WALKTHROUGH
+from services.platform.secret_files import new_secret
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = "whiteboard-test"
 SCORER = "http://127.0.0.1:18080"
 INSPECTOR = "http://127.0.0.1:18081"
 SCRAPED = (*(p.name for d in DESIGNS for p in d.everything), SCHEDULER.name)
-OURS = (*SCRAPED, "simulator", "stations", "mlflow")
+OURS = (*SCRAPED, WALKTHROUGH.name, "simulator", "stations", "mlflow")
 ENGINES = ("nats", "redis", "seaweedfs", "prometheus")
+# Of this run alone; they go before those of an `.env`.
+SECRETS = {name: new_secret() for name in COMPOSE_SECRETS}
 
 
 def docker_answers() -> bool:
@@ -42,7 +46,12 @@ pytestmark = [
 
 def docker(*arguments: str, timeout: float = 900) -> str:
     done = subprocess.run(
-        ["docker", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=timeout
+        ["docker", *arguments],
+        cwd=ROOT,
+        env=os.environ | SECRETS,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
     )
     assert done.returncode == 0, done.stderr[-3_000:] + done.stdout[-3_000:]
     return done.stdout
@@ -163,9 +172,53 @@ def test_images_are_inspected(stack):
         assert json.load(answer)["decision"] in ("pass", "reject", "review")
 
 
+def test_the_page_sees_every_container(stack):
+    page = "http://127.0.0.1:18090"
+
+    def states() -> dict:
+        with urllib.request.urlopen(f"{page}/api/state", timeout=10) as answer:
+            boxes = [box for design in json.load(answer)["designs"] for box in design["boxes"]]
+        return {box["process"]: box["state"] for box in boxes if box["process"]}
+
+    until(lambda: set(states().values()) == {"running"})
+    assert {*SCRAPED, *ENGINES[:3]} <= states().keys()
+    token = SECRETS[PAGE_TOKEN]
+    request = urllib.request.Request(
+        f"{page}/api/fault?design=fraud",
+        json.dumps({"process": "scorer", "kind": "kill", "seconds": 1}).encode(),
+        {"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
+    )
+    with pytest.raises(urllib.error.HTTPError, match="409") as refused:
+        urllib.request.urlopen(request, timeout=10)
+    assert "docker compose kill scorer" in json.load(refused.value)["error"]
+
+
+def test_who_reaches_whom(stack):
+    def reaches(service: str, place: str) -> bool:
+        connect = ["bash", "-c", f"exec 3<>/dev/tcp/{place}"]
+        command = ["docker", "compose", "-p", PROJECT, "exec", "-T", service, *connect]
+        done = subprocess.run(command, cwd=ROOT, env=os.environ | SECRETS, capture_output=True)
+        return done.returncode == 0
+
+    engines = {"nats/4222", "redis/6379", "seaweedfs/8333", "mlflow/5000"}
+    for service, allowed in (
+        ("scorer", {"nats/4222", "redis/6379", "seaweedfs/8333"}),
+        ("lake-writer", {"nats/4222", "seaweedfs/8333"}),
+        ("review-desk", {"nats/4222"}),
+        ("simulator", {"nats/4222"}),
+        ("stations", {"nats/4222", "seaweedfs/8333"}),
+        ("scheduler", engines),
+    ):
+        assert {place for place in engines if reaches(service, place)} == allowed, service
+    # The store's inner parts hear their own container's network alone, and want tokens.
+    assert not reaches("simulator", "seaweedfs/8888")
+
+
 def test_the_load_profile_exits_by_its_checks(stack):
     command = ["docker", "compose", "-p", PROJECT, "--profile", "load", "run", "--rm", "-T", "load"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        command, cwd=ROOT, env=os.environ | SECRETS, capture_output=True, text=True, timeout=300
+    )
     p95 = re.search(r"p95, p99[^0-9]+[0-9]+, ([0-9]+),", done.stdout)
     assert ", 0 failed" in done.stdout, done.stdout + done.stderr[-3_000:]
     # Speed is measured by benchmarks; this tests that the exit code follows from it.

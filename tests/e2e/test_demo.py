@@ -23,6 +23,7 @@ from services.fraud.service import SCORER
 from services.fraud.serving.app import EXAMPLE_TRANSACTION
 from services.platform.models.names import CHALLENGER, label_version, reference_path, served_path
 from services.platform.models.promotion import ModelLifecycle, announce
+from services.platform.models.served_file import put_served
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
 from services.platform.streaming.connection import connect
@@ -51,13 +52,19 @@ class Installation:
         made = make_settings(home)
         self.home = home
         self.env = environment()
-        for name in type(made).model_fields:
+        # A design's ports are no fields: they are dumped with them.
+        for name, value in made.model_dump().items():
             if name.endswith("_port") or name == "home":
-                self.env[f"WHITEBOARD_{name.upper()}"] = str(getattr(made, name))
+                self.env[f"WHITEBOARD_{name.upper()}"] = str(value)
+
+    def finished(self, arguments: list[str], seconds: float) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", "services.cli.main", *arguments]
+        return subprocess.run(
+            command, env=self.env, capture_output=True, text=True, timeout=seconds
+        )
 
     def run(self, *arguments: str, code: int | None = 0) -> str:
-        command = [sys.executable, "-m", "services.cli.main", *arguments]
-        done = subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=600)
+        done = self.finished(list(arguments), 600)
         # 2 is the gate's refusal: an answer.
         wanted = (0, 2) if code is None else (code,)
         assert done.returncode in wanted, done.stderr[-3_000:]
@@ -229,7 +236,7 @@ def test_a_challenger_that_hangs_touches_no_response(here):
     config = here.settings()
     lake = Lake(config)
     hung = slowed(lake.get(served_path("fraud")), turns=3_000)
-    lake.put(served_path("fraud", CHALLENGER), hung)
+    put_served(config, hung, "fraud", CHALLENGER, 99)
     running = here.flowing("simulate", "fraud", "--rate", "100", "--seconds", "30", "--json")
     asyncio.run(announce_challenger(config, 99))
     found = json.loads(running.communicate(timeout=120)[0])
@@ -288,7 +295,7 @@ def test_mutated_requests_are_answered_and_kill_nothing(here, path, sample, coun
     """Whatever is sent, the answer is no 5xx."""
     config = here.settings()
     url = (SCORER if path == "/score" else INSPECTOR).url(config)
-    headers = {"Authorization": f"Bearer {config.password.get_secret_value()}"}
+    headers = {"Authorization": f"Bearer {config.plain_webhook_token}"}
     answers = Counter()
     with httpx.Client(base_url=url, headers=headers, timeout=30) as http:
         for data in mutations(sample, count, seed=1):

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,11 +16,12 @@ import torch
 
 from infra.local import flower
 from infra.local.flower import Federation, NoFlower, run_module
+from infra.local.flower_keys import write_key
 from services.fraud.evaluation.federation.bank_files import prepare
 from services.fraud.evaluation.federation.banks import MIN_DAYS
 from services.fraud.evaluation.federation.jobs import jobs
 from services.fraud.evaluation.federation.request import FederationRequest
-from services.fraud.evaluation.federation.running import APP, IN_PROCESS
+from services.fraud.evaluation.federation.running import APP, EXECUTOR, IN_PROCESS
 from services.fraud.privacy.job import WEIGHTS, Job
 from services.platform.settings import Settings
 from tests.conftest import consecutive_ports
@@ -54,11 +56,10 @@ def federation(
         f"bank-{b.number}": {"bank": b.number, "data": str(b.folder), "poison": ""}
         for b in fedavg.banks
     }
-    before = _processes()
-    with Federation(Settings(home=home), nodes) as started:
+    with Federation(Settings(home=home), nodes, EXECUTOR) as started:
         yield started
     end = time.monotonic() + 15
-    while (left := _processes() - before) and time.monotonic() < end:
+    while (left := _processes(home)) and time.monotonic() < end:
         time.sleep(0.5)
     assert not left, "processes outlive the federation"
 
@@ -69,13 +70,14 @@ def monkeypatch_module() -> Iterator[pytest.MonkeyPatch]:
         yield patch
 
 
-def _processes() -> set[int]:
-    names = ("flower-superlink", "flower-supernode", "flower-superexec", "flwr-")
-    return {
-        p.pid
-        for p in psutil.process_iter(["cmdline"])
-        if any(name in " ".join(p.info["cmdline"] or ()) for name in names)
-    }
+def _processes(home: Path) -> set[int]:
+    """Processes of Flower whose files are below a folder."""
+    found = set()
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get("FLWR_HOME", "").startswith(str(home)):
+                found.add(process.pid)
+    return found
 
 
 def _run(federation: Federation, job: Job) -> int:
@@ -101,7 +103,7 @@ def test_processes_give_the_model_of_one_process(
 
 
 def test_an_unknown_key_is_not_admitted(home: Path, fedavg: Job, federation: Federation) -> None:
-    flower._write_key(home / "strangers", "stranger")
+    write_key(home / "strangers", "stranger")
     command = federation.supernode_command(
         "stranger", home / "strangers" / "stranger", federation._port + 5
     )

@@ -11,9 +11,10 @@ from services.cv_inspection.simulator.bootstrap import make_streams
 from services.designs import DESIGNS
 from services.fraud.problem import DESIGN as FRAUD
 from services.fraud.simulator.bootstrap import create_streams
-from services.platform.models.names import served_path
+from services.platform.models.names import CHAMPION
 from services.platform.models.onnx import write_card
 from services.platform.models.promotion_log import PromotionEvent, PromotionRecord, append_record
+from services.platform.models.served_file import put_served
 from services.platform.retraining.commands import CONTROL
 from services.platform.runtime.http import SYNTHETIC
 from services.platform.storage.lake import Lake
@@ -38,7 +39,7 @@ async def stores(config, onnx, vision_file):
     lake = Lake(config)
     champions = {FRAUD: onnx, CV: write_card(vision_file, cv_card())}
     for design, file in champions.items():
-        lake.put(served_path(design), file)
+        put_served(config, file, design, CHAMPION, 1)
         lake.put(report_path(design, "20260301T120000"), b"<html></html>")
         record = PromotionRecord(
             at="2026-01-01T00:00:00Z", event=PromotionEvent.promoted, design=design, version=1,
@@ -50,8 +51,9 @@ async def stores(config, onnx, vision_file):
 
 @pytest.mark.parametrize("design", DESIGNS, ids=str)
 async def test_it_answers_as_documented(config, stores, tmp_path, design):
-    token = config.password.get_secret_value()
-    changed = {"WHITEBOARD_HOME": str(tmp_path), "WHITEBOARD_ADMIN_TOKEN": token}
+    token = config.plain_webhook_token
+    names = ("WEBHOOK_TOKEN", "ADMIN_TOKEN", "ANALYST_TOKEN", "LABEL_TOKEN")
+    changed = {f"WHITEBOARD_{name}": token for name in names} | {"WHITEBOARD_HOME": str(tmp_path)}
     headers = {**SYNTHETIC, "Authorization": f"Bearer {token}"}
     command = [
         sys.executable, "-m", "schemathesis.cli", "run",

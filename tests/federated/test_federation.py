@@ -252,6 +252,22 @@ def test_a_bad_bank_spoils_no_round(banks: tuple[Bank, ...], spoil: Any, said: s
     assert any(said in error and "bank-4" in error for error in one.report["errors"])
 
 
+@pytest.mark.parametrize(
+    ("content", "said"), [(b"no archive", "has no rows that can be read"), (None, "No such file")]
+)
+def test_a_file_that_cannot_be_read_spoils_no_round(
+    banks: tuple[Bank, ...], content: bytes | None, said: str
+) -> None:
+    path = banks[3].folder / f"{TRAIN}.npz"
+    path.unlink()
+    if content:
+        path.write_bytes(content)
+    one = job(banks, "bagging")
+    run(one)
+    assert [phase["banks"] for phase in one.report["phases"]] == [[1, 2, 3], [1, 2, 3]]
+    assert any(said in error and "bank-4" in error for error in one.report["errors"])
+
+
 def test_no_usable_bank_is_said(banks: tuple[Bank, ...]) -> None:
     path = banks[0].folder / f"{TRAIN}.npz"
     Rows.load(path).select(np.arange(SIZES[0]) < 10).save(path)

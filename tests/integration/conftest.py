@@ -12,19 +12,15 @@ from nats.js.errors import NotFoundError
 from redis import Redis
 
 from infra.local.engines import environment
-from services.cv_inspection.ingestion.events import STREAMS as CV_STREAMS
 from services.cv_inspection.simulator.bootstrap import make_streams as make_cv_streams
 from services.fraud.ingestion.events import (
     LABEL,
-    REVIEWS_STREAM,
-    STREAMS,
     TX,
     Event,
     LabelEvent,
     subject,
 )
 from services.fraud.simulator.bootstrap import create_streams
-from services.platform.models.promotion_log import HISTORY_STREAM
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
 from services.platform.streaming.connection import connect
@@ -35,29 +31,24 @@ async def nc(config: Settings) -> AsyncIterator[Client]:
     """A connection, with empty streams, an empty store and an empty lake."""
     client = await connect(config, "test")
     js = client.jetstream()
-    for name in [
-        *STREAMS,
-        *CV_STREAMS,
-        HISTORY_STREAM,
-        REVIEWS_STREAM,
-        "KV_FRAUD_COSTS",
-        "KV_bookmarks",
-        "KV_fraud_reasons",
-        "KV_models",
-        "KV_replays",
-        "KV_simulator",
-    ]:
-        with suppress(NotFoundError):
-            await js.delete_stream(name)
+    for stream in await js.streams_info():
+        await js.delete_stream(stream.config.name)
     await create_streams(js, last_seq=0)
     await make_cv_streams(config)
     with Redis.from_url(config.redis) as redis:
-        redis.flushdb()
-    Lake(config).remove(["fraud", "cv", "models"])
-    for bucket in (config.inbox, config.results):
+        empty(redis)
+    for copy in (config.home / "models").glob("*.onnx"):
+        copy.unlink()
+    for bucket in (config.bucket, config.inbox, config.results):
         Lake(config, bucket).remove([""])
     yield client
     await client.close()
+
+
+def empty(redis: Redis) -> None:
+    """Delete every key: no account may FLUSHDB."""
+    if keys := list(redis.scan_iter(count=1000)):
+        redis.delete(*keys)
 
 
 Worker = Callable[..., "subprocess.Popen[bytes]"]

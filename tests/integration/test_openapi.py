@@ -26,7 +26,7 @@ def app(request, tmp_path, monkeypatch):
 @pytest.fixture
 async def client(app):
     transport = httpx.ASGITransport(app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://service") as made:
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as made:
         yield made
 
 

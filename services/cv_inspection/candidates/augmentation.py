@@ -18,11 +18,12 @@ def augment(
             quarters of it.
 
     Returns:
-        (N, S, S, 3) uint8 pixels and (N, S, S) float32 masks.
+        (N, H, W, 3) uint8 pixels and (N, H, W) float32 masks.
     """
     pixels = torch.from_numpy(images.vectors).permute(0, 3, 1, 2).float()
     both = torch.cat([pixels, torch.from_numpy(images.mask)[:, None].float()], dim=1)
-    maps = _affine_maps(len(images), rng)
+    square = pixels.shape[2] == pixels.shape[3]
+    maps = _affine_maps(len(images), rng, square)
     grid = functional.affine_grid(maps, list(both.shape), align_corners=False)
     moved = functional.grid_sample(both, grid, padding_mode="reflection", align_corners=False)
     gain, gamma = (
@@ -34,9 +35,13 @@ def augment(
     return pixels, (moved[:, 3] > 0.5).float()
 
 
-def _affine_maps(count: int, rng: np.random.Generator) -> Tensor:
-    """(N, 2, 3): mirror, rotation by quarter turns and a few degrees, scale, shift."""
-    angle = rng.integers(0, 4, count) * np.pi / 2 + rng.normal(0.0, 0.05, count)
+def _affine_maps(count: int, rng: np.random.Generator, square: bool) -> Tensor:
+    """(N, 2, 3): mirror, rotation by quarter turns and a few degrees, scale, shift.
+
+    Images that are not square are rotated by half turns: a quarter turn would stretch them.
+    """
+    turns = rng.integers(0, 4, count) if square else 2 * rng.integers(0, 2, count)
+    angle = turns * np.pi / 2 + rng.normal(0.0, 0.05, count)
     scale = rng.uniform(0.85, 1.1, count)
     mirror = rng.choice([-1.0, 1.0], count)
     cos, sin = scale * np.cos(angle), scale * np.sin(angle)

@@ -6,11 +6,11 @@ which quantise badly.
 
 from services.cv_inspection.candidates import CANDIDATES
 from services.cv_inspection.candidates.networks import Pyramid
-from services.cv_inspection.candidates.vision import ImageCandidate
+from services.cv_inspection.candidates.vision import TwoHeadCandidate
 
 
 @CANDIDATES.register
-class EfficientNet(ImageCandidate):
+class EfficientNet(TwoHeadCandidate):
     """3.0 million weights."""
 
     name = "efficientnet"

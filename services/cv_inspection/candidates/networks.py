@@ -16,10 +16,14 @@ from services.cv_inspection.candidates import timm_guard  # noqa: F401
 import segmentation_models_pytorch as smp
 import timm
 
+from services.cv_inspection.candidates.novelty import Novelty
+
 # Lower bound of a probability whose logarithm is taken.
 _MIN_PROBABILITY = 1e-7
 # Side of the patch over which the mask is averaged, pixels.
 _PATCH_SIDE = 5
+# A novelty, in standard deviations, that is as sure a defect as any.
+_NOVEL = 10.0
 
 
 class Network(nn.Module):
@@ -52,7 +56,7 @@ class Pyramid(Network):
         super().__init__(net)
 
     def forward(self, values: Tensor) -> tuple[list[Tensor], Tensor]:
-        """(N, 3, S, S) to four levels [(N, c, s, s)] and (N, 1, S, S) mask logits."""
+        """(N, 3, H, W) to four levels [(N, c, s, s)] and (N, 1, H, W) mask logits."""
         levels = self.net.encoder(values)
         return levels[-4:], self.net.segmentation_head(self.net.decoder(levels))
 
@@ -72,7 +76,7 @@ class DensePrediction(Network):
         super().__init__(net)
 
     def forward(self, values: Tensor) -> tuple[list[Tensor], Tensor]:
-        """(N, 3, S, S) to four levels [(N, c, s, s)] and (N, 1, S, S) mask logits."""
+        """(N, 3, H, W) to four levels [(N, c, s, s)] and (N, 1, H, W) mask logits."""
         levels, tokens = self.net.encoder(values)
         return levels, self.net.segmentation_head(self.net.decoder(levels, tokens))
 
@@ -88,15 +92,19 @@ class InspectionNetwork(nn.Module):
         net: Encoder and mask decoder.
         encoder: The encoder's name in timm.
         classes: C, the number of classes.
+        novelty_weight: Weight of the novelty in P(defect), beside the 1 of the two heads.
     """
 
     mean: Tensor
     spread: Tensor
     shift: Tensor
 
-    def __init__(self, net: Network, encoder: str, classes: int) -> None:
+    def __init__(
+        self, net: Network, encoder: str, classes: int, novelty_weight: float = 0.0
+    ) -> None:
         super().__init__()
         self.net: Network = net
+        self.novelty_weight = novelty_weight
         pretrained = timm.get_pretrained_cfg(encoder)
         mean = (0.5, 0.5, 0.5) if pretrained is None else pretrained.mean
         spread = (0.5, 0.5, 0.5) if pretrained is None else pretrained.std
@@ -108,23 +116,27 @@ class InspectionNetwork(nn.Module):
         self.register_buffer("shift", torch.zeros(classes))
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, S, S, 3) uint8 to (N, C) class logits and (N, 1, S, S) mask logits, for the loss."""
+        """(N, H, W, 3) uint8 to (N, C) class logits and (N, 1, H, W) mask logits, for the loss."""
         values = (pixels.permute(0, 3, 1, 2).float() - self.mean) / self.spread
         levels, mask = self.net(values.contiguous(memory_format=torch.channels_last))
         maps = [*levels, torch.sigmoid(mask)]
         pooled = [pool(level) for level in maps for pool in (_mean, _max)]
         return self.kind(torch.cat(pooled, dim=1)), mask
 
-    def infer(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, S, S, 3) uint8 to (N, C) probabilities and (N, 1, S, S) mask logits.
+    def infer(self, pixels: Tensor, novelty: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(N, H, W, 3) uint8 to (N, C) probabilities and (N, 1, H, W) mask logits.
 
         P(defect) is the mean of the class head and the mask head, which is better than either
         (ADR 10): the class head uses the whole image and memorises training parts, the mask head
-        uses only texture. Which defect it is, the class head decides.
+        uses only texture. Novelty, (N,), is a third opinion where it has a weight: it saturates at
+        10 standard deviations. Which defect it is, the class head decides.
         """
         class_logits, mask = self(pixels)
         mask_defect = _max(functional.avg_pool2d(torch.sigmoid(mask), _PATCH_SIDE, stride=2))
         good = 0.5 * (torch.softmax(class_logits, dim=1)[:, :1] + 1.0 - mask_defect)
+        if novelty is not None and self.novelty_weight:
+            novel = (novelty[:, None] / _NOVEL).clamp(0.0, 1.0)
+            good = (good + self.novelty_weight * (1.0 - novel)) / (1.0 + self.novelty_weight)
         bad = (1.0 - good) * torch.softmax(class_logits[:, 1:], dim=1)
         log_p = torch.log(torch.cat([good, bad], dim=1).clamp(min=_MIN_PROBABILITY))
         return torch.softmax(log_p + self.shift, dim=1), mask
@@ -154,12 +166,16 @@ def _max(level: Tensor) -> Tensor:
 
 
 class InferenceNetwork(nn.Module):
-    """The network with `infer` as its forward pass, for export."""
+    """The network with `infer` as its forward pass, and the image's novelty, for export."""
 
-    def __init__(self, net: InspectionNetwork) -> None:
+    def __init__(self, net: InspectionNetwork, novelty: Novelty | None) -> None:
         super().__init__()
         self.net = net
+        self.novelty = novelty
 
-    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, S, S, 3) uint8 to (N, C) probabilities and (N, 1, S, S) mask logits."""
-        return self.net.infer(pixels)
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        """(N, H, W, 3) uint8 to (N, C) probabilities, (N, 1, H, W) mask logits, (N,) novelty."""
+        if self.novelty is None:
+            return self.net.infer(pixels)
+        novelty, _ = self.novelty(pixels)
+        return (*self.net.infer(pixels, novelty), novelty)

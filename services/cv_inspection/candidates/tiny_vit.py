@@ -6,11 +6,11 @@ Wu et al., "TinyViT: Fast Pretraining Distillation for Small Vision Transformers
 
 from services.cv_inspection.candidates import CANDIDATES
 from services.cv_inspection.candidates.networks import Pyramid
-from services.cv_inspection.candidates.vision import ImageCandidate
+from services.cv_inspection.candidates.vision import TwoHeadCandidate
 
 
 @CANDIDATES.register
-class TinyVit(ImageCandidate):
+class TinyVit(TwoHeadCandidate):
     """5.2 million weights."""
 
     name = "tiny_vit"

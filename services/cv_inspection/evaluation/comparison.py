@@ -5,6 +5,7 @@ validation images, and it is evaluated on 2,000 others. Recalls are compared whe
 stop the same share of images: at its own threshold, the one that stops more would have more recall.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +15,7 @@ import numpy as np
 from sklearn.metrics import average_precision_score
 
 from services.cv_inspection.candidates import CANDIDATES
-from services.cv_inspection.candidates.vision import ImageCandidate
+from services.cv_inspection.candidates.image_candidate import ImageCandidate
 from services.cv_inspection.features.labelled_images import ImageSplit, LabelledImages, mask_iou
 from services.cv_inspection.model import read_model
 from services.cv_inspection.problem import CLASSES, GOOD, CostModel
@@ -67,8 +68,8 @@ class ImageCandidateResult(CandidateResult):
     weights_from: str = ""
 
 
-# By side in pixels, the images of a seed: for training, and held out.
-_Images = Mapping[int, tuple[ImageSplit, LabelledImages]]
+# By (height, width) in pixels, the images of a seed: for training, and held out.
+_Images = Mapping[tuple[int, int], tuple[ImageSplit, LabelledImages]]
 
 
 def compare(
@@ -97,7 +98,7 @@ def compare(
 def _simulated_images(seed: int, bar: ProgressBar) -> _Images:
     images = {}
     for size in sorted({image_size(name) for name in CANDIDATES.all()}):
-        split = simulated_split(seed, size, bar)
+        split = simulated_split(seed, size, math.inf, bar)
         with bar("simulating held-out images") as step:
             images[size] = split, simulated_held_out(seed, size, step)
     return images
@@ -126,7 +127,7 @@ def _train(name: str, seed: int, images: _Images, bar: ProgressBar) -> ComparedC
 def _evaluate(
     candidate: ImageCandidate, threshold: float, data: LabelledImages
 ) -> dict[str, float]:
-    probabilities, masks = candidate.predict(data.vectors)
+    probabilities, masks, _ = candidate.predict(data.vectors)
     score = 1.0 - probabilities[:, 0].astype(np.float64)
     stopped = score >= np.quantile(score, 1 - STOPPED_SHARE)
     recall = {
@@ -148,7 +149,7 @@ def _inputs(seed: int) -> Iterator[Inputs]:
     size = max(image_size(name) for name in CANDIDATES.all())
     rng = np.random.default_rng(seed)
     for _ in range(CALLS):
-        yield rng.integers(0, 256, (1, size, size, 3), dtype=np.uint8), {}
+        yield rng.integers(0, 256, (1, *size, 3), dtype=np.uint8), {}
 
 
 def _posts(seed: int) -> list[dict[str, bytes]]:

@@ -14,7 +14,7 @@ from monitoring.quality import BASELINE_PERIODS
 from monitoring.reference import Reference
 from services.cv_inspection.features.labelled_images import LabelledImages
 from services.cv_inspection.model import ImageModel
-from services.cv_inspection.monitoring.drift import WINDOW_IMAGES, reference
+from services.cv_inspection.monitoring.drift import RISING, WINDOW_IMAGES, reference
 from services.cv_inspection.problem import CostModel
 from services.cv_inspection.simulator.camera import DEFECT_SHARE
 from services.cv_inspection.simulator.drift import CameraDrift
@@ -52,7 +52,14 @@ class _Line:
         change = CameraDrift.parse(f"{drift}={strength}") if drift else CameraDrift()
         windows, costs = _windows(self.model, self.seed, first, count, change)
         return BenchmarkStream(
-            self.reference, drift, strength, windows, costs, self.first_costs, _LABEL_DELAY_WINDOWS
+            self.reference,
+            drift,
+            strength,
+            windows,
+            costs,
+            self.first_costs,
+            _LABEL_DELAY_WINDOWS,
+            RISING,
         )
 
 
@@ -80,7 +87,7 @@ def _line(model: ImageModel, seed: int) -> _Line:
     images = simulated_images(
         seed, _FROM - 10_000, VALIDATION_IMAGES, DEFECT_SHARE, model.size, _no_progress
     )
-    baseline = reference(images, _score(model, images), seed)
+    baseline = reference(images, *_score(model, images), seed)
     _, first_costs = _windows(model, seed, _FROM - 5_000, BASELINE_PERIODS, CameraDrift())
     return _Line(model, seed, baseline, first_costs)
 
@@ -95,16 +102,18 @@ def _windows(
         images = simulated_images(
             seed, begin, WINDOW_IMAGES, DEFECT_SHARE, model.size, _no_progress, drift
         )
-        score = _score(model, images)
-        windows.append(np.column_stack([images.quality, score]))
+        score, novelty = _score(model, images)
+        windows.append(np.column_stack([novelty, images.quality, score]))
         stopped = score >= model.card.threshold
         costs.append(np.log1p(CostModel().costs(stopped, images.positive, images.amount).mean()))
     return windows, np.array(costs)
 
 
-def _score(model: ImageModel, images: LabelledImages) -> Floats:
-    parts = [model.score(images.vectors[i : i + 50]) for i in range(0, len(images), 50)]
-    return np.concatenate(parts).astype(np.float64)
+def _score(model: ImageModel, images: LabelledImages) -> tuple[Floats, Floats]:
+    """(N,) P(defect), and (N,) novelty."""
+    parts = [model.inspect(images.vectors[i : i + 50]) for i in range(0, len(images), 50)]
+    good, _, novelty = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return 1.0 - good[:, 0].astype(np.float64), novelty.astype(np.float64)
 
 
 def _no_progress(done: int, total: int) -> None:

@@ -1,4 +1,4 @@
-"""The magnetic-tile protocol: real images, whole tiles held out, five folds, several seeds.
+"""The protocols of labelled images: the magnetic tiles, and folders of one's own.
 
 Huang, Qiu and Yuan, "Surface defect saliency of magnetic tile", The Visual Computer 2018.
 Consecutive frames show one tile under several lights, so a random split would leak: folds are split
@@ -7,26 +7,24 @@ show.
 """
 
 from collections.abc import Mapping
-from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
-from dataclasses import asdict, dataclass
-from multiprocessing import get_context
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from sklearn.metrics import balanced_accuracy_score, roc_auc_score, roc_curve
-from sklearn.model_selection import StratifiedGroupKFold
-
-from services.cv_inspection.features.labelled_images import LabelledImages, mask_iou
+from services.cv_inspection.evaluation.fold_metrics import Interval, intervals
+from services.cv_inspection.evaluation.fold_sheet import draw_sheet, worst_errors
+from services.cv_inspection.evaluation.folds import FOLDS, Fold, Folds, evaluate_folds
+from services.cv_inspection.evaluation.unseen import unseen_table
+from services.cv_inspection.features.image import parse_size
+from services.cv_inspection.problem import CONF
 from services.cv_inspection.retraining.folders import FolderDataset, read_folder
-from services.cv_inspection.retraining.training import new_candidate
-from services.platform.evaluation.comparison import interval
+from services.cv_inspection.retraining.training import new_candidate, warn_of_leaks
 from services.platform.hooks import Evaluation, EvaluationRequest, Table
-from services.platform.progress import ProgressBar, ProgressCallback
-from services.platform.runtime.worker import training_threads
+from services.platform.progress import ProgressBar
+from services.platform.retraining.training import hyperparameters
+from services.platform.settings import settings
 
-FOLDS = 5
+MAGNETIC_TILE, GROUPED = "magnetic_tile", "grouped"
 # There are few tiles, each under several lights: the encoder's batch statistics and first layers
 # stay ImageNet's, or training memorises the tiles, and exposure varies as much as in the data set.
 # A crack is a pixel wide at 128 px. Measurements: ADR 10.
@@ -39,155 +37,83 @@ SETTINGS: Mapping[str, object] = {
     "exposure_jitter": 0.4,
     "freeze_batch_norm": True,
 }
-_FALSE_ALARM_RATE = 0.05
 
 
-@dataclass(frozen=True)
-class Interval:
-    """A mean over folds and seeds, and its 95 % interval (Student's t)."""
-
-    mean: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, values: list[float]) -> "Interval":
-        """The mean and interval of some values; for one value the interval is empty."""
-        return cls(float(np.nanmean(values)), *interval(values))
+def read_for_folds(
+    folder: Path, candidate: str, overrides: Mapping[str, object], group_by: str, bar: ProgressBar
+) -> FolderDataset:
+    """A folder at a candidate's size. ValueError: see `read_folder`. KeyError: no candidate."""
+    new_candidate(candidate)
+    conf = {**hyperparameters(CONF, candidate), **overrides}
+    with bar(f"reading {folder.name}") as step:
+        size, reduction = parse_size(conf["size"]), float(str(conf["max_reduction"]))
+        data = read_folder(folder, size, step, reduction, group_by)
+    warn_of_leaks(folder, data)
+    return data
 
 
 def evaluate(
     folder: Path, candidate: str, seeds: list[int], bar: ProgressBar, folds: int = FOLDS
 ) -> dict[str, Interval]:
-    """Grouped k-fold: `auc`, `recall_at_5fpr`, `balanced_accuracy`, `miou`.
-
-    auc and recall_at_5fpr are of defect against free; balanced_accuracy is over all classes; miou
-    is the mean over the defect classes of the IoU pooled over a class's images, without background.
+    """Grouped k-fold on the magnetic tiles; for the metrics see `fold_metrics`.
 
     Raises:
         KeyError: no such candidate.
         ValueError: the folder is not the data set, or has too few groups.
     """
-    new_candidate(candidate)
-    size = int(str(SETTINGS["size"]))
-    with bar(f"reading {folder.name}") as step:
-        data = read_folder(folder, size, step)
-    _check_groups(data, folds)
-    runs = [(seed, number) for seed in seeds for number in range(folds)]
+    data = read_for_folds(folder, candidate, SETTINGS, "", bar)
+    plan = Folds(data, candidate, SETTINGS, folds)
+    plan.check()
+    runs = [Fold(seed, number) for seed in seeds for number in range(folds)]
     with bar(f"{folds} folds, {len(seeds)} seeds") as step:
-        results = _evaluate_in_parallel(_Folds(data, candidate, folds), runs, step)
-    return {name: Interval.of([result[name] for result in results]) for name in results[0]}
+        return intervals(evaluate_folds(plan, runs, settings().home, step))
 
 
 def evaluation(request: EvaluationRequest, bar: ProgressBar) -> Evaluation:
-    """Run the protocol for tables and machines.
+    """Run a protocol for tables and machines.
 
     Raises:
         KeyError: no such candidate.
         ValueError: the folder is not what is expected.
     """
-    if not (request.file / "groups.csv").exists():
+    published = request.protocol in ("", MAGNETIC_TILE)
+    if published and not (request.file / "groups.csv").exists():
         raise ValueError(
-            f"{request.file} has no groups.csv: without its groups a tile would be on both sides"
+            f"{request.file} has no groups.csv: without its groups a tile would be on both sides; "
+            f"for a folder of your own: --protocol {GROUPED}"
         )
-    seeds = list(range(request.seed, request.seed + request.seeds))
-    found = evaluate(request.file, request.candidate, seeds, bar)
+    overrides = {**SETTINGS, **({"epochs": request.epochs} if request.epochs else {})}
+    data = read_for_folds(request.file, request.candidate, overrides, request.group_by, bar)
+    plan = Folds(data, request.candidate, overrides, choose_threshold=not published)
+    plan.check()
+    seeds = range(request.seed, request.seed + request.seeds)
+    if request.unseen:
+        return _unseen(plan, list(seeds), bar)
+    runs = [Fold(seed, number) for seed in seeds for number in range(FOLDS)]
+    with bar(f"{FOLDS} folds, {len(seeds)} seeds") as step:
+        results = evaluate_folds(plan, runs, settings().home, step)
+    found = intervals(results)
     rows = [
         (name, f"{one.mean:.3f}", f"{one.low:.3f} to {one.high:.3f}") for name, one in found.items()
     ]
-    title = f"Magnetic tile (real images), {request.candidate}"
-    figures = {"seeds": len(seeds), **{name: asdict(one) for name, one in found.items()}}
-    return Evaluation(figures, Table(title, ("", "mean", "95 % interval"), rows))
+    footer = []
+    figures: dict[str, Any] = {"seeds": len(seeds), "grouped": data.grouped}
+    if not published:
+        sheet = settings().home / "evaluations" / f"{request.file.name}-worst.png"
+        draw_sheet(data, results, worst_errors(results), sheet)
+        figures["contact_sheet"] = str(sheet)
+        footer.append(f"worst errors: {sheet}")
+    if not data.grouped:
+        footer.append("[red]groups are not known: these figures are too good if parts repeat[/]")
+    figures |= {name: asdict(one) for name, one in found.items()}
+    name = "Magnetic tile (real images)" if published else request.file.name
+    title = f"{name}, {request.candidate}, whole groups held out"
+    return Evaluation(figures, Table(title, ("", "mean", "95 % interval"), rows, footer))
 
 
-def _check_groups(data: FolderDataset, folds: int) -> None:
-    for number, name in enumerate(data.classes):
-        tiles = len(np.unique(data.images.unit[data.images.label == number]))
-        if tiles < folds:
-            raise ValueError(f"{name} has {tiles} tiles, and each of {folds} folds needs one")
-
-
-@dataclass(frozen=True)
-class _Folds:
-    """What each process needs to evaluate folds.
-
-    Attributes:
-        data: The images.
-        candidate: Name of the candidate.
-        count: How many folds.
-    """
-
-    data: FolderDataset
-    candidate: str
-    count: int
-
-    def evaluate(self, seed: int, number: int, step: ProgressCallback) -> dict[str, float]:
-        """Train on all folds but one, and evaluate on that one."""
-        images = self.data.images
-        folds = StratifiedGroupKFold(self.count, shuffle=True, random_state=seed)
-        fit, test = list(folds.split(images.label, images.label, images.unit))[number]
-        train = images.select(fit)
-        # Balanced validation images, so that priors are not adjusted: balanced accuracy weighs all
-        # classes alike.
-        validation = train.select(train.balanced(np.random.default_rng(seed)))
-        candidate = new_candidate(self.candidate, self.data.classes, SETTINGS)
-        candidate.fit(train, validation, seed, step)
-        return protocol_metrics(*candidate.predict(images.vectors[test]), images.select(test))
-
-
-def _evaluate_in_parallel(
-    folds: _Folds, runs: list[tuple[int, int]], step: ProgressCallback
-) -> list[dict[str, float]]:
-    """The metrics of folds (seed, number), trained in as many processes as there are cores.
-
-    Two folds at a time on one core each take two thirds of the time of one after the other on both
-    cores, because threads wait for each other in every layer.
-    """
-    context = get_context("spawn")
-    done: Any = context.Array("d", len(runs))
-    cores = training_threads()
-    processes = min(cores, len(runs))
-    pool = ProcessPoolExecutor(
-        processes, context, _initialise_process, (folds, done, cores // processes)
-    )
-    try:
-        futures = [pool.submit(_evaluate_fold, row, *run) for row, run in enumerate(runs)]
-        while (state := wait(futures, 1.0, FIRST_EXCEPTION)).not_done:
-            for future in state.done:
-                future.result()
-            step(round(100 * sum(done[:])), 100 * len(runs))
-        return [future.result() for future in futures]
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-# State of a worker process, set by `_initialise_process`.
-_process_state: list[tuple[_Folds, Any]] = []
-
-
-def _initialise_process(folds: _Folds, done: Any, threads: int) -> None:
-    torch.set_num_threads(threads)
-    _process_state.append((folds, done))
-
-
-def _evaluate_fold(row: int, seed: int, number: int) -> dict[str, float]:
-    [(folds, done)] = _process_state
-
-    def report(step: int, total: int) -> None:
-        done[row] = step / total
-
-    return folds.evaluate(seed, number, report)
-
-
-def protocol_metrics(
-    probabilities: np.ndarray, masks: np.ndarray, images: LabelledImages
-) -> dict[str, float]:
-    """The protocol's metrics on images, from (N, C) probabilities and (N, S, S) mask logits."""
-    score, predicted = 1.0 - probabilities[:, 0], probabilities.argmax(axis=1)
-    false_alarms, recall, _ = roc_curve(images.positive, score)
-    return {
-        "auc": float(roc_auc_score(images.positive, score)),
-        "recall_at_5fpr": float(recall[false_alarms <= _FALSE_ALARM_RATE].max()),
-        "balanced_accuracy": float(balanced_accuracy_score(images.label, predicted)),
-        "miou": mask_iou(masks, images),
-    }
+def _unseen(plan: Folds, seeds: list[int], bar: ProgressBar) -> Evaluation:
+    kinds = range(1, len(plan.data.classes))
+    runs = [Fold(seed, n, kind) for kind in kinds for seed in seeds for n in range(FOLDS)]
+    with bar(f"{len(kinds)} classes left out, {FOLDS} folds") as step:
+        results = evaluate_folds(plan, runs, settings().home, step)
+    return unseen_table(plan.data.classes, runs, results)

@@ -22,11 +22,11 @@ from services.cv_inspection.ingestion.events import (
 from services.cv_inspection.ingestion.tables import INSPECTIONS_TABLE
 from services.cv_inspection.problem import CLASSES
 from services.cv_inspection.simulator.camera import Camera, Shot
-from services.platform.hooks import DecisionView, Mark
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
 from services.platform.streaming.connection import connect
 from services.platform.streaming.stored import newest_messages
+from services.platform.walkthrough import DecisionView, Mark
 
 NAME = "walkthrough"
 _SEED = 7

@@ -11,20 +11,54 @@ from services.platform.types import Booleans, Floats
 
 # Quality is measured at one size, because sharpness depends on it.
 _QUALITY_SIDE: Final = 128
+# The deepest level of the encoders has one value for so many pixels of a side.
+_STRIDE: Final = 32
 QUALITY_MEASURES = ("brightness", "contrast", "sharpness", "clipped")
 
 Pixels = npt.NDArray[np.uint8]
+# A model's input: the side of a square, or (height, width), pixels.
+ImageSize = int | tuple[int, int]
+# (left, top, right, bottom) in an image, pixels; right and bottom are outside.
+Box = tuple[int, int, int, int]
 
 
-def resize(image: Image.Image, size: int) -> Pixels:
-    """(size, size, 3) uint8 of an RGB image, the input of every model here."""
-    small = image.resize((size, size), Image.Resampling.BILINEAR, reducing_gap=2.0)
+def height_width(size: ImageSize) -> tuple[int, int]:
+    """Both sides of an input.
+
+    >>> height_width(128), height_width((192, 480))
+    ((128, 128), (192, 480))
+    """
+    return (size, size) if isinstance(size, int) else size
+
+
+def parse_size(value: object) -> tuple[int, int]:
+    """(height, width) of a conf's `size`: the side of a square, or both sides.
+
+    >>> parse_size(128), parse_size([192, 480])
+    ((128, 128), (192, 480))
+
+    Raises:
+        ValueError: it is neither, or a side is no multiple of the encoders' stride.
+    """
+    sides = value if isinstance(value, list | tuple) else (value, value)
+    if len(sides) != 2 or not all(isinstance(side, int) for side in sides):
+        raise ValueError(f"size: {value!r} is neither a side nor [height, width]")
+    if any(side < _STRIDE or side % _STRIDE for side in sides):
+        raise ValueError(f"size: {value!r}; the sides are multiples of {_STRIDE} pixels")
+    return int(sides[0]), int(sides[1])
+
+
+def resize(image: Image.Image, size: ImageSize, box: Box | None = None) -> Pixels:
+    """(H, W, 3) uint8 of an RGB image, or of a box of it: the input of every model here."""
+    height, width = height_width(size)
+    small = image.resize((width, height), Image.Resampling.BILINEAR, box=box, reducing_gap=2.0)
     return np.asarray(small, dtype=np.uint8)
 
 
-def resize_mask(mask: Image.Image, size: int) -> Booleans:
-    """(size, size): true where at least a quarter of the area behind a pixel is defect."""
-    small = mask.convert("L").resize((size, size), Image.Resampling.BOX)
+def resize_mask(mask: Image.Image, size: ImageSize) -> Booleans:
+    """(H, W): true where at least a quarter of the area behind a pixel is defect."""
+    height, width = height_width(size)
+    small = mask.convert("L").resize((width, height), Image.Resampling.BOX)
     return np.asarray(small) > 63
 
 

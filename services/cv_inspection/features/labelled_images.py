@@ -1,25 +1,31 @@
 """Labelled images as a candidate gets them."""
 
 import hashlib
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from services.cv_inspection.features.image import (
     QUALITY_MEASURES,
+    Box,
+    ImageSize,
     Pixels,
+    height_width,
     quality_vector,
-    resize,
     resize_mask,
 )
+from services.cv_inspection.features.tiling import cut, tile_boxes
 from services.cv_inspection.problem import ESCAPE_COST_MINOR
 from services.platform.models.candidates import Examples
 from services.platform.progress import ProgressBar, ProgressCallback
 from services.platform.types import Booleans, Floats, Integers
 
-_ALL = slice(None)
+# What is collected of an image or tile.
+_COLLECTED = ("pixels", "mask", "quality", "label", "unit", "source")
 
 
 def class_index(label: str, classes: tuple[str, ...]) -> int:
@@ -33,17 +39,18 @@ def class_index(label: str, classes: tuple[str, ...]) -> int:
 
 @dataclass(frozen=True)
 class LabelledImages(Examples):
-    """N labelled images.
+    """N labelled images, or tiles of larger ones.
 
     Attributes:
-        vectors: (N, S, S, 3) uint8.
+        vectors: (N, H, W, 3) uint8.
         positive: (N,) whether there is a defect.
         amount: (N,) cost of an escape, minor units.
         label: (N,) index of the class, 0 for good.
-        mask: (N, S, S) where the defect is.
+        mask: (N, H, W) where the defect is.
         has_mask: (N,) whether `mask` is known; false for a defect without an outline.
         unit: (N,) number of the lot, or of the part, that an image belongs to.
         quality: (N, Q) quality of the images, see `features.image`.
+        source: (N,) number of the image that a row shows, or shows a tile of.
     """
 
     label: Integers = None  # type: ignore[assignment]
@@ -51,6 +58,7 @@ class LabelledImages(Examples):
     has_mask: Booleans = None  # type: ignore[assignment]
     unit: Integers = None  # type: ignore[assignment]
     quality: Floats = None  # type: ignore[assignment]
+    source: Integers = None  # type: ignore[assignment]
 
     @classmethod
     def from_arrays(
@@ -61,8 +69,9 @@ class LabelledImages(Examples):
         unit: Integers,
         quality: Floats,
         escape_cost_minor: float,
+        source: Integers | None = None,
     ) -> "LabelledImages":
-        """Images whose escapes all cost the same."""
+        """Images whose escapes all cost the same; without `source`, each row is an image."""
         positive = label > 0
         return cls(
             vectors=pixels,
@@ -73,6 +82,7 @@ class LabelledImages(Examples):
             has_mask=~positive | mask.any(axis=(1, 2)),
             unit=unit,
             quality=quality,
+            source=np.arange(len(label)) if source is None else source,
         )
 
     def select(self, rows: Booleans | Integers) -> "LabelledImages":
@@ -80,8 +90,25 @@ class LabelledImages(Examples):
         return LabelledImages(
             self.vectors[rows], self.positive[rows], self.amount[rows],
             label=self.label[rows], mask=self.mask[rows], has_mask=self.has_mask[rows],
-            unit=self.unit[rows], quality=self.quality[rows],
+            unit=self.unit[rows], quality=self.quality[rows], source=self.source[rows],
         )  # fmt: skip
+
+    def by_image(self, score: Floats) -> tuple[Floats, "LabelledImages"]:
+        """Scores and labels of whole images: an image is as bad as its worst tile.
+
+        Args:
+            score: (N,) of the rows.
+
+        Returns:
+            (M,) highest score of each image, and that tile's row with the image's label.
+        """
+        worst = np.lexsort((score, self.source))
+        last = np.append(self.source[worst][1:] != self.source[worst][:-1], True)
+        rows = worst[last]
+        label = np.zeros(int(self.source.max(initial=-1)) + 1, dtype=np.int64)
+        np.maximum.at(label, self.source, self.label)
+        label = label[self.source[rows]]
+        return score[rows], replace(self.select(rows), label=label, positive=label > 0)
 
     def balanced(self, rng: np.random.Generator) -> Integers:
         """Rows in random order: all defects, and at most as many good parts, drawn at random."""
@@ -98,33 +125,69 @@ class LabelledImages(Examples):
         return count
 
 
+class NoOutline(ValueError):
+    """A defect in an image that is cut into tiles, and no mask says which of them show it."""
+
+
 class ImageArrays:
-    """The pixels, masks and quality of N images at one size, filled image by image.
+    """Collects labelled images at a model's size; larger ones than it can see, in tiles."""
 
-    Attributes:
-        pixels: (N, S, S, 3) uint8.
-        mask: (N, S, S), empty where it is not set.
-        quality: (N, Q).
-    """
+    def __init__(self, size: ImageSize, max_reduction: float = math.inf) -> None:
+        """Collect nothing yet.
 
-    def __init__(self, count: int, size: int) -> None:
+        Args:
+            size: The model's input.
+            max_reduction: Pixels of an image that may fall on one of the input, see `tile_boxes`.
+        """
         self._size = size
-        self.pixels = np.zeros((count, size, size, 3), dtype=np.uint8)
-        self.mask = np.zeros((count, size, size), dtype=bool)
-        self.quality = np.zeros((count, len(QUALITY_MEASURES)))
+        self._max_reduction = max_reduction
+        self._rows: dict[str, list[Any]] = {name: [] for name in _COLLECTED}
+        self._images = 0
 
-    def set(self, row: int, image: Image.Image, mask: Image.Image | None) -> None:
-        """Set a row from an RGB image and its mask, both of any size."""
-        self.pixels[row], self.quality[row] = resize(image, self._size), quality_vector(image)
-        if mask is not None:
-            self.mask[row] = resize_mask(mask, self._size)
+    def add(self, image: Image.Image, mask: Image.Image | None, label: int, unit: int) -> None:
+        """Add an RGB image, its mask, its class and its unit. A tile without defect is good.
 
-    def labelled(
-        self, label: Integers, unit: Integers, rows: Booleans | slice = _ALL
-    ) -> LabelledImages:
-        """The images of some rows with their labels and units, each (rows,)."""
+        Raises:
+            NoOutline: the image is cut into tiles, and no mask says which of them are defective.
+        """
+        boxes = tile_boxes(*image.size, self._size, self._max_reduction)
+        if label and mask is None and len(boxes) > 1:
+            width, height = image.size
+            raise NoOutline(
+                f"a defect of {width} x {height} pixels without a mask: the image is cut into "
+                f"{len(boxes)} tiles, and nothing says which of them show it. Outline it, crop the "
+                "image, or raise max_reduction in the candidate's conf"
+            )
+        quality = quality_vector(image)
+        for pixels, box in zip(cut(image, boxes, self._size), boxes, strict=True):
+            outline = self._mask(image, mask, box)
+            # A tile of a defective image shows the defect where its mask does.
+            here = label if len(boxes) == 1 or outline.any() else 0
+            row = (pixels, outline, quality, here, unit, self._images)
+            for name, value in zip(_COLLECTED, row, strict=True):
+                self._rows[name].append(value)
+        self._images += 1
+
+    def _mask(self, image: Image.Image, mask: Image.Image | None, box: Box) -> Booleans:
+        if mask is None:
+            return np.zeros(height_width(self._size), dtype=bool)
+        # Masks may be of another size than their images.
+        scale = mask.width / image.width, mask.height / image.height
+        left, top, right, bottom = (round(side * scale[i % 2]) for i, side in enumerate(box))
+        return resize_mask(mask.crop((left, top, right, bottom)), self._size)
+
+    def labelled(self) -> LabelledImages:
+        """The images so far."""
+        height, width = height_width(self._size)
+        pixels, mask, quality, label, unit, source = (self._rows[name] for name in _COLLECTED)
         return LabelledImages.from_arrays(
-            self.pixels[rows], label, self.mask[rows], unit, self.quality[rows], ESCAPE_COST_MINOR
+            np.array(pixels, dtype=np.uint8).reshape(-1, height, width, 3),
+            np.array(label, dtype=np.int64),
+            np.array(mask, dtype=bool).reshape(-1, height, width),
+            np.array(unit, dtype=np.int64),
+            np.array(quality).reshape(-1, len(QUALITY_MEASURES)),
+            ESCAPE_COST_MINOR,
+            np.array(source, dtype=np.int64),
         )
 
 
@@ -154,8 +217,8 @@ class ImageSplit:
         return digest.hexdigest()[:16]
 
 
-# Makes the images of a training run from a seed and the side of the model's images.
-SplitSource = Callable[[int, int, ProgressBar], ImageSplit]
+# Makes the images of a training run from a seed, the model's input and its largest reduction.
+SplitSource = Callable[[int, ImageSize, float, ProgressBar], ImageSplit]
 
 
 @dataclass(frozen=True)
@@ -168,11 +231,11 @@ class ImageHistory:
     """
 
     split: SplitSource
-    rehearsal: Callable[[int, int, int, ProgressCallback], LabelledImages]
+    rehearsal: Callable[[int, int, ImageSize, ProgressCallback], LabelledImages]
 
 
 def mask_iou(logits: np.ndarray, images: LabelledImages) -> float:
-    """Mean over the defect classes of the pooled IoU of mask logits (N, S, S), 0..1.
+    """Mean over the defect classes of the pooled IoU of mask logits (N, H, W), 0..1.
 
     Background is left out: nearly all of it is easy, and it would raise the mean.
     """

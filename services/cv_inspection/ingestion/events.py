@@ -113,6 +113,8 @@ class InspectionEvent(StrictModel):
         probabilities: By class.
         reason: Why a person has to inspect the part, empty otherwise.
         defect_share: Share of the image that the mask covers.
+        novelty: Distance from the good parts of training, in their standard deviations; 0 of a
+            model that does not measure it.
         mask_key: Key of the mask in the bucket of results, None for a posted image.
     """
 
@@ -130,6 +132,7 @@ class InspectionEvent(StrictModel):
     defect_share: float
     quality: Quality
     mask_key: str | None
+    novelty: float = 0.0
 
     @property
     def stopped(self) -> bool:

@@ -13,8 +13,8 @@ MAX_BYTES = 16 << 20
 READ_BYTES = MAX_BYTES + 1
 MAX_PIXELS = 25_000_000
 MIN_SIDE = 32
-# A model's image is a square, so a strip is squeezed: at 8 to 1 a defect keeps an eighth of its
-# length. The real tiles reach 2.8 to 1.
+# A model's image is hardly longer than wide, so a strip is squeezed: at 8 to 1 a defect keeps an
+# eighth of its length. The real tiles reach 2.8 to 1.
 MAX_ASPECT = 8
 _FORMATS = ("JPEG", "PNG")
 _ORIENTATION_TAG: Final = 0x0112
@@ -86,7 +86,7 @@ def _check_aspect(width: int, height: int) -> None:
     if max(width, height) > MAX_ASPECT * min(width, height):
         raise InvalidImage(
             f"{width} x {height} pixels; a side may be {MAX_ASPECT} times the other, because the "
-            "image is scaled to a square: cut it into tiles"
+            "image is squeezed to the model's input: cut it into tiles"
         )
 
 

@@ -22,6 +22,7 @@ INSPECTIONS = pa.schema(
         pa.field("threshold", pa.float64(), nullable=False),
         pa.field("model", pa.string(), nullable=False),
         pa.field("defect_share", pa.float64(), nullable=False),
+        pa.field("novelty", pa.float64()),
         pa.field("brightness", pa.float64(), nullable=False),
         pa.field("contrast", pa.float64(), nullable=False),
         pa.field("sharpness", pa.float64(), nullable=False),

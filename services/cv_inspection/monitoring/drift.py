@@ -19,7 +19,10 @@ from services.platform.settings import Settings
 from services.platform.streaming.consumer import Message
 from services.platform.types import Floats
 
-COLUMNS = (*QUALITY_MEASURES, "defect")
+# New columns go first: a reference that was stored before them compares the last ones.
+COLUMNS = ("novelty", *QUALITY_MEASURES, "defect")
+# Too many novel parts are a defect that nobody has labelled.
+RISING = ("novelty",)
 WINDOW_IMAGES = 200
 _CLEAN_WINDOWS = 100
 
@@ -36,13 +39,15 @@ def observe(message: Message) -> Observation | None:
     except ValueError:
         return None  # the lake writer dead-letters it, with a reason
     quality = [getattr(event.quality, name) for name in QUALITY_MEASURES]
-    values = np.array([*quality, event.defect])
+    values = np.array([event.novelty, *quality, event.defect])
     version = label_version(event.model)
     station = f"{event.place.line}/{event.place.station}"
-    return Observation(event.at.timestamp(), version, event.model, values, station)
+    return Observation(
+        event.at.timestamp(), version, event.model, values, station, subject=event.key or ""
+    )
 
 
-def reference(images: LabelledImages, score: Floats, seed: int = 0) -> Reference:
+def reference(images: LabelledImages, score: Floats, novelty: Floats, seed: int = 0) -> Reference:
     """The monitor's reference, from images of the line's own distribution.
 
     Clean windows are drawn from the images that the reference is made of. A true window would
@@ -52,8 +57,9 @@ def reference(images: LabelledImages, score: Floats, seed: int = 0) -> Reference
     Args:
         images: N images with the line's share of defects.
         score: (N,) P(defect).
+        novelty: (N,) distance from good parts.
     """
-    rows = np.column_stack([images.quality, score])
+    rows = np.column_stack([novelty, images.quality, score])
     size = round(WINDOW_IMAGES * len(rows) / (WINDOW_IMAGES + len(rows)))
     rng = np.random.default_rng(seed)
     drawn = [rows[rng.integers(0, len(rows), size)] for _ in range(_CLEAN_WINDOWS)]
@@ -66,5 +72,5 @@ async def main(config: Settings) -> None:
     from services.cv_inspection.monitoring.quality import QUALITY_SPEC
 
     await service.serve(
-        config, MonitorSpec(DESIGN, DECISIONS_STREAM, observe, new_windows, QUALITY_SPEC)
+        config, MonitorSpec(DESIGN, DECISIONS_STREAM, observe, new_windows, QUALITY_SPEC, RISING)
     )

@@ -3,7 +3,7 @@
 import numpy as np
 import pyarrow.compute as pc
 
-from services.cv_inspection.ingestion.tables import INSPECTIONS_TABLE
+from services.cv_inspection.ingestion.tables import INSPECTIONS, INSPECTIONS_TABLE
 from services.cv_inspection.monitoring.drift import COLUMNS
 from services.platform.models.names import label_version
 from services.platform.storage.lake import Lake
@@ -23,7 +23,8 @@ def newest(lake: Lake, count: int, where: pc.Expression | None = None) -> tuple[
         ValueError: there are no inspections yet.
         OSError: S3 does not answer.
     """
-    rows = lake.read(INSPECTIONS_TABLE, ["inspection_id", "model", *COLUMNS], where)
+    wanted = ["inspection_id", "model", *COLUMNS]
+    rows = lake.read(INSPECTIONS_TABLE, wanted, where, schema=INSPECTIONS)
     if rows is None or not len(rows):
         raise ValueError("there are no inspections yet")
     model = str(rows["model"][-1].as_py())

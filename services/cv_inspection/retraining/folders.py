@@ -1,91 +1,106 @@
-"""Read labelled images and their masks from folders.
-
-Two layouts are supported: a folder for each class (`FOLDER/<class>/*.jpg|png`, a mask as
-`<name>_mask.png` or `masks/<name>.png`), and the magnetic-tile data set
-(`MT_<class>/Imgs/<name>.jpg`, its mask `<name>.png` beside it, groups in `groups.csv`).
+"""Read labelled images and their masks from a folder: its layouts are in `layouts`.
 
 A file that can't be used is named, because a data set that silently lacks images or masks trains a
 worse model.
 """
 
-import csv
-from collections.abc import Iterator
-from dataclasses import dataclass
+import hashlib
+import math
+from collections import defaultdict
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 
+from services.cv_inspection.features.image import ImageSize
 from services.cv_inspection.features.labelled_images import ImageArrays, LabelledImages
 from services.cv_inspection.ingestion.images import decode
-from services.cv_inspection.ingestion.labels import GOOD_SPELLINGS, is_good
+from services.cv_inspection.ingestion.labels import GOOD_SPELLINGS
 from services.cv_inspection.problem import GOOD
+from services.cv_inspection.retraining.layouts import LabelledFile, find_files
 from services.cv_inspection.retraining.masks import read_mask
 from services.platform.progress import ProgressCallback
 
-_SUFFIXES = (".jpg", ".jpeg", ".png")
-_OTHER_IMAGES = (".bmp", ".gif", ".heic", ".tif", ".tiff", ".webp")
-_MASKS, _MASK_ENDING = "masks", "_mask"
-
-
-@dataclass(frozen=True)
-class LabelledFile:
-    """A labelled file.
-
-    Attributes:
-        path: Path of the image.
-        label: Name of the class.
-        mask: Path of the mask, None without one.
-        group: Images of one group are never split between training and test.
-    """
-
-    path: Path
-    label: str
-    mask: Path | None
-    group: str
+# What a model of a folder without defects calls them.
+ANY_DEFECT = "defect"
 
 
 @dataclass(frozen=True)
 class FolderDataset:
-    """Images and the names of their classes, `good` first."""
+    """Images and the names of their classes, `good` first.
+
+    Attributes:
+        files: The file of each image, by its number in `images.source`.
+        grouped: Whether the groups are known; otherwise each image is a group of its own.
+        duplicates: Files of equal bytes that were in several groups, and are one group now.
+    """
 
     images: LabelledImages
     classes: tuple[str, ...]
+    files: tuple[LabelledFile, ...] = ()
+    grouped: bool = True
+    duplicates: tuple[tuple[Path, ...], ...] = field(default=())
 
 
-def read_folder(folder: Path, size: int, step: ProgressCallback) -> FolderDataset:
-    """Read a folder of either layout.
+def read_folder(
+    folder: Path,
+    size: ImageSize,
+    step: ProgressCallback,
+    max_reduction: float = math.inf,
+    group_by: str = "",
+    good_only: bool = False,
+) -> FolderDataset:
+    """Read a folder of any layout.
+
+    Args:
+        size: The model's input.
+        max_reduction: See `tile_boxes`.
+        group_by: See `find_files`.
+        good_only: A folder without defects will do.
 
     Raises:
         ValueError: it has no classes, only one, or no good parts; or a file is not a valid image or
-            mask.
+            mask; or two classes have the same image.
     """
-    files = list(
-        _magnetic_tile(folder) if (folder / "groups.csv").exists() else _class_folders(folder)
-    )
+    files, grouped = find_files(folder, group_by)
+    classes = _classes(folder, files, good_only)
+    files, duplicates = _join_duplicates(files)
+    units = pd.factorize(np.array([f.group for f in files], dtype=object))[0]
+    arrays = ImageArrays(size, max_reduction)
+    for i, file in enumerate(files):
+        image, mask = read_labelled(file)
+        try:
+            arrays.add(image, mask, classes.index(file.label), int(units[i]))
+        except ValueError as error:
+            raise ValueError(f"{file.path}: {error}") from None
+        step(i + 1, len(files))
+    return FolderDataset(arrays.labelled(), classes, tuple(files), grouped, duplicates)
+
+
+def _classes(folder: Path, files: list[LabelledFile], good_only: bool) -> tuple[str, ...]:
     names = sorted({f.label for f in files} - {GOOD})
-    if not names or not any(f.label == GOOD for f in files):
+    good = any(f.label == GOOD for f in files)
+    if good and good_only and not names:
+        return GOOD, ANY_DEFECT
+    if not names or not good:
         raise ValueError(
             f"{folder} needs a folder of good parts ({', '.join(sorted(GOOD_SPELLINGS))}) and at "
-            f"least one of defects; it has {', '.join(names) or 'none'}"
+            f"least one of defects; it has {', '.join(names) or ('good' if good else 'none')}"
+            + ("; with good parts alone, train --candidate normality" if good else "")
         )
-    classes = (GOOD, *names)
-    arrays = ImageArrays(len(files), size)
-    for i, file in enumerate(files):
-        arrays.set(i, *_read(file))
-        step(i + 1, len(files))
-    label = np.array([classes.index(f.label) for f in files], dtype=np.int64)
-    unit = pd.factorize(np.array([f.group for f in files], dtype=object))[0].astype(np.int64)
-    return FolderDataset(arrays.labelled(label, unit), classes)
+    return (GOOD, *names)
 
 
-def _read(file: LabelledFile) -> tuple[Image.Image, Image.Image | None]:
+def read_labelled(file: LabelledFile) -> tuple[Image.Image, Image.Image | None]:
     """A file's image and mask. ValueError names the file that is not valid."""
     try:
         image = decode(file.path.read_bytes())
     except ValueError as error:
         raise ValueError(f"{file.path}: {error}") from None
+    except FileNotFoundError:
+        raise ValueError(f"{file.path}: groups.csv names it, and there is no such file") from None
     if file.mask is None:
         return image, None
     try:
@@ -94,57 +109,40 @@ def _read(file: LabelledFile) -> tuple[Image.Image, Image.Image | None]:
         raise ValueError(f"{file.mask}: {error}") from None
     if file.label == GOOD and mask.getbbox() is not None:
         raise ValueError(f"{file.mask}: it outlines a defect of a good part")
-    return image, mask
+    # Four of the magnetic tiles' masks are empty: the defect has no outline.
+    return image, None if mask.getbbox() is None else mask
 
 
-def _class_folders(folder: Path) -> Iterator[LabelledFile]:
-    for kind in sorted(path for path in _visible(folder) if path.is_dir()):
-        label = GOOD if is_good(kind.name) else kind.name
-        masks = _masks(kind)
-        images = [path for path in _images(kind) if not _is_mask(path)]
-        for mask in masks.keys() - {path.stem for path in images}:
-            raise ValueError(f"{masks[mask]}: a mask without its image in {kind}")
-        for path in images:
-            yield LabelledFile(path, label, masks.get(path.stem), f"{kind.name}/{path.name}")
+def _join_duplicates(
+    files: list[LabelledFile],
+) -> tuple[list[LabelledFile], tuple[tuple[Path, ...], ...]]:
+    """The files with copies of one image in one group, and the copies that were in several.
+
+    ValueError if one image is in two classes.
+    """
+    by_content: dict[bytes, list[int]] = defaultdict(list)
+    for i, file in enumerate(files):
+        if file.path.exists():
+            by_content[hashlib.sha256(file.path.read_bytes()).digest()].append(i)
+    parent: dict[str, str] = {}
+    found = []
+    for copies in by_content.values():
+        first = files[copies[0]]
+        for other in (files[i] for i in copies[1:]):
+            if other.label != first.label:
+                raise ValueError(
+                    f"{first.path} ({first.label}) and {other.path} ({other.label}) are one image "
+                    "in two classes: remove one of them"
+                )
+        roots = {_root(parent, files[i].group) for i in copies}
+        if len(roots) > 1:
+            found.append(tuple(files[i].path for i in copies))
+            parent.update(dict.fromkeys(roots - {min(roots)}, min(roots)))
+    joined = [LabelledFile(f.path, f.label, f.mask, _root(parent, f.group)) for f in files]
+    return joined, tuple(found)
 
 
-def _masks(kind: Path) -> dict[str, Path]:
-    """The masks of a class folder, by the stem of their image."""
-    masks: dict[str, Path] = {}
-    inside = _images(kind / _MASKS) if (kind / _MASKS).is_dir() else []
-    for path in [*filter(_is_mask, _images(kind)), *inside]:
-        stem = path.stem[: -len(_MASK_ENDING)] if _is_mask(path) else path.stem
-        if stem in masks:
-            raise ValueError(f"{path} and {masks[stem]} are masks of one image")
-        masks[stem] = path
-    return masks
-
-
-def _is_mask(path: Path) -> bool:
-    return path.stem.lower().endswith(_MASK_ENDING)
-
-
-def _images(folder: Path) -> list[Path]:
-    """Its JPEG and PNG files, sorted. ValueError if it has images that would not be read."""
-    for path in _visible(folder):
-        if path.suffix.lower() in _OTHER_IMAGES or (path.is_dir() and path.name != _MASKS):
-            raise ValueError(f"{path}: a class folder has JPEG and PNG files, and {_MASKS}/")
-    return sorted(path for path in _visible(folder) if path.suffix.lower() in _SUFFIXES)
-
-
-def _visible(folder: Path) -> Iterator[Path]:
-    """Its files and folders, but not those that programs hide."""
-    return (path for path in folder.iterdir() if not path.name.startswith((".", "__")))
-
-
-def _magnetic_tile(folder: Path) -> Iterator[LabelledFile]:
-    """Images of one tile share a group; another split would put a tile in training and test."""
-    with (folder / "groups.csv").open() as file:
-        for row in csv.DictReader(file):
-            path = folder / row["path"]
-            label = row["class"].removeprefix("MT_").lower()
-            label = GOOD if label == "free" else label
-            mask = path.with_suffix(".png")
-            yield LabelledFile(
-                path, label, mask if label != GOOD and mask.exists() else None, row["group"]
-            )
+def _root(parent: dict[str, str], group: str) -> str:
+    while group in parent:
+        group = parent[group]
+    return group

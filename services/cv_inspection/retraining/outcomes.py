@@ -1,6 +1,7 @@
 """Labelled inspections and their images, for gate and retraining."""
 
 import io
+import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -8,9 +9,11 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from services.cv_inspection.features.image import ImageSize
 from services.cv_inspection.features.labelled_images import (
     ImageArrays,
     LabelledImages,
+    NoOutline,
     class_index,
 )
 from services.cv_inspection.ingestion.events import ImageRef, inspection_id
@@ -69,8 +72,10 @@ def fetch_images(
     settings: Settings,
     inspections: LabelledInspections,
     classes: tuple[str, ...],
-    size: int,
+    size: ImageSize,
     step: ProgressCallback,
+    max_reduction: float = math.inf,
+    all_defects: bool = False,
 ) -> LabelledImages:
     """Fetch the images of labelled inspections; a label of an unknown class is any defect.
 
@@ -80,15 +85,19 @@ def fetch_images(
 
     Args:
         classes: Names of the classes, `good` first.
-        size: Side of the images, pixels.
+        size: The model's input.
+        max_reduction: See `tile_boxes`.
+        all_defects: Also those that are cut into tiles and have no mask, with all their tiles: to
+            evaluate whole images. Training leaves them out.
 
     Raises:
         OSError: S3 does not answer.
     """
     inbox, results = Lake(settings, settings.inbox), Lake(settings, settings.results)
     count = len(inspections)
-    arrays = ImageArrays(count, size)
-    present = np.zeros(count, dtype=bool)
+    arrays = ImageArrays(size, max_reduction)
+    lots = inspections.rows["line"] + inspections.rows["station"] + inspections.rows["lot"]
+    unit = pd.factorize(lots)[0]
     label = np.array([class_index(v, classes) for v in inspections.rows["label"]], dtype=np.int64)
     keys = zip(inspections.rows["key"], inspections.rows["inspection_id"], strict=True)
     for i, (key, identity) in enumerate(keys):
@@ -105,9 +114,16 @@ def fetch_images(
             image = decode(data)
         except InvalidImage:
             continue  # it was inspected before such images were refused
-        present[i] = True
-        mask = None if mask_png is None else Image.open(io.BytesIO(mask_png))
-        arrays.set(i, image, mask)
-    rows = inspections.rows[present]
-    unit = pd.factorize(rows["line"] + rows["station"] + rows["lot"])[0].astype(np.int64)
-    return arrays.labelled(label[present], unit, present)
+        mask = None if mask_png is None else _mask(mask_png)
+        try:
+            arrays.add(image, mask, int(label[i]), int(unit[i]))
+        except NoOutline:
+            if not all_defects:
+                continue
+            arrays.add(image, Image.new("L", image.size, 255), int(label[i]), int(unit[i]))
+    return arrays.labelled()
+
+
+def _mask(png: bytes) -> Image.Image | None:
+    mask = Image.open(io.BytesIO(png)).convert("L")
+    return mask if mask.getbbox() else None

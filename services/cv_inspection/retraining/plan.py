@@ -1,6 +1,8 @@
 """The design's spec for the model lifecycle: how it trains, retrains and evaluates models."""
 
+import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -8,9 +10,10 @@ from time import perf_counter
 import numpy as np
 
 from services.cv_inspection.candidates import CANDIDATES
+from services.cv_inspection.features.image import ImageSize
 from services.cv_inspection.features.labelled_images import ImageHistory, ImageSplit, LabelledImages
 from services.cv_inspection.ingestion.events import DECISIONS_STREAM
-from services.cv_inspection.model import ImageModel, read_model
+from services.cv_inspection.model import MAX_REDUCTION, ImageModel, read_model
 from services.cv_inspection.problem import CLASSES, DESIGN, LATENCY_BUDGET_MS, CostModel
 from services.cv_inspection.retraining import training
 from services.cv_inspection.retraining.outcomes import (
@@ -62,7 +65,7 @@ def train_further(
     data: LabelledInspections,
     seed: int,
     bar: ProgressBar,
-    rehearsal: Callable[[int, int, int, ProgressCallback], LabelledImages],
+    rehearsal: Callable[[int, int, ImageSize, ProgressCallback], LabelledImages],
 ) -> RegisteredModel:
     """Train a champion further on new outcomes and some old images, and register it.
 
@@ -80,7 +83,8 @@ def train_further(
     candidate = training.new_candidate(card.candidate, card.classes)
     candidate.load(native)
     with bar("fetching images") as step:
-        new = fetch_images(settings, data, card.classes, candidate.size, step)
+        reduction = card.limits.get(MAX_REDUCTION, math.inf)
+        new = fetch_images(settings, data, card.classes, candidate.size, step, reduction)
     REQUIRED_LABELS.check(new.positive, _IN_STORE, "to train on")
     held_out = training.hold_out_units(new, _VALIDATION_SHARE, seed)
     fit, valid = new.select(~held_out), new.select(held_out)
@@ -114,9 +118,19 @@ def gate_evidence(
     results = []
     for model in models:
         with bar(f"scoring with {model.card.label}") as step:
-            images = fetch_images(settings, labelled, model.card.classes, model.size, step)
+            images = fetch_images(
+                settings,
+                labelled,
+                model.card.classes,
+                model.size,
+                step,
+                model.max_reduction,
+                all_defects=True,
+            )
+            result = ModelResult.from_model(model, images.vectors, {})
+            score, images = images.by_image(result.score)
             REQUIRED_LABELS.check(images.positive, _IN_STORE, "to evaluate on")
-            results.append(ModelResult.from_model(model, images.vectors, {}))
+            results.append(replace(result, score=score))
     return Evidence(
         champion=results[0],
         challenger=results[1],
@@ -135,6 +149,7 @@ def _concatenate(one: LabelledImages, other: LabelledImages) -> LabelledImages:
         np.concatenate([one.unit, other.unit + one.unit.max(initial=0) + 1]),
         np.concatenate([p.quality for p in parts]),
         float(one.amount[0]),
+        np.concatenate([one.source, other.source + one.source.max(initial=0) + 1]),
     )
 
 

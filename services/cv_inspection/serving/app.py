@@ -10,6 +10,7 @@ from fastapi.security import HTTPBearer
 from nats.errors import Error as NatsError
 from pydantic import BaseModel, ValidationError
 
+from services.cv_inspection.features.mask import run_lengths
 from services.cv_inspection.ingestion.events import (
     LABEL,
     ImageRef,
@@ -22,7 +23,7 @@ from services.cv_inspection.ingestion.labels import UnknownLabel, read_label
 from services.cv_inspection.ingestion.notifications import publish_images
 from services.cv_inspection.model import ImageModel, read_model
 from services.cv_inspection.problem import CLASSES, DESIGN
-from services.cv_inspection.serving.inspect import InspectionResult, run_lengths
+from services.cv_inspection.serving.inspect import InspectionResult
 from services.cv_inspection.serving.inspector import Inspector, QueueFull, open_inspector
 from services.platform.runtime.http import (
     BodyTooLarge,
@@ -69,7 +70,9 @@ class InspectionResponse(BaseModel):
     """The inspection of a posted image.
 
     Attributes:
-        mask_size: Side of the square mask, pixels.
+        novelty: Distance from the good parts of training, in their standard deviations.
+        mask_size: (height, width) of the mask, the image's own, after its EXIF orientation.
+        boxes: Left, top, right and bottom of each defect, in the image's own pixels.
         mask_rle: Run lengths row by row, zeros first.
         mask_png: The mask as a PNG, base64.
     """
@@ -83,7 +86,9 @@ class InspectionResponse(BaseModel):
     threshold: float
     model: str
     defect_share: float
-    mask_size: int
+    novelty: float
+    mask_size: tuple[int, int]
+    boxes: list[tuple[int, int, int, int]]
     mask_rle: list[int] | None = None
     mask_png: str | None = None
 
@@ -112,7 +117,11 @@ class LabelAccepted(BaseModel):
 
 InspectionService = DecisionService[ImageModel, Inspector]
 _BEARER = HTTPBearer(
-    scheme_name="StoreToken", description="The setting WHITEBOARD_PASSWORD", auto_error=False
+    scheme_name="StoreToken", description="The setting WHITEBOARD_WEBHOOK_TOKEN", auto_error=False
+)
+
+_LABEL_BEARER = HTTPBearer(
+    scheme_name="LabelToken", description="The setting WHITEBOARD_LABEL_TOKEN", auto_error=False
 )
 
 
@@ -125,7 +134,7 @@ def create_app(config: Settings | None = None) -> FastAPI:
     )
     _add_inspection(app, service)
     _add_notifications(app, service, config)
-    _add_labels(app, service)
+    _add_labels(app, service, config)
     return app
 
 
@@ -192,7 +201,9 @@ def _response_body(result: InspectionResult, mask_format: MaskFormat) -> dict[st
         "threshold": event.threshold,
         "model": event.model,
         "defect_share": event.defect_share,
-        "mask_size": len(result.mask),
+        "novelty": event.novelty,
+        "mask_size": result.mask.shape,
+        "boxes": result.boxes,
     }
     if mask_format is MaskFormat.rle:
         body["mask_rle"] = run_lengths(result.mask)
@@ -202,7 +213,7 @@ def _response_body(result: InspectionResult, mask_format: MaskFormat) -> dict[st
 
 
 def _add_notifications(app: FastAPI, service: InspectionService, config: Settings) -> None:
-    token = config.password.get_secret_value()
+    token = config.plain_webhook_token
     body = {
         "required": True,
         "content": {
@@ -227,7 +238,7 @@ def _add_notifications(app: FastAPI, service: InspectionService, config: Setting
     )
     async def notification(request: Request) -> Response:
         authorization = request.headers.get("authorization", "")
-        if not has_bearer_token(authorization, token) and not _has_basic(authorization, config):
+        if not has_bearer_token(authorization, token) and not _has_basic(authorization, token):
             return error_response(401, "a bearer token is required: the store's webhook has it")
         data = await request.body()
         try:
@@ -241,21 +252,25 @@ def _add_notifications(app: FastAPI, service: InspectionService, config: Setting
         return JsonResponse({"taken": published > 0, **reason}, status_code=202)
 
 
-def _has_basic(authorization: str, config: Settings) -> bool:
-    """Whether a header has the user and the password, as a topic's https://user:password@host."""
-    pair = f"{config.user}:{config.password.get_secret_value()}"
-    expected = b"Basic " + base64.b64encode(pair.encode())
-    return compare_digest(authorization.encode("latin-1"), expected)
+def _has_basic(authorization: str, token: str) -> bool:
+    """Whether a header has user "store" and the token, as a topic's https://store:token@host."""
+    expected = b"Basic " + base64.b64encode(f"store:{token}".encode())
+    return bool(token) and compare_digest(authorization.encode("latin-1"), expected)
 
 
-def _add_labels(app: DirectApp, service: InspectionService) -> None:
+def _add_labels(app: DirectApp, service: InspectionService, config: Settings) -> None:
+    token = config.plain_label_token
     errors = {
+        401: "A bearer token is required",
         413: f"More than {MAX_BYTES} bytes",
         422: "Invalid fields, by name, or an unknown class, with the known ones",
         503: "The stream is not available",
     }
 
     async def post(request: RawRequest) -> Response:
+        authorization = dict(request.headers).get(b"authorization", b"").decode("latin-1")
+        if not has_bearer_token(authorization, token):
+            return error_response(401, "a bearer token is required: labels train models")
         try:
             event = LabelEvent.model_validate_json(request.body)
             model = service.champion.model
@@ -280,6 +295,7 @@ def _add_labels(app: DirectApp, service: InspectionService) -> None:
         status_code=202,
         tags=["events"],
         summary="Label an inspected part",
+        dependencies=[Depends(_LABEL_BEARER)],
         openapi_extra={"requestBody": {"content": content}},
         responses={202: {"model": LabelAccepted}, **error_responses(errors)},
     )

@@ -22,7 +22,7 @@ from services.cv_inspection.ingestion.images import READ_BYTES
 from services.cv_inspection.model import ImageModel, read_model
 from services.cv_inspection.problem import DESIGN
 from services.cv_inspection.serving.inspect import inspect
-from services.platform.models.names import served_path
+from services.platform.models.served_file import get_served
 from services.platform.progress import ProgressCallback
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
@@ -126,7 +126,7 @@ def run(
         OSError: S3 does not answer.
         ValueError: the report's path is a file of another kind.
     """
-    model = read_model(Lake(settings).get(served_path(DESIGN)))
+    model = read_model(get_served(settings, DESIGN))
     known = _read_report(report)
     done = {row for row, entry in known.items() if entry["status"] == SUCCEEDED}
     remaining = [row for row in dict.fromkeys(manifest) if row not in done]

@@ -4,15 +4,15 @@ It does no input or output, so an image gets the same decision wherever it comes
 """
 
 import io
+import math
 from dataclasses import dataclass
 from datetime import datetime
 from time import perf_counter
 
-import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
-from services.cv_inspection.features.image import measure_quality, resize
+from services.cv_inspection.features.image import Box, measure_quality
+from services.cv_inspection.features.mask import boxes
 from services.cv_inspection.ingestion.events import (
     Decision,
     ImageRef,
@@ -21,14 +21,14 @@ from services.cv_inspection.ingestion.events import (
     inspection_id,
 )
 from services.cv_inspection.ingestion.images import decode
-from services.cv_inspection.model import ImageModel
+from services.cv_inspection.model import ImageModel, WholeImage
 from services.cv_inspection.problem import (
     MAX_BRIGHTNESS,
     MAX_CLIPPED,
     MAX_MASK_SHARE_OF_PASSED,
     MIN_BRIGHTNESS,
 )
-from services.platform.types import Floats32
+from services.platform.types import Booleans
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,18 @@ class InspectionResult:
 
     Attributes:
         event: What is published.
-        mask: (S, S) bool, where the defect is.
+        mask: (height, width) of the image as the file is displayed: where the defect is.
         stages: Seconds by stage.
     """
 
     event: InspectionEvent
-    mask: npt.NDArray[np.bool_]
+    mask: Booleans
     stages: dict[str, float]
+
+    @property
+    def boxes(self) -> list[Box]:
+        """A box around each defect, in the image's own pixels, the largest first."""
+        return boxes(self.mask)
 
     @property
     def mask_png(self) -> bytes:
@@ -69,28 +74,34 @@ def inspect(
     timer = _StageTimer()
     image = decode(data)
     timer.mark("decode")
-    pixels = resize(image, model.size)
     quality = measure_quality(image)
-    timer.mark("scale")
-    probabilities, masks = model.inspect(pixels[None])
+    timer.mark("measure")
+    found = model.inspect_image(image)
     timer.mark("infer")
-    mask = masks[0, 0] > 0
-    event = _event(model, probabilities[0], mask, quality, image_ref, at, key, data)
+    event = _event(model, found, quality, image_ref, at, key, data)
     timer.mark("decide")
-    return InspectionResult(event, mask, timer.stages)
+    return InspectionResult(event, found.mask, timer.stages)
 
 
 def decide(
-    defect: float, threshold: float, mask_share: float, quality: Quality
+    defect: float,
+    threshold: float,
+    mask_share: float,
+    quality: Quality,
+    novelty: float = 0.0,
+    max_novelty: float = math.inf,
 ) -> tuple[Decision, str]:
     """The decision, and the reason for a review, empty otherwise.
 
-    An image that shows too little goes to a person, and so does a mask with a defect on a part that
-    would pass, because class and mask contradict each other.
+    An image that shows too little goes to a person, and so does a part that would pass where the
+    mask shows a defect, because class and mask contradict each other, or where it is unlike all
+    good parts of training: it may have a defect of an unlabelled kind.
 
     Args:
         defect: Probability of any defect.
         mask_share: Share of the image that the mask covers.
+        novelty: Distance from the good parts of training, in their standard deviations.
+        max_novelty: The model's limit of it.
 
     >>> fine = Quality(brightness=0.5, contrast=0.1, sharpness=0.1, clipped=0.0)
     >>> decide(0.02, 0.1, 0.0, fine), decide(0.3, 0.1, 0.0, fine)
@@ -108,35 +119,25 @@ def decide(
         return "reject", ""
     if mask_share >= MAX_MASK_SHARE_OF_PASSED:
         return "review", f"the mask covers {mask_share:.1%}, the class is good"
+    if novelty >= max_novelty:
+        return "review", f"unlike the good parts: novelty {novelty:.1f}, limit {max_novelty:.1f}"
     return "pass", ""
-
-
-def run_lengths(mask: npt.NDArray[np.bool_]) -> list[int]:
-    """Lengths of alternating runs of 0 and 1 in a mask (H, W), row by row, beginning with 0.
-
-    >>> run_lengths(np.array([[0, 0, 1], [1, 0, 0]], dtype=bool))
-    [2, 2, 2]
-    >>> run_lengths(np.ones((1, 2), dtype=bool))
-    [0, 2]
-    """
-    flat = np.concatenate([[False], mask.ravel(), [not mask.ravel()[-1]]])
-    edges = np.flatnonzero(flat[1:] != flat[:-1])
-    return [int(n) for n in np.diff(np.concatenate([[0], edges]))]
 
 
 def _event(
     model: ImageModel,
-    probabilities: Floats32,
-    mask: npt.NDArray[np.bool_],
+    found: WholeImage,
     quality: Quality,
     image_ref: ImageRef,
     at: datetime,
     key: str | None,
     data: bytes,
 ) -> InspectionEvent:
-    card = model.card
-    defect, share = float(1.0 - probabilities[0]), float(mask.mean())
-    decision, reason = decide(defect, card.threshold, share, quality)
+    card, probabilities = model.card, found.probabilities
+    defect, share = float(1.0 - probabilities[0]), float(found.mask.mean())
+    decision, reason = decide(
+        defect, card.threshold, share, quality, found.novelty, model.max_novelty
+    )
     return InspectionEvent(
         inspection_id=inspection_id(image_ref, data),
         key=key,
@@ -150,6 +151,7 @@ def _event(
         threshold=card.threshold,
         model=card.label,
         defect_share=share,
+        novelty=found.novelty,
         quality=quality,
         mask_key=None if key is None else f"{image_ref.stem}.mask.png",
     )

@@ -1,8 +1,8 @@
 """Labelled images of the simulated camera, for training, thresholds and evaluation."""
 
-import numpy as np
 from PIL import Image
 
+from services.cv_inspection.features.image import ImageSize
 from services.cv_inspection.features.labelled_images import (
     ImageArrays,
     ImageHistory,
@@ -27,7 +27,7 @@ def simulated_images(
     first: int,
     count: int,
     defect_share: float,
-    size: int,
+    size: ImageSize,
     step: ProgressCallback,
     drift: CameraDrift | None = None,
 ) -> LabelledImages:
@@ -37,26 +37,29 @@ def simulated_images(
         first: Number of the first image.
         count: How many images.
         defect_share: Share of them with a defect.
-        size: Side that they are resized to, pixels.
+        size: What they are resized to.
         drift: Of the camera; none if None.
     """
     camera = Camera(seed, defect_share, drift)
-    arrays = ImageArrays(count, size)
-    label = np.zeros(count, dtype=np.int64)
+    arrays = ImageArrays(size)
     lots: dict[str, int] = {}
-    unit = np.zeros(count, dtype=np.int64)
     for i in range(count):
         shot = camera.shot(first + i)
         # Through a JPEG file, as images arrive from the store: compression changes them.
-        arrays.set(i, decode(shot.jpeg()), Image.fromarray(shot.mask))
-        label[i] = class_index(shot.label, CLASSES)
-        unit[i] = lots.setdefault(f"{shot.line}/{shot.station}/{shot.lot}", len(lots))
+        label = class_index(shot.label, CLASSES)
+        unit = lots.setdefault(f"{shot.line}/{shot.station}/{shot.lot}", len(lots))
+        arrays.add(decode(shot.jpeg()), Image.fromarray(shot.mask), label, unit)
         step(i + 1, count)
-    return arrays.labelled(label, unit)
+    return arrays.labelled()
 
 
-def simulated_split(seed: int, size: int, bar: ProgressBar) -> ImageSplit:
-    """Training images, half of them rejects, and validation images of the line's distribution."""
+def simulated_split(
+    seed: int, size: ImageSize, max_reduction: float, bar: ProgressBar
+) -> ImageSplit:
+    """Training images, half of them rejects, and validation images of the line's distribution.
+
+    `max_reduction` is not used: the camera's images are small.
+    """
     with bar("simulating training images") as step:
         train = rehearsal(seed, TRAIN_IMAGES, size, step)
     with bar("simulating validation images") as step:
@@ -66,12 +69,12 @@ def simulated_split(seed: int, size: int, bar: ProgressBar) -> ImageSplit:
     return ImageSplit(train, validation, CLASSES)
 
 
-def rehearsal(seed: int, count: int, size: int, step: ProgressCallback) -> LabelledImages:
+def rehearsal(seed: int, count: int, size: ImageSize, step: ProgressCallback) -> LabelledImages:
     """The first images that `simulated_split` trains on."""
     return simulated_images(seed, 0, count, TRAIN_DEFECT_SHARE, size, step)
 
 
-def simulated_held_out(seed: int, size: int, step: ProgressCallback) -> LabelledImages:
+def simulated_held_out(seed: int, size: ImageSize, step: ProgressCallback) -> LabelledImages:
     """Images of the line's distribution that are in no split."""
     return simulated_images(seed, _HELD_OUT_FROM, HELD_OUT_IMAGES, DEFECT_SHARE, size, step)
 

@@ -95,6 +95,7 @@ class Station:
     def __init__(self, config: Settings, nc: Client, http: aiohttp.ClientSession) -> None:
         self._inbox = Lake(config, config.inbox)
         self._url = INSPECTOR.url(config)
+        self._operator = {"Authorization": f"Bearer {config.plain_label_token}"}
         self._nc = nc
         self._http = http
         self._due: dict[str, tuple[float, Shot]] = {}
@@ -190,7 +191,8 @@ class Station:
     async def _post_label(self, identity: str, label: str) -> None:
         body = orjson.dumps({"inspection_id": identity, "label": label, "by": "simulator"})
         try:
-            status, _ = await post(self._http, f"{self._url}/verdict", data=body)
+            url = f"{self._url}/verdict"
+            status, _ = await post(self._http, url, data=body, headers=self._operator)
             self.report.labels += status == 202
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             self.report.count_failure(f"label: {error}")

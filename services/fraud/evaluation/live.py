@@ -13,7 +13,7 @@ from services.fraud.evaluation.run_report import (
 from services.fraud.problem import LATENCY_BUDGET_MS
 from services.fraud.review.live import present_costs
 from services.fraud.simulator.drift import Drift
-from services.fraud.simulator.run import simulate_live
+from services.fraud.simulator.live import simulate_live
 from services.platform.hooks import DemoRequest, Figures, Table, TrafficRequest, mark
 from services.platform.progress import ProgressBar
 from services.platform.runtime.scrape import read_buckets

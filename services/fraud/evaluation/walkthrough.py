@@ -1,4 +1,4 @@
-"""The walkthrough's views of fraud detection: follow one payment, newest decisions, label one."""
+"""The walkthrough's view of one payment: where it arrives, and when."""
 
 import asyncio
 import re
@@ -20,16 +20,12 @@ from redis.exceptions import RedisError
 from features.online import OnlineReader
 from features.redis_connection import RedisConnection
 from features.spec import SEQ
-from services.fraud.features.states import FEATURE_SET, STATES
+from services.fraud.features.states import STATES
 from services.fraud.ingestion.events import (
     DECISION,
-    DECISIONS_STREAM,
     ENTITIES,
-    LABEL,
     STREAM,
     TX,
-    DecisionEvent,
-    LabelEvent,
     Outcome,
     Transaction,
     TransactionEvent,
@@ -38,23 +34,21 @@ from services.fraud.ingestion.events import (
 )
 from services.fraud.ingestion.tables import DECISIONS_TABLE, TRANSACTIONS_TABLE
 from services.fraud.service import SCORER
-from services.platform.hooks import ComparedValue, DecisionView, Mark
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
 from services.platform.streaming.connection import connect
-from services.platform.streaming.stored import newest_messages
+from services.platform.walkthrough import Mark
 
 NAME = "walkthrough"
-# Decisions that "usual" is computed from, and how long each stop of a payment is waited for.
-_COMPARED = 200
+# How long each stop of a payment is waited for.
 _READABLE_S, _LAKE_S = 20.0, 60.0
-_MOST_UNUSUAL = 8
 # Stages of the scorer's Server-Timing header: the box where each happens, and what happens.
 _STAGES = {
     "validate": ("scorer", "fields are checked"),
     "fetch": ("redis", "states are fetched, one round trip"),
     "read": ("scorer", "features are computed from the states"),
     "infer": ("model", "the model scores the features"),
+    "rules": ("scorer", "rules are evaluated"),
     "encode": ("scorer", "decided, and queued for the stream"),
 }
 _TIMING = re.compile(r"(\w+);dur=([\d.]+)")
@@ -96,47 +90,6 @@ async def follow(config: Settings) -> AsyncIterator[Mark]:
             yield mark
     finally:
         redis.close()
-        await nc.close()
-
-
-async def newest(config: Settings, count: int) -> list[DecisionView]:
-    """The newest decisions, newest first, each with its most unusual values.
-
-    Raises:
-        ValueError: nothing was decided yet.
-        OSError: NATS does not answer.
-    """
-    events = await _newest_events(config)
-    vectors = np.array([_floats(e.features) for _, e in events if _is_current(e)], dtype=float)
-    usual = np.full((3, len(FEATURE_SET.features)), np.nan)
-    if len(vectors):
-        with np.errstate(all="ignore"):
-            usual = np.nanpercentile(vectors, (5, 50, 95), axis=0)
-    return [_view(event, usual) for _, event in events[:count]]
-
-
-async def label(config: Settings, identity: str, said: str) -> None:
-    """Publish an analyst's label of a decision.
-
-    Raises:
-        ValueError: it is not among the newest decisions.
-        OSError: NATS does not answer.
-    """
-    for _, event in await _newest_events(config):
-        if event.decision_id == identity:
-            break
-    else:
-        raise ValueError(f"decision {identity} is not among the newest {_COMPARED}")
-    parties = event.transaction.model_dump(include=set(LabelEvent.model_fields) - {"fraud"})
-    message = LabelEvent(**parties, fraud=said == "fraud")
-    nc = await connect(config, NAME)
-    try:
-        await nc.jetstream().publish(
-            subject(LABEL, message, config.shards), message.model_dump_json().encode()
-        )
-    except (NatsError, TimeoutError) as error:
-        raise ConnectionError("the stream did not take the label: send it again") from error
-    finally:
         await nc.close()
 
 
@@ -261,69 +214,6 @@ async def _stored(
         await asyncio.sleep(0.25)
     for table in opened:
         yield Mark("lake-writer", f"no row in {table} yet", _since(begin))
-
-
-async def _newest_events(config: Settings) -> list[tuple[int, DecisionEvent]]:
-    nc = await connect(config, NAME)
-    try:
-        messages = await newest_messages(nc.jetstream(), DECISIONS_STREAM, _COMPARED)
-    except (NatsError, TimeoutError) as error:
-        raise ConnectionError("the stream of decisions does not answer") from error
-    finally:
-        await nc.close()
-    if not messages:
-        raise ValueError("nothing was decided yet: start simulated traffic")
-    return [(seq, DecisionEvent.model_validate_json(m.data or b"")) for seq, m in messages]
-
-
-def _is_current(event: DecisionEvent) -> bool:
-    return event.feature_set == FEATURE_SET.hash
-
-
-def _floats(values: list[float | None]) -> list[float]:
-    return [float("nan") if value is None else value for value in values]
-
-
-def _view(event: DecisionEvent, usual: np.ndarray) -> DecisionView:
-    t = event.transaction
-    facts = {
-        "transaction": t.transaction_id,
-        "customer": t.customer_id,
-        "merchant": t.merchant_id,
-        "device": t.device_id or "none",
-        "IP address": t.ip or "none",
-        "items": ", ".join(item.category for item in t.cart[:6]) or "none",
-    }
-    values = _unusual(np.array(_floats(event.features)), usual) if _is_current(event) else []
-    return DecisionView(
-        id=event.decision_id,
-        at=t.event_time.isoformat(),
-        title=f"{t.amount_minor / 100:,.2f} {t.currency} at {t.merchant_id}",
-        decision=event.decision,
-        stopped=event.decision != "approve",
-        score=event.score,
-        threshold=event.threshold,
-        model=event.model,
-        reason="decided without the online store" if event.degraded else "",
-        facts=facts,
-        values=values,
-    )
-
-
-def _unusual(vector: np.ndarray, usual: np.ndarray) -> list[ComparedValue]:
-    """The values farthest from their median, in units of the 5 % to 95 % range."""
-    width = np.maximum(usual[2] - usual[0], 1e-9)
-    far = np.abs(vector - usual[1]) / width
-    order = np.argsort(-np.nan_to_num(far, nan=-1.0))[:_MOST_UNUSUAL]
-    names = FEATURE_SET.features
-    return [
-        ComparedValue(names[i], _number(vector[i]), tuple(float(x) for x in usual[:, i]))  # type: ignore[arg-type]
-        for i in order
-    ]
-
-
-def _number(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
 
 
 def _since(begin: float) -> float:

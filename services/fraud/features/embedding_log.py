@@ -100,3 +100,19 @@ def read_embedding_log(lake: Lake) -> dict[str, pa.Table | None]:
         name: ds.dataset(found, filesystem=lake.filesystem).to_table() if found else None
         for name, found in files.items()
     }
+
+
+def read_snapshots(lake: Lake, view: Embedding, seqs: Sequence[int]) -> pa.Table | None:
+    """Logged embeddings of the snapshots with some sequences; None without any.
+
+    Raises:
+        OSError: S3 did not answer.
+    """
+    wanted = {seq for seq in seqs if seq > 0}
+    if not wanted:
+        return None
+    # A snapshot without transactions is of sequence 0, and its rows have 1: see `snapshot_rows`.
+    names = {f"{seq:012d}.parquet" for seq in wanted | ({0} if 1 in wanted else set())}
+    files = lake.files(f"{STATE_LOG}/{log_folder(view)}")
+    found = [file for file in files if file.rpartition("/")[2] in names]
+    return ds.dataset(found, filesystem=lake.filesystem).to_table() if found else None

@@ -11,8 +11,7 @@ the process leaves files that the next run overwrites or removes; killed after i
 work. Chunks end at fixed sequences, so a second run writes the same files with the same content,
 and training does not read a log whose rebuild has not come to the offer (`unfinished`).
 
-In memory are the columns of all events as Arrow (65 MB a million, twice while they are sorted), one
-chunk of snapshots, and all rows.
+In memory are the events and snapshots of one chunk, and all rows.
 """
 
 import asyncio
@@ -23,15 +22,14 @@ from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 from redis import Redis
 from redis.exceptions import RedisError
 
-from features.aggregation import BackfilledState, fold_events, identify
+from features.aggregation import BackfilledState, RowTable, fold_events, identify
 from features.online import OnlineTable
-from features.spec import DAY, SEQ, Embedding, Key, State
+from features.spec import DAY, SEQ, Embedding
 from features.state_log import log_folder, row_table, stack, write_log
 from services.fraud.features import worker
 from services.fraud.features.backfill import WARM_UP_DAYS
@@ -46,14 +44,13 @@ from services.fraud.features.handover import (
 )
 from services.fraud.features.states import EMBEDDINGS, FEATURE_SET, STATES
 from services.fraud.ingestion import lake_writer
-from services.fraud.ingestion.columns import Events, event_times
-from services.fraud.ingestion.events import ENTITIES, STREAM
-from services.fraud.ingestion.tables import LABELS_TABLE, STATE_LOG, TRANSACTIONS_TABLE
+from services.fraud.ingestion.columns import EventReader, Events
+from services.fraud.ingestion.events import STREAM
+from services.fraud.ingestion.tables import STATE_LOG
 from services.platform.progress import ProgressBar, ProgressCallback
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
 from services.platform.streaming.connection import connect
-from services.platform.types import Floats
 
 # Events per chunk; its snapshots take about 200 MB.
 _CHUNK = 200_000
@@ -77,40 +74,6 @@ class Rebuilt:
     entities: dict[str, int]
     seconds: float
     feature_set: str
-
-
-class RowTable:
-    """The rows of one state, growing with its entities."""
-
-    def __init__(self, state: State) -> None:
-        self.state = state
-        self._index: dict[Key, int] = {}
-        self._rows = np.zeros((1024, state.width))
-
-    @property
-    def keys(self) -> list[Key]:
-        """The K entities."""
-        return list(self._index)
-
-    @property
-    def rows(self) -> Floats:
-        """(K, width) rows."""
-        return self._rows[: len(self._index)]
-
-    def positions(self, keys: list[Key]) -> list[int]:
-        """Where the rows of entities are; entities that are new get a row of zeros."""
-        found = [self._index.setdefault(key, len(self._index)) for key in keys]
-        while len(self._index) > len(self._rows):
-            self._rows = np.concatenate([self._rows, np.zeros_like(self._rows)])
-        return found
-
-    def load(self, positions: list[int]) -> Floats:
-        """A copy of some rows (K, width)."""
-        return self._rows[positions]
-
-    def store(self, positions: list[int], rows: Floats) -> None:
-        """Replace some rows (K, width)."""
-        self._rows[positions] = rows
 
 
 def rebuild(config: Settings, bar: ProgressBar, wait: bool = True) -> Rebuilt:
@@ -218,25 +181,14 @@ def _chunks(lake: Lake, last_seq: int) -> Iterator[tuple[int, Events, float]]:
     """(sequence before the chunk, its events, event time from which states are logged)."""
     if not last_seq:
         return  # the stream holds all events
-    until = pc.field("seq") <= last_seq
-    columns = ["event_time", *ENTITIES]
-    transactions = lake.read(TRANSACTIONS_TABLE, [*columns, "amount_minor"], until)
-    labels = lake.read(LABELS_TABLE, [*columns, "fraud"], until)
-    if transactions is None or not len(transactions):
+    reader = EventReader(lake)
+    oldest = reader.begin(last_seq)
+    if oldest is None:
         raise ValueError(f"the lake holds no events up to {last_seq}: it was lost")
-    since = float(event_times(transactions).min()) + WARM_UP_DAYS * DAY
     for begin in range(0, last_seq, _CHUNK):
-        end = begin + _CHUNK
-        known = None if labels is None else _between(labels, begin, end)
-        events = Events.from_tables(_between(transactions, begin, end), known)
+        events = Events.from_tables(*reader.between(begin, min(begin + _CHUNK, last_seq)))
         if len(events):
-            yield begin, events, since
-
-
-def _between(rows: pa.Table, begin: int, end: int) -> pa.Table:
-    """The rows of sequences begin + 1 to end."""
-    first, last = np.searchsorted(rows["seq"].to_numpy(), [begin, end], side="right")
-    return rows.slice(first, last - first)
+            yield begin, events, oldest + WARM_UP_DAYS * DAY
 
 
 def _open_redis(config: Settings) -> Redis:

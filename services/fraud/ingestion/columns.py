@@ -11,6 +11,14 @@ import pyarrow.compute as pc
 
 from features.spec import KeyColumns
 from services.fraud.ingestion.events import ENTITIES, Event, TransactionEvent, microseconds
+from services.fraud.ingestion.tables import (
+    LABEL_SCHEMA,
+    LABELS_TABLE,
+    TRANSACTION_SCHEMA,
+    TRANSACTIONS_TABLE,
+)
+from services.platform.storage.lake import Lake, partition_date
+from services.platform.storage.sequences import SequenceReader
 
 # What measures read: 1 for a transaction; 1 for a label; the amount in major units, 0 for a label;
 # 1 for a label with fraud.
@@ -95,3 +103,49 @@ class Events:
 def event_times(rows: pa.Table) -> npt.NDArray[np.float64]:
     """(N,) event times of the lake's rows, UTC seconds."""
     return seconds(rows["event_time"].cast(pa.int64()).to_numpy())
+
+
+class EventReader:
+    """The lake's events in stream order, a range of sequences at a time.
+
+    Attributes:
+        last_seq: The sequence of the last transaction, 0 without any.
+    """
+
+    def __init__(self, lake: Lake) -> None:
+        """List the files. OSError: S3 did not answer."""
+        columns = ["event_time", *ENTITIES]
+        self._lake = lake
+        self._transactions = SequenceReader(
+            lake, TRANSACTIONS_TABLE, [*columns, "amount_minor", "feed"], TRANSACTION_SCHEMA
+        )
+        self._labels = SequenceReader(lake, LABELS_TABLE, [*columns, "fraud"], LABEL_SCHEMA)
+        self.last_seq = self._transactions.last_row()
+
+    def between(self, begin: int, end: int) -> tuple[pa.Table, pa.Table]:
+        """Transactions, with their `feed`, and labels of sequences begin + 1 to end.
+
+        Raises:
+            OSError: S3 did not answer.
+        """
+        transactions = self._transactions.between(begin, end)
+        labels = self._labels.between(begin, end)
+        return (
+            TRANSACTION_SCHEMA.empty_table() if transactions is None else transactions,
+            LABEL_SCHEMA.empty_table() if labels is None else labels,
+        )
+
+    def refresh(self) -> None:
+        """List the files again: some may have been written since."""
+        self._transactions.refresh()
+        self._labels.refresh()
+
+    def begin(self, last_seq: int) -> float | None:
+        """The oldest event time of the transactions up to a sequence, seconds; None without any."""
+        until = pc.field("seq") <= last_seq
+        for day in sorted({partition_date(f) for f in self._lake.files(TRANSACTIONS_TABLE)}):
+            files = [f for f in self._lake.files(TRANSACTIONS_TABLE) if partition_date(f) == day]
+            rows = self._lake.read_files(files, ["event_time"], until, schema=TRANSACTION_SCHEMA)
+            if rows is not None and len(rows):
+                return float(event_times(rows).min())
+        return None

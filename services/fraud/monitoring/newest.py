@@ -1,13 +1,17 @@
 """The newest decisions as the drift monitor sees them, for a report."""
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
-from services.fraud.features.decisions import of_current_set, read_decisions
-from services.fraud.ingestion.tables import NOT_DEGRADED
+from services.fraud.features.decisions import of_current_set
+from services.fraud.ingestion.tables import DECISION_SCHEMA, DECISIONS_TABLE, NOT_DEGRADED
 from services.fraud.monitoring.drift import monitored_columns
 from services.platform.models.names import label_version
 from services.platform.storage.lake import Lake
+from services.platform.storage.sequences import SequenceReader
 from services.platform.types import Floats
+
+_RANGE = 50_000
 
 
 def newest(lake: Lake, count: int, where: pc.Expression | None = None) -> tuple[int, Floats]:
@@ -23,12 +27,27 @@ def newest(lake: Lake, count: int, where: pc.Expression | None = None) -> tuple[
         OSError: S3 did not answer.
     """
     wanted = NOT_DEGRADED if where is None else NOT_DEGRADED & where
-    found = read_decisions(lake, ["model", "score", "features"], wanted)
-    rows = None if found is None else of_current_set(found)
-    if rows is None or not len(rows):
+    last = _last(lake, count, wanted)
+    if not len(last):
         raise ValueError("nothing was decided yet")
-    model = rows["model"][-1].as_py()
-    last = rows.filter(pc.equal(rows["model"], model))[-count:]
+    model = last["model"][-1].as_py()
     flat = pc.list_flatten(last["features"].combine_chunks())
     vectors = flat.to_numpy(zero_copy_only=False).reshape(len(last), -1)
     return label_version(model), monitored_columns(vectors, last["score"].to_numpy())
+
+
+def _last(lake: Lake, count: int, where: pc.Expression) -> pa.Table:
+    """The newest decisions of the model that took the last one, read backwards range by range."""
+    columns = ["model", "score", "features", "feature_set"]
+    reader = SequenceReader(lake, DECISIONS_TABLE, columns, DECISION_SCHEMA, where)
+    found, model = DECISION_SCHEMA.empty_table().select(["seq", *columns]), None
+    for end in range(reader.last, 0, -_RANGE):
+        rows = reader.between(max(end - _RANGE, 0), end)
+        current = None if rows is None else of_current_set(rows)
+        if current is None or not len(current):
+            continue
+        model = model or current["model"][-1].as_py()
+        found = pa.concat_tables([current.filter(pc.equal(current["model"], model)), found])
+        if len(found) >= count:
+            break
+    return found[-count:]

@@ -3,34 +3,47 @@
 The outcome is recomputed too, from the logged score, amount, costs and price of a review slot.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
 from time import sleep
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 from pyarrow import compute as pc
 
-from features.aggregation import backfill
-from features.spec import SEQ, SEQ_COLUMN, Embedding
-from features.state_log import stack
-from services.fraud.features.decisions import of_current_set, read_decisions
-from services.fraud.features.embedding_log import read_embedding_log
+from features.spec import SEQ
+from services.fraud.features.decisions import of_current_set
+from services.fraud.features.embedding_log import read_snapshots
 from services.fraud.features.kernel import feature_vectors
 from services.fraud.features.request import request_columns
 from services.fraud.features.states import EMBEDDINGS, FEATURES, STATES
-from services.fraud.ingestion.columns import Events
-from services.fraud.ingestion.events import ENTITIES
-from services.fraud.ingestion.tables import LABELS_TABLE, TRANSACTION_SCHEMA, TRANSACTIONS_TABLE
+from services.fraud.ingestion.columns import EventReader, Events
+from services.fraud.ingestion.tables import DECISION_SCHEMA, DECISIONS_TABLE
 from services.fraud.ingestion.watermark import ahead_message, feed_clocks
-from services.fraud.monitoring.rules import audit_rules, published_sets
+from services.fraud.monitoring.rules import RulesAudit, audit_rules, published_sets
+from services.fraud.monitoring.skew_rows import (
+    Tables,
+    advance,
+    differing_seqs,
+    embedding_rows,
+    empty_tables,
+    logged_seqs,
+    newest_seq,
+    rows_within,
+)
 from services.fraud.review.policy import codes, recompute
+from services.fraud.rules.evaluation import CompiledRules
+from services.fraud.rules.logged import vectors_of
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
+from services.platform.storage.sequences import SequenceReader
 from services.platform.types import Floats, Integers
 
 _READ_ATTEMPTS, _RETRY_S = 4, 2.0
+_MAX_EXAMPLES = 10
+# Events folded and decisions compared at once.
+_EVENTS = 100_000
+_DECISIONS = 25_000
 
 
 @dataclass(frozen=True)
@@ -81,202 +94,243 @@ def audit_with_rules(config: Settings) -> Audit:
         ConnectionError, OSError: NATS or S3 did not answer.
         ValueError: the decisions have another number of features.
     """
-    lake = Lake(config)
-    found, logged = audit(lake), read_decisions(lake)
-    if logged is None:
-        return found
-    rules = audit_rules(of_current_set(logged), published_sets(config))
-    reason = "other rules fire, or another outcome follows"
-    examples = [Mismatch("", decision, (), reason) for decision in rules.examples]
-    return replace(
-        found,
-        mismatches=found.mismatches + rules.mismatches,
-        examples=[*found.examples, *examples],
-        rule_decisions=rules.decisions,
-        rule_mismatches=rules.mismatches,
-        unknown_rules=sum(rules.unknown.values()),
-    )
+    return audit(Lake(config), published_sets(config))
 
 
-def audit(lake: Lake) -> Audit:
+def audit(lake: Lake, sets: Mapping[str, CompiledRules] | None = None) -> Audit:
     """Recompute the vector of every logged decision from the raw events and compare bytes.
+
+    Events and decisions are read a range of their streams at a time: memory holds a range, and
+    the rows of all entities.
+
+    Args:
+        sets: By label, the sets of rules to recompute; None: rules are not audited.
 
     Raises:
         OSError: S3 did not answer.
         ValueError: the decisions have another number of features.
     """
-    logged = read_decisions(lake)
-    events = _events(lake)
-    if logged is None or events is None:
-        return Audit()
-    decisions = of_current_set(logged)
-    found = compare(events, decisions, read_embedding_log(lake))
-    times = lake.read(TRANSACTIONS_TABLE, ["event_time", "feed"], schema=TRANSACTION_SCHEMA)
-    clocks = {} if times is None else feed_clocks(times).by_feed
-    ahead = [ahead_message(feed, clock) for feed, clock in clocks.items() if clock.ahead]
-    return replace(found, other_set=len(logged) - len(decisions), ahead=ahead)
+    return SkewAudit(lake, sets).run()
 
 
-def _events(lake: Lake) -> Events | None:
-    """All events up to the last transaction.
+class SkewAudit:
+    """An audit under way: events are folded in stream order, decisions compared beside them.
 
-    Later labels are left out: they may have been written after the transactions were read, which
-    would look like a gap. A batch is written table by table, so a gap is read again before it
-    counts.
+    A decision is compared once the fold has come to the newest sequence that it logged. The rows
+    that it logged earlier are mostly still their entities' rows. Where an entity had gone on
+    before the fold came there, which takes workers that lag behind each other, the decision is
+    late: late ones are compared in further passes over the events.
     """
-    columns = ["event_time", *ENTITIES, "fraud"]
-    for _ in range(_READ_ATTEMPTS):
-        transactions = lake.read(TRANSACTIONS_TABLE)
-        if transactions is None:
-            return None
-        so_far = pc.field("seq") <= int(transactions["seq"][-1].as_py())
-        events = Events.from_tables(transactions, lake.read(LABELS_TABLE, columns, so_far))
-        if not _gaps(events):
-            break
-        sleep(_RETRY_S)
-    return events
+
+    def __init__(self, lake: Lake, sets: Mapping[str, CompiledRules] | None = None) -> None:
+        self._lake = lake
+        self._sets = sets
+        self._events = EventReader(lake)
+        self._decisions = DecisionQueue(lake)
+        self._clocks = FeedTimes()
+        self._late: list[pa.Table] = []
+        self._found = Audit()
+
+    def run(self) -> Audit:
+        """Compare everything. To be called once."""
+        last = self._events.last_seq
+        if not last or not self._decisions.any:
+            return Audit()
+        tables = empty_tables()
+        for begin in range(0, last, _EVENTS):
+            end = min(begin + _EVENTS, last)
+            transactions, events = self._range(begin, end)
+            self._clocks.add(transactions)
+            gaps = end - begin - len(events)
+            self._found = _sum(self._found, Audit(events=len(events), gaps=gaps))
+            for decisions in self._decisions.due(end if end < last else None):
+                self._compare(tables, events, decisions)
+            advance(tables, events)
+        self._compare_late()
+        return replace(self._found, other_set=self._decisions.other_set, ahead=self._clocks.ahead())
+
+    def _compare(self, tables: Tables, events: Events, decisions: pa.Table) -> None:
+        """Compare decisions whose newest sequence has been reached; the late ones wait."""
+        logged = logged_seqs(decisions)
+        rows = rows_within(tables, events, decisions, logged)
+        late = differing_seqs(rows, logged)
+        if late.any():
+            self._late.append(decisions.filter(pa.array(late)))
+            decisions = decisions.filter(pa.array(~late))
+            logged = {name: seqs[~late] for name, seqs in logged.items()}
+            rows = {name: found[~late] for name, found in rows.items()}
+        self._judge(decisions, logged, rows)
+        if sum(map(len, self._late)) >= _DECISIONS:
+            self._compare_late()
+
+    def _compare_late(self) -> None:
+        """One more pass over the events, for the rows that were gone when they were looked for."""
+        if not self._late:
+            return
+        decisions = pa.concat_tables(self._late)
+        self._late = []
+        logged, tables = logged_seqs(decisions), empty_tables()
+        rows = {s.name: np.full((len(decisions), s.width), np.nan) for s in STATES}
+        last = min(int(newest_seq(logged).max()), self._events.last_seq)
+        for begin in range(0, max(last, 1), _EVENTS):
+            _, events = self._range(begin, min(begin + _EVENTS, self._events.last_seq))
+            found = rows_within(tables, events, decisions, logged)
+            for name, part in found.items():
+                seqs = np.nan_to_num(part[:, SEQ], nan=-1.0)
+                rows[name][seqs == logged[name]] = part[seqs == logged[name]]
+            advance(tables, events)
+        self._judge(decisions, logged, rows)
+
+    def _judge(
+        self, decisions: pa.Table, logged: Mapping[str, Integers], rows: dict[str, Floats]
+    ) -> None:
+        for view in EMBEDDINGS:
+            log = read_snapshots(self._lake, view, np.unique(logged[view.name]).tolist())
+            rows[view.name] = embedding_rows(decisions, view, logged[view.name], log)
+        self._found = _sum(self._found, judge(decisions, logged, rows))
+        if self._sets is not None and len(decisions):
+            self._found = _with_rules(self._found, audit_rules(decisions, self._sets))
+
+    def _range(self, begin: int, end: int) -> tuple[pa.Table, Events]:
+        """Transactions and events of a range.
+
+        A batch is written table by table, so a gap is read again before it counts.
+        """
+        for attempt in range(_READ_ATTEMPTS):
+            if attempt:
+                sleep(_RETRY_S)
+                self._events.refresh()
+            transactions, labels = self._events.between(begin, end)
+            if len(transactions) + len(labels) >= end - begin:
+                break
+        return transactions, Events.from_tables(transactions, labels)
 
 
-def _gaps(events: Events) -> int:
-    """Number of missing sequences up to the last."""
-    return int(events.seq[-1]) - len(events)
+class DecisionQueue:
+    """Logged decisions of the present feature set, in their stream's order, until they are due.
+
+    Attributes:
+        any: Whether there are decisions at all.
+        other_set: Decisions of another feature set so far.
+    """
+
+    def __init__(self, lake: Lake) -> None:
+        self._reader = SequenceReader(lake, DECISIONS_TABLE, schema=DECISION_SCHEMA)
+        self._read = 0
+        self._waiting: list[pa.Table] = []
+        self.any = self._reader.last > 0
+        self.other_set = 0
+
+    def due(self, end: int | None) -> Iterator[pa.Table]:
+        """Decisions whose newest logged sequence is at most `end`, all if None, block by block."""
+        waiting, self._waiting = self._waiting, []
+        for block in waiting:
+            yield from self._split(block, end)
+        while self._read < self._reader.last:
+            found = self._reader.between(self._read, self._read + _DECISIONS)
+            self._read += _DECISIONS
+            if found is None or not len(found):
+                continue
+            block = of_current_set(found)
+            self.other_set += len(found) - len(block)
+            yield from self._split(block, end)
+            # The next block is later still.
+            if sum(map(len, self._waiting)) * 10 > len(block):
+                break
+
+    def _split(self, block: pa.Table, end: int | None) -> Iterator[pa.Table]:
+        due = np.ones(len(block), bool) if end is None else newest_seq(logged_seqs(block)) <= end
+        if not due.all():
+            self._waiting.append(block.filter(pa.array(~due)))
+        if due.any():
+            yield block.filter(pa.array(due))
+
+
+class FeedTimes:
+    """The event times of all transactions by feed: 12 bytes each."""
+
+    def __init__(self) -> None:
+        self._parts: list[pa.Table] = []
+
+    def add(self, transactions: pa.Table) -> None:
+        """Take a range."""
+        feed = transactions["feed"].combine_chunks().dictionary_encode()
+        self._parts.append(pa.table({"event_time": transactions["event_time"], "feed": feed}))
+
+    def ahead(self) -> list[str]:
+        """A sentence for each feed with transactions far ahead of its others."""
+        if not self._parts:
+            return []
+        clocks = feed_clocks(pa.concat_tables(self._parts).unify_dictionaries()).by_feed
+        return [ahead_message(feed, clock) for feed, clock in clocks.items() if clock.ahead]
 
 
 def compare(
     events: Events, decisions: pa.Table, embedding_logs: Mapping[str, pa.Table | None] | None = None
 ) -> Audit:
-    """Compare the logged vectors with those computed from `events`.
+    """Compare the logged vectors with those computed from `events`, all in memory.
 
     Args:
         events: All events up to the decisions or further, in stream order.
         decisions: D rows of `DECISION_SCHEMA`.
         embedding_logs: By view name, the embedding log.
     """
-    logged = _seqs(decisions)
-    rows = rows_as_of(events, decisions, logged)
+    logged = logged_seqs(decisions)
+    rows = rows_within(empty_tables(), events, decisions, logged)
     for view in EMBEDDINGS:
         log = (embedding_logs or {}).get(view.name)
-        rows[view.name] = _embedding_rows(decisions, view, logged[view.name], log)
+        rows[view.name] = embedding_rows(decisions, view, logged[view.name], log)
+    gaps = int(events.seq[-1]) - len(events)
+    return replace(judge(decisions, logged, rows), events=len(events), gaps=gaps)
+
+
+def judge(decisions: pa.Table, logged: Mapping[str, Integers], rows: Mapping[str, Floats]) -> Audit:
+    """Compare D logged vectors and outcomes with those that the rows give.
+
+    Raises:
+        ValueError: the decisions have another number of features.
+    """
+    if not len(decisions):
+        return Audit()
     recomputed = feature_vectors(rows, request_columns(decisions))
-    served = np.array(decisions["features"].to_pylist(), dtype=np.float64)
-    served = served.reshape(len(decisions), -1)
+    served = vectors_of(decisions)
     if served.shape[1] != len(FEATURES):
         raise ValueError(f"decisions hold {served.shape[1]} features, {len(FEATURES)} are known")
     # Rules may change the model's outcome: `rules.logged` recomputes that.
     by_model = pc.coalesce(decisions["model_decision"], decisions["decision"])
     wrong_outcome = recompute(decisions) != codes(by_model)
     differs = _bits(recomputed) != _bits(served)
-    unknown_seq = _unknown_seq(rows, logged)
+    unknown_seq = differing_seqs(rows, logged)
     wrong = np.nonzero(differs.any(axis=1) | unknown_seq | wrong_outcome)[0]
     return Audit(
         vectors=len(decisions),
         mismatches=len(wrong),
-        events=len(events),
-        gaps=_gaps(events),
         degraded=int(pc.sum(decisions["degraded"]).as_py() or 0),
         examples=[
             _example(decisions, int(i), differs[i], _reason(unknown_seq[i], wrong_outcome[i]))
-            for i in wrong[:10]
+            for i in wrong[:_MAX_EXAMPLES]
         ],
     )
 
 
-def rows_as_of(
-    events: Events, decisions: pa.Table, logged: Mapping[str, Integers]
-) -> dict[str, Floats]:
-    """By state name, (D, width): each decision's row as of the sequence it logged.
-
-    Each decision becomes a probe: an event that adds nothing, directly after the event whose
-    sequence it logged. Probes differ by state, since a decision reads rows of different ages.
-
-    Args:
-        logged: By state name, (D,) logged sequences, -1 for a row that was not read.
-    """
-    rows = {}
-    for state in STATES:
-        probed = _with_probes(events, decisions, logged[state.name])
-        folded = backfill(state.together, probed.events, probed.decision)
-        found = folded[state.name].snapshots
-        found[logged[state.name] < 0] = np.nan
-        rows[state.name] = found
-    return rows
+def _sum(a: Audit, b: Audit) -> Audit:
+    """The counts of two audits' decisions and events together."""
+    counts = {f.name: getattr(a, f.name) + getattr(b, f.name) for f in fields(Audit)}
+    return Audit(**{**counts, "examples": counts["examples"][:_MAX_EXAMPLES]})
 
 
-def _embedding_rows(
-    decisions: pa.Table, view: Embedding, logged: Integers, log: pa.Table | None
-) -> Floats:
-    """(D, width): each decision's embedding from the snapshot whose sequence it logged."""
-    rows = np.full((len(decisions), view.width), np.nan)
-    rows[logged == 0] = 0.0
-    read = np.nonzero(logged > 0)[0]
-    if log is None or not len(read):
-        return rows
-    key = view.keys[0]
-    entries = log.to_pandas().assign(entry=np.arange(len(log)))
-    wanted = pd.DataFrame({key: decisions[key].to_pandas()[read], SEQ_COLUMN: logged[read]})
-    found = wanted.merge(entries[[key, SEQ_COLUMN, "entry"]], on=[key, SEQ_COLUMN], how="left")
-    present = found["entry"].notna().to_numpy()
-    values = entries[view.name].iloc[found["entry"][present].astype(np.int64)]
-    rows[read[present]] = stack(values, view.width)
-    return rows
-
-
-@dataclass(frozen=True)
-class _Probed:
-    """Events and probes in one order.
-
-    Attributes:
-        events: N events and probes.
-        decision: (N,) index of the probe's decision, -1 for an event.
-    """
-
-    events: Events
-    decision: Integers
-
-
-def _with_probes(events: Events, decisions: pa.Table, after: Integers) -> _Probed:
-    count = len(decisions)
-    position = np.concatenate([events.seq, np.maximum(after, 0)])
-    is_probe = np.concatenate([np.zeros(len(events), bool), np.ones(count, bool)])
-    order = np.lexsort((is_probe, position))
-    nothing, none = np.zeros(count), np.zeros(count, bool)
-    keys = {
-        e: np.concatenate([np.asarray(events.keys[e], object), decisions[e].to_numpy()])[order]
-        for e in ENTITIES
-    }
-    number = np.concatenate([np.full(len(events), -1), np.arange(count)])
-    return _Probed(
-        Events(
-            seq=np.concatenate([events.seq, np.zeros(count, np.int64)])[order],
-            time=np.concatenate([events.time, nothing])[order],
-            is_transaction=np.concatenate([events.is_transaction, none])[order],
-            amount=np.concatenate([events.amount, nothing])[order],
-            chargeback=np.concatenate([events.chargeback, none])[order],
-            keys=keys,
+def _with_rules(found: Audit, rules: RulesAudit) -> Audit:
+    reason = "other rules fire, or another outcome follows"
+    return _sum(
+        found,
+        Audit(
+            mismatches=rules.mismatches,
+            examples=[Mismatch("", decision, (), reason) for decision in rules.examples],
+            rule_decisions=rules.decisions,
+            rule_mismatches=rules.mismatches,
+            unknown_rules=sum(rules.unknown.values()),
         ),
-        number[order],
     )
-
-
-def _seqs(decisions: pa.Table) -> dict[str, Integers]:
-    """By view name, (D,) logged sequences, -1 for a row that was not read."""
-    logged = [dict(pairs) for pairs in decisions["seqs"].to_pylist()]
-    names = [state.name for state in STATES] + [view.name for view in EMBEDDINGS]
-    return {n: np.array([_known(d, n) for d in logged], dtype=np.int64) for n in names}
-
-
-def _known(logged: Mapping[str, int | None], name: str) -> int:
-    value = logged.get(name)
-    return -1 if value is None else int(value)
-
-
-def _unknown_seq(rows: Mapping[str, Floats], logged: Mapping[str, Integers]) -> np.ndarray:
-    """(D,) whether a decision logged a sequence that its entity's events do not have."""
-    wrong = np.zeros(len(next(iter(logged.values()))), dtype=bool)
-    for name, seqs in logged.items():
-        found = np.nan_to_num(rows[name][:, SEQ], nan=-1.0)
-        wrong |= (seqs >= 0) & (found != seqs)
-    return wrong
 
 
 def _bits(values: Floats) -> Integers:

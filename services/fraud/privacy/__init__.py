@@ -8,8 +8,8 @@ the registry as the candidate `federated`, and shadow mode and gate decide as fo
 
 Boosted trees are the stronger model, but a tree names its split points and leaf values: bagged
 trees can be neither summed under masks nor made private, and summed histograms tell every node's
-label counts. Weights of a network can: secure aggregation shows the server the sum alone, and DP-
-SGD inside a bank bounds what the sum tells about one customer. Both cost: with a few thousand
+label counts. Weights of a network can: secure aggregation shows the server the sum alone, and
+DP-SGD inside a bank bounds what the sum tells about one customer. Both cost: with a few thousand
 customers the noise takes most of the gain. Secure and robust aggregation exclude each other: Krum
 and the trimmed mean must see each update to refuse a falsified one.
 

@@ -44,9 +44,9 @@ def train_round(message: Message, context: Context) -> Message:
     """
     config = _config(message.content)
     arrays = next(iter(message.content.array_records.values())).to_numpy_ndarrays()
-    rows = Rows.load(Path(str(context.node_config["data"])) / f"{TRAIN}.npz")
     bank, number = int(context.node_config["bank"]), int(config["server-round"])
     try:
+        rows = Rows.load(Path(str(context.node_config["data"])) / f"{TRAIN}.npz")
         check(rows, tuple(str(config["names"]).split(",")))
     except BadBank as error:
         raise BadBank(f"bank-{bank}: {error}") from None

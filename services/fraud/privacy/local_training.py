@@ -18,6 +18,9 @@ from services.fraud.privacy.rows import Rows
 from services.platform.torch.tabular import TabularNetwork
 from services.platform.types import Floats32
 
+# Rows that are normalised at once, which takes five times their own memory.
+_AT_ONCE = 8192
+
 
 def weights(net: TabularNetwork) -> list[Floats32]:
     """The weights that the banks average; the normalisation is agreed on and stays."""
@@ -65,8 +68,11 @@ def _rate(config: Mapping[str, Any]) -> float:
 
 def tensors(net: TabularNetwork, rows: Rows) -> tuple[Tensor, Tensor]:
     """A bank's rows for training: normalised columns (N, 2 F) and targets (N,)."""
+    vectors = torch.from_numpy(rows.vectors)
+    normalised = torch.empty(len(rows), 2 * vectors.shape[1])
     with torch.no_grad():
-        normalised = net.tabular(torch.from_numpy(rows.vectors))
+        for into, part in zip(normalised.split(_AT_ONCE), vectors.split(_AT_ONCE), strict=True):
+            into.copy_(net.tabular(part))
     return normalised, torch.from_numpy(rows.fraud.astype(np.float32))
 
 

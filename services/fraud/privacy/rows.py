@@ -5,6 +5,7 @@ Imports numpy alone: banks read these files in an environment of their own.
 
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -57,12 +58,19 @@ class Rows:
 
     @classmethod
     def load(cls, path: Path) -> "Rows":
-        """Read a file that `save` wrote."""
-        with np.load(path, allow_pickle=False) as file:
-            return cls(
-                tuple(file["names"].tolist()), file["vectors"], file["fraud"], file["amount"],
-                file["customer"],
-            )  # fmt: skip
+        """Read a file that `save` wrote.
+
+        Raises:
+            BadBank: it cannot be read as such.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                return cls(
+                    tuple(file["names"].tolist()), file["vectors"], file["fraud"], file["amount"],
+                    file["customer"],
+                )  # fmt: skip
+        except (OSError, ValueError, EOFError, KeyError, BadZipFile, TypeError) as error:
+            raise BadBank(f"{path.name} has no rows that can be read: {error}") from None
 
 
 def concatenate(parts: list[Rows]) -> Rows:

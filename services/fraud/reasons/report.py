@@ -37,7 +37,7 @@ def make_report(event: Mapping[str, Any], found: Explanation | None, note: str) 
     kept = {name: value for name, value in event.items() if name not in _REPLACED}
     explanation = {"reasons": [], "note": note} if found is None else found.as_dict()
     vector = dict(zip(FEATURES, event["features"], strict=False))
-    return {"rules": [], **kept, **explanation, "vector": vector, "versions": event["seqs"]}
+    return {**kept, **explanation, "vector": vector, "versions": event["seqs"]}
 
 
 async def open_bucket(js: JetStreamContext) -> KeyValue:

@@ -28,7 +28,7 @@ from services.fraud.reasons.mix import ReasonMix
 from services.fraud.reasons.parties import ChargedBackParties, with_parties
 from services.fraud.reasons.report import EXPLAINED, make_report, open_bucket, store
 from services.platform.models.names import label_version, version_path
-from services.platform.models.onnx import ModelRefused
+from services.platform.models.refused import ModelRefused
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
 from services.platform.streaming.connection import connect

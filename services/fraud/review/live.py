@@ -23,6 +23,7 @@ from services.fraud.problem import CostModel
 from services.fraud.review.policy import Policy
 from services.platform.settings import Settings
 from services.platform.streaming.connection import connect
+from services.platform.streaming.stored import bucket_entries
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +35,9 @@ POLL_S = 0.25
 # The review desk writes its price each second; without it reviews would pile up.
 PRICE_VALID_S = 5.0
 
-_Money = Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False)]
-_Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+# Strict: true is no amount.
+_Money = Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False, strict=True)]
+_Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False, strict=True)]
 
 
 class CostChange(BaseModel):
@@ -55,7 +57,7 @@ class CostChange(BaseModel):
     opex: _Money | None = None
     fee: _Money | None = None
     analyst_minute: _Money | None = None
-    analyst_minutes: Annotated[float, Field(gt=0, le=1_440)] | None = None
+    analyst_minutes: Annotated[float, Field(gt=0, le=1_440, strict=True)] | None = None
     missed: _Share | None = None
     wrongly_stopped: _Share | None = None
 
@@ -115,11 +117,8 @@ async def publish_costs(js: JetStreamContext, costs: CostModel) -> int:
 
 async def costs_history(js: JetStreamContext) -> list[tuple[datetime, CostModel]]:
     """The newest changes (at most `HISTORY`), oldest first."""
-    try:
-        entries = await (await js.key_value(BUCKET)).history(COSTS_KEY)
-    except NotFoundError:
-        return []
-    noted = [(orjson.loads(entry.value or b"{}")["at"], entry.value) for entry in entries]
+    values = [value async for value in bucket_entries(js, BUCKET, COSTS_KEY)]
+    noted = [(orjson.loads(value)["at"], value) for value in values]
     return [(datetime.fromisoformat(at), parse_costs(value)) for at, value in noted]
 
 

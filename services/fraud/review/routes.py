@@ -13,7 +13,7 @@ from services.fraud.ingestion.events import ReviewCase, VerdictEvent
 from services.fraud.review.live import CostChange, in_eur, publish_costs, read_costs
 from services.fraud.review.presence import PEOPLE_KEY, report_present
 from services.fraud.review.queue import Lease, LeaseLost, ReviewQueue
-from services.platform.runtime.http import has_bearer_token
+from services.platform.runtime.http import error_responses, has_bearer_token
 from services.platform.settings import Settings
 
 _BEARER = HTTPBearer(
@@ -52,7 +52,7 @@ class ReviewVerdict(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     verdict: Literal["fraud", "genuine"]
-    token: Annotated[str, Field(max_length=40_000)]
+    token: Annotated[str, Field(max_length=40_000, pattern=r"^[!-~]*$")]
     by: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.@-]{1,64}$")] = "analyst"
 
 
@@ -71,7 +71,7 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"model": Problem, "description": "The body is not UTF-8"},
     401: {"model": Problem, "description": "A bearer token is required"},
     403: {"model": Problem, "description": "No token is set"},
-    413: {"model": Problem, "description": "The body is too large"},
+    **error_responses({413: "The body is too large"}),
     503: {"model": Problem, "description": "The stream is unavailable"},
 }
 

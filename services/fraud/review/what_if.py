@@ -17,6 +17,7 @@ from services.fraud.problem import CostModel
 from services.fraud.review.live import CostChange, in_eur, publish_costs, read_costs
 from services.fraud.review.policy import logged_costs, recompute
 from services.fraud.service import SCORER
+from services.platform.evaluation.what_if import covered_days
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
 from services.platform.streaming.connection import connect
@@ -24,7 +25,6 @@ from services.platform.types import Integers
 
 _COLUMNS = ["event_time", "score", "threshold", "amount_minor", "decision", "costs"]
 _TIMEOUT_S = 10.0
-_DAY_S = 86_400.0
 
 
 @dataclass(frozen=True)
@@ -101,8 +101,7 @@ def _scorer_costs(config: Settings) -> Any:
 
 def _compare(rows: pa.Table, old: CostModel, new: CostModel) -> tuple[int, int, float, float, int]:
     by_old, by_new = recompute(rows, old), recompute(rows, new)
-    times = event_times(rows)
-    days = max(float(times.max() - times.min()) / _DAY_S, 1 / 24)
+    days = covered_days(event_times(rows))
     return (
         len(rows),
         int((by_old != by_new).sum()),

@@ -106,13 +106,14 @@ class LiveRules:
 
     def _take(self, note: Announcement, rules: Rules) -> None:
         compiled = _checked(note.version, rules)
-        self.rules, self._version = compiled, note.version
-        RULES_VERSION.set(note.version)
-        log.info("rules: %s, %d rules", compiled.label, len(compiled.rules))
+        # Kept before it acts: a scorer that is killed now starts with the rules it decided by.
         try:
             self._keep(note, rules)
         except OSError as error:
             log.warning("the rules are not kept for the next start: %s", error)
+        self.rules, self._version = compiled, note.version
+        RULES_VERSION.set(note.version)
+        log.info("rules: %s, %d rules", compiled.label, len(compiled.rules))
 
     def _refuse(self, reason: str) -> None:
         RULES_REFUSED.inc()

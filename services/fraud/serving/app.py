@@ -131,8 +131,23 @@ async def _score(scorer: Scorer, request: RawRequest) -> Response:
         return error_response(422, "event_time: more than a day ahead of the clock")
     stages.mark("validate")
     synthetic = is_synthetic(request.headers)
-    explained = parse_qs(request.query).get(b"reasons") == [b"true"] if request.query else False
+    try:
+        explained = _wants_reasons(request.query) if request.query else False
+    except ValueError as error:
+        return error_response(422, str(error))
     decision = await scorer.score(transaction, request.body, stages, synthetic, explained)
     if decision is None:
         return no_model("whiteboard train fraud")
     return decision_response(decision.__dict__, decision.decision, stages, decision.degraded)
+
+
+def _wants_reasons(query: bytes) -> bool:
+    """Whether a query string asks for reasons. ValueError: it says neither true nor false.
+
+    >>> _wants_reasons(b"reasons=true"), _wants_reasons(b"other=%C3%91")
+    (True, False)
+    """
+    said = parse_qs(query.decode("latin-1"), keep_blank_values=True).get("reasons", ["false"])
+    if said not in (["true"], ["false"]):
+        raise ValueError("reasons: true or false, once")
+    return said == ["true"]

@@ -109,7 +109,7 @@ async def _streams_exist(config: Settings) -> bool:
 
 
 async def _start_live(config: Settings, last_seq: int, end_us: int) -> None:
-    from services.fraud.simulator.state import SimulationState
+    from services.fraud.simulator.live import SimulationState
 
     nc = await connect(config, "bootstrap")
     try:

@@ -11,13 +11,13 @@ import orjson
 from nats.errors import TimeoutError as NatsTimeout
 from nats.js import JetStreamContext
 from nats.js.api import ConsumerConfig, DeliverPolicy
-from nats.js.errors import NoKeysError
 from nats.js.kv import KeyValue
 
 from services.fraud.ingestion.events import STREAM, TX, SimulatedEvent, microseconds
 from services.fraud.simulator.gateway import message_id
 from services.platform.streaming.connection import ensure_bucket
 from services.platform.streaming.retry import retry_forever
+from services.platform.streaming.stored import bucket_entries
 
 BUCKET = "replays"
 _CHECKPOINT_S = 1.0
@@ -62,12 +62,8 @@ class ReplayLog:
     async def find(self, sketch: list[str]) -> ReplayRecord | None:
         """The furthest replay of a file that shares transactions with this one."""
         found = []
-        try:
-            keys = await self._bucket.keys()
-        except NoKeysError:
-            return None
-        for key in keys:
-            record = ReplayRecord(**orjson.loads((await self._bucket.get(key)).value or b"{}"))
+        async for value in bucket_entries(self._js, BUCKET):
+            record = ReplayRecord(**orjson.loads(value))
             if not set(sketch).isdisjoint(record.sketch):
                 found.append(record)
         return max(found, key=lambda one: one.reached_us or 0, default=None)

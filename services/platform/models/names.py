@@ -1,9 +1,27 @@
 """Names of models: version labels, object paths in the lake's bucket, announcement keys."""
 
+import json
+
 CHAMPION, CHALLENGER = "champion", "challenger"
 
 # NATS key-value bucket that announces the version in each role.
 ANNOUNCEMENTS = "models"
+
+
+def announced_version(note: bytes | None) -> int | None:
+    """The version that an announcement names; None: there is none. ValueError: it is no such note.
+
+    >>> announced_version(b'{"version": 7}'), announced_version(b'{"version": null}')
+    (7, None)
+    """
+    try:
+        found = json.loads(note or b"{}")
+        version = found.get("version")
+    except (ValueError, AttributeError):
+        version = ""
+    if version is not None and type(version) is not int:
+        raise ValueError(f"not an announcement: {(note or b'')[:80]!r}")
+    return version
 
 
 def version_label(candidate: str, version: int) -> str:

@@ -14,17 +14,15 @@ import numpy.typing as npt
 import onnxruntime as ort
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from services.platform.models.checks.external_data import refuse_external_data
 from services.platform.models.names import version_label
+from services.platform.models.refused import ModelRefused
 from services.platform.types import Floats32
 
 CARD_KEY = "whiteboard"
 INPUT, OUTPUT = "features", "score"
 # Limit on the first calls of a file that is being loaded.
 PROBE_TIMEOUT_S = 5.0
-
-
-class ModelRefused(ValueError):
-    """An unusable model file; the message gives the reason. The model in use is kept."""
 
 
 class ModelCard(BaseModel):
@@ -41,6 +39,7 @@ class ModelCard(BaseModel):
         classes: Class names, in order, of a model that returns a probability for each.
         threshold: Cases with a score at or above it are stopped.
         kpi: The costs the threshold was chosen for.
+        limits: The design's other limits, by name, such as how far an image may be scaled down.
         trained_on: Fingerprint of the training data.
         trained_at: When, UTC.
         trained_until: Event time of the newest example used to fit it or to choose its threshold.
@@ -58,6 +57,7 @@ class ModelCard(BaseModel):
     classes: tuple[str, ...] = ()
     threshold: float = Field(ge=0.0, le=1.0)
     kpi: dict[str, float]
+    limits: dict[str, float] = {}
     trained_on: str
     trained_at: datetime
     trained_until: datetime | None = None
@@ -140,7 +140,7 @@ def probe() -> Iterator[ort.RunOptions]:
 
 
 def open_session(data: bytes, threads: int = 1, optimised: bool = True) -> ort.InferenceSession:
-    """An ONNX Runtime session. ModelRefused if the file is not a model.
+    """An ONNX Runtime session. ModelRefused if the file is not a model, or refers to other files.
 
     Args:
         threads: One by default: for one row a thread pool costs more than it gains.
@@ -149,6 +149,7 @@ def open_session(data: bytes, threads: int = 1, optimised: bool = True) -> ort.I
             opens at once and does the same work within its calls, which can be terminated. So an
             unknown file is probed unoptimised first.
     """
+    refuse_external_data(data)
     options = ort.SessionOptions()
     if not optimised:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL

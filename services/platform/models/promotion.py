@@ -1,10 +1,12 @@
 """The model lifecycle: which version is champion or challenger, and the history of both.
 
-A promotion does four things in this order: it moves the registry's alias, copies the file to where
-serving loads it, announces the version in a NATS key-value bucket, and appends a history row.
+A promotion does four things in this order: it moves the registry's alias, signs the file and
+puts it where serving loads it, announces the version in a NATS key-value bucket, and appends a
+history row.
 Serving watches the bucket; after a restart it loads the version that was announced last.
 """
 
+import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
@@ -16,8 +18,8 @@ from services.platform.models.names import (
     ANNOUNCEMENTS,
     CHALLENGER,
     CHAMPION,
+    announced_version,
     announcement_key,
-    served_path,
     version_path,
 )
 from services.platform.models.promotion_log import (
@@ -27,9 +29,13 @@ from services.platform.models.promotion_log import (
     read_history,
 )
 from services.platform.models.registry import ModelRegistry
+from services.platform.models.served_file import put_served
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
 from services.platform.streaming.connection import connect, ensure_bucket
+from services.platform.telemetry import EVENTS
+
+log = logging.getLogger(__name__)
 
 
 class NoPreviousChampion(ValueError):
@@ -118,16 +124,20 @@ class ModelLifecycle:
         try:
             bucket = await nc.jetstream().key_value(ANNOUNCEMENTS)
             note = await bucket.get(announcement_key(self._design, CHAMPION))
+            version = announced_version(note.value)
         except NotFoundError:
-            return self._registry.champion(self._design)
+            version = None
+        except ValueError as error:
+            EVENTS.labels(ANNOUNCEMENTS, "unreadable").inc()
+            log.error("the registry's alias counts: %s", error)
+            version = None
         finally:
             await nc.close()
-        version: int = orjson.loads(note.value or b"{}")["version"]
-        return version
+        return self._registry.champion(self._design) if version is None else version
 
     def _copy(self, version: int, role: str) -> None:
-        lake = Lake(self._settings)
-        lake.put(served_path(self._design, role), lake.get(version_path(self._design, version)))
+        data = Lake(self._settings).get(version_path(self._design, version))
+        put_served(self._settings, data, self._design, role, version)
 
     async def _record(
         self,

@@ -4,13 +4,17 @@ A stream from which nothing can be deleted. It does not depend on the registry, 
 read it.
 """
 
+import logging
 from datetime import datetime
 from enum import StrEnum
 
 from nats.js import JetStreamContext
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from services.platform.streaming.stored import ensure_history, history
+from services.platform.telemetry import EVENTS
+
+log = logging.getLogger(__name__)
 
 HISTORY_STREAM = "MODEL_HISTORY"
 
@@ -56,7 +60,18 @@ async def append_record(js: JetStreamContext, record: PromotionRecord) -> None:
 async def read_history(js: JetStreamContext, design: str) -> list[PromotionRecord]:
     """All rows of a design, oldest first; none before there is a stream."""
     return [
-        PromotionRecord.model_validate_json(message.data or b"")
-        async for _, message in history(js, HISTORY_STREAM)
+        record
+        async for seq, message in history(js, HISTORY_STREAM)
         if message.subject == f"model.{design}"
+        for record in _readable(seq, message.data or b"")
     ]
+
+
+def _readable(seq: int, data: bytes) -> list[PromotionRecord]:
+    """The row; none where it cannot be read, which must not block a rollback."""
+    try:
+        return [PromotionRecord.model_validate_json(data)]
+    except ValidationError as error:
+        EVENTS.labels("history", "unreadable").inc()
+        log.error("row %d of the history skipped: %s", seq, error.errors()[0]["msg"])
+        return []

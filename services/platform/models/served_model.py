@@ -6,17 +6,25 @@ It is loaded, checked, watched for promotions, and replaced by one assignment.
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Generic, TypeVar
 
-import orjson
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
-from services.platform.models.names import ANNOUNCEMENTS, CHAMPION, announcement_key, served_path
-from services.platform.models.onnx import ModelRefused, ScoringModel
+from services.platform.models.checks.probe import refuse_greedy
+from services.platform.models.checks.signature import verified
+from services.platform.models.names import (
+    ANNOUNCEMENTS,
+    CHAMPION,
+    announced_version,
+    announcement_key,
+)
+from services.platform.models.onnx import ScoringModel
+from services.platform.models.refused import ModelRefused
+from services.platform.models.served_file import LastGood, read_signed
 from services.platform.settings import Settings
-from services.platform.storage.lake import Lake
-from services.platform.telemetry import MODEL_REFUSED, MODEL_VERSION
+from services.platform.telemetry import EVENTS, MODEL_REFUSED, MODEL_VERSION
 
 log = logging.getLogger(__name__)
 
@@ -54,30 +62,79 @@ class ServedModel(Generic[M]):
         self.role = role
         self.model: M | None = None
         self.refused = ""
+        self._last_good = LastGood(settings, design, role)
+        self._signed_at = 0.0
 
     def load(self) -> bool:
         """Load the role's present file, from the model file of the settings or from S3.
 
-        The file is checked and warmed up before it takes over; a refused one changes nothing.
+        Its signature is verified first, and a new file is read in a process of its own before it is
+        read here. It is checked and warmed up before it takes over; a refused one changes nothing.
+        Where nothing serves yet, the last good champion does, which was kept here.
 
         Returns:
             False if a retry may succeed: S3 did not answer, or has no such file yet.
         """
         try:
-            model = self._read_model(self._file())
+            model = self._newest()
         except FileNotFoundError:
             self._refuse(f"there is no {self.role} yet: train one first")
+            self._fall_back()
             return False
         except OSError as error:
             log.warning("%s not loaded, S3 does not answer: %s", self.role, error)
+            self._fall_back()
             return False
         except ModelRefused as error:
             self._refuse(str(error))
+            self._fall_back()
             return True
         self.refused = ""
         self._replace(model)
         log.info("%s: %s", self.role, self._label())
         return True
+
+    def _newest(self) -> M:
+        """The model of the newest file. ModelRefused, FileNotFoundError, OSError: see `load`."""
+        own = self._settings.model_file
+        if self.role == CHAMPION and own.exists():
+            return self._read_apart_first(own.read_bytes())
+        signed = read_signed(self._settings, self._design, self.role)
+        data, statement = verified(self._settings, signed, self._design, self.role)
+        if statement.at < self._last_signed_at():
+            raise ModelRefused("signed before the model that was served last: promote it again")
+        model = self._read_apart_first(data)
+        self._signed_at = statement.at
+        if self.role == CHAMPION:
+            self._last_good.keep(signed)
+        return model
+
+    def _read_apart_first(self, data: bytes) -> M:
+        """Read a file that may be new here: in a process of its own, then in this one."""
+        refuse_greedy(data, self._read_model, self._settings.home / "models" / "passed")
+        return self._read_model(data)
+
+    def _last_signed_at(self) -> float:
+        """When the file was signed that was served last, here or before a restart."""
+        if not self._signed_at:
+            with suppress(ModelRefused):
+                found = self._last_good.read()
+                self._signed_at = found[1].at if found else 0.0
+        return self._signed_at
+
+    def _fall_back(self) -> None:
+        """Serve the last good champion, if nothing serves yet."""
+        if self.role != CHAMPION or self.model is not None:
+            return
+        try:
+            found = self._last_good.read()
+            if found is None:
+                return
+            self._replace(self._read_model(found[0]))
+        except ModelRefused as error:
+            log.error("the last good copy is refused: %s", error)
+            return
+        log.warning("%s: %s, the last good copy", self.role, self._label())
 
     async def watch(self, nc: Client) -> None:
         """Reload whenever a promotion is announced. Runs until cancelled.
@@ -100,7 +157,12 @@ class ServedModel(Generic[M]):
 
     async def _follow(self, note: bytes | None) -> bool:
         """Hold the announced version. False if a retry may succeed."""
-        version = orjson.loads(note or b"{}").get("version")
+        try:
+            version = announced_version(note)
+        except ValueError as error:
+            EVENTS.labels(ANNOUNCEMENTS, "unreadable").inc()
+            log.error("%s skipped, keeping %s: %s", self.role, self._label(), error)
+            return True
         if version is None and self.role != CHAMPION:
             self._replace(None)
             return True
@@ -120,11 +182,6 @@ class ServedModel(Generic[M]):
         self.model = model
         if model is not None:
             MODEL_VERSION.labels(self.role, model.card.candidate).set(model.card.version)
-
-    def _file(self) -> bytes:
-        if self.role == CHAMPION and self._settings.model_file.exists():
-            return self._settings.model_file.read_bytes()
-        return Lake(self._settings).get(served_path(self._design, self.role))
 
     def _label(self) -> str:
         return self.model.card.label if self.model else "nothing"

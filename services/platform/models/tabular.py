@@ -6,14 +6,8 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from services.platform.models.onnx import (
-    INPUT,
-    OUTPUT,
-    ModelRefused,
-    open_session,
-    probe,
-    read_card,
-)
+from services.platform.models.onnx import INPUT, OUTPUT, open_session, probe, read_card
+from services.platform.models.refused import ModelRefused
 from services.platform.types import Floats, Floats32, Integers
 
 

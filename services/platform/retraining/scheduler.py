@@ -1,4 +1,4 @@
-"""The scheduler: retrains nightly, and sooner on an alert or a command.
+"""The scheduler: retrains and compacts nightly, and retrains sooner on an alert or a command.
 
 It runs each job as a process of its own, one at a time, so that training's libraries and memory are
 freed with it. Its command line names the program that runs a job. A command is acknowledged before
@@ -68,6 +68,12 @@ class Scheduler:
         """Queue the nightly job."""
         self._jobs.put_nowait(("night", design))
 
+    def queue_night(self, design: str, compact: bool) -> None:
+        """Queue what a night brings: retraining, then the lake's compaction if it has tables."""
+        self.queue_retraining(design)
+        if compact:
+            self._jobs.put_nowait(("compact", design))
+
     def handle_alert(self, design: str, alert: str) -> None:
         """Queue a retraining when drift or cost is reported, at most once an hour."""
         if time.monotonic() - self._last_alert.get(design, -_ALERT_INTERVAL_S) >= _ALERT_INTERVAL_S:
@@ -90,7 +96,9 @@ async def consume_commands(nc: Client, scheduler: Scheduler, design: str) -> Non
     """Queue a design's commands from the control stream. Runs until cancelled."""
     js = nc.jetstream()
     await ensure_stream(js, CONTROL, ["control.>"])
-    commands = await js.pull_subscribe(control_subject(design), durable=f"{NAME}-{design}")
+    commands = await js.pull_subscribe(
+        control_subject(design), durable=f"{NAME}-{design}", stream=CONTROL
+    )
     while True:
         try:
             [message] = await commands.fetch(1, timeout=30)
@@ -118,14 +126,15 @@ async def main(config: Settings, program: Sequence[str]) -> None:
     Args:
         program: See `Scheduler`.
     """
-    designs = [design.name for design in registered(config)]
+    designs = {design.name: design for design in registered(config)}
     nc = await connect(config, NAME, timeout_s=60.0)
     scheduler = Scheduler(program)
     hour, minute = config.night_utc.split(":")
     clock = AsyncIOScheduler(timezone="UTC")
-    for design in designs:
+    for design, of in designs.items():
         trigger = CronTrigger(hour=hour, minute=minute, timezone="UTC")
-        clock.add_job(scheduler.queue_retraining, trigger, [design])
+        compact = of.lake_tables is not None
+        clock.add_job(scheduler.queue_night, trigger, [design, compact])
         await forward_alerts(nc, scheduler, design)
     clock.start()
     try:

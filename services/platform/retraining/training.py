@@ -76,6 +76,7 @@ class TrainedCandidate:
         metrics: Logged beside those of the validation examples.
         reference: The drift monitor's reference, as it is stored.
         attachments: By name, what the model file carries besides.
+        exported: Its ONNX file, if it was exported already; empty otherwise.
     """
 
     candidate: Candidate[Any]
@@ -87,6 +88,7 @@ class TrainedCandidate:
     metrics: Mapping[str, float]
     reference: bytes
     attachments: Mapping[str, bytes] = field(default_factory=dict)
+    exported: bytes = b""
 
 
 def register(settings: Settings, trained: TrainedCandidate) -> RegisteredModel:
@@ -94,7 +96,7 @@ def register(settings: Settings, trained: TrainedCandidate) -> RegisteredModel:
     candidate, card, valid = trained.candidate, trained.card, trained.validation
     evaluated = (trained.score, valid.positive, valid.amount, card.threshold, trained.cost_model)
     measured = {**metrics(*evaluated), **trained.metrics}
-    onnx = attach(candidate.export(), trained.attachments)
+    onnx = attach(trained.exported or candidate.export(), trained.attachments)
     with TemporaryDirectory() as folder:
         native = Path(folder) / "native"
         native.mkdir()

@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from services.platform.runtime.origin import host_check, refusal
 from services.platform.telemetry import REQUESTS
 
 Headers = Iterable[tuple[bytes, bytes]]
@@ -68,7 +69,7 @@ def is_synthetic(headers: Headers) -> bool:
 
 
 def has_bearer_token(authorization: str, token: str) -> bool:
-    """Whether an `Authorization` header carries a token (RFC 6750).
+    """Whether an `Authorization` header carries a token (RFC 6750); no header carries an empty one.
 
     Starlette decodes headers as Latin-1; encoded again, any header compares with any token.
 
@@ -76,7 +77,7 @@ def has_bearer_token(authorization: str, token: str) -> bool:
     (True, False)
     """
     expected = f"Bearer {token}".encode()
-    return compare_digest(authorization.encode("latin-1"), expected)
+    return bool(token) and compare_digest(authorization.encode("latin-1"), expected)
 
 
 class BodyTooLarge(HTTPException):
@@ -154,6 +155,8 @@ Endpoint = Callable[[RawRequest], Awaitable[Response]]
 class DirectApp(FastAPI):
     """A FastAPI application that limits bodies, answers HEAD, and may have hot paths.
 
+    It refuses requests of other sites: see `origin`.
+
     Hot paths bypass FastAPI but appear in its documentation. Middlewares, the router, exit stacks,
     dependencies and serialisation take a third of the time of a request that does not need them
     (ADR 11). If a hot endpoint raises, the server answers 500.
@@ -161,16 +164,19 @@ class DirectApp(FastAPI):
     Every path that answers GET answers HEAD, with the same headers (RFC 9110, section 9.3.2).
     """
 
-    def __init__(self, max_bytes: int, **options: Any) -> None:
-        """Refuse bodies over `max_bytes` on every path.
+    def __init__(self, max_bytes: int, hosts: Iterable[str] = (), **options: Any) -> None:
+        """Refuse bodies over `max_bytes`, and requests of other sites, on every path.
 
         Args:
+            hosts: Names under which it is asked, besides localhost and addresses.
             options: Arguments of FastAPI.
         """
         super().__init__(**options)
         self._max_bytes = max_bytes
+        self._known_host = host_check(hosts)
         self._hot: dict[str, ASGIApp] = {}
         self.add_exception_handler(BodyTooLarge, _refuse_body)
+        self.add_exception_handler(405, self._refuse_method)
 
     def add_direct(
         self, path: str, endpoint: Endpoint, model: type[BaseModel], **documented: Any
@@ -202,9 +208,22 @@ class DirectApp(FastAPI):
         self.add_api_route(path, documentation, methods=["POST"], **options)
         self._hot[path] = direct
 
+    async def _refuse_method(self, request: Request, error: Exception) -> Response:
+        """405 with all methods of the path; Starlette names those of its first route alone."""
+        methods = self.openapi()["paths"].get(request.url.path)
+        headers = getattr(error, "headers", None) or {}
+        allow = {"Allow": ", ".join(map(str.upper, methods))} if methods else headers
+        body = {"detail": "Method Not Allowed"}
+        return JsonResponse(body, status_code=405, headers=allow)
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI request."""
         method = scope.get("method")
+        if method is not None:
+            refused = refusal(method, scope["headers"], self._known_host)
+            if refused is not None:
+                await error_response(*refused)(scope, receive, send)
+                return
         hot = self._hot.get(scope["path"]) if method == "POST" else None
         if hot is not None:
             await hot(scope, receive, send)

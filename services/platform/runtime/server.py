@@ -25,7 +25,7 @@ def serve_app(factory: str, host: str, port: int, log_level: str = "warning") ->
         access_log=False,
         log_level=log_level,
         timeout_keep_alive=KEEP_ALIVE_S,
-        # No proxy stands in front, so nobody's X-Forwarded-For is believed.
+        # No proxy stands in front, so X-Forwarded-For is ignored.
         proxy_headers=False,
         server_header=False,
     )

@@ -103,6 +103,7 @@ class DecisionService(Generic[M, D]):
         """
         app = DirectApp(
             max_bytes,
+            self._config.host_names,
             title=title,
             summary=summary,
             lifespan=self._lifespan,

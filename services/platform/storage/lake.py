@@ -9,6 +9,7 @@ import io
 import re
 import urllib.parse
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import UTC, datetime
 
 import numpy as np
@@ -16,10 +17,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
-from pyarrow.fs import FileSelector, FileType, S3FileSystem
+from pyarrow.fs import FileInfo, FileSelector, FileType, S3FileSystem
 
 from services.platform.settings import Settings
 
+_READ_ATTEMPTS = 4
+# Rows are filtered by the statistics of row groups: a range of a large file reads a part of it.
+_ROWS_PER_GROUP = 50_000
 _DATE = re.compile(r"/date=(\d{4}-\d{2}-\d{2})/")
 
 
@@ -42,7 +46,7 @@ class Lake:
         self.bucket = bucket or settings.bucket
         self.filesystem = S3FileSystem(
             access_key=settings.user,
-            secret_key=settings.password.get_secret_value(),
+            secret_key=settings.plain_password,
             endpoint_override=url.netloc,
             scheme=url.scheme,
             region="us-east-1",
@@ -59,12 +63,12 @@ class Lake:
             OSError: S3 did not store it.
         """
         if not partition or not rows.num_rows:
-            self._put(f"{table}/{name}.parquet", rows)
+            self.put_table(f"{table}/{name}.parquet", rows)
             return
         dates = pc.strftime(rows["event_time"], format="%Y-%m-%d")
         for date in pc.unique(dates).to_pylist():
             part = rows.filter(pc.equal(dates, date))
-            self._put(f"{table}/date={date}/{name}.parquet", part)
+            self.put_table(f"{table}/date={date}/{name}.parquet", part)
 
     def read(
         self,
@@ -86,6 +90,10 @@ class Lake:
         Raises:
             OSError: S3 did not answer.
         """
+        for _ in range(_READ_ATTEMPTS - 1):
+            with suppress(FileNotFoundError):
+                return self.read_files(self.files(table, since), columns, where, since, schema)
+        # A compaction replaced files between listing and opening them, each time.
         return self.read_files(self.files(table, since), columns, where, since, schema)
 
     def read_files(
@@ -107,10 +115,14 @@ class Lake:
 
     def files(self, table: str, since: float = 0.0) -> list[str]:
         """Sorted paths of a table's files, with the bucket, of days from `since` (seconds) on."""
+        paths = [info.path for info in self.infos(table)]
+        return [path for path in paths if partition_date(path) >= f"{_utc(since):%Y-%m-%d}"]
+
+    def infos(self, table: str) -> list[FileInfo]:
+        """A table's files with size and time, sorted by path."""
         selector = FileSelector(f"{self.bucket}/{table}", recursive=True, allow_not_found=True)
         found = self.filesystem.get_file_info(selector)
-        paths = sorted(f.path for f in found if f.type == FileType.File)
-        return [path for path in paths if _partition(path) >= f"{_utc(since):%Y-%m-%d}"]
+        return sorted((f for f in found if f.type == FileType.File), key=lambda f: f.path)
 
     def put(self, path: str, data: bytes) -> None:
         """Write an object of the bucket. OSError if S3 did not store it."""
@@ -138,10 +150,19 @@ class Lake:
             for file in self.files(table):
                 self.filesystem.delete_file(file)
 
-    def _put(self, path: str, rows: pa.Table) -> None:
+    def put_table(self, path: str, rows: pa.Table) -> int:
+        """Write rows as a Parquet file of the bucket. Returns its size. OSError if S3 did not."""
         sink = io.BytesIO()
-        pq.write_table(rows, sink, compression="zstd", compression_level=1)
+        pq.write_table(
+            rows, sink, compression="zstd", compression_level=1, row_group_size=_ROWS_PER_GROUP
+        )
         self.put(path, sink.getvalue())
+        return sink.tell()
+
+    def delete(self, path: str) -> None:
+        """Delete a file that `files` listed; one that is gone is no error."""
+        with suppress(FileNotFoundError):
+            self.filesystem.delete_file(path)
 
 
 class IncrementalReader:
@@ -187,9 +208,16 @@ class IncrementalReader:
         """
         keep = _since(since) if wanted is None else _since(since) & wanted
         where = keep if self._where is None else keep & self._where
-        files = self._lake.files(self._table, since)
-        unread = [file for file in files if file not in self._opened]
-        rows = self._lake.read_files(unread, self._columns, where, schema=self._schema)
+        for attempt in range(_READ_ATTEMPTS):
+            files = self._lake.files(self._table, since)
+            unread = [file for file in files if file not in self._opened]
+            try:
+                rows = self._lake.read_files(unread, self._columns, where, schema=self._schema)
+                break
+            except FileNotFoundError:
+                # A compaction replaced a file after it was listed.
+                if attempt == _READ_ATTEMPTS - 1:
+                    raise
         parts = [part for part in (self._rows, rows) if part is not None]
         if parts:
             self._rows = _deduplicated(pa.concat_tables(parts).filter(keep))
@@ -205,10 +233,10 @@ def _since(seconds: float) -> pc.Expression:
     return pc.field("event_time") >= pa.scalar(_utc(seconds), pa.timestamp("us", tz="UTC"))
 
 
-def _partition(path: str) -> str:
+def partition_date(path: str) -> str:
     """The date of a file's folder; a date after all others if it has none.
 
-    >>> _partition("lake/fraud/label/date=2026-03-01/a.parquet"), _partition("lake/x/a.parquet")
+    >>> partition_date("lake/x/date=2026-03-01/a.parquet"), partition_date("lake/x/a.parquet")
     ('2026-03-01', '9999-12-31')
     """
     match = _DATE.search(path)
@@ -226,4 +254,6 @@ def _deduplicated(rows: pa.Table) -> pa.Table:
     ordered = seq[order]
     first = np.ones(len(order), dtype=bool)
     first[1:] = ordered[1:] != ordered[:-1]
+    if first.all() and (seq == ordered).all():
+        return rows
     return rows.take(pa.array(order[first]))

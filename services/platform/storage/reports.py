@@ -1,5 +1,6 @@
 """Drift reports: stored in the lake, and served by a design's HTTP service."""
 
+import re
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Path, Response
@@ -9,6 +10,15 @@ from services.platform.runtime.http import error_response, error_responses
 from services.platform.storage.lake import Lake
 
 NEWEST = "newest"
+# Reports that `whiteboard report` and the monitors wrote; what else lies there is not served.
+_OURS = re.compile(r"/(\d{8}T\d{6})\.html$")
+# A report's scripts draw its figures. They get an origin of their own, and reach nothing.
+_POLICY = (
+    "sandbox allow-scripts; default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; "
+    "style-src 'unsafe-inline'; img-src data: blob:; font-src data:; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'"
+)
+_HEADERS = {"Content-Security-Policy": _POLICY, "X-Content-Type-Options": "nosniff"}
 
 
 def report_path(design: str, name: str) -> str:
@@ -19,7 +29,8 @@ def report_path(design: str, name: str) -> str:
 def newest_report(lake: Lake, design: str) -> str | None:
     """Name of the newest report; None without any. OSError if S3 does not answer."""
     files = lake.files(f"reports/{design}")  # sorted, and a report's name is its time
-    return files[-1].rpartition("/")[2].removesuffix(".html") if files else None
+    ours = [found[1] for file in files if (found := _OURS.search(file))]
+    return ours[-1] if ours else None
 
 
 def add_reports(app: FastAPI, design: str, lake: Lake) -> None:
@@ -39,7 +50,7 @@ def add_reports(app: FastAPI, design: str, lake: Lake) -> None:
         responses=responses,
     )
     def report(
-        name: Annotated[str, Path(pattern="^[0-9A-Za-z-]{1,40}$", examples=[NEWEST])],
+        name: Annotated[str, Path(pattern=r"^(\d{8}T\d{6}|newest)$", examples=[NEWEST])],
     ) -> Response:
         try:
             existing = newest_report(lake, design) if name == NEWEST else name
@@ -47,7 +58,7 @@ def add_reports(app: FastAPI, design: str, lake: Lake) -> None:
                 return error_response(404, f"no report yet: `whiteboard report {design}` makes one")
             if existing != name:
                 return RedirectResponse(f"/reports/{existing}")
-            return HTMLResponse(lake.get(report_path(design, name)))
+            return HTMLResponse(lake.get(report_path(design, name)), headers=_HEADERS)
         except FileNotFoundError:
             return error_response(404, f"no report {name}")
         except OSError as error:

@@ -100,7 +100,7 @@ def _signed(
     scope = f"{date}/{_REGION}/{_SERVICE}/aws4_request"
     hashed = hashlib.sha256(canonical.encode()).hexdigest()
     text = "\n".join(["AWS4-HMAC-SHA256", time, scope, hashed])
-    key = f"AWS4{settings.password.get_secret_value()}".encode()
+    key = f"AWS4{settings.plain_password}".encode()
     for part in (date, _REGION, _SERVICE, "aws4_request", text):
         key = hmac.digest(key, part.encode(), "sha256")
     credential = f"Credential={settings.user}/{scope}"

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 from nats.js import JetStreamContext, api
 from nats.js.errors import NotFoundError
@@ -28,14 +29,28 @@ async def ensure_history(js: JetStreamContext, name: str, subjects: list[str]) -
         return 0
 
 
-async def history(js: JetStreamContext, name: str) -> AsyncIterator[tuple[int, api.RawStreamMsg]]:
+async def history(
+    js: JetStreamContext, name: str, subject: str = ">"
+) -> AsyncIterator[tuple[int, api.RawStreamMsg]]:
     """Sequence and message of each row of a history, oldest first; none before it exists."""
-    try:
-        state = (await js.stream_info(name)).state
-    except NotFoundError:
-        return
-    for seq in range(max(state.first_seq, 1), state.last_seq + 1):
-        yield seq, await js.get_msg(name, seq)
+    seq = 1
+    with suppress(NotFoundError):
+        while True:
+            message = await js.get_msg(name, seq=seq, next=True, subject=subject)
+            assert message.seq is not None
+            yield message.seq, message
+            seq = message.seq + 1
+
+
+async def bucket_entries(js: JetStreamContext, bucket: str, key: str = ">") -> AsyncIterator[bytes]:
+    """The values a key-value bucket keeps, oldest first; none before it exists.
+
+    Each is asked for by itself: nats-py's `keys` and `history` miss all of them where the server is
+    slow to name the first.
+    """
+    async for _, message in history(js, f"KV_{bucket}", f"$KV.{bucket}.{key}"):
+        if not (message.headers or {}).get("KV-Operation"):
+            yield message.data or b""
 
 
 async def newest_messages(

@@ -1,12 +1,13 @@
 // The page: designs, views, and the live state that all of them show.
 import { get, recording, watch } from "api";
-import { h, tabs } from "dom";
+import { h, number, tabs } from "dom";
 import { Diagram } from "diagram";
 import { Panel } from "panel";
 import { trafficForm } from "jobs";
+import { moneyView } from "money";
 import { breakView, decisionsView, driftView, followView, loadView, modelsView } from "views";
 
-const VIEWS = [["diagram", "Diagram"], ["follow", "Follow one"], ["decisions", "Decisions"], ["models", "Models"],
+const VIEWS = [["diagram", "Diagram"], ["follow", "Follow one"], ["decisions", "Decisions"], ["money", "Money"], ["models", "Models"],
   ["drift", "Drift"], ["load", "Load"], ["break", "Break it"]];
 const KEPT = 120;
 const main = document.getElementById("view");
@@ -33,7 +34,18 @@ function onTick(tick) {
     kept.push(live);
     if (kept.length > KEPT) kept.shift();
   }
+  showProgress(tick.progress || []);
   refresh();
+}
+
+// The first start of a home: what is made now, by design.
+function showProgress(notes) {
+  const place = document.getElementById("progress");
+  place.hidden = !notes.length;
+  place.replaceChildren(...notes.map(({ design, title, done, total }) => {
+    const text = `${designs.find((one) => one.name === design)?.title || design}: ${title}`;
+    return h("label", {}, h("span", {}, text), h("progress", total ? { max: total, value: done } : {}), h("span", {}, total ? `${number(done)} of ${number(total)}` : ""));
+  }));
 }
 
 function refresh() {
@@ -60,7 +72,7 @@ function go(change) {
 
 function show() {
   const design = designs.find((one) => one.name === chosen.design);
-  const views = design.event ? VIEWS : VIEWS.filter(([id]) => !["follow", "decisions"].includes(id));
+  const views = design.event ? VIEWS : VIEWS.filter(([id]) => !["follow", "decisions", "money"].includes(id));
   tabs(document.getElementById("designs"), designs.map((one) => [one.name, one.title]), design.name, (name) => go({ design: name, box: "" }));
   tabs(document.getElementById("views"), views, chosen.view, (view) => go({ view, box: "" }));
   document.title = `${design.title}: ${VIEWS.find(([id]) => id === chosen.view)[1]}`;
@@ -71,7 +83,7 @@ function show() {
   const withStage = ["diagram", "follow", "break"].includes(chosen.view);
   const stage = withStage ? h("div", { className: "whole" }, rail(design, diagram),
     h("div", { className: "middle" }, diagram.element, chosen.view === "follow" ? null : trafficForm(design)), panel.element) : null;
-  const view = { follow: () => followView(design, diagram), decisions: () => decisionsView(design), models: () => modelsView(design),
+  const view = { follow: () => followView(design, diagram), decisions: () => decisionsView(design), money: () => moneyView(design), models: () => modelsView(design),
     drift: () => driftView(design), load: () => loadView(design, live), break: () => breakView(design) }[chosen.view];
   main.replaceChildren(...[stage, view?.()].filter(Boolean));
   main.setAttribute("aria-labelledby", `tab-views-${chosen.view}`);

@@ -46,7 +46,7 @@ export class Diagram {
     const values = box.figures.map(() => h("b"));
     const outgoing = h("span", { className: "outgoing" });
     const button = h("button", { type: "button", className: "box", "data-box": box.id, onclick: () => select(box.id) },
-      h("span", { className: "name" }, box.label), " ", state,
+      h("span", { className: "name" }, box.label), state,
       box.figures.slice(0, 3).map((f, i) => h("span", { className: "figure" }, ` ${f.label} `, values[i])), outgoing);
     button.style.left = `${(box.x / WIDTH) * 100}%`;
     button.style.top = `${(box.y / this.height) * 100}%`;
@@ -151,14 +151,17 @@ export class Diagram {
   }
 }
 
-// Middle of an arrow's last straight line, and whether it goes across.
+// Middle of an arrow's last straight line, or of its longest where the last is too short for text, and whether it goes across.
+const SHORT = 40;
 function labelPlace(path) {
-  let x = 0, y = 0, last = [0, 0, true];
+  let x = 0, y = 0;
+  const lines = [];
   for (const [, kind, numbers] of path.matchAll(/([MHV])([\d. ]+)/g)) {
     const values = numbers.trim().split(" ").map(Number);
     if (kind === "M") [x, y] = values;
-    else if (kind === "H") { last = [(x + values[0]) / 2, y, true]; x = values[0]; }
-    else { last = [x, (y + values[0]) / 2, false]; y = values[0]; }
+    else if (kind === "H") { lines.push([(x + values[0]) / 2, y, true, Math.abs(x - values[0])]); x = values[0]; }
+    else { lines.push([x, (y + values[0]) / 2, false, Math.abs(y - values[0])]); y = values[0]; }
   }
-  return last;
+  const last = lines.at(-1);
+  return last[3] >= SHORT ? last : lines.reduce((a, b) => (b[3] > a[3] ? b : a));
 }

@@ -23,12 +23,14 @@ function fill(element, properties, children) {
 export function number(value) {
   if (value === null || value === undefined) return "–";
   const size = Math.abs(value);
+  if (size > 0 && size < 0.005) return value.toExponential(0);
   const digits = size >= 100 || Number.isInteger(value) ? 0 : size >= 10 ? 1 : size >= 0.095 ? 1 : size === 0 ? 0 : 2;
   return value.toLocaleString("en-GB", { maximumFractionDigits: digits });
 }
 
 export function figure(value, unit) {
   if (value === null || value === undefined) return "–";
+  if (unit === "ms" && value >= 1000) return `${number(value / 1000)} s`;
   return unit === "/s" ? `${number(value)}/s` : unit ? `${number(value)} ${unit}` : number(value);
 }
 

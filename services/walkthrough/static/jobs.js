@@ -2,7 +2,7 @@
 import { get, mayChange, post, recording } from "api";
 import { h, number } from "dom";
 
-const KINDS = { kill: "Kill", hang: "Hang 10 s", away: "Away 10 s" };
+const KINDS = { kill: "Kill", hang: "Hang 10 s", away: "Away 10 s", slow: "Slow 10 s" };
 const ENDED = ["done", "failed"];
 
 export function notAllowed() {

@@ -22,7 +22,7 @@ export function followView(design, diagram) {
     button.disabled = false;
   } }, `Send one ${design.event}`);
   return h("section", { className: "view" }, h("h2", {}, `Follow one ${design.event}`),
-    h("p", {}, `One real ${design.event} goes through the running stack. Each stop has the time since it was sent, measured here; the scorer's stages come from its Server-Timing header.`),
+    h("p", {}, `One real ${design.event} goes through the running stack. Each stop has the time since it was sent, measured here. A service's own stages come from its Server-Timing header.`),
     h("div", { className: "row" }, button), notAllowed(), list);
 }
 
@@ -60,6 +60,8 @@ function decision(design, view) {
   return [
     h("h3", {}, view.title),
     h("p", {}, h("b", {}, view.decision), `: score ${view.score.toFixed(4)} against ${view.threshold.toFixed(4)}, by ${view.model}. ${view.reason}`),
+    view.reasons.length ? h("div", {}, h("h4", {}, "Reasons"), h("ul", {}, view.reasons.map((text) => h("li", {}, text))))
+      : view.stopped && !view.image ? h("p", { className: "small" }, "No reasons are written yet: the worker writes them within a second.") : null,
     view.image ? picture(view) : null,
     h("dl", { className: "pairs" }, facts),
     rows.length ? table("Its most unusual values", ["feature", "value", "usual: 5 % · median · 95 % of the newest decisions"], rows) : null,

@@ -1,5 +1,6 @@
 """The toy design's wiring."""
 
+from services.platform.access import Access
 from services.platform.design import DEFERRABLE_NICE, Design, HttpApp, Process
 from services.platform.hooks import Problem
 
@@ -36,8 +37,27 @@ TOY = Design(
     name="toy",
     title="Parcels by weight",
     package=PACKAGE,
-    http=HttpApp("toy_service", f"{PACKAGE}.serving.app:create_app", "/weigh", 18089),
-    processes=(Process("toy-shadow", f"{PACKAGE}.monitoring.shadow", 9, DEFERRABLE_NICE),),
+    http=HttpApp(
+        "toy_service",
+        f"{PACKAGE}.serving.app:create_app",
+        "/weigh",
+        18089,
+        access=Access(publishes=("toy.>",), watches=("models",), loads=("lake",)),
+    ),
+    processes=(
+        Process(
+            "toy-shadow",
+            f"{PACKAGE}.monitoring.shadow",
+            9,
+            DEFERRABLE_NICE,
+            access=Access(
+                consumes=("TOY_DECISIONS",),
+                watches=("models",),
+                loads=("lake",),
+                stores=("lake/toy",),
+            ),
+        ),
+    ),
     first_candidate="limit",
     traffic_rate=10.0,
     figures={"serving": lambda f: f"p95 {f['p95_ms']:.1f} ms"},

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 
 import httpx
 import numpy as np
@@ -28,9 +29,10 @@ from services.cv_inspection.serving import batch
 from services.cv_inspection.serving.app import create_app
 from services.cv_inspection.serving.worker import NAME
 from services.cv_inspection.simulator.camera import Camera
-from services.platform.models.names import served_path
+from services.platform.models.names import CHALLENGER, CHAMPION
 from services.platform.models.onnx import write_card
 from services.platform.models.promotion import announce
+from services.platform.models.served_file import put_served
 from services.platform.retraining.shadow import shadow_table
 from services.platform.storage.lake import Lake
 from tests.integration.conftest import lag, until
@@ -43,7 +45,7 @@ CAMERA = Camera(5, defect_share=0.5)
 def model(config, nc, vision_file):
     """A champion in the store."""
     data = write_card(vision_file, cv_card())
-    Lake(config).put(served_path(DESIGN), data)
+    put_served(config, data, DESIGN, CHAMPION, 1)
     return data
 
 
@@ -54,7 +56,7 @@ async def inspector(config):
     transport = httpx.ASGITransport(app)
     async with (
         app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://inspector") as http,
+        httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http,
     ):
         yield http
 
@@ -98,10 +100,10 @@ async def test_a_posted_image_is_inspected(config, nc, model):
         assert body["decision"] in ("pass", "reject", "review")
         assert body["model"] == "efficientnet:1"
         assert body["mask_png"]
-        for stage in ("wait", "decode", "scale", "infer", "decide", "encode"):
+        for stage in ("wait", "decode", "measure", "infer", "decide", "encode"):
             assert f"{stage};dur=" in answer.headers["Server-Timing"]
         rle = (await http.post("/invocations", content=shot.jpeg())).json()
-        assert sum(rle["mask_rle"]) == rle["mask_size"] ** 2
+        assert sum(rle["mask_rle"]) == math.prod(rle["mask_size"])
         assert (await http.get("/ping")).status_code == 200
         await until(lambda: published(nc, 2))
 
@@ -137,7 +139,7 @@ async def test_images_beyond_the_queue_are_refused_at_once(config, nc, model):
 
 
 async def test_a_notification_needs_the_token_and_repeats_are_one_event(config, nc):
-    token = {"Authorization": f"Bearer {config.password.get_secret_value()}"}
+    token = {"Authorization": f"Bearer {config.plain_webhook_token}"}
     data = orjson.dumps({"event_type": "create", "key": f"/buckets/{config.inbox}/a/b/c/1.jpg"})
     async with inspector(config) as http:
         for headers in ({}, {"Authorization": b"Bearer \xe9"}):
@@ -157,8 +159,12 @@ async def test_a_notification_needs_the_token_and_repeats_are_one_event(config, 
 async def test_a_label_is_published_and_an_invalid_one_is_named(config, nc):
     async with inspector(config) as http:
         good = orjson.dumps({"inspection_id": "0" * 32, "label": "scratch"})
-        assert (await http.post("/verdict", content=good)).status_code == 202
-        bad = await http.post("/verdict", content=b'{"label": "scratch"}')
+        token = {"Authorization": f"Bearer {config.plain_label_token}"}
+        for wrong in ({}, {"Authorization": "Bearer "}, {"Authorization": "Bearer x"}):
+            answer = await http.post("/verdict", content=good, headers=wrong)
+            assert answer.status_code == 401
+        assert (await http.post("/verdict", content=good, headers=token)).status_code == 202
+        bad = await http.post("/verdict", content=b'{"label": "scratch"}', headers=token)
         assert bad.status_code == 422
         assert "inspection_id" in bad.json()["error"]
     assert await count(nc, STREAM, f"{LABEL}.>") == 1
@@ -263,7 +269,7 @@ async def consumer_exists(nc, stream, durable):
 
 async def test_a_challenger_scores_the_same_images(config, nc, model, vision_file, worker):
     worker("cv", "inspection-worker")
-    Lake(config).put(served_path(DESIGN, "challenger"), write_card(vision_file, cv_card(version=9)))
+    put_served(config, write_card(vision_file, cv_card(version=9)), DESIGN, CHALLENGER, 9)
     await announce(nc, DESIGN, 9, "challenger")
     await announce(nc, DESIGN, 1)
     worker("cv", "cv-shadow")

@@ -29,8 +29,9 @@ from services.cv_inspection.problem import DESIGN
 from services.cv_inspection.serving import batch
 from services.cv_inspection.serving import worker as inspection
 from services.cv_inspection.serving.app import create_app
-from services.platform.models.names import served_path
+from services.platform.models.names import CHAMPION
 from services.platform.models.onnx import write_card
+from services.platform.models.served_file import put_served
 from services.platform.models.served_model import ServedModel
 from services.platform.storage.lake import Lake
 from services.platform.storage.signed import get_version, request
@@ -54,7 +55,7 @@ DAMAGED = {
 def model(config, nc, vision_file):
     """A champion in the store."""
     data = write_card(vision_file, cv_card())
-    Lake(config).put(served_path(DESIGN), data)
+    put_served(config, data, DESIGN, CHAMPION, 1)
     return data
 
 
@@ -65,7 +66,7 @@ async def inspector(config):
     transport = httpx.ASGITransport(app)
     async with (
         app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://inspector") as http,
+        httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http,
     ):
         yield http
 
@@ -288,8 +289,8 @@ def record(key, **changes):
 
 
 async def test_a_bad_record_is_dead_lettered_and_the_good_one_published(config, nc):
-    token = config.password.get_secret_value()
-    pair = base64.b64encode(f"{config.user}:{token}".encode()).decode()
+    token = config.plain_webhook_token
+    pair = base64.b64encode(f"store:{token}".encode()).decode()
     body = orjson.dumps({"Records": [record(f"{FOLDER}/frame%2B1.jpg"), record("x", s3={}), 1]})
     async with inspector(config) as http:
         # A topic has no bearer token, but user and password in its address.
@@ -314,9 +315,10 @@ async def test_labels_are_read_as_people_write_them(config, nc, vision_file, has
     if has_model:
         classes = ("good", "deep scratch", *cv_card().classes[2:])
         file = write_card(vision_file, cv_card(classes=classes))
-        Lake(config).put(served_path(DESIGN), file)
+        put_served(config, file, DESIGN, CHAMPION, 1)
     known = "Deep-Scratch" if has_model else "Missing thread"
     async with inspector(config) as http:
+        http.headers["Authorization"] = f"Bearer {config.plain_label_token}"
         for label in ("OK", "Good", "PASS", known):
             body = {"inspection_id": "0" * 32, "label": label}
             assert (await http.post("/verdict", json=body)).status_code == 202

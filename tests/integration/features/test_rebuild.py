@@ -33,11 +33,12 @@ from services.fraud.simulator.bootstrap import create_streams
 from services.fraud.simulator.day import DAY_US, START_US
 from services.fraud.simulator.gateway import Gateway, simulated_events
 from services.fraud.simulator.traffic import Traffic
-from services.platform.models.names import served_path
+from services.platform.models.names import CHAMPION
+from services.platform.models.served_file import put_served
 from services.platform.storage.lake import Lake
 from tests.conftest import wait_for_port
 from tests.docs_features import PATH, ROOT, patched
-from tests.integration.conftest import lag, publish, until
+from tests.integration.conftest import empty, lag, publish, until
 from tests.integration.fraud.test_workers import live
 
 BEGIN_US = START_US + 20 * DAY_US
@@ -125,7 +126,7 @@ async def test_a_feature_and_a_measure_are_added_while_it_runs(
 ):
     """No wipe: the old champion goes on scoring, and the audit is clean before and after."""
     lake = Lake(config)
-    lake.put(served_path("fraud"), onnx)
+    put_served(config, onnx, "fraud", CHAMPION, 1)
     features, scorer = worker("fraud", "feature-worker"), worker("fraud", "scorer")
     worker("fraud", "lake-writer")
     await asyncio.to_thread(wait_for_port, SCORER.port(config))
@@ -190,7 +191,7 @@ async def test_a_lost_store_is_rebuilt_while_events_arrive(config, nc, worker):
     await publish(nc, events[:1_000], config.shards)
     await until(lambda: settled(nc))
     with Redis.from_url(config.redis) as redis:
-        redis.flushdb()
+        empty(redis)
     assert await asyncio.to_thread(incomplete, config) == [state.name for state in STATES]
     await publish(nc, events[1_000:2_000], config.shards)
     done = asyncio.create_task(asyncio.to_thread(rebuild, config, quiet))

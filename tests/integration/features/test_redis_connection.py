@@ -19,6 +19,9 @@ def redis(tmp_path):
     """A Redis for this test, which may stop it, and a function that starts it again."""
     made = make_settings(tmp_path)
     process = next(p for p in engines(made) if p.name == "redis")
+    # DEBUG SLEEP makes it late; outside this test no account has it.
+    conf = process.directory / "redis.conf"
+    conf.write_text(conf.read_text().replace("+dbsize", "+dbsize +debug"))
     running = [start_engine(process, tmp_path)]
     yield made, running, lambda: running.append(start_engine(process, tmp_path))
     running[-1].kill()

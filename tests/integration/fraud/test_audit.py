@@ -16,7 +16,8 @@ from services.fraud.service import SCORER
 from services.fraud.simulator.day import DAY_US, START_US
 from services.fraud.simulator.gateway import Gateway, simulated_events
 from services.fraud.simulator.traffic import Traffic
-from services.platform.models.names import served_path
+from services.platform.models.names import CHAMPION
+from services.platform.models.served_file import put_served
 from services.platform.storage.lake import Lake
 from tests.conftest import wait_for_port
 
@@ -29,7 +30,7 @@ async def play(config, nc, begin_us, count):
 
 @pytest.fixture
 async def stack(config, nc, worker, onnx):
-    Lake(config).put(served_path("fraud"), onnx)
+    put_served(config, onnx, "fraud", CHAMPION, 1)
     worker("fraud", "feature-worker")
     worker("fraud", "lake-writer")
     worker("fraud", "scorer")

@@ -17,8 +17,9 @@ from services.fraud.reasons.explainer import ATTACHMENT, explanation_file
 from services.fraud.reasons.report import BUCKET
 from services.fraud.serving.app import EXAMPLE_TRANSACTION, create_app
 from services.platform.models.attachments import attach
-from services.platform.models.names import served_path, version_path
+from services.platform.models.names import CHAMPION, version_path
 from services.platform.models.onnx import write_card
+from services.platform.models.served_file import put_served
 from services.platform.storage.lake import Lake
 from services.platform.streaming.consumer import Message
 from tests.conftest import card
@@ -33,7 +34,7 @@ def champion(config, nc, candidate, simulated):
     file = explanation_file(candidate, simulated.examples)
     data = write_card(attach(candidate.export(), {ATTACHMENT: file}), card())
     Lake(config).put(version_path("fraud", 1), data)
-    Lake(config).put(served_path("fraud"), data)
+    put_served(config, data, "fraud", CHAMPION, 1)
     return read_model(data)
 
 
@@ -95,7 +96,9 @@ async def test_killed_it_loses_nothing(config, nc, champion, simulated, worker):
     app = create_app(config)
     async with (
         app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://scorer") as client,
+        httpx.AsyncClient(
+            transport=httpx.ASGITransport(app), base_url="http://127.0.0.1"
+        ) as client,
     ):
 
         async def answered():

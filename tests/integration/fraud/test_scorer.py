@@ -13,6 +13,7 @@ import numpy as np
 import orjson
 import pyarrow as pa
 import pytest
+from pydantic import SecretStr
 from redis import Redis
 
 from features.aggregation import backfill
@@ -34,9 +35,11 @@ from services.fraud.simulator.bootstrap import create_streams
 from services.fraud.simulator.tables import transaction
 from services.platform.models.attachments import attach
 from services.platform.models.candidates import Examples
-from services.platform.models.names import served_path
+from services.platform.models.checks.signature import make_key
+from services.platform.models.names import CHAMPION
 from services.platform.models.onnx import write_card
 from services.platform.models.promotion import announce
+from services.platform.models.served_file import put_served
 from services.platform.runtime.http import SYNTHETIC
 from services.platform.storage.lake import Lake
 from services.platform.streaming.connection import connect
@@ -78,7 +81,8 @@ class Engines:
 @pytest.fixture
 def own(config, tmp_path):
     ports = {name: free_port() for name in ("nats_port", "nats_http_port", "redis_port")}
-    made = Engines(config.model_copy(update={"home": tmp_path, "bucket": "lake", **ports}))
+    key = {"signing_key": SecretStr(make_key(config)), "verify_key": config.plain_verify_key}
+    made = Engines(config.model_copy(update={"home": tmp_path, "bucket": "lake", **ports, **key}))
     yield made
     made.stop()
 
@@ -86,7 +90,7 @@ def own(config, tmp_path):
 @pytest.fixture
 def champion(config, onnx):
     lake = Lake(config)
-    lake.put(served_path("fraud"), onnx)
+    put_served(config, onnx, "fraud", CHAMPION, 1)
     yield onnx
     lake.remove(["models"])
 
@@ -96,7 +100,7 @@ async def serving(config) -> AsyncIterator[httpx.AsyncClient]:
     app = create_app(config)
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://scorer") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
             yield client
 
 
@@ -263,7 +267,7 @@ def champion_with_fallback(champion, config, simulated):
     file = write_card(
         made.export(), card(candidate="fallback", sets=SETS, threshold=FALLBACK_THRESHOLD)
     )
-    Lake(config).put(served_path("fraud"), attach(champion, {FALLBACK: file}))
+    put_served(config, attach(champion, {FALLBACK: file}), "fraud", CHAMPION, 1)
 
 
 async def test_without_redis_the_fallback_decides_by_the_rows_read_last(
@@ -364,7 +368,7 @@ async def test_it_starts_and_scores_without_nats_and_keeps_decisions_over_a_rest
 
 
 async def promote(config, data, version):
-    Lake(config).put(served_path("fraud"), data)
+    put_served(config, data, "fraud", CHAMPION, 1)
     nc = await connect(config, "test")
     await announce(nc, "fraud", version)
     await nc.close()
@@ -428,7 +432,7 @@ async def test_a_champion_that_s3_did_not_return_is_requested_again(tmp_path, on
 
             async def stored():
                 with suppress(OSError):
-                    await asyncio.to_thread(Lake(made).put, served_path("fraud"), onnx)
+                    await asyncio.to_thread(put_served, made, onnx, "fraud", CHAMPION, 1)
                     return True
 
             await until(stored)

@@ -12,11 +12,15 @@ from features.online import OnlineTable
 from features.spec import SEQ, TIME, VALUES
 from services.fraud.features.states import EMBEDDINGS, FEATURES, SETS, TABULAR
 from services.fraud.ingestion.events import DECISION, DECISIONS_STREAM
+from services.fraud.model import read_model
 from services.fraud.retraining.training import new_candidate
 from services.fraud.serving.app import EXAMPLE_TRANSACTION
-from services.platform.models.names import CHALLENGER, CHAMPION, served_path
+from services.platform.models import served_model
+from services.platform.models.checks.probe import refuse_greedy
+from services.platform.models.names import CHALLENGER, CHAMPION
 from services.platform.models.onnx import write_card
 from services.platform.models.promotion import announce
+from services.platform.models.served_file import put_served
 from services.platform.models.served_model import ServedModel
 from services.platform.models.tabular import TabularModel
 from services.platform.retraining.shadow import NAME, shadow_table
@@ -55,7 +59,7 @@ def scores(config):
 
 
 async def announce_challenger(config, nc, file, version, role=CHALLENGER):
-    Lake(config).put(served_path("fraud", role), file)
+    put_served(config, file, "fraud", role, 1)
     await announce(nc, "fraud", version, role)
 
 
@@ -152,15 +156,18 @@ async def test_a_slow_challenger_scores_a_sample_and_the_stream_goes_on(
     assert 0 < len(scores(config)) < 270
 
 
-async def test_a_refused_file_is_tried_once_until_another_is_announced(config, nc, onnx):
+async def test_a_refused_file_is_tried_once_until_another_is_announced(
+    config, nc, onnx, monkeypatch
+):
     """Every attempt to load a hanging file occupies a core for seconds."""
     tried = []
 
-    def read(data):
+    def refuse(data, read, passed):
         tried.append(data)
-        return TabularModel(data, "fraud", FEATURES)
+        refuse_greedy(data, read, passed)
 
-    challenger = ServedModel(config, "fraud", read, CHALLENGER)
+    monkeypatch.setattr(served_model, "refuse_greedy", refuse)
+    challenger = ServedModel(config, "fraud", read_model, CHALLENGER)
     watching = asyncio.create_task(challenger.watch(nc))
     await announce_challenger(config, nc, b"not a model", 4)
     await until(lambda: len(tried) > 0)

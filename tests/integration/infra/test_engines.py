@@ -118,7 +118,7 @@ def test_the_store_knows_the_password_and_tells_it(made, start, notified):
         time.sleep(0.05)
     path, authorization = seen[0]
     assert path == "/events/s3"
-    assert has_bearer_token(authorization, made.password.get_secret_value())
+    assert has_bearer_token(authorization, made.plain_webhook_token)
     assert list((made.home / "s3").iterdir())
     assert oct((made.home / "conf" / "notification.toml").stat().st_mode)[-3:] == "600"
 
@@ -167,11 +167,11 @@ def rendered(value: object, variables: dict[str, str]) -> object:
     def filled(found: re.Match[str]) -> str:
         return "$" if found[0] == "$$" else variables.get(found[1]) or found[2]
 
-    return re.sub(r"\$\$|\$\{(\w+):?-([^}]*)\}", filled, value)
+    return re.sub(r"\$\$|\$\{(\w+):?[-?]([^}]*)\}", filled, value)
 
 
 def compose(service: str, password: str) -> dict:
-    return dict(rendered(COMPOSE[service], {"WHITEBOARD_PASSWORD": password}))
+    return dict(rendered(COMPOSE[service], {"WHITEBOARD_COMPOSE_PASSWORD": password}))
 
 
 def shell(service: dict, changes: dict[str, str]) -> tuple[str, ...]:
@@ -189,11 +189,11 @@ def as_compose(service: dict) -> dict[str, str]:
 
 
 def test_compose_puts_a_password_into_no_other_text():
-    plain = "${WHITEBOARD_PASSWORD:-whiteboard-local}"
+    plain = "${WHITEBOARD_COMPOSE_PASSWORD:?`whiteboard secrets` writes .env}"
     for name, service in COMPOSE.items():
         texts = [*service.get("environment", {}).values(), *service.get("command", [])]
         for text in texts:
-            assert "WHITEBOARD_PASSWORD" not in str(text) or text == plain, name
+            assert "_PASSWORD:" not in str(text) or text == plain, name
 
 
 @each_password

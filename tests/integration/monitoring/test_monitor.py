@@ -8,6 +8,7 @@ import pytest
 
 from monitoring.alerts import STREAM, newest_alerts
 from monitoring.drift_table import read_windows
+from monitoring.reference import Reference
 from monitoring.sources import sources_path
 from monitoring.window_watcher import MonitorSpec, WindowWatcher
 from services.cv_inspection.features.image import QUALITY_MEASURES
@@ -148,14 +149,19 @@ def event(station, quality, defect):
     )  # fmt: skip
 
 
-def test_an_alarm_names_the_station_that_is_out_of_focus(config):
+@pytest.mark.parametrize("old", [False, True], ids=["reference", "reference before novelty"])
+def test_an_alarm_names_the_station_that_is_out_of_focus(config, old):
     rng = np.random.default_rng(4)
     known = [one for _ in range(5) for one in inspections(rng)]
     measures = np.array([[quality[name] for name in QUALITY_MEASURES] for _, quality, _ in known])
     pixels = np.zeros((len(known), 1, 1, 3), np.uint8)
     none, zero = np.zeros((len(known), 1, 1), bool), np.zeros(len(known), np.int64)
     images = LabelledImages.from_arrays(pixels, zero, none, zero, measures, 1.0)
-    made = cv.reference(images, np.array([defect for *_, defect in known]))
+    made = cv.reference(images, np.array([defect for *_, defect in known]), zero.astype(float))
+    if old:
+        rows = np.column_stack([measures, [defect for *_, defect in known]])
+        windows = [rows[rng.integers(0, len(rows), 150)] for _ in range(100)]
+        made = Reference.of(cv.COLUMNS[1:], rows, windows)
     Lake(config).put(reference_path("cv", 1), made.to_bytes())
     stream = [one for sharp in (0.1, 0.1, 0.1, 0.05, 0.1) for one in inspections(rng, sharp)]
     messages = [
@@ -163,6 +169,8 @@ def test_an_alarm_names_the_station_that_is_out_of_focus(config):
         for number, one in enumerate(stream)
     ]
     spec = MonitorSpec("cv", DECISIONS_STREAM, cv.observe, cv.new_windows, QUALITY_SPEC)
+    # A state that cannot be read is learned anew.
+    Lake(config).put(sources_path("cv"), b"{}")
     watcher = WindowWatcher(Lake(config), spec)
     watcher.take(messages)
     *clean, drifted = watcher.closed

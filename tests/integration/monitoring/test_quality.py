@@ -24,8 +24,10 @@ DAYS, PER_DAY = 20, 120
 @pytest.fixture
 def lake(config):
     made = Lake(config)
+    tables = [DECISIONS_TABLE, LABELS_TABLE, shadow_table("fraud"), quality_table("fraud")]
+    made.remove(tables)
     yield made
-    made.remove([DECISIONS_TABLE, LABELS_TABLE, shadow_table("fraud"), quality_table("fraud")])
+    made.remove(tables)
 
 
 def rows(begin, end):

@@ -20,7 +20,7 @@ BEARER = {"Authorization": f"Bearer {TOKEN}"}
 def client(nc, token=TOKEN):
     app = FastAPI()
     add_admin(app, "fraud", token, lambda: nc)
-    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://scorer")
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1")
 
 
 @pytest.fixture

@@ -14,7 +14,9 @@ OLD, NEW = "20260301T120000", "20260302T120000"
 async def client(config):
     app = DirectApp(max_bytes=0)
     add_reports(app, "fraud", Lake(config))
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as made:
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(app), base_url="http://127.0.0.1"
+    ) as made:
         yield made
     Lake(config).remove(["reports"])
 

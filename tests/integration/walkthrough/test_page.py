@@ -2,13 +2,17 @@
 
 import asyncio
 import json
+from contextlib import contextmanager
 
 import httpx
 import pytest
 
 from services.platform.design import registered
+from services.platform.progress import noted, progress_folder
+from services.walkthrough.answers import FaultRequest
 from services.walkthrough.app import create_app
 from services.walkthrough.board import Board
+from services.walkthrough.faults import Faults, NotOurs
 from services.walkthrough.token import page_token
 
 OURS = "http://127.0.0.1"
@@ -27,6 +31,27 @@ async def test_engines_run_and_what_is_not_started_is_down(client, nc):
     states = {box["id"]: box["state"] for box in fraud["boxes"]}
     assert {states[name] for name in ("redis", "nats", "lake")} == {"running"}
     assert states["scorer"] == states["feature-worker"] == "down"
+
+
+async def test_a_first_start_is_shown_as_it_happens(client, config):
+    bar = noted(progress_folder(config.home), "fraud", silent)
+    with bar("simulating 60 days") as step:
+        step(1, 60)
+        found = (await client.get("/api/designs")).json()["progress"]
+        assert found == [{"design": "fraud", "title": "simulating 60 days", "done": 1, "total": 60}]
+    assert (await client.get("/api/designs")).json()["progress"] == []
+
+
+@contextmanager
+def silent(title):
+    yield lambda done, total: None
+
+
+async def test_containers_are_broken_by_docker(config):
+    apart = config.model_copy(update={"host_by_name": True})
+    faults = Faults(apart, Board(apart, registered(apart)))
+    with pytest.raises(NotOurs, match="docker compose kill scorer"):
+        faults.begin(FaultRequest(process="scorer", kind="kill"), "fraud")
 
 
 async def test_nothing_is_read_while_nobody_watches(config):

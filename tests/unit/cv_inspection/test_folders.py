@@ -6,9 +6,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from services.cv_inspection.evaluation.magnetic_tile import Interval, evaluate, protocol_metrics
+from services.cv_inspection.evaluation.fold_metrics import Interval, fold_metrics
+from services.cv_inspection.evaluation.folds import FoldResult
+from services.cv_inspection.evaluation.magnetic_tile import evaluate
+from services.cv_inspection.evaluation.suspects import rank
 from services.cv_inspection.retraining.folders import read_folder
-from services.cv_inspection.retraining.training import hold_out_units
+from services.cv_inspection.retraining.training import (
+    folder_split,
+    hold_out_units,
+    new_candidate,
+)
 from tests.conftest import DATA
 from tests.unit.cv_inspection.vision_fixtures import make_tiles, quiet, simulated
 
@@ -60,7 +67,7 @@ def test_whole_units_of_every_class_are_held_out():
 
 def test_a_class_with_too_few_tiles_is_named(tmp_path):
     make_tiles(tmp_path, 2)
-    with pytest.raises(ValueError, match="good has 2 tiles, and each of 5 folds needs one"):
+    with pytest.raises(ValueError, match=r"good has 2 groups .*, and each of 5 folds needs one"):
         evaluate(tmp_path, "efficientnet", [0], lambda title: nullcontext(quiet))
 
 
@@ -73,15 +80,134 @@ def test_the_magnetic_tiles_are_read_with_their_groups():
     assert len(np.unique(data.images.unit)) == 184
 
 
+def fold_of(images, probabilities, mask, threshold=0.5):
+    count = len(images)
+    both = np.array(
+        [[(m & t).sum(), (m | t).sum()] for m, t in zip(mask, images.mask, strict=True)]
+    )
+    overlap = np.repeat(both[:, None], 2, axis=1)
+    blank = np.zeros((count, 2, 2), bool)
+    return FoldResult(
+        np.arange(count), images.label, probabilities, np.zeros(count), overlap, blank, threshold
+    )
+
+
 def test_metrics_of_a_perfect_and_a_random_model():
     images = simulated(60)
-    perfect = np.eye(6)[images.label]
-    logits = np.where(images.mask, 5.0, -5.0)
-    best = protocol_metrics(perfect, logits, images)
-    assert best == {"auc": 1.0, "recall_at_5fpr": 1.0, "balanced_accuracy": 1.0, "miou": 1.0}
-    random = protocol_metrics(np.full((60, 6), 1 / 6), np.full_like(logits, -5.0), images)
+    best = fold_metrics(fold_of(images, np.eye(6)[images.label], images.mask))
+    assert best.pop("cost_1000") == 0.0
+    assert set(best.values()) == {1.0}
+    nothing = np.zeros_like(images.mask)
+    random = fold_metrics(fold_of(images, np.full((60, 6), 1 / 6), nothing, float("nan")))
     assert random["auc"] == 0.5
-    assert random["miou"] == 0.0
+    assert random["miou"] == random["miou_native"] == 0.0
+    assert "cost_1000" not in random
+
+
+def test_a_fold_is_kept_as_it_was():
+    images = simulated(10)
+    fold = fold_of(images, np.eye(6)[images.label], images.mask)
+    again = FoldResult.from_bytes(fold.to_bytes())
+    assert all(np.array_equal(vars(again)[name], value) for name, value in vars(fold).items())
+
+
+def test_mvtec_layout_is_read(tmp_path):
+    for number in range(2):
+        save_image(tmp_path / "train" / "good" / f"{number}.png", 100 + number)
+        save_image(tmp_path / "test" / "good" / f"{number}.png", 110 + number)
+        save_image(tmp_path / "test" / "bent" / f"{number}.png", 50 + number)
+        save_image(tmp_path / "ground_truth" / "bent" / f"{number}_mask.png", 255)
+    data = read_folder(tmp_path, 32, quiet)
+    assert data.classes == ("good", "bent")
+    assert data.images.label.tolist().count(0) == 4
+    assert data.images.mask.any(axis=(1, 2)).sum() == 2
+    assert not data.grouped
+    save_image(tmp_path / "ground_truth" / "bent" / "7_mask.png", 255)
+    with pytest.raises(ValueError, match=r"7_mask\.png: a mask without its image"):
+        read_folder(tmp_path, 32, quiet)
+
+
+@pytest.fixture
+def parts(tmp_path):
+    for number in range(6):
+        save_image(tmp_path / "good" / f"kos{number // 2}_{number}.png", 100 + number)
+        save_image(tmp_path / "dent" / f"kos{number // 2}_{number}.png", 50 + number)
+    return tmp_path
+
+
+def test_groups_come_from_a_pattern_or_a_file(parts):
+    alone = read_folder(parts, 32, quiet)
+    assert len(np.unique(alone.images.unit)) == 12
+    assert not alone.grouped
+    named = read_folder(parts, 32, quiet, group_by=r"kos(\d+)")
+    assert named.grouped
+    assert len(np.unique(named.images.unit)) == 3
+    with pytest.raises(ValueError, match=r"--group-by 'part' is not found"):
+        read_folder(parts, 32, quiet, group_by="part")
+    with pytest.raises(ValueError, match="not a regular expression"):
+        read_folder(parts, 32, quiet, group_by="kos(")
+    rows = [f"{p.relative_to(parts).as_posix()},{p.stem[:4]}" for p in parts.rglob("*.png")]
+    (parts / "groups.csv").write_text("\n".join(["path,group", *rows]))
+    assert len(np.unique(read_folder(parts, 32, quiet).images.unit)) == 3
+    (parts / "groups.csv").write_text("\n".join(["path,group", *rows[1:]]))
+    with pytest.raises(ValueError, match="has no row for it; add its group"):
+        read_folder(parts, 32, quiet)
+    (parts / "groups.csv").write_text("file,group\n")
+    with pytest.raises(ValueError, match="no column path"):
+        read_folder(parts, 32, quiet)
+
+
+def test_copies_join_their_groups_and_may_not_be_of_two_classes(parts):
+    save_image(parts / "good" / "kos9_0.png", 100)
+    data = read_folder(parts, 32, quiet, group_by=r"kos(\d+)")
+    assert [sorted(path.name for path in copies) for copies in data.duplicates] == [
+        ["kos0_0.png", "kos9_0.png"]
+    ]
+    assert len(np.unique(data.images.unit)) == 3
+    save_image(parts / "dent" / "kos8_0.png", 100)
+    with pytest.raises(ValueError, match="are one image in two classes: remove one"):
+        read_folder(parts, 32, quiet)
+
+
+def test_one_group_alone_is_refused(parts):
+    with pytest.raises(ValueError, match="two groups"):
+        folder_split(parts, "kos", False, 0, (32, 32), 4.0, lambda _: nullcontext(quiet))
+
+
+def test_good_parts_alone_are_enough_for_a_candidate_that_needs_no_defects(tmp_path):
+    for number in range(8):
+        save_image(tmp_path / "good" / f"{number}.png", 100 + number)
+    with pytest.raises(ValueError, match="train --candidate normality"):
+        read_folder(tmp_path, 32, quiet)
+    split = folder_split(tmp_path, "", True, 0, (64, 64), 4.0, lambda _: nullcontext(quiet))
+    assert split.classes == ("good", "defect")
+    made = new_candidate("normality", split.classes, {"size": 64})
+    made.fit(split.train, split.validation, 0, quiet)
+    odd = np.full((1, 64, 64, 3), 105, np.uint8)
+    odd[0, 20:40, 20:40] = 250
+    assert made.predict(odd).masks[0, 30, 30] > 0
+    assert made.predict(odd).probabilities[0, 0] < made.predict(split.validation.vectors)[0].min()
+
+
+def test_a_mask_of_another_shape_is_named(parts):
+    Image.fromarray(np.full((64, 32), 255, np.uint8)).save(parts / "dent" / "kos0_0_mask.png")
+    with pytest.raises(ValueError, match=r"kos0_0_mask\.png: mask of 32 x 64 pixels for an image"):
+        read_folder(parts, 32, quiet)
+
+
+def test_suspects_are_ranked(parts):
+    """A good part that looks defective comes first; a part that is labelled both ways says so."""
+    data = read_folder(parts, 32, quiet)
+    images = data.images
+    sure = np.eye(2)[images.label] * 0.8 + 0.1
+    wrong = int(np.flatnonzero(images.label == 0)[2])
+    sure[wrong] = [0.02, 0.98]
+    fold = fold_of(images, sure, np.zeros_like(images.mask))
+    found = rank(data, [fold], parts)
+    assert found[0].path == data.files[wrong].path.relative_to(parts).as_posix()
+    assert found[0].reason == "looks defective"
+    both = read_folder(parts, 32, quiet, group_by=r"kos(\d+)")
+    assert all("also labelled" in one.reason for one in rank(both, [fold], parts))
 
 
 def test_an_interval_narrows_with_agreement():

@@ -8,10 +8,11 @@ import pytest
 from PIL import Image
 
 from services.cv_inspection.features.image import measure_quality, resize, resize_mask
+from services.cv_inspection.features.mask import run_lengths
 from services.cv_inspection.ingestion.events import ImageRef, InspectionEvent, Quality
 from services.cv_inspection.ingestion.images import decode
 from services.cv_inspection.problem import CLASSES
-from services.cv_inspection.serving.inspect import decide, inspect, run_lengths
+from services.cv_inspection.serving.inspect import decide, inspect
 from services.cv_inspection.simulator.camera import Camera
 from services.cv_inspection.simulator.drift import CameraDrift
 
@@ -38,6 +39,13 @@ def test_a_decision_and_its_reason(defect, share, quality, decision, word):
     assert bool(reason) == (decision == "review")
 
 
+def test_a_part_unlike_the_good_ones_goes_to_a_person():
+    assert decide(0.02, 0.1, 0.0, FINE, 4.9, 5.0) == ("pass", "")
+    assert decide(0.30, 0.1, 0.0, FINE, 9.0, 5.0) == ("reject", "")
+    found, reason = decide(0.02, 0.1, 0.0, FINE, 7.25, 5.0)
+    assert (found, reason) == ("review", "unlike the good parts: novelty 7.2, limit 5.0")
+
+
 def test_an_inspection_is_complete_and_repeatable(vision_model):
     shot = Camera(3, defect_share=1.0).shot(0)
     result = inspect(vision_model, shot.jpeg(), ImageRef.from_key(shot.key), AT, shot.key)
@@ -48,7 +56,7 @@ def test_an_inspection_is_complete_and_repeatable(vision_model):
     assert event.defect == pytest.approx(1 - event.probabilities["good"], abs=1e-6)
     assert event.mask_key == f"{event.place.stem}.mask.png"
     assert event.defect_share == pytest.approx(result.mask.mean())
-    assert list(result.stages) == ["decode", "scale", "infer", "decide"]
+    assert list(result.stages) == ["decode", "measure", "infer", "decide"]
     again = inspect(vision_model, shot.jpeg(), ImageRef.from_key(shot.key), AT, shot.key)
     assert again.event == event
     mask = np.asarray(Image.open(io.BytesIO(result.mask_png)))

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from services.cv_inspection.candidates.vision import ImageCandidate
+from services.cv_inspection.candidates.image_candidate import ImageCandidate
 from services.cv_inspection.features.labelled_images import LabelledImages
 from services.cv_inspection.problem import CLASSES
 from services.cv_inspection.retraining import training

@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from infra.local.flower_apart import join
 from services.cli.main import app
+from services.fraud.evaluation.federation import bank_files
+from services.fraud.evaluation.federation.apart import bank_rows
 from services.fraud.evaluation.federation.bank_files import BankFiles
 from services.fraud.evaluation.federation.banks import (
     LATER_DAYS,
@@ -30,6 +33,7 @@ from services.fraud.privacy.job import Bank, Job
 from services.fraud.privacy.rows import LATER, TRAIN, VALIDATION, BadBank, Rows, check
 from services.fraud.problem import CostModel
 from services.fraud.simulator.scenarios import COLLUSION_RING, COMPROMISED_MERCHANT
+from services.platform.settings import Settings
 
 
 @pytest.fixture(scope="module")
@@ -161,11 +165,9 @@ def test_several_seeds_give_intervals(tmp_path: Path) -> None:
 
 
 def test_switches_add_their_rows(tmp_path: Path) -> None:
-    one = [rows()]
-    of = {TRAIN: one[0]}
     banks = BankFiles(
         tuple(Bank(n, tmp_path) for n in (1, 2, 3, 4)), Bank(1, tmp_path), Bank(1, tmp_path),
-        tmp_path / "public.npz", [of], [of],
+        tmp_path / "public.npz", (), 300,
     )  # fmt: skip
     request = FederationRequest(tmp_path, secure=True, private=(1.0, 8.0), poison=3)
     found = dict(jobs(request, banks, tmp_path, 0))
@@ -187,9 +189,27 @@ def test_switches_add_their_rows(tmp_path: Path) -> None:
         (["--private", "0"], "above 0"),
         (["--seeds", "2"], "need --in-process"),
         (["--banks", "1"], "banks"),
+        (["--only", "bank-5"], "no 'bank-5' among bank-1"),
     ],
 )
 def test_bad_input_is_said(arguments: list[str], said: str) -> None:
     result = CliRunner().invoke(app, ["federate", "fraud", *arguments], env={"COLUMNS": "200"})
     assert result.exit_code == 2
     assert said in result.output
+
+
+def test_a_bank_elsewhere_has_the_rows_that_the_cut_gives_it(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bank_files, "simulate", lambda *_: world)
+    folder = bank_rows(FederationRequest(tmp_path, days=MIN_DAYS), 3, lambda *_: None)
+    expected = world.rows(cut(world, 4, 7)[world.customer] == 2)
+    for name, rows in expected.items():
+        np.testing.assert_array_equal(Rows.load(folder / f"{name}.npz").vectors, rows.vectors)
+
+
+def test_a_part_that_waits_in_vain_says_for_what(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match=r"no ca\.pem in .*: has the other side been started"):
+        join(Settings(home=tmp_path), "bank-2", {"bank": 2}, tmp_path / "meet", 0.0)
+    assert (tmp_path / "meet" / "bank-2.pub").read_text().startswith("ecdsa-sha2-nistp384")
+    assert (tmp_path / "federated" / "keys" / "bank-2").stat().st_mode & 0o077 == 0

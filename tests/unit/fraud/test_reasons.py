@@ -176,9 +176,9 @@ def test_what_is_no_decline_is_passed_over(data):
 
 def test_a_report_keeps_fields_that_others_add():
     event = {"decision_id": "d", "decision": "decline", "features": [1.0], "seqs": {"ip_state": 3},
-             "rules": ["r7"], "price": 2.5}  # fmt: skip
+             "rules": "3:0a1b2c3d", "fired": ["r7"], "price": 2.5}  # fmt: skip
     report = make_report(event, None, "why not")
-    assert report["rules"] == ["r7"]
+    assert (report["rules"], report["fired"]) == ("3:0a1b2c3d", ["r7"])
     assert report["price"] == 2.5
     assert report["versions"] == {"ip_state": 3}
     assert report["note"] == "why not"

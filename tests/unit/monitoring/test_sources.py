@@ -1,6 +1,7 @@
 """The source of a drift is the one that left its own past, not the one unlike the others."""
 
 import numpy as np
+import pytest
 
 from monitoring.sources import MIN_ROWS, SourceTracker
 
@@ -81,3 +82,9 @@ def test_a_window_that_comes_again_counts_once():
     before = tracker.to_bytes()
     tracker.update(*window(rng, moved="line-a/1", by=9.0), 10)
     assert tracker.to_bytes() == before
+
+
+@pytest.mark.parametrize("data", [b"", b"{}", b"[]", b"7", b'{"columns": 2, "until": 1}'])
+def test_a_file_of_another_kind_is_named(data):
+    with pytest.raises(ValueError, match="no state of sources"):
+        SourceTracker.from_bytes(data)

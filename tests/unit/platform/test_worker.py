@@ -10,7 +10,8 @@ import yaml
 
 from infra.local.engines import engines
 from services.cli.stack import programs
-from services.platform.design import DEFERRABLE_NICE, WALKTHROUGH, WORKER_NICE
+from services.designs import DESIGNS
+from services.platform.design import DEFERRABLE_NICE, WORKER_NICE
 from services.platform.runtime.worker import cancel_tasks
 from services.platform.settings import Settings
 
@@ -39,14 +40,13 @@ subprocess.run([sys.executable, "-c", {child!r}], check=True)"""
 
 def test_containers_have_the_priorities_of_processes(tmp_path):
     config = Settings(home=tmp_path)
-    nice = {one.name: one.nice for one in [*engines(config), *programs(config)]}
+    nice = {one.name: one.nice for one in [*engines(config), *programs(config, DESIGNS)]}
     assert [name for name, value in nice.items() if not value] == ["redis", "scorer", "inspector"]
     # The kernel's weight of a niceness: 1024 of none, a tenth, a hundredth and a half.
     shares = {0: 1024, WORKER_NICE: 110, DEFERRABLE_NICE: 15}
     containers = yaml.safe_load(Path("docker-compose.yml").read_text())["services"]
-    # The page starts and stops processes by Supervisor, which Compose does not have.
-    for name in nice.keys() - {WALKTHROUGH.name}:
-        assert containers[name].get("cpu_shares", 1024) == shares[nice[name]], name
+    for name, value in nice.items():
+        assert containers[name].get("cpu_shares", 1024) == shares[value], name
 
 
 async def test_a_task_that_lost_its_cancellation_is_cancelled_again():

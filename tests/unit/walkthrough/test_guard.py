@@ -47,6 +47,6 @@ def test_a_token_is_made_once_and_only_its_owner_reads_it(tmp_path):
     config = Settings(home=tmp_path)
     token = page_token(config)
     assert page_token(config) == token
-    assert (tmp_path / "conf" / "walkthrough-token").stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "secrets" / "walkthrough-token").stat().st_mode & 0o777 == 0o600
     assert page_url(config).endswith(f"/#token={token}")
     assert page_token(Settings(home=tmp_path, admin_token="chosen")) == "chosen"

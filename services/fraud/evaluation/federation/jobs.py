@@ -9,7 +9,6 @@ from services.fraud.candidates.federated import Federated
 from services.fraud.evaluation.federation.bank_files import BankFiles
 from services.fraud.evaluation.federation.request import FederationRequest
 from services.fraud.privacy.job import Bank, Job
-from services.fraud.privacy.rows import TRAIN
 from services.fraud.problem import CONF
 from services.platform.retraining.training import hyperparameters
 
@@ -17,16 +16,20 @@ from services.platform.retraining.training import hyperparameters
 Groups = list[tuple[str, list[Job]]]
 
 
-def jobs(request: FederationRequest, banks: BankFiles, folder: Path, seed: int) -> Groups:
-    """The rows of the table by name, each with its jobs: one, or one for each bank alone."""
-    config = {
+def configuration(request: FederationRequest) -> dict[str, Any]:
+    """What the banks receive with each round, without any switch."""
+    return {
         **hyperparameters(CONF, Federated.name),
         "rounds": request.rounds,
         "epsilon": 0.0,
         "secure": False,
-        # Secure aggregation needs a bound of the weights; the banks' sizes are public.
-        "max-rows": max(len(of[TRAIN]) for of in banks.rows),
     }
+
+
+def jobs(request: FederationRequest, banks: BankFiles, folder: Path, seed: int) -> Groups:
+    """The rows of the table by name, each with its jobs: one, or one for each bank alone."""
+    # Secure aggregation needs a bound of the weights; the banks' sizes are public.
+    config = {**configuration(request), "max-rows": banks.largest}
 
     def job(name: str, strategy: str, taking_part: Sequence[Bank], **more: Any) -> Job:
         return Job(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from services.fraud.problem import CONF, CostModel
 from services.platform.models.candidates import Examples
 from services.platform.retraining.training import hyperparameters
 from services.platform.types import Floats
+
+Model = Callable[[Rows], Floats]
 
 # Evenly spaced in logit: scores crowd near 0.
 THRESHOLDS = 1 / (1 + np.exp(-np.linspace(-10.0, 10.0, 401)))
@@ -57,29 +60,27 @@ class Row:
 
 def evaluate(name: str, group: list[Job], banks: BankFiles, bytes_of: Mapping[str, float]) -> Row:
     """A row of the table from its jobs: one model a bank, or one for all."""
-    rows = banks.shared_rows if group[0].banks == (banks.shared,) else banks.rows
+    has_all = group[0].banks == (banks.shared,)
+    folders = banks.shared_folders if has_all else [bank.folder for bank in banks.banks]
     models = [_scorer(job) for job in group]
-    models = models if len(models) > 1 else models * len(rows)
-    pairs = list(zip(models, rows, strict=True))
-    curves = [cost_curve(model(of[VALIDATION]), of[VALIDATION]) for model, of in pairs]
+    models = models if len(models) > 1 else models * len(folders)
+    pairs = list(zip(models, folders, strict=True))
+    curves = [_cost_curve(model, folder) for model, folder in pairs]
     # One model has one threshold: the banks tell what each would cost them, and the sum decides.
-    curves = curves if len(group) > 1 else [np.sum(curves, axis=0)] * len(rows)
-    scores = [model(of[LATER]) for model, of in pairs]
-    precisions = [
-        float(average_precision_score(of[LATER].fraud, score))
-        for score, (_, of) in zip(scores, pairs, strict=True)
+    curves = curves if len(group) > 1 else [np.sum(curves, axis=0)] * len(folders)
+    found = [
+        _later(model, folder, threshold(curve))
+        for (model, folder), curve in zip(pairs, curves, strict=True)
     ]
-    cost = sum(
-        CostModel().total(score >= threshold(curve), of[LATER].fraud, of[LATER].amount)
-        for score, curve, (_, of) in zip(scores, curves, pairs, strict=True)
-    )
+    precisions = [precision for precision, _ in found]
+    cost = sum(cost for _, cost in found)
     reports = [job.report for job in group]
     return Row(
         name,
         ap=float(np.mean(precisions)),
         ap_worst_bank=min(precisions),
         cost_per_day=cost / 100 / LATER_DAYS,
-        bytes_out=_bytes_out(group, len(rows), bytes_of),
+        bytes_out=_bytes_out(group, len(folders), bytes_of),
         seconds=sum(report["seconds"] for report in reports),
         details=_details(reports),
     )
@@ -111,12 +112,26 @@ def load(job: Job) -> Federated:
     return candidate
 
 
-def _scorer(job: Job) -> Callable[[Rows], Floats]:
+def _scorer(job: Job) -> Model:
     if job.kind == TREES:
         model = (job.out / BOOSTER).read_bytes()
         return lambda rows: trees.score(model, rows.vectors)
     candidate = load(job)
     return lambda rows: candidate.score(Examples(rows.vectors, rows.fraud, rows.amount))
+
+
+def _cost_curve(model: Model, folder: Path) -> Floats:
+    """`cost_curve` of a model in a bank's validation days."""
+    rows = Rows.load(folder / f"{VALIDATION}.npz")
+    return cost_curve(model(rows), rows)
+
+
+def _later(model: Model, folder: Path, threshold: float) -> tuple[float, float]:
+    """Average precision and cost (minor units) of a model in a bank's later days."""
+    rows = Rows.load(folder / f"{LATER}.npz")
+    score = model(rows)
+    cost = CostModel().total(score >= threshold, rows.fraud, rows.amount)
+    return float(average_precision_score(rows.fraud, score)), cost
 
 
 def cost_curve(score: Floats, rows: Rows) -> Floats:
@@ -134,7 +149,7 @@ def threshold(curve: Floats) -> float:
 def validation_cost(job: Job, banks: BankFiles) -> float:
     """Cost of a job's model in all banks' validation days at its best threshold, minor units."""
     model = _scorer(job)
-    curves = [cost_curve(model(of[VALIDATION]), of[VALIDATION]) for of in banks.rows]
+    curves = [_cost_curve(model, bank.folder) for bank in banks.banks]
     return float(np.sum(curves, axis=0).min())
 
 

@@ -14,6 +14,7 @@ from services.platform.progress import ProgressBar
 
 APP = Path(__file__).parents[2] / "privacy" / "app"
 IN_PROCESS = "services.fraud.privacy.in_process"
+EXECUTOR = "services.fraud.privacy.executor"
 _AT_ONCE = 2  # processes, of a thread each
 _PHASE = re.compile(r"phase (\d+) of (\d+)")
 
@@ -64,7 +65,7 @@ def run(
             for job in group:
                 with bar(job.name) as step:
                     config = {"job": str(job.write().resolve())}
-                    counted[job.name] = federation.run(APP, config, _progress(step)) / len(nodes)
+                    counted[job.name] = federation.run(APP, config, progress(step)) / len(nodes)
     return counted
 
 
@@ -83,7 +84,9 @@ def _run_local(todo: list[Job], bar: ProgressBar, run_module: RunModule) -> None
             raise
 
 
-def _progress(step: Callable[[int, int], None]) -> OnLine:
+def progress(step: Callable[[int, int], None]) -> OnLine:
+    """Reads from a run's lines how far it is."""
+
     def read(line: str) -> None:
         if found := _PHASE.search(line):
             step(int(found[1]), int(found[2]))

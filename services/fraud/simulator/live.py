@@ -1,6 +1,7 @@
-"""The state of the simulation between runs: its position in time and its drift."""
+"""The live simulation: its position in time and its drift, kept between runs, and a run."""
 
 import asyncio
+import contextlib
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -10,8 +11,14 @@ from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 from nats.js.kv import KeyValue
 
+from services.fraud.service import SCORER
+from services.fraud.simulator.day import START_US
 from services.fraud.simulator.drift import Drift, Schedule
-from services.platform.streaming.connection import ensure_bucket
+from services.fraud.simulator.gateway import Gateway, TrafficReport, simulated_events
+from services.fraud.simulator.traffic import Traffic
+from services.platform.progress import ProgressCallback
+from services.platform.settings import Settings
+from services.platform.streaming.connection import connect, ensure_bucket
 from services.platform.streaming.retry import retry_forever
 
 BUCKET = "simulator"
@@ -68,6 +75,46 @@ class SimulationState:
 
     async def _put(self, at_us: int) -> None:
         await retry_forever(partial(self._bucket.put, "cursor", orjson.dumps(at_us)), "the cursor")
+
+
+async def simulate_live(
+    config: Settings,
+    seed: int,
+    rate: float,
+    seconds: float,
+    step: ProgressCallback,
+    drift: Drift | None = None,
+) -> TrafficReport:
+    """Simulate live traffic for some seconds, continuing at the stored cursor.
+
+    Args:
+        config: Where the stack runs.
+        seed: Seed of the simulation.
+        rate: Transactions a second.
+        seconds: Duration.
+        step: Called with (sent, total).
+        drift: The drift from now on; None keeps the present one.
+
+    Raises:
+        ConnectionError: NATS does not answer.
+    """
+    nc = await connect(config, "simulator")
+    state = await SimulationState.open(nc.jetstream(), START_US)
+    if drift is not None:
+        await state.set_drift(drift)
+    checkpoints = asyncio.create_task(state.checkpoint_forever())
+    try:
+        gateway = Gateway(nc, SCORER.url(config), config.shards)
+        simulated = simulated_events(Traffic(seed, state.schedule), state.cursor_us)
+        report = await gateway.run(simulated, rate, round(rate * seconds), step, state.advance)
+        checkpoints.cancel()
+        await state.checkpoint()
+        return report
+    finally:
+        checkpoints.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await checkpoints
+        await nc.close()
 
 
 async def _get(bucket: KeyValue, key: str, default: Any) -> Any:

@@ -1,0 +1,272 @@
+"""Grouped cross-validation: every image is predicted by a model that saw nothing of its group.
+
+A fold is a process on one core, because threads wait for each other in every layer: two folds at a
+time take two thirds of the time of one after the other. Where there is a GPU, folds follow each
+other on it. A finished fold is kept in a file, so a run that was stopped goes on where it was.
+"""
+
+import hashlib
+import io
+from collections.abc import Mapping
+from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+from services.cv_inspection.candidates.image_candidate import Prediction
+from services.cv_inspection.features.image import resize_mask
+from services.cv_inspection.features.labelled_images import LabelledImages
+from services.cv_inspection.features.tiling import merge_masks, tile_boxes
+from services.cv_inspection.problem import CostModel
+from services.cv_inspection.retraining.folders import FolderDataset, read_labelled
+from services.cv_inspection.retraining.training import hold_out_units, new_candidate
+from services.platform.progress import ProgressCallback
+from services.platform.runtime.worker import training_threads
+from services.platform.types import Booleans, Floats, Integers
+
+FOLDS = 5
+# Side at which masks are kept for contact sheets, pixels.
+SHEET_SIDE = 160
+_THRESHOLD_SHARE = 0.2
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Which part is tested.
+
+    Attributes:
+        seed: Of the split and of training.
+        number: Of the fold.
+        left_out: A class that training sees nothing of, 0 for none.
+    """
+
+    seed: int
+    number: int
+    left_out: int = 0
+
+    @property
+    def name(self) -> str:
+        """Name of its file."""
+        return f"{self.seed}-{self.number}-{self.left_out}.npz"
+
+
+@dataclass(frozen=True)
+class FoldResult:
+    """M images, each predicted by a model that saw nothing of its group.
+
+    Attributes:
+        image: (M,) numbers of the images.
+        label: (M,) their classes.
+        probabilities: (M, C).
+        novelty: (M,).
+        overlap: (M, 2, 2) pixels of intersection and union of mask and truth: at the network's
+            size, at the image's own size. Zeros without an outline.
+        mask: (M, S, S) where the predicted mask is, for contact sheets.
+        threshold: The cheapest on a part of the training images; NaN where none was kept for it.
+    """
+
+    image: Integers
+    label: Integers
+    probabilities: Floats
+    novelty: Floats
+    overlap: Integers
+    mask: Booleans
+    threshold: float
+
+    @property
+    def defect(self) -> Floats:
+        """(M,) P(defect)."""
+        return np.asarray(1.0 - self.probabilities[:, 0])
+
+    def to_bytes(self) -> bytes:
+        """As an npz file."""
+        out = io.BytesIO()
+        np.savez_compressed(out, allow_pickle=False, **vars(self))
+        return out.getvalue()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "FoldResult":
+        """Read `to_bytes`."""
+        with np.load(io.BytesIO(data), allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        return cls(**{**arrays, "threshold": float(arrays["threshold"])})
+
+
+@dataclass(frozen=True)
+class Folds:
+    """What each process needs to evaluate folds.
+
+    Attributes:
+        data: The images.
+        candidate: Name of the candidate.
+        overrides: Hyperparameters in place of the conf's.
+        count: How many folds.
+        choose_threshold: Keep a part of the training images to choose the threshold on.
+        leaking: Split images, not groups, as papers do: only to show by how much that flatters.
+    """
+
+    data: FolderDataset
+    candidate: str
+    overrides: Mapping[str, object]
+    count: int = FOLDS
+    choose_threshold: bool = False
+    leaking: bool = False
+
+    @property
+    def key(self) -> str:
+        """Hash of all that a fold's result depends on."""
+        digest = hashlib.sha256(
+            repr((self.candidate, sorted(self.overrides.items()), self.count)).encode()
+        )
+        digest.update(repr((self.choose_threshold, self.leaking, self.data.classes)).encode())
+        images = self.data.images
+        for array in (images.vectors, images.mask, images.label, images.unit):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()[:16]
+
+    def check(self) -> None:
+        """ValueError if a class has too few groups for the folds."""
+        images = self.data.images
+        if len(np.unique(images.unit)) == 1:
+            [group] = {file.group for file in self.data.files} or {""}
+            raise ValueError(
+                f"all images are of one group ({group}): nothing is left to test on; correct "
+                "groups.csv or --group-by"
+            )
+        for number, name in enumerate(self.data.classes):
+            groups = len(np.unique(images.unit[images.label == number]))
+            if groups < self.count:
+                raise ValueError(
+                    f"{name} has {groups} groups (tiles, parts), and each of {self.count} folds "
+                    "needs one: add images of other parts, or move the class into another"
+                )
+
+    def evaluate(self, fold: Fold, step: ProgressCallback) -> FoldResult:
+        """Train on all folds but one, and predict that one."""
+        images = self.data.images
+        kind = StratifiedKFold if self.leaking else StratifiedGroupKFold
+        parts = kind(self.count, shuffle=True, random_state=fold.seed)
+        fit, test = list(parts.split(images.label, images.label, images.unit))[fold.number]
+        if fold.left_out:
+            # Also its images in training groups' folds are tested, where their group is not.
+            fit = fit[images.label[fit] != fold.left_out]
+            unseen = (images.label == fold.left_out) & ~np.isin(images.unit, images.unit[fit])
+            test = np.union1d(test, np.flatnonzero(unseen))
+        train, threshold_images = images.select(fit), None
+        if self.choose_threshold:
+            held = hold_out_units(train, _THRESHOLD_SHARE, fold.seed)
+            train, threshold_images = train.select(~held), train.select(held)
+        # Balanced validation images, so that priors are not adjusted: all classes weigh alike.
+        validation = train.select(train.balanced(np.random.default_rng(fold.seed)))
+        candidate = new_candidate(self.candidate, self.data.classes, self.overrides)
+        candidate.fit(train, validation, fold.seed, step)
+        threshold = float("nan")
+        if threshold_images is not None:
+            score, whole = threshold_images.by_image(candidate.score(threshold_images))
+            threshold = CostModel().best_threshold(score, whole.positive, whole.amount)
+        reduction = float(str(candidate.parameters["max_reduction"]))
+        tested = images.select(test)
+        return _result(self.data, tested, candidate.predict(tested.vectors), reduction, threshold)
+
+
+def _result(
+    data: FolderDataset,
+    tested: LabelledImages,
+    found: Prediction,
+    max_reduction: float,
+    threshold: float,
+) -> FoldResult:
+    """Merge tiles to images, and measure each mask at both sizes."""
+    defect, whole = tested.by_image(1.0 - found.probabilities[:, 0].astype(np.float64))
+    del defect
+    # The row that decides for an image is its worst tile.
+    order = np.lexsort((1.0 - found.probabilities[:, 0].astype(np.float64), tested.source))
+    worst = order[np.append(tested.source[order][1:] != tested.source[order][:-1], True)]
+    novelty, _ = tested.by_image(found.novelty.astype(np.float64))
+    overlap = np.zeros((len(whole), 2, 2), dtype=np.int64)
+    mask = np.zeros((len(whole), SHEET_SIDE, SHEET_SIDE), dtype=bool)
+    size = (tested.vectors.shape[1], tested.vectors.shape[2])
+    for row, source in enumerate(whole.source):
+        tiles = np.flatnonzero(tested.source == source)
+        logits, truth = found.masks[tiles], tested.mask[tiles]
+        outlined = bool(tested.has_mask[tiles].all()) and whole.label[row] > 0
+        if outlined:
+            overlap[row, 0] = _overlap(logits > 0, truth)
+        if data.files:
+            image, true = read_labelled(data.files[source])
+            boxes = tile_boxes(*image.size, size, max_reduction)
+            merged = merge_masks(logits, boxes, *image.size)
+            mask[row] = resize_mask(Image.fromarray(merged), SHEET_SIDE)
+            if outlined and true is not None:
+                own = np.asarray(true.resize(image.size)) > 127
+                overlap[row, 1] = _overlap(merged, own)
+    return FoldResult(
+        whole.source, whole.label, found.probabilities[worst].astype(np.float64), novelty,
+        overlap, mask, threshold,
+    )  # fmt: skip
+
+
+def _overlap(mask: Booleans, truth: Booleans) -> tuple[int, int]:
+    return int((mask & truth).sum()), int((mask | truth).sum())
+
+
+def evaluate_folds(
+    folds: Folds, runs: list[Fold], home: Path, step: ProgressCallback
+) -> list[FoldResult]:
+    """The results of some folds; those that an earlier run finished are read from `home`."""
+    folder = home / "evaluations" / folds.key
+    folder.mkdir(parents=True, exist_ok=True)
+    open_runs = [run for run in runs if not (folder / run.name).exists()]
+    if open_runs:
+        _train(folds, open_runs, folder, len(runs) - len(open_runs), step)
+    return [FoldResult.from_bytes((folder / run.name).read_bytes()) for run in runs]
+
+
+def _train(
+    folds: Folds, runs: list[Fold], folder: Path, finished: int, step: ProgressCallback
+) -> None:
+    context = get_context("spawn")
+    done: Any = context.Array("d", len(runs))
+    cores = training_threads()
+    processes = 1 if torch.cuda.is_available() else min(cores, len(runs))
+    pool = ProcessPoolExecutor(
+        processes, context, _initialise_process, (folds, done, cores // processes)
+    )
+    try:
+        futures = [pool.submit(_evaluate, row, run, folder) for row, run in enumerate(runs)]
+        while (state := wait(futures, 1.0, FIRST_EXCEPTION)).not_done:
+            for future in state.done:
+                future.result()
+            step(round(100 * (finished + sum(done[:]))), 100 * (finished + len(runs)))
+        for future in futures:
+            future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+# State of a worker process, set by `_initialise_process`.
+_process_state: list[tuple[Folds, Any]] = []
+
+
+def _initialise_process(folds: Folds, done: Any, threads: int) -> None:
+    torch.set_num_threads(threads)
+    _process_state.append((folds, done))
+
+
+def _evaluate(row: int, run: Fold, folder: Path) -> None:
+    [(folds, done)] = _process_state
+
+    def report(step: int, total: int) -> None:
+        done[row] = step / total
+
+    data = folds.evaluate(run, report).to_bytes()
+    # A crash leaves no half a file.
+    new = folder / f"{run.name}.new"
+    new.write_bytes(data)
+    new.replace(folder / run.name)

@@ -1,0 +1,73 @@
+"""The walkthrough's view of money: logged inspections, decided by other costs."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pyarrow as pa
+
+from services.cv_inspection.ingestion.tables import INSPECTIONS_TABLE
+from services.cv_inspection.monitoring.quality import OutcomeReader
+from services.cv_inspection.problem import ESCAPE_COST_MINOR, REINSPECTION_COST_MINOR, CostModel
+from services.platform.evaluation.what_if import (
+    Decided,
+    LoggedDecisions,
+    Slider,
+    covered_days,
+    newest_by_role,
+)
+from services.platform.models.names import CHAMPION
+from services.platform.settings import Settings
+from services.platform.storage.lake import Lake
+from services.platform.walkthrough import Money
+
+_COLUMNS = ["event_time", "defect", "threshold"]
+_SLIDERS = (
+    Slider("reinspection", "A good part that is inspected again", "EUR", 20, 0.1),
+    Slider("escape", "A defect that escapes to a customer", "EUR", 500, 5),
+)
+
+
+async def present(_: Settings) -> Mapping[str, float]:
+    """The design's costs: thresholds are chosen by them when a model is trained."""
+    return {"reinspection": REINSPECTION_COST_MINOR / 100, "escape": ESCAPE_COST_MINOR / 100}
+
+
+def read(config: Settings) -> LoggedDecisions | None:
+    """Logged inspections; None before any. OSError: S3 is away.
+
+    A part has no amount: the cost of an escape is a slider, the model's fee.
+    """
+    lake = Lake(config)
+    rows = lake.read(INSPECTIONS_TABLE, _COLUMNS)
+    if rows is None or not len(rows):
+        return None
+    time_us = rows["event_time"].cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy()
+    found = OutcomeReader(lake)({})
+    return LoggedDecisions(
+        score=rows["defect"].to_numpy(),
+        threshold=rows["threshold"].to_numpy(),
+        amount=np.zeros(len(rows)),
+        slot=np.full(len(rows), np.inf),
+        days=covered_days(time_us / 1e6),
+        labelled={} if found is None else newest_by_role(found.rows.assign(amount=0.0)),
+    )
+
+
+def decide(logged: LoggedDecisions, eur: Mapping[str, float]) -> Decided:
+    """Outcomes by the threshold that these costs choose.
+
+    It is the threshold of least cost on the champion's labelled inspections; before there are any,
+    the one that a calibrated probability has: where stopping costs as much as passing.
+    """
+    costs = CostModel(opex=round(eur["reinspection"] * 100), fee=round(eur["escape"] * 100))
+    of = logged.labelled.get(CHAMPION)
+    if of is not None and of.positive.any():
+        threshold = costs.best_threshold(of.score, of.positive, of.amount)
+    else:
+        threshold = costs.opex / max(costs.opex + costs.fee, 1)
+    outcome = (logged.score >= threshold).astype(np.int64)
+    expected = [logged.score * costs.fee, (1.0 - logged.score) * costs.opex]
+    return Decided(outcome, expected, costs)
+
+
+MONEY = Money(_SLIDERS, ("pass", "reject"), present, read, decide)

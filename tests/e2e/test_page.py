@@ -1,0 +1,213 @@
+"""The page in a real browser, on a running stack: every view of both designs, clicked.
+
+It needs Playwright and Debian's Chromium: `make page-setup`, `apt-get install chromium`. With
+WHITEBOARD_E2E_RUNNING=1 it uses the running stack of the present settings.
+"""
+
+import os
+import shutil
+import time
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from services.fraud.evaluation.money import MONEY
+from services.fraud.problem import CostModel
+from services.platform.design import WALKTHROUGH
+from services.platform.settings import settings
+from services.walkthrough.token import page_url
+from tests.e2e.test_demo import Installation
+
+pytestmark = pytest.mark.e2e
+CHROMIUM = shutil.which("chromium")
+if CHROMIUM is None:
+    pytest.skip("no chromium here: apt-get install chromium", allow_module_level=True)
+playwright = pytest.importorskip("playwright.sync_api", reason="`make page-setup` installs it")
+
+AXE = Path(__file__).parents[2] / ".venv" / "node_modules" / "axe-core" / "axe.min.js"
+DESIGNS = ("fraud", "cv")
+VIEWS = ("diagram", "follow", "decisions", "money", "models", "drift", "load", "break")
+SIZES = ((1440, 1000), (360, 800))
+# A machine that does other work as well answers late; what must be fast is timed by itself.
+PATIENCE_MS = 120_000
+TRAFFIC = ("simulate", "fraud", "--rate", "40", "--seconds", "900")
+
+
+class Running:
+    """The running stack of the present settings."""
+
+    def settings(self):
+        return settings()
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory):
+    if os.environ.get("WHITEBOARD_E2E_RUNNING"):
+        yield Running()
+        return
+    made = Installation(tmp_path_factory.mktemp("page"))
+    made.run("demo", "--seconds", "20", code=None)
+    traffic = made.begin(*TRAFFIC), made.begin("simulate", "cv", "--rate", "2", "--seconds", "900")
+    yield made
+    for process in traffic:
+        process.terminate()
+        process.wait(30)
+    made.run("down")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as started:
+        made = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield made
+        made.close()
+
+
+@pytest.fixture
+def page(here, browser):
+    """A page that was opened by the URL that `up` prints; afterwards it had no error."""
+    context = browser.new_context(viewport={"width": 1440, "height": 1000})
+    made = context.new_page()
+    made.set_default_timeout(PATIENCE_MS)
+    errors, hosts = [], set()
+    made.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
+    made.on("pageerror", lambda error: errors.append(str(error)))
+    made.on("request", lambda request: hosts.add(urlsplit(request.url).netloc))
+    url = page_url(here.settings())
+    made.goto(url, wait_until="domcontentloaded")
+    made.get_by_text("live", exact=True).wait_for()
+    yield made
+    context.close()
+    assert errors == []
+    assert hosts == {urlsplit(url).netloc}
+
+
+def go(page, design, view, box=""):
+    address = "/".join(filter(None, (design, view, box)))
+    page.evaluate(f"location.hash = '{address}'")
+    page.wait_for_function(f"document.querySelector('#tab-views-{view}[aria-selected=true]')")
+
+
+def box(page, name):
+    return page.locator(f".box[data-box='{name}']")
+
+
+def wait_state(page, name, *states, seconds=60):
+    wanted = ", ".join(f".box[data-box='{name}'][data-state='{state}']" for state in states)
+    page.locator(wanted).wait_for(timeout=seconds * 1e3)
+
+
+@pytest.mark.parametrize("design", DESIGNS)
+@pytest.mark.parametrize("view", VIEWS)
+def test_every_view_opens_by_its_tab(page, design, view, tmp_path):
+    go(page, design, "diagram")
+    page.locator(f"#tab-views-{view}").click()
+    page.wait_for_timeout(1_500)
+    assert page.locator("#view").inner_text().strip()
+    assert page.locator("#view .bad").count() == 0
+    for width, height in SIZES:
+        page.set_viewport_size({"width": width, "height": height})
+        wide = page.evaluate("document.documentElement.scrollWidth")
+        assert wide <= width, f"{view} scrolls sideways at {width} px: {wide}"
+        page.screenshot(path=tmp_path / f"{design}-{view}-{width}.png", full_page=True)
+
+
+@pytest.mark.parametrize("design", DESIGNS)
+def test_every_box_says_what_was_decided_and_what_it_is_at_scale(page, design):
+    go(page, design, "diagram")
+    names = page.locator(".box").evaluate_all("boxes => boxes.map((box) => box.dataset.box)")
+    assert len(names) >= 10
+    for name in names:
+        box(page, name).click()
+        text = page.locator(".panel").inner_text()
+        for heading in ("on aws", "at scale", "see for yourself"):
+            assert heading in text.lower(), name
+        page.keyboard.press("Escape")
+        assert box(page, name).evaluate("one => one === document.activeElement")
+
+
+@pytest.mark.parametrize("design", DESIGNS)
+def test_one_event_is_followed_to_the_lake(page, design):
+    go(page, design, "follow")
+    page.get_by_role("button", name="Send one").click()
+    page.locator(".stops li", has_text="row in").first.wait_for()
+    assert page.locator(".stops .bad").count() == 0
+    assert page.locator(".box.marked").count() >= 4
+
+
+def test_a_decision_opens_and_takes_a_verdict(page):
+    go(page, "cv", "decisions")
+    page.locator(".decision-row").first.click()
+    page.get_by_role("button", name="good", exact=True).click()
+    page.get_by_text("the label is in the stream").wait_for()
+
+
+def test_redis_is_killed_from_the_page_and_seen_red_and_green(page):
+    go(page, "fraud", "break")
+    wait_state(page, "redis", "running")
+    card = page.locator("article", has=page.get_by_role("heading", name="Redis online store"))
+    card.get_by_role("button", name="Away 10 s").click()
+    wait_state(page, "redis", "down", "hanging")
+    card.get_by_text("redis, away: done").wait_for()
+    wait_state(page, "redis", "running")
+    card.get_by_role("button", name="Kill").click()
+    card.get_by_text("redis, kill: done").wait_for()
+    wait_state(page, "redis", "running")
+
+
+def test_a_slider_is_followed_within_a_second_and_equals_brute_force(page, here):
+    go(page, "fraud", "money")
+    slider = page.locator("input[name=opex]")
+    slider.wait_for()
+    before = page.locator(".money-now").inner_text()
+    begin = time.perf_counter()
+    slider.evaluate("one => { one.value = 20; one.dispatchEvent(new Event('input')); }")
+    page.wait_for_function("text => document.querySelector('.money-now').textContent !== text",
+                           arg=before)  # fmt: skip
+    took = time.perf_counter() - begin
+    rows = page.locator("#view tbody tr").all_inner_texts()
+    shown = {name: int(n.replace(",", "")) for name, _, n in (r.split("\t") for r in rows)}
+    # More may have been decided since: the first ones, in the lake's order, are the same.
+    logged = MONEY.read(here.settings())
+    counts = dict.fromkeys(MONEY.outcomes, 0)
+    for score, amount, slot in zip(logged.score, logged.amount, logged.slot, strict=True):
+        code = CostModel(opex=2_000, slot=slot).outcome(score, amount)
+        counts[MONEY.outcomes[code]] += 1
+    newer = len(logged) - sum(shown.values())
+    assert newer >= 0
+    assert all(0 <= counts[name] - shown[name] <= newer for name in counts)
+    assert took < 1.0
+
+
+def test_keys_alone_reach_every_view_and_box(page):
+    go(page, "fraud", "diagram")
+    page.locator("#tab-views-diagram").focus()
+    for view in VIEWS[1:]:
+        page.keyboard.press("ArrowRight")
+        focused = page.evaluate("document.activeElement.id")
+        assert focused == f"tab-views-{view}"
+    go(page, "fraud", "diagram")
+    box(page, "gateway").focus()
+    page.keyboard.press("Enter")
+    assert page.locator(".panel h2").inner_text() == "Payment gateway"
+    page.keyboard.press("Escape")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.dataset.box") == "scorer"
+
+
+@pytest.mark.skipif(not AXE.exists(), reason="no axe-core here: `make page-setup` installs it")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("design", DESIGNS)
+def test_axe_finds_nothing(page, design, scheme):
+    page.emulate_media(color_scheme=scheme)
+    page.evaluate(AXE.read_text())
+    for view in VIEWS:
+        go(page, design, view)
+        page.wait_for_timeout(1_500)
+        found = page.evaluate("axe.run().then((result) => result.violations)")
+        assert [(v["id"], v["nodes"][0]["html"][:200]) for v in found] == [], view
+
+
+def test_the_page_is_a_process_of_the_stack(here):
+    assert WALKTHROUGH.url(here.settings()) in page_url(here.settings())

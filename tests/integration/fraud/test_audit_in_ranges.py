@@ -1,0 +1,86 @@
+"""The skew audit reads ranges of the lake: the same result as all of it in memory."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from services.fraud.ingestion.tables import (
+    DECISION_SCHEMA,
+    DECISIONS_TABLE,
+    LABELS_TABLE,
+    TRANSACTIONS_TABLE,
+)
+from services.fraud.monitoring import skew
+from services.fraud.monitoring.skew import audit
+from services.platform.storage.lake import Lake
+from tests.integration.fraud.test_audit import logged
+
+
+@pytest.fixture
+def lake(config, simulated, monkeypatch):
+    monkeypatch.setattr(skew, "_EVENTS", 40_000)
+    monkeypatch.setattr(skew, "_DECISIONS", 200)
+    monkeypatch.setattr(skew, "_RETRY_S", 0.0)
+    lake = Lake(config)
+    lake.remove(["fraud"])
+    lake.write(TRANSACTIONS_TABLE, simulated.transactions, "history-00001")
+    lake.write(LABELS_TABLE, simulated.labels, "history-00001", partition=False)
+    yield lake
+    lake.remove(["fraud"])
+
+
+def write(lake, decisions, order=None):
+    """Write decisions in an order of their own stream."""
+    count = len(decisions)
+    chosen = decisions if order is None else decisions.take(pa.array(order))
+    seq = pa.array(np.arange(1, count + 1))
+    chosen = chosen.set_column(chosen.column_names.index("seq"), "seq", seq)
+    nulls = {f.name: pa.nulls(count, f.type) for f in DECISION_SCHEMA
+             if f.name not in chosen.column_names}  # fmt: skip
+    columns = {name: chosen[name] for name in chosen.column_names} | nulls
+    rows = pa.table(columns).select(DECISION_SCHEMA.names).cast(DECISION_SCHEMA)
+    lake.write(DECISIONS_TABLE, rows, f"lake-decisions-{1:012d}-{count:012d}")
+
+
+def test_every_decision_is_compared_once(lake, simulated):
+    write(lake, logged(simulated, 500))
+    found = audit(lake)
+    assert (found.vectors, found.mismatches, found.gaps) == (500, 0, 0)
+    assert found.events == len(simulated.events)
+
+
+def test_decisions_in_any_order_are_compared(lake, simulated):
+    """Logged long after their rows have gone on: each needs another pass."""
+    write(lake, logged(simulated, 400), np.random.default_rng(0).permutation(400))
+    found = audit(lake)
+    assert (found.vectors, found.mismatches) == (400, 0)
+
+
+def test_a_changed_vector_and_an_unknown_sequence_are_found(lake, simulated):
+    decisions = logged(simulated, 400)
+    vectors = simulated.vectors[-400:].copy()
+    vectors[11, 3] += 1e-9
+    pairs = [dict(p) for p in decisions["seqs"].to_pylist()]
+    pairs[17]["customer_state"] += 1
+    names = decisions.column_names
+    decisions = decisions.set_column(
+        names.index("features"), "features", pa.array(vectors.tolist())
+    ).set_column(
+        names.index("seqs"),
+        "seqs",
+        pa.array([list(p.items()) for p in pairs], type=pa.map_(pa.string(), pa.int64())),
+    )
+    write(lake, decisions)
+    found = audit(lake)
+    assert (found.vectors, found.mismatches) == (400, 2)
+    assert sorted(one.reason for one in found.examples) == [
+        "a logged sequence is not among the events", "the vector differs",
+    ]  # fmt: skip
+
+
+def test_a_lost_event_is_a_gap(lake, simulated):
+    write(lake, logged(simulated, 100))
+    [file, *_] = lake.files(TRANSACTIONS_TABLE)
+    lost = len(lake.read_files([file], []))
+    lake.delete(file)
+    assert audit(lake).gaps == lost

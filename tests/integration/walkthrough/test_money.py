@@ -1,0 +1,98 @@
+"""The view of money on a real lake and a real stream."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+import httpx
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from services.fraud.ingestion.tables import DECISION_SCHEMA, DECISIONS_TABLE
+from services.fraud.problem import OUTCOMES, CostModel
+from services.fraud.review.live import publish_costs
+from services.fraud.review.policy import COSTS
+from services.platform.design import WALKTHROUGH
+from services.platform.storage.lake import Lake
+from services.walkthrough.app import create_app
+
+COUNT = 3_000
+BEGIN = datetime(2026, 11, 20, tzinfo=UTC)
+
+
+def decisions():
+    rng = np.random.default_rng(11)
+    made = {name: [None] * COUNT for name in DECISION_SCHEMA.names}
+    slots = rng.choice([None, 0.0, 30.0, 90.0], COUNT)
+    sheets = [{**{c: getattr(CostModel(), c) for c in COSTS}, "slot": slot} for slot in slots]
+    made |= {
+        "seq": range(COUNT),
+        "transaction_id": [f"t{i}" for i in range(COUNT)],
+        "event_time": [BEGIN + timedelta(minutes=i) for i in range(COUNT)],
+        "customer_id": ["c"] * COUNT,
+        "merchant_id": ["m"] * COUNT,
+        "amount_minor": rng.lognormal(8, 1, COUNT).astype(int),
+        "cart": [[]] * COUNT,
+        "decision_id": [f"{i:032x}" for i in range(COUNT)],
+        "decision": ["approve"] * COUNT,
+        "score": rng.beta(0.3, 3, COUNT),
+        "threshold": [0.3] * COUNT,
+        "model": ["xgboost:1"] * COUNT,
+        "degraded": [False] * COUNT,
+        "synthetic": rng.random(COUNT) < 0.1,
+        "features": [[]] * COUNT,
+        "seqs": [{}] * COUNT,
+        "costs": sheets,
+    }
+    return pa.table(made, schema=DECISION_SCHEMA)
+
+
+@pytest.fixture
+def lake(config):
+    made = Lake(config)
+    made.remove([DECISIONS_TABLE])
+    yield made
+    made.remove([DECISIONS_TABLE])
+
+
+@pytest.fixture
+async def client(config):
+    # By its own account, which may read no more than its wiring says.
+    transport = httpx.ASGITransport(create_app(config.with_account(WALKTHROUGH.name)))
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as made:
+        yield made
+
+
+async def test_figures_equal_the_lake_decided_one_by_one(client, lake, nc):
+    assert (await client.get("/api/money?design=fraud")).status_code == 404
+    rows = decisions()
+    await asyncio.to_thread(lake.write, DECISIONS_TABLE, rows, "0-2999")
+    await publish_costs(nc.jetstream(), CostModel(opex=700))
+    wanted = {"opex": 9.5, "fee": 40.0, "analyst_minutes": 6.0, "missed": 0.1}
+    query = "".join(f"&cost={name}={value}" for name, value in wanted.items())
+    await client.get("/api/money?design=fraud")
+    found = (await client.get(f"/api/money?design=fraud{query}")).json()
+    live = [row for row in rows.to_pylist() if not row["synthetic"]]
+    assert found["decisions"] == len(live)
+    assert found["present"]["opex"] == 7.0
+    counts, euros = dict.fromkeys(OUTCOMES, 0), 0.0
+    for row in live:
+        slot = row["costs"]["slot"]
+        slot = float("inf") if slot is None else slot
+        model = CostModel(950, 4_000, analyst_minutes=6.0, missed=0.1, slot=slot)
+        code = model.outcome(row["score"], row["amount_minor"])
+        counts[OUTCOMES[code]] += 1
+        euros += model.expected(row["score"], row["amount_minor"])[code] / 100
+    assert {one["outcome"]: one["chosen"] for one in found["outcomes"]} == counts
+    days = len({row["event_time"].replace(minute=0) for row in live}) / 24
+    assert found["eur_per_day"] == pytest.approx(euros / days)
+    assert found["eur_per_day"] < found["eur_per_day_now"]
+
+
+async def test_a_wrong_cost_is_named(client, lake, nc):
+    await asyncio.to_thread(lake.write, DECISIONS_TABLE, decisions(), "0-2999")
+    answer = await client.get("/api/money?design=fraud&cost=weather=3")
+    assert answer.status_code == 422
+    assert "weather" in answer.json()["error"]
+    assert (await client.get("/api/money?design=fraud&cost=missed=7")).status_code == 422
+    assert (await client.get("/api/money?design=fraud&cost=opex")).status_code == 422

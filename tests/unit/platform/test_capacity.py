@@ -1,0 +1,122 @@
+"""The planner: staffing against simulation, zones, bounds, and plans that cannot be met."""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from loadtest.calibration import marginal_us, predicted_knee
+from services.cli.main import app
+from services.designs import DESIGNS
+from services.platform.capacity.parts import Capacity, Measured, Part
+from services.platform.capacity.plan import Demand, plan
+from services.platform.capacity.staffing import (
+    servers_needed,
+    square_root_staffing,
+    wait_quantile_s,
+)
+from services.platform.settings import Settings
+
+ONE = Part("one", "requests", Measured(500, 1_000, 2_000, "by hand", "today"), waits=True)
+NUMBER = Capacity("requests", (ONE,))
+
+
+def simulated_wait(rate, servers, service_s, count=60_000):
+    """p95 wait of a queue with several servers, event by event."""
+    rng = np.random.default_rng(3)
+    arrivals = np.cumsum(rng.exponential(1 / rate, count))
+    services = rng.exponential(service_s, count)
+    free = np.zeros(servers)
+    waits = np.empty(count)
+    for n in range(count):
+        first = int(free.argmin())
+        begin = max(arrivals[n], free[first])
+        waits[n] = begin - arrivals[n]
+        free[first] = begin + services[n]
+    return np.quantile(waits, 0.95)
+
+
+@pytest.mark.parametrize(("rate", "servers"), [(800.0, 1), (3_500.0, 4)])
+def test_the_wait_is_that_of_a_simulated_queue(rate, servers):
+    predicted = wait_quantile_s(rate * 0.001, servers, 0.001)
+    assert simulated_wait(rate, servers, 0.001) == pytest.approx(predicted, rel=0.2)
+
+
+def test_headroom_grows_with_the_root_of_the_load():
+    small, large = (square_root_staffing(load) - load for load in (10.0, 1_000.0))
+    assert small < large <= 10 * small
+    # Enough for a short wait: a tenth more would not have been.
+    assert wait_quantile_s(1_000.0, 1_000 + int(large), 0.001) < 0.001
+    assert servers_needed(1_000.0, 0.001, 0.0001) > 1_000
+
+
+def test_remaining_zones_carry_the_peak():
+    demand = Demand(4_000, 2.0, 50.0)
+    [alone], [spare] = (plan(NUMBER, replace(demand, zones_lost=z)).rows for z in (0, 1))
+    assert spare.provisioned % 3 == 0
+    assert spare.provisioned * 2 // 3 >= spare.instances == alone.provisioned
+    assert alone.cores >= 8 + math.sqrt(8)
+
+
+def test_what_cannot_be_met_is_named_with_its_reason():
+    few = replace(ONE, name="few", max_instances=2, bound="two shards")
+    made = plan(Capacity("requests", (few,)), Demand(4_000))
+    [reason] = made.unmet
+    assert reason.startswith("few: ")
+    assert "two shards" in reason
+    assert made.first.startswith("few at 2,000")
+    slow = replace(ONE, name="slow", floor_ms=60.0)
+    [reason] = plan(Capacity("requests", (slow,)), Demand(10)).unmet
+    assert "slow" in reason
+    assert "60.0 ms" in reason
+    assert plan(NUMBER, Demand(10)).unmet == []
+
+
+@pytest.mark.parametrize("demand", [Demand(0), Demand(1, peak=0.5), Demand(1, zones_lost=2)])
+def test_a_demand_without_sense_is_refused(demand):
+    with pytest.raises(ValueError, match=r"above 0|zones"):
+        plan(NUMBER, demand)
+
+
+@pytest.mark.parametrize("design", DESIGNS, ids=str)
+def test_parts_name_processes_and_their_measurement(design):
+    capacity = design.capacity(Settings())
+    names = {process.name for process in design.everything} | {"nats", "redis", "seaweedfs"}
+    assert {part.name for part in capacity.parts} <= names
+    for part in capacity.parts:
+        assert part.us.low <= part.us.mid <= part.us.high
+        assert part.us.command
+        assert part.us.date
+        assert bool(part.max_instances) is bool(part.bound)
+
+
+def test_more_shards_carry_more():
+    [fraud] = [design for design in DESIGNS if design.name == "fraud"]
+    few, many = (fraud.capacity(Settings(shards=shards)) for shards in (16, 256))
+    rows = [{row.part: row for row in plan(c, Demand(10_000)).rows} for c in (few, many)]
+    assert rows[1]["nats"].breaks_at == pytest.approx(16 * rows[0]["nats"].breaks_at)
+
+
+def test_the_command_plans_and_says_what_cannot_be_met():
+    runner = CliRunner()
+    met = runner.invoke(app, ["plan", "fraud", "--tps", "500", "--json"])
+    assert met.exit_code == 0
+    assert json.loads(met.stdout)["unmet"] == []
+    wanted = ["plan", "fraud", "--tps", "50000", "--survive", "one-zone", "--json"]
+    unmet = runner.invoke(app, wanted)
+    assert unmet.exit_code == 1
+    figures = json.loads(unmet.stdout)
+    assert any(reason.startswith("lake-writer") for reason in figures["unmet"])
+    assert len(figures["costs"]) == 2
+
+
+def test_the_knee_is_that_of_the_slower_queue():
+    us = {"scorer": 600.0, "nats": 300.0, "locust": 500.0}
+    both = predicted_knee(us, "scorer", 2, 50.0)
+    assert predicted_knee(us, "scorer", 64, 50.0) > both
+    assert predicted_knee({"scorer": 600.0}, "scorer", 64, 50.0) < 1e6 / 600
+    with pytest.raises(ValueError, match="do not differ"):
+        marginal_us((100.0, {"a": 1.0}), (100.0, {"a": 1.0}))
