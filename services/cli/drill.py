@@ -21,7 +21,8 @@ from services.platform.settings import settings
 
 if TYPE_CHECKING:
     from services.fraud.evaluation.drill import Drill
-    from services.fraud.evaluation.without_features import OutageRun
+    from services.fraud.evaluation.without_features.offline import Outages
+    from services.fraud.evaluation.without_features.stack import OutageRun
 
 _DEFAULT = with_command("drill")
 
@@ -44,22 +45,30 @@ def drill(
     runs: Annotated[int, typer.Option(min=1, help="Times without Redis.")] = 3,
     rate: Annotated[float, typer.Option(min=1, help="Transactions a second, without Redis.")] = 200,
     kind: Annotated[Kind, typer.Option(help="How Redis fails: away or hang.")] = Kind.away,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Hours without Redis in memory, without a stack.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Inject a concept drift and measure what retraining saves. A minute or two, no stack.
 
     Exits with 1 if no challenger was promoted, or the cost did not fall. With --without-features:
-    what hours without Redis cost in the running stack; 1 if more than 1.5 times as much. With
-    --selective-labels: 60 days of nightly retraining without labels of declined transactions; 1 if
-    the estimated cost's interval misses the true cost on more than a tenth of the days.
+    what hours without Redis cost in the running stack, or in memory with --offline; 1 if more than
+    1.5 times as much (offline: by the rows of a day). With --selective-labels: 60 days of nightly
+    retraining without labels of declined transactions; 1 if the estimated cost's interval misses
+    the true cost on more than a tenth of the days.
 
     Examples:
       whiteboard drill fraud
       whiteboard drill fraud --strength 0.5 --json
+      whiteboard drill fraud --without-features --offline
       whiteboard drill fraud --without-features --hours 12
       whiteboard drill fraud --selective-labels --control 0.03
     """
     only_with(design, "drill")
+    if without_features and offline:
+        _offline_outages(seed, as_json)
+        return
     if without_features:
         _without_features(hours, runs, rate, kind, as_json)
         return
@@ -102,7 +111,8 @@ def _show(found: "Drill") -> None:
 
 
 def _without_features(hours: float, runs: int, rate: float, kind: Kind, as_json: bool) -> None:
-    from services.fraud.evaluation.without_features import MAX_RATIO, run
+    from services.fraud.evaluation.without_features import MAX_RATIO
+    from services.fraud.evaluation.without_features.stack import run
 
     if kind is Kind.kill:
         fail("a killed Redis is back within a second: choose --kind away or --kind hang")
@@ -128,6 +138,38 @@ def _without_features(hours: float, runs: int, rate: float, kind: Kind, as_json:
         )
 
 
+def _offline_outages(seed: int, as_json: bool) -> None:
+    from services.fraud.evaluation.without_features import MAX_RATIO
+    from services.fraud.evaluation.without_features.offline import BOUND_FOR, run
+
+    with errors_as_messages():
+        found = run(seed, bar)
+    if as_json:
+        show_json(found.as_json())
+    else:
+        _show_offline(found)
+    if (ratio := found.cases[BOUND_FOR].ratio) > MAX_RATIO:
+        fail(
+            f"with a warm cache it costs {ratio:.2f} times as much, at most {MAX_RATIO} is allowed"
+        )
+
+
+def _show_offline(found: "Outages") -> None:
+    board = table(
+        f"{found.hours} hours without Redis, {found.transactions:,} transactions, {found.frauds} "
+        "frauds; EUR an hour by the simulator's truth",
+        "decided by", "cost", "ratio", "95 %", "with analysts", "ratio", "precision", "recall",
+        "calibration error",
+    )  # fmt: skip
+    for name, one in found.cases.items():
+        board.add_row(
+            name, f"{one.eur_per_hour:,.0f}", f"{one.ratio:.2f}", f"{one.low:.2f}-{one.high:.2f}",
+            f"{one.eur_per_hour_reviewed:,.0f}", f"{one.ratio_reviewed:.2f}",
+            f"{one.precision:.2f}", f"{one.recall:.2f}", f"{one.calibration_error:.4f}",
+        )  # fmt: skip
+    out.print(board)
+
+
 def _show_outages(found: "list[OutageRun]", hours: float) -> None:
     board = table(
         f"{hours:g} simulated hours without Redis, EUR an hour by the simulator's truth",
@@ -145,7 +187,7 @@ def _show_outages(found: "list[OutageRun]", hours: float) -> None:
 
 
 def _selective_labels(seed: int, rate: float, as_json: bool) -> None:
-    from services.fraud.evaluation import selective_labels
+    from services.fraud.evaluation.selective_labels import drill as selective_labels
 
     with errors_as_messages():
         found = selective_labels.run(seed, rate, bar)

@@ -19,7 +19,8 @@ class FraudModel(TabularModel):
     """A model of this design.
 
     Attributes:
-        fallback: Decides without the online store; None in a file from before there was one.
+        fallback: Decides without the online store, under the file's version; None in a file from
+            before there was one.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -30,9 +31,12 @@ class FraudModel(TabularModel):
     def _read_fallback(self) -> TabularModel | None:
         try:
             data = attachment(self.metadata, FALLBACK)
-            return None if data is None else TabularModel(data, DESIGN, FEATURES, SETS)
+            found = None if data is None else TabularModel(data, DESIGN, FEATURES, SETS)
         except ValueError as error:
             raise ModelRefused(f"its fallback: {error}") from error
+        if found is not None:
+            found.card = found.card.model_copy(update={"version": self.card.version})
+        return found
 
 
 def read_model(data: bytes) -> FraudModel:

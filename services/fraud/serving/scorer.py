@@ -125,18 +125,16 @@ class Scorer:
         rows = await self._fetch(keys, needs_embeddings(model))
         stages.mark("fetch")
         degraded = rows is None
-        decider: TabularModel = model
+        decider = (model.fallback if degraded else None) or model
         if rows is None:
-            rows, decider = self._cache.known(keys), model.fallback or model
+            rows = _MISSING_ROWS if decider is model else self._cache.known(keys)
         vector = feature_vectors(rows, np.array([request_features(transaction)]))
         stages.mark("read")
         sets = {"items": cart_set(transaction)} if decider.card.sets else {}
         score = float(decider.score(vector, sets)[0])
         stages.mark("infer")
         policy = self._policies.current
-        decision = decide(
-            transaction, model.card.label, decider.card.threshold, score, degraded, policy
-        )
+        decision = decide(transaction, decider, score, degraded, policy)
         self._apply_rules(decision, transaction, vector[0])
         stages.mark("rules")
         self._publish(transaction, body, decision, vector[0], rows, synthetic, stages, policy)
@@ -161,9 +159,10 @@ class Scorer:
             await self._redis.open()
 
     async def watch_redis(self) -> None:
-        """Ping Redis while it is unavailable, off the hot path. Runs until cancelled."""
+        """Ping Redis while it is unavailable, and sort the cache. Runs until cancelled."""
         while True:
             await asyncio.sleep(_PING_INTERVAL_S)
+            self._cache.absorb()
             if not self.redis_up:
                 with suppress(RedisError, OSError, TimeoutError):
                     await self._redis.execute([("PING",)], _PING_INTERVAL_S)
@@ -242,14 +241,10 @@ def _seq(row: Floats) -> int | None:
 
 
 def decide(
-    transaction: Transaction,
-    model: str,
-    threshold: float,
-    score: float,
-    degraded: bool,
-    policy: Policy,
+    transaction: Transaction, model: TabularModel, score: float, degraded: bool, policy: Policy
 ) -> Decision:
     """The outcome of least expected cost; the threshold is the best single one, to compare."""
+    card = model.card
     outcome = policy.decide(score, transaction.amount_minor)
     return Decision(
         transaction_id=transaction.transaction_id,
@@ -257,8 +252,8 @@ def decide(
         decision=outcome,
         model_decision=outcome,
         score=score,
-        threshold=threshold,
-        model=model,
+        threshold=card.threshold,
+        model=card.label,
         degraded=degraded,
     )
 

@@ -242,6 +242,7 @@ async def test_without_redis_it_degrades_and_recovers(client, own):
         answer = await client.post("/score", json=asked(number))
         assert answer.status_code == 200
         assert answer.json()["degraded"] is True
+        assert answer.json()["model"] == "xgboost:1"  # its file has no fallback
     assert (await client.get("/readyz")).status_code == 200
     own.start("redis")
 
@@ -285,7 +286,7 @@ async def test_without_redis_the_fallback_decides_by_the_rows_read_last(
     other = (await client.post("/score", json=new)).json()
     assert (whole["degraded"], again["degraded"], other["degraded"]) == (False, True, True)
     assert again["threshold"] == other["threshold"] == FALLBACK_THRESHOLD
-    assert again["model"] == whole["model"] == "xgboost:1"
+    assert (whole["model"], again["model"]) == ("xgboost:1", "fallback:1")
 
     async def arrived():
         return len(await decisions(own.config)) == 3

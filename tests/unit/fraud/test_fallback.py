@@ -1,12 +1,18 @@
 """The fallback: what decides without the online store."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
+from features.aggregation import identify
 from services.fraud.candidates.fallback import Fallback, columns_of_states, lose_rows
+from services.fraud.evaluation.without_features.offline import known_vectors
 from services.fraud.features.kernel import feature_vectors
-from services.fraud.features.request import cart_sets
+from services.fraud.features.request import cart_sets, request_columns
 from services.fraud.features.states import FEATURES, GROUPS, SETS, STATES, TABULAR
+from services.fraud.ingestion.columns import event_times
+from services.fraud.ingestion.events import ENTITIES
 from services.fraud.model import FALLBACK, read_model
 from services.fraud.problem import CostModel
 from services.fraud.serving.row_cache import RowCache
@@ -84,6 +90,12 @@ def test_without_any_row_it_costs_less_than_the_champion_and_than_approving_all(
     assert paid[0] == min(paid)
 
 
+def test_its_decisions_name_it_and_the_version_of_the_file(file, onnx):
+    version = write_card(onnx, card(version=7))
+    served = read_model(attach(version, {FALLBACK: file}))
+    assert (served.card.label, served.fallback.card.label) == ("xgboost:7", "fallback:7")
+
+
 def test_a_model_with_a_broken_fallback_is_refused(onnx):
     with pytest.raises(ModelRefused, match="its fallback"):
         read_model(attach(onnx, {FALLBACK: b"no model"}))
@@ -91,6 +103,43 @@ def test_a_model_with_a_broken_fallback_is_refused(onnx):
 
 def test_a_model_from_before_fallbacks_has_none(onnx):
     assert read_model(onnx).fallback is None
+
+
+@pytest.fixture(scope="module")
+def world(simulated):
+    """The simulated days as the offline measurement has them."""
+    of = simulated.events.is_transaction
+    keys = {entity: simulated.transactions[entity].to_numpy() for entity in ENTITIES}
+    return SimpleNamespace(
+        keys=keys,
+        rows={name: done.snapshots[of] for name, done in simulated.states.items()},
+        request=request_columns(simulated.transactions),
+        time=event_times(simulated.transactions),
+        codes={state.name: identify(state, keys)[0] for state in STATES},
+    )
+
+
+def test_offline_an_outage_knows_the_rows_that_were_read_before_it(world):
+    first, last = len(world.time) - 300, len(world.time)
+    begin, since = world.time[first], first - 5_000
+    warm = known_vectors(world, [begin], [(first, last)], begin - world.time[since])
+    cold = known_vectors(world, [begin], [(first, last)], 0.0)
+    assert np.isnan(cold[:, len(GROUPS["transaction"]) :]).all()
+    cache = RowCache(STATES)
+    for i in range(since, first):
+        cache.keep(keys_of(world, i), rows_of(world, i))
+    for i in (first, last - 1):
+        served = feature_vectors(cache.known(keys_of(world, i)), world.request[i : i + 1])
+        np.testing.assert_array_equal(served[0, : len(TABULAR)], warm[i - first])
+    assert not np.isnan(warm[:, len(GROUPS["transaction"]) :]).all()
+
+
+def keys_of(world, i):
+    return {entity: column[i] for entity, column in world.keys.items()}
+
+
+def rows_of(world, i):
+    return {name: rows[i : i + 1] for name, rows in world.rows.items()}
 
 
 def test_the_cache_returns_the_newest_row_and_nan_for_an_unknown_entity():

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from services.fraud.evaluation.control_estimate import genuine_declined
-from services.fraud.evaluation.selective_labels import Arm, decide_day
+from services.fraud.evaluation.selective_labels.drill import Arm, decide_day
+from services.fraud.evaluation.selective_labels.estimate import genuine_declined
 from services.fraud.problem import CostModel
 from services.fraud.review.control import draw, propensity
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from services.fraud.evaluation.control_estimate import Estimate, genuine_declined
+from services.fraud.evaluation.selective_labels.estimate import Estimate, genuine_declined
 from services.fraud.evaluation.simulated_data import SimulatedData
 from services.fraud.features.backfill import WARM_UP_DAYS
 from services.fraud.problem import DECLINE, DISPUTE_WINDOW_DAYS, CostModel

@@ -22,21 +22,24 @@ from services.fraud.evaluation.run_report import wait_until_processed
 from services.fraud.evaluation.simulated_data import tabular_vectors
 from services.fraud.features.request import cart_sets
 from services.fraud.features.states import FEATURES
-from services.fraud.ingestion.tables import DECISIONS_TABLE, LABELS_TABLE, TRANSACTIONS_TABLE
+from services.fraud.ingestion.tables import (
+    DECISION_SCHEMA,
+    DECISIONS_TABLE,
+    LABELS_TABLE,
+    TRANSACTIONS_TABLE,
+)
 from services.fraud.model import needs_embeddings, read_model
 from services.fraud.problem import APPROVE, DESIGN, CostModel
 from services.fraud.review.live import present_costs
 from services.fraud.review.policy import codes, recompute
 from services.fraud.simulator.gateway import TrafficReport
-from services.fraud.simulator.run import simulate_live
+from services.fraud.simulator.live import simulate_live
 from services.fraud.simulator.shopping import TRANSACTIONS_PER_DAY
-from services.platform.models.names import served_path
+from services.platform.models.served_file import get_served
 from services.platform.progress import ProgressBar
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
 from services.platform.types import Floats, Integers
-
-MAX_RATIO = 1.5
 
 # Takes Redis away while it is open.
 Outage = Callable[[], AbstractContextManager[None]]
@@ -99,7 +102,7 @@ def run(
         if not asyncio.run(wait_until_processed(config, 600.0)):
             raise ValueError("features or lake did not catch up: `whiteboard status`")
     with bar("deciding the same transactions with their features"):
-        return compare(Lake(config), before, during, asyncio.run(present_costs(config)), hours)
+        return compare(config, before, during, asyncio.run(present_costs(config)), hours)
 
 
 def _send(
@@ -110,13 +113,14 @@ def _send(
 
 
 def compare(
-    lake: Lake, before: TrafficReport, during: TrafficReport, costs: CostModel, hours: float
+    config: Settings, before: TrafficReport, during: TrafficReport, costs: CostModel, hours: float
 ) -> OutageRun:
     """The run's figures, from the lake."""
+    lake = Lake(config)
     decisions, fraud = _logged(lake, during)
     amount = decisions["amount_minor"].to_numpy().astype(np.float64)
     outcome = codes(decisions["decision"])
-    score = pa.array(scores_with_features(lake, decisions))
+    score = pa.array(scores_with_features(config, decisions))
     place = decisions.schema.get_field_index("score")
     with_features = recompute(decisions.set_column(place, "score", score))
     per_hour = 1 / (100 * hours)
@@ -146,25 +150,30 @@ def compare(
 
 def _logged(lake: Lake, report: TrafficReport) -> tuple[pa.Table, np.ndarray]:
     """The logged decisions of a run, and the truth of each."""
-    rows = lake.read(DECISIONS_TABLE)
+    rows = lake.read(DECISIONS_TABLE, schema=DECISION_SCHEMA)
+    if rows is None:
+        raise ValueError("the lake holds no decisions yet")
     found = pc.index_in(pa.array(report.decision_ids), rows["decision_id"].combine_chunks())
     known = pc.is_valid(found)
     fraud = np.array(report.fraud, dtype=bool)[known.to_numpy(zero_copy_only=False)]
     return rows.take(found.filter(known)), fraud
 
 
-def scores_with_features(lake: Lake, decisions: pa.Table) -> Floats:
+def scores_with_features(config: Settings, decisions: pa.Table) -> Floats:
     """(D,) the champion's scores of D decisions, with the features they would have had.
 
     Raises:
         ValueError: the champion needs graph embeddings, which this does not read.
     """
-    model = read_model(lake.get(served_path(DESIGN)))
+    lake, model = Lake(config), read_model(get_served(config, DESIGN))
     if needs_embeddings(model):
         raise ValueError(
             f"{model.card.label} needs graph embeddings: measure with `xgboost` as the champion"
         )
-    transactions = lake.read(TRANSACTIONS_TABLE).sort_by("seq")
+    transactions = lake.read(TRANSACTIONS_TABLE)
+    if transactions is None:
+        raise ValueError("the lake holds no transactions yet")
+    transactions = transactions.sort_by("seq")
     vectors = tabular_vectors(transactions, lake.read(LABELS_TABLE))
     index: Integers = pc.index_in(
         decisions["transaction_id"].combine_chunks(),
