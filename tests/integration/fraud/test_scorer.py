@@ -256,7 +256,7 @@ async def test_without_redis_it_degrades_and_recovers(client, own):
 def champion_with_fallback(champion, config, simulated):
     """The champion's file with a fallback trained on a few rows."""
     chosen = slice(0, None, 20)
-    rows = simulated.transactions.take(range(0, len(simulated.transactions), 20))
+    rows = simulated.transactions.take(pa.array(range(0, len(simulated.transactions), 20)))
     examples = Examples(
         simulated.vectors[chosen, : len(TABULAR)],
         simulated.fraud[chosen],

@@ -36,9 +36,13 @@ from services.platform.types import Booleans, Floats, Floats32, Integers
 DAYS, FIT_UNTIL, VALID_UNTIL, TEST_FROM = 60, 37, 44, 46
 EVERY_HOURS = 3
 # How long the scorer had been reading when the outage began, hours; 0: it started in it.
-WARM, COLD = 24.0, 0.0
-BOUND_FOR = "fallback, warm"
-_KNOWN = {BOUND_FOR: WARM, "fallback, an hour of rows": 1.0, "fallback, cold": COLD}
+WARM = "fallback_day_of_rows"
+_READING_HOURS = {
+    "fallback_week_of_rows": 168.0,
+    WARM: 24.0,
+    "fallback_hour_of_rows": 1.0,
+    "fallback_no_rows": 0.0,
+}
 _RESAMPLES = 1_000
 
 
@@ -138,13 +142,13 @@ def run(seed: int, bar: ProgressBar) -> Outages:
     hour = np.repeat(np.arange(len(spans)), [last - first for first, last in spans])
     examples = world.examples(chosen)
     with bar("deciding the outages"):
-        scores = {"ordinary hour": champion.score(examples)}
-        for name, hours in _KNOWN.items():
+        scores = {"ordinary": champion.score(examples)}
+        for name, hours in _READING_HOURS.items():
             vectors = known_vectors(world, begins, spans, hours * HOUR)
             scores[name] = fallback.score(_with(examples, vectors))
         # The last vectors are those without any row.
-        scores["champion, cold"] = champion.score(_with(examples, vectors))
-        scores["approving all"] = np.zeros(len(examples))
+        scores["champion_no_rows"] = champion.score(_with(examples, vectors))
+        scores["approve_all"] = np.zeros(len(examples))
     cases = _cases(scores, examples, hour, seed)
     return Outages(seed, len(spans), len(examples), int(examples.positive.sum()), cases)
 
