@@ -178,7 +178,7 @@ def platt(log_odds: Floats, positive: Booleans, rounds: int = 25) -> tuple[float
     Examples:
         >>> odds = np.array([-2.0, -2.0, -2.0, 2.0, 2.0, 2.0])
         >>> scale, shift = platt(odds, np.array([0, 0, 1, 0, 1, 1], bool))
-        >>> round(1 / (1 + np.exp(-(2 * scale + shift))), 3)
+        >>> float(round(1 / (1 + np.exp(-(2 * scale + shift))), 3))
         0.667
     """
     inputs, weights = np.column_stack([log_odds, np.ones(len(log_odds))]), np.array([1.0, 0.0])

@@ -32,6 +32,7 @@ def genuine_declined(declined: int, weight: Floats, genuine: Booleans) -> Estima
         weight: (C,) inverse propensities of the control group.
         genuine: (C,) its labels.
 
+    >>> import numpy as np
     >>> genuine_declined(100, np.full(10, 20.0), np.array([True, False] * 5)).value
     50.0
     >>> genuine_declined(100, np.zeros(0), np.zeros(0, bool)).covers(3)
