@@ -9,10 +9,13 @@ FEDERATED := .venv-federated
 FEDERATED_STAMP := $(FEDERATED)/.installed
 # Where torch's CPU build comes from; empty, or out of reach: PyPI's, with gigabytes of CUDA on Linux.
 TORCH_INDEX_URL ?= https://download.pytorch.org/whl/cpu
+REACHABLE_TORCH_INDEX = $$([ -z "$(TORCH_INDEX_URL)" ] || ! curl -fsIo /dev/null --max-time 5 \
+    "$(TORCH_INDEX_URL)/torch/" || echo "$(TORCH_INDEX_URL)")
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-e2e test-questions test-compose test-security test-federated federated \
-    federated-setup check bench architecture picture page-setup lock down wipe
+    federated-setup check bench architecture kubernetes picture page-setup lock down wipe
 
 help:  ## Show this
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,22 +23,17 @@ help:  ## Show this
 $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@[ -z "$(TORCH_INDEX_URL)" ] || ! curl -fsIo /dev/null --max-time 5 "$(TORCH_INDEX_URL)/torch/" \
-	    || $(BIN)/pip install --quiet --disable-pip-version-check --no-deps \
-	        --index-url "$(TORCH_INDEX_URL)" "$$(grep '^torch==' requirements.lock)"
 	@[ -t 1 ] && terminal=1 || terminal=0; \
-	$(BIN)/pip install --disable-pip-version-check --progress-bar off -r requirements.lock 2>&1 \
-	    | awk -v terminal=$$terminal -v of=$$(grep -c == requirements.lock) \
+	sh infra/install_locked.sh $(BIN)/pip requirements.lock "$(REACHABLE_TORCH_INDEX)" 2>&1 \
+	    | awk -v terminal=$$terminal -v of=$$(grep -c '^[A-Za-z0-9].*==' requirements.lock) \
 	        -f infra/local/pip-progress.awk
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $(STAMP)
 
 $(FEDERATED_STAMP): requirements-federated.lock
 	test -x $(FEDERATED)/bin/python || $(PYTHON) -m venv $(FEDERATED)
-	@[ -z "$(TORCH_INDEX_URL)" ] || ! curl -fsIo /dev/null --max-time 5 "$(TORCH_INDEX_URL)/torch/" \
-	    || $(FEDERATED)/bin/pip install --quiet --disable-pip-version-check --no-deps \
-	        --index-url "$(TORCH_INDEX_URL)" "$$(grep '^torch==' requirements-federated.lock)"
-	$(FEDERATED)/bin/pip install --quiet --disable-pip-version-check -r requirements-federated.lock
+	sh infra/install_locked.sh $(FEDERATED)/bin/pip requirements-federated.lock \
+	    "$(REACHABLE_TORCH_INDEX)" > /dev/null
 	@touch $(FEDERATED_STAMP)
 
 federated-setup: $(FEDERATED_STAMP)  ## Create .venv-federated with Flower, for the banks
@@ -89,17 +87,22 @@ bench: setup  ## Micro-benchmarks: kernel, simulator, reader
 architecture: setup  ## Write docs/architecture.md from the code's imports
 	$(BIN)/python -m docs.draw_architecture
 
+kubernetes: setup  ## Write the manifests in infra/kubernetes from the designs
+	$(BIN)/python -m infra.kubernetes.generate
+
 picture: page-setup  ## Write docs/images/page.png from a recorded minute of the running stack
 	$(BIN)/python -m docs.draw_page
 
 # torch's CUDA libraries stay out of the lock: its CPU build has none, and pip finds them for others.
-lock: setup  ## Add what pyproject.toml asks for to the locks; pins that are there stay
+lock: setup  ## Add what pyproject.toml asks for to the locks, with hashes; pins that are there stay
 	$(BIN)/pip install --quiet uv
-	@for name in "requirements pyproject.toml --extra=dev" "requirements-federated requirements-federated.in"; do \
+	@for name in "requirements pyproject.toml --extra=dev" "requirements-federated requirements-federated.in" \
+	        "requirements-serve requirements-serve.in --constraint=requirements.lock"; do \
 	    set -- $$name; lock=$$1.lock; shift; cp $$lock $$lock.new; \
 	    $(BIN)/uv pip compile --quiet "$$@" --universal --python-version 3.11 --no-emit-index-url \
-	        --no-annotate --no-header --output-file $$lock.new; \
-	    grep -vE '^(nvidia-|cuda-|triton)' $$lock.new > $$lock; rm $$lock.new; \
+	        --no-annotate --no-header --generate-hashes --output-file $$lock.new; \
+	    awk '/^[A-Za-z0-9]/ { is_cuda = /^(nvidia-|cuda-|triton)/ } !is_cuda' $$lock.new > $$lock; \
+	    rm $$lock.new; \
 	done
 
 down: setup  ## Stop the stack

@@ -1,14 +1,24 @@
 #!/usr/bin/env bash
-# Brings promtool into .venv/bin, out of Debian's package: what checks the alert rules. Nothing is
-# installed on the machine, and no Prometheus is started. Needs apt; without it, says so and goes on.
+# Brings into .venv/bin, out of Debian's packages, what only checks need: promtool for the alert
+# rules, kustomize for the Kubernetes manifests. Nothing is installed on the machine, and no server
+# is started. Needs apt; without it, or without the package, says so and goes on.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-if command -v promtool >/dev/null || [ -x .venv/bin/promtool ]; then exit 0; fi
-command -v apt-get >/dev/null || { echo "no apt here: alert rules are not checked"; exit 0; }
-folder=$(mktemp -d)
-trap 'rm -rf "$folder"' EXIT
-cd "$folder"
-apt-get download -qq prometheus 2>/dev/null || { apt-get update -qq && apt-get download -qq prometheus; }
-dpkg -x prometheus_*.deb .
-cd - >/dev/null
-install -D "$folder/usr/bin/promtool" .venv/bin/promtool
+
+# bring PROGRAM PACKAGE WHAT-IS-NOT-CHECKED-WITHOUT-IT
+bring() {
+    if command -v "$1" >/dev/null || [ -x ".venv/bin/$1" ]; then return; fi
+    command -v apt-get >/dev/null || { echo "no apt here: $3 not checked"; return; }
+    local folder
+    folder=$(mktemp -d)
+    (
+        cd "$folder"
+        apt-get download -qq "$2" 2>/dev/null || { apt-get update -qq && apt-get download -qq "$2"; }
+        dpkg -x "$2"_*.deb .
+    ) && install -D "$folder/usr/bin/$1" ".venv/bin/$1" || echo "no package $2 here: $3 not checked"
+    rm -rf "$folder"
+}
+
+bring promtool prometheus "alert rules are"
+# kubectl has kustomize in it.
+command -v kubectl >/dev/null || bring kustomize kustomize "rendered Kubernetes manifests are"

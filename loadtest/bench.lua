@@ -8,7 +8,8 @@ function setup(thread)
   threads = threads + 1
 end
 
-local headers = { ["Content-Type"] = "application/json", ["baggage"] = "synthetic_request=true" }
+local headers = { ["Content-Type"] = "application/json", ["baggage"] = "synthetic_request=true",
+  ["Authorization"] = "Bearer " .. os.getenv("BENCH_TOKEN") }
 local at = 0
 function request()
   at = at + 1

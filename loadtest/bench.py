@@ -23,7 +23,7 @@ from infra.local.engines import environment
 from infra.local.supervisor import Supervisor
 from loadtest.bodies import bodies
 from services.platform.progress import ProgressCallback
-from services.platform.settings import Settings
+from services.platform.settings import Settings, settings
 
 APPS = {
     "noop": "loadtest.apps:noop",
@@ -130,7 +130,9 @@ def wrk(url: str, file: Path, seconds: int) -> dict[str, float]:
     program = wrk_program()
     script = str(Path(__file__).parent / "bench.lua")
     command = [program, "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "-s", script, url]
-    environ = {**environment(), "BENCH_BODIES": str(file)}
+    environ = {**environment(), "BENCH_BODIES": str(file)} | {
+        "BENCH_TOKEN": settings().plain_label_token
+    }
     process = subprocess.run(command, env=environ, capture_output=True, text=True, check=True)
     summary = json.loads(process.stdout.strip().splitlines()[-1])
     if summary["errors"]:

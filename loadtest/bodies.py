@@ -1,9 +1,12 @@
 """Request bodies from the simulator: no transaction twice, realistic rates per card."""
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 from services.fraud.simulator.tables import transaction
 from services.fraud.simulator.traffic import Traffic
+from services.platform.runtime.http import synthetic_headers
+from services.platform.settings import settings
 
 # The customers, merchants and devices are those of the online store; the transactions are not part
 # of the backfill.
@@ -27,3 +30,10 @@ def bodies(max_count: int | None = None, worker: int = 0) -> Iterator[bytes]:
             yield transaction(day, index).model_dump_json().encode()
             count += 1
         number += 1
+
+
+@lru_cache(maxsize=1)  # asked for every request
+def load_headers() -> dict[str, str]:
+    """Headers of a load test's request, with this home's token for its mark."""
+    token = settings().plain_label_token
+    return {"Content-Type": "application/json", **synthetic_headers(token)}

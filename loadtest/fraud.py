@@ -12,10 +12,9 @@ from collections.abc import Iterator
 from locust import FastHttpUser, events, task
 from locust.env import Environment
 
-from loadtest.bodies import bodies
+from loadtest.bodies import bodies, load_headers
 from loadtest.schedule import OpenLoop, worker_index
 from services.fraud.service import SCORER
-from services.platform.runtime.http import SYNTHETIC
 from services.platform.runtime.worker import freeze_gc
 from services.platform.settings import settings
 
@@ -34,7 +33,7 @@ class ScoreUser(OpenLoop, FastHttpUser):
     @task  # type: ignore[untyped-decorator]
     def score(self) -> None:
         """Post one transaction."""
-        headers = {"Content-Type": "application/json", **SYNTHETIC}
+        headers = load_headers()
         self.client.post("/score", data=next(self.transactions), headers=headers)
 
 

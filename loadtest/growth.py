@@ -23,11 +23,10 @@ from features.redis_connection import RedisConnection
 from features.spec import SEQ, TIME, State
 from infra.local.apps import same_engines, serving
 from loadtest.bench import wrk
-from loadtest.bodies import bodies
+from loadtest.bodies import bodies, load_headers
 from loadtest.stream import own_engines
 from services.fraud.features.states import CUSTOMER, STATES
 from services.platform.progress import ProgressBar, ProgressCallback
-from services.platform.runtime.http import SYNTHETIC
 from services.platform.settings import Settings
 from services.platform.types import Floats
 
@@ -164,7 +163,7 @@ def _with_items(body: dict[str, object], count: int) -> bytes:
 
 
 async def _post(url: str, requests: list[bytes]) -> Floats:
-    headers = {"Content-Type": "application/json", **SYNTHETIC}
+    headers = load_headers()
     seconds = []
     async with aiohttp.ClientSession() as http:
         for body in requests:

@@ -15,13 +15,12 @@ from time import perf_counter
 import aiohttp
 import numpy as np
 
-from loadtest.bodies import bodies
+from loadtest.bodies import bodies, load_headers
 from services.fraud.candidates import CANDIDATES
 from services.fraud.service import SCORER
 from services.platform.models.promotion import ModelLifecycle
 from services.platform.models.registry import ModelRegistry
 from services.platform.progress import ProgressCallback
-from services.platform.runtime.http import SYNTHETIC
 from services.platform.settings import Settings
 
 _SETTLE_S = 3.0
@@ -193,7 +192,7 @@ async def _load(url: str, rate: float, answers: _Answers, stop: threading.Event)
 
 
 async def _post(http: aiohttp.ClientSession, url: str, body: bytes, answers: _Answers) -> None:
-    headers = {"Content-Type": "application/json", **SYNTHETIC}
+    headers = load_headers()
     begin = perf_counter()
     try:
         async with http.post(url, data=body, headers=headers) as answer:

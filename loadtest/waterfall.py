@@ -12,13 +12,12 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from infra.local.apps import serving_files
-from loadtest.bodies import bodies
+from loadtest.bodies import bodies, load_headers
 from services.fraud.candidates import CANDIDATES
 from services.platform.evaluation.comparison import post_in_turn
 from services.platform.models.names import version_path
 from services.platform.models.registry import ModelRegistry
 from services.platform.progress import ProgressCallback
-from services.platform.runtime.http import SYNTHETIC
 from services.platform.runtime.scrape import quantile, read_buckets
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
@@ -80,7 +79,7 @@ async def _post(
     urls: dict[str, str], requests: list[bytes], step: ProgressCallback
 ) -> dict[str, list[dict[str, float]]]:
     """By candidate, the ms by stage of each answer."""
-    headers = {"Content-Type": "application/json", **SYNTHETIC}
+    headers = load_headers()
     posts = [{"data": body, "headers": headers} for body in requests]
     routes = {name: f"{url}/score" for name, url in urls.items()}
     found = await post_in_turn(routes, posts, RATE, step)

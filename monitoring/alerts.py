@@ -24,6 +24,7 @@ class Alert(BaseModel):
         said: The message.
         findings: By detector, the columns that drifted.
         sources: By column, the source whose values moved most, where one did.
+        dominated_by: The source of nearly all decisions, if others are known: no reason to retrain.
         examples: Subjects (images) with the most extreme values, where a column has too many.
     """
 
@@ -35,6 +36,7 @@ class Alert(BaseModel):
     said: str
     findings: dict[str, list[str]] = {}
     sources: dict[str, str] = {}
+    dominated_by: str = ""
     examples: list[str] = []
 
 

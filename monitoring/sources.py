@@ -4,6 +4,7 @@ An alarm says that sharpness fell; the operator has to know which lens to clean.
 good reasons, so a source is compared with itself, by a decayed mean and spread of its values.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,8 @@ HALF_LIFE_WINDOWS = 20.0
 # many standard errors has not drifted.
 MIN_ROWS = 10
 MIN_STANDARD_ERRORS = 4.0
+# A window with so many rows of one source says nothing of the others.
+DOMINATING_SHARE = 0.9
 
 
 @dataclass
@@ -102,6 +105,16 @@ class SourceTracker:
         }
         certain = {name: value for name, value in errors.items() if value >= MIN_STANDARD_ERRORS}
         return max(certain, key=lambda name: certain[name], default="")
+
+    def dominating_source(self, sources: Sequence[str]) -> str:
+        """The source of nearly all rows of a window, if it is not the only one known; else empty.
+
+        Args:
+            sources: (N,) the source of each row, empty for none.
+        """
+        [(name, count)] = Counter(sources).most_common(1)
+        is_only = not set(self._sums) - {name}
+        return "" if is_only or count < DOMINATING_SHARE * len(sources) else name
 
     def to_bytes(self) -> bytes:
         """The state as a JSON file."""

@@ -127,6 +127,7 @@ class ClosedWindow:
         columns: (F,) names.
         result: Distances and findings.
         drifted_sources: By column that drifted, the source that moved most, where one did.
+        dominated_by: The source of nearly all decisions, if others are known; empty otherwise.
         examples: Subjects of the most extreme rows, where a column has too many.
         sources: State of the source tracker, to be stored; None where it did not change.
         state: Where to begin again once the window is published.
@@ -138,6 +139,7 @@ class ClosedWindow:
     columns: tuple[str, ...]
     result: WindowResult
     drifted_sources: Mapping[str, str]
+    dominated_by: str
     sources: bytes | None
     state: WatcherState
     examples: tuple[str, ...] = ()
@@ -289,6 +291,7 @@ class WindowWatcher:
             columns=columns,
             result=result,
             drifted_sources={column: source for column, source in by_column.items() if source},
+            dominated_by=tracker.dominating_source(sources),
             sources=tracked,
             state=self._state(),
             examples=tuple(subject for subject in extreme if subject),

@@ -160,6 +160,7 @@ async def _publish(nc: Client, lake: Lake, design: str, closed: ClosedWindow) ->
         said=_message(closed.result, closed.drifted_sources, closed.examples),
         findings=by_detector,
         sources=dict(closed.drifted_sources),
+        dominated_by=closed.dominated_by,
         examples=list(closed.examples),
     )
     await raise_alert(nc.jetstream(), alert)

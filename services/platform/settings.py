@@ -139,7 +139,10 @@ class Settings(BaseSettings):
         Path("/opt/ml/model/model.onnx"),
         description="Served instead of the champion if it exists, as in SageMaker.",
     )
-    night_utc: str = Field("03:00", description="When the nightly retraining runs, HH:MM UTC.")
+    night_utc: str = Field(
+        "03:00",
+        description="When the nightly retraining runs, HH:MM UTC; empty: another program runs it.",
+    )
     bucket: str = Field("lake", description="S3 bucket of the lake and the models.")
     inbox: str = Field("inbox", description="S3 bucket where images land.")
     results: str = Field("results", description="S3 bucket of their inspection results.")

@@ -295,7 +295,8 @@ def test_mutated_requests_are_answered_and_kill_nothing(here, path, sample, coun
     """Whatever is sent, the answer is no 5xx."""
     config = here.settings()
     url = (SCORER if path == "/score" else INSPECTOR).url(config)
-    headers = {"Authorization": f"Bearer {config.plain_webhook_token}"}
+    token = config.plain_label_token if path == "/verdict" else config.plain_webhook_token
+    headers = {"Authorization": f"Bearer {token}"}
     answers = Counter()
     with httpx.Client(base_url=url, headers=headers, timeout=30) as http:
         for data in mutations(sample, count, seed=1):

@@ -5,6 +5,7 @@ keys of the stored weights, so they do not change.
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,41 @@ _MIN_PROBABILITY = 1e-7
 _PATCH_SIDE = 5
 # A novelty, in standard deviations, that is as sure a defect as any.
 _NOVEL = 10.0
+# Scale of pixels that are normalised by image, and what is added to their deviation, grey levels.
+_IMAGE_SCALE, _MIN_SPREAD = 0.45, 4.0
+
+
+class Decoded(NamedTuple):
+    """What encoder and decoder make of N images.
+
+    Attributes:
+        levels: Four levels of the encoder, (N, c, s, s).
+        mask: (N, 1, H, W) logits.
+        class_maps: (N, K, s, s) logits of a map for each defect class, None without them.
+    """
+
+    levels: list[Tensor]
+    mask: Tensor
+    class_maps: Tensor | None
+
+
+class Logits(NamedTuple):
+    """What the heads say of N images, for the loss.
+
+    Attributes:
+        kind: (N, C) logits of the class.
+        mask: (N, 1, H, W) logits of the mask.
+        class_maps: See `Decoded`.
+    """
+
+    kind: Tensor
+    mask: Tensor
+    class_maps: Tensor | None
+
+    def to_float(self) -> "Logits":
+        """In 32 bits, in which losses are computed."""
+        maps = None if self.class_maps is None else self.class_maps.float()
+        return Logits(self.kind.float(), self.mask.float(), maps)
 
 
 class Network(nn.Module):
@@ -31,13 +67,15 @@ class Network(nn.Module):
 
     Attributes:
         net: Both, as segmentation_models_pytorch builds them.
+        class_maps: K, how many maps beside the mask there are: 0, or one for each defect class.
         encoder: The timm model.
         channels: c of each of the four levels.
     """
 
-    def __init__(self, net: smp.base.SegmentationModel) -> None:
+    def __init__(self, net: smp.base.SegmentationModel, class_maps: int) -> None:
         super().__init__()
         self.net = net
+        self.class_maps = class_maps
         self.encoder: nn.Module = net.encoder.model
         self.channels: list[int] = net.encoder.out_channels[-4:]
 
@@ -48,17 +86,25 @@ class Pyramid(Network):
     Source: Kirillov et al., "Panoptic Feature Pyramid Networks", 2019.
     """
 
-    def __init__(self, encoder: str) -> None:
+    def __init__(self, encoder: str, class_maps: int = 0) -> None:
         net = smp.FPN(
-            f"tu-{encoder}", encoder_weights=None, classes=1,
+            f"tu-{encoder}", encoder_weights=None, classes=1 + class_maps,
             decoder_pyramid_channels=32, decoder_segmentation_channels=32,
         )  # fmt: skip
-        super().__init__(net)
+        super().__init__(net, class_maps)
 
-    def forward(self, values: Tensor) -> tuple[list[Tensor], Tensor]:
-        """(N, 3, H, W) to four levels [(N, c, s, s)] and (N, 1, H, W) mask logits."""
+    def forward(self, values: Tensor) -> Decoded:
+        """(N, 3, H, W) to levels, mask, and class maps at a quarter of the image's size."""
         levels = self.net.encoder(values)
-        return levels[-4:], self.net.segmentation_head(self.net.decoder(levels))
+        classify, enlarge, _ = self.net.segmentation_head
+        maps = classify(self.net.decoder(levels))
+        if not self.class_maps:
+            return Decoded(levels[-4:], enlarge(maps), None)
+        # Only the mask is needed at the image's size. Aligning corners, as `enlarge` does, would
+        # shift it by up to 1.5 pixels, which is as much as a crack is wide.
+        size = values.shape[-2:]
+        mask = functional.interpolate(maps[:, :1], size, mode="bilinear", align_corners=False)
+        return Decoded(levels[-4:], mask, maps[:, 1:])
 
 
 class DensePrediction(Network):
@@ -67,18 +113,19 @@ class DensePrediction(Network):
     Source: Ranftl et al., "Vision Transformers for Dense Prediction", 2021.
     """
 
-    def __init__(self, encoder: str) -> None:
+    def __init__(self, encoder: str, class_maps: int = 0) -> None:
         net = smp.DPT(
-            f"tu-{encoder}", encoder_weights=None, classes=1,
+            f"tu-{encoder}", encoder_weights=None, classes=1 + class_maps,
             decoder_intermediate_channels=(32, 32, 32, 32), decoder_fusion_channels=32,
             dynamic_img_size=True,
         )  # fmt: skip
-        super().__init__(net)
+        super().__init__(net, class_maps)
 
-    def forward(self, values: Tensor) -> tuple[list[Tensor], Tensor]:
-        """(N, 3, H, W) to four levels [(N, c, s, s)] and (N, 1, H, W) mask logits."""
+    def forward(self, values: Tensor) -> Decoded:
+        """(N, 3, H, W) to levels, mask, and class maps at the image's size."""
         levels, tokens = self.net.encoder(values)
-        return levels, self.net.segmentation_head(self.net.decoder(levels, tokens))
+        maps = self.net.segmentation_head(self.net.decoder(levels, tokens))
+        return Decoded(levels, maps[:, :1], maps[:, 1:] if self.class_maps else None)
 
 
 class InspectionNetwork(nn.Module):
@@ -93,6 +140,7 @@ class InspectionNetwork(nn.Module):
         encoder: The encoder's name in timm.
         classes: C, the number of classes.
         novelty_weight: Weight of the novelty in P(defect), beside the 1 of the two heads.
+        by_image: Whether pixels are normalised by their image's mean and deviation, not ImageNet's.
     """
 
     mean: Tensor
@@ -100,28 +148,43 @@ class InspectionNetwork(nn.Module):
     shift: Tensor
 
     def __init__(
-        self, net: Network, encoder: str, classes: int, novelty_weight: float = 0.0
+        self,
+        net: Network,
+        encoder: str,
+        classes: int,
+        novelty_weight: float = 0.0,
+        by_image: bool = False,
     ) -> None:
         super().__init__()
         self.net: Network = net
+        self.by_image = by_image
         self.novelty_weight = novelty_weight
         pretrained = timm.get_pretrained_cfg(encoder)
         mean = (0.5, 0.5, 0.5) if pretrained is None else pretrained.mean
         spread = (0.5, 0.5, 0.5) if pretrained is None else pretrained.std
         self.register_buffer("mean", 255.0 * torch.tensor(mean).view(1, 3, 1, 1))
         self.register_buffer("spread", 255.0 * torch.tensor(spread).view(1, 3, 1, 1))
-        width = 2 * sum(net.channels) + 2
+        width = 2 * (sum(net.channels) + 1 + net.class_maps)
         self.kind = nn.Sequential(nn.BatchNorm1d(width), nn.Dropout(0.3), nn.Linear(width, classes))
         # Added to the log probabilities: see `adjust_priors`.
         self.register_buffer("shift", torch.zeros(classes))
 
-    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, H, W, 3) uint8 to (N, C) class logits and (N, 1, H, W) mask logits, for the loss."""
-        values = (pixels.permute(0, 3, 1, 2).float() - self.mean) / self.spread
-        levels, mask = self.net(values.contiguous(memory_format=torch.channels_last))
+    def forward(self, pixels: Tensor) -> Logits:
+        """(N, H, W, 3) pixels, 0..255, to the heads' logits."""
+        values = self._normalised(pixels.permute(0, 3, 1, 2).float())
+        levels, mask, class_maps = self.net(values.contiguous(memory_format=torch.channels_last))
         maps = [*levels, torch.sigmoid(mask)]
+        if class_maps is not None:
+            maps.append(torch.sigmoid(class_maps))
         pooled = [pool(level) for level in maps for pool in (_mean, _max)]
-        return self.kind(torch.cat(pooled, dim=1)), mask
+        return Logits(self.kind(torch.cat(pooled, dim=1)), mask, class_maps)
+
+    def _normalised(self, values: Tensor) -> Tensor:
+        if not self.by_image:
+            return (values - self.mean) / self.spread
+        mean = values.mean(dim=(1, 2, 3), keepdim=True)
+        spread = (values - mean).square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
+        return _IMAGE_SCALE * (values - mean) / (spread + _MIN_SPREAD)
 
     def infer(self, pixels: Tensor, novelty: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(N, H, W, 3) uint8 to (N, C) probabilities and (N, 1, H, W) mask logits.
@@ -131,8 +194,8 @@ class InspectionNetwork(nn.Module):
         uses only texture. Novelty, (N,), is a third opinion where it has a weight: it saturates at
         10 standard deviations. Which defect it is, the class head decides.
         """
-        class_logits, mask = self(pixels)
-        mask_defect = _max(functional.avg_pool2d(torch.sigmoid(mask), _PATCH_SIDE, stride=2))
+        class_logits, mask, _ = self(pixels)
+        mask_defect = patch_score(mask)
         good = 0.5 * (torch.softmax(class_logits, dim=1)[:, :1] + 1.0 - mask_defect)
         if novelty is not None and self.novelty_weight:
             novel = (novelty[:, None] / _NOVEL).clamp(0.0, 1.0)
@@ -155,6 +218,11 @@ class InspectionNetwork(nn.Module):
         """
         self.shift[0] = math.log(line_good / train_good)
         self.shift[1:] = math.log((1 - line_good) / (1 - train_good))
+
+
+def patch_score(mask: Tensor) -> Tensor:
+    """(N, 1, H, W) mask logits to (N, 1) P(defect): the highest mean of a patch of the mask."""
+    return _max(functional.avg_pool2d(torch.sigmoid(mask), _PATCH_SIDE, stride=2))
 
 
 def _mean(level: Tensor) -> Tensor:

@@ -14,11 +14,13 @@ from torch import Tensor, nn
 from services.cv_inspection.candidates import weights
 from services.cv_inspection.candidates.augmentation import augment
 from services.cv_inspection.candidates.image_candidate import ImageCandidate
-from services.cv_inspection.candidates.losses import InspectionLoss
+from services.cv_inspection.candidates.losses import InspectionLoss, LossWeights
 from services.cv_inspection.candidates.networks import InferenceNetwork, InspectionNetwork, Network
 from services.cv_inspection.candidates.novelty import Novelty
+from services.cv_inspection.candidates.pasting import Pasting
 from services.cv_inspection.features.labelled_images import LabelledImages
 from services.platform.progress import ProgressCallback
+from services.platform.torch.device import mixed_precision, training_device
 from services.platform.torch.training import dump_weights, load_weights, minimise
 
 _FILE, _NOVELTY_FILE = "weights.pt", "novelty.pt"
@@ -88,11 +90,13 @@ class TwoHeadCandidate(ImageCandidate):
 
     def _new_network(self) -> InspectionNetwork:
         count = len(self.classes)
+        maps = count - 1 if LossWeights.of(self.parameters).class_map else 0
         net = InspectionNetwork(
-            self.network(self.encoder),
+            self.network(self.encoder, maps),
             self.encoder,
             count,
             float(self.parameters.get("novelty_weight", 0.0)),
+            bool(self.parameters.get("normalise_by_image", False)),
         )
         # Depthwise convolutions train 1.5 times as fast in this layout on a CPU.
         return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -127,25 +131,37 @@ class TwoHeadCandidate(ImageCandidate):
         )
         # Random weights are not worth freezing.
         frozen = 0 if self.origin == weights.SCRATCH else int(self.parameters["frozen_layers"])
+        device = training_device()
+        self._net.to(device)
         _make_trainable(self._net, frozen, bool(self.parameters["freeze_batch_norm"]))
         groups = _parameter_groups(self._net, encoder, heads)
-        losses = self._losses(images, np.random.default_rng(seed), batches, total)
+        losses = self._losses(images, np.random.default_rng(seed), batches, total, device)
         minimise(losses, groups, _WEIGHT_DECAY, total, step, _WARM_UP_SHARE)
-        self._net.eval()
+        self._net.eval().cpu()
 
     def _losses(
-        self, images: LabelledImages, rng: np.random.Generator, batches: int, total: int
+        self,
+        images: LabelledImages,
+        rng: np.random.Generator,
+        batches: int,
+        total: int,
+        device: torch.device,
     ) -> Iterator[Tensor]:
         """The losses of `total` batches, `batches` an epoch."""
         batch, jitter = int(self.parameters["batch"]), float(self.parameters["exposure_jitter"])
-        loss_of = InspectionLoss(images, len(self.classes), float(self.parameters["focal_gamma"]))
+        added, gamma = LossWeights.of(self.parameters), float(self.parameters["focal_gamma"])
+        loss_of = InspectionLoss(images, len(self.classes), gamma, added, device)
+        share = float(self.parameters.get("pasted_share", 0.0))
+        paste = Pasting(images, share) if share else None
         for number in range(total):
             if number % batches == 0:
                 order = images.balanced(rng)
             drawn = images.select(order[(number % batches) * batch :][:batch])
-            pixels, mask = augment(drawn, jitter, rng)
-            class_logits, mask_logits = self._net(pixels)
-            yield loss_of(class_logits, mask_logits[:, 0], drawn, mask)
+            pixels, mask, label = augment(drawn, jitter, rng, device, paste)
+            has_mask = torch.from_numpy(drawn.has_mask).to(device)
+            with mixed_precision(device):
+                logits = self._net(pixels.permute(0, 2, 3, 1))
+            yield loss_of(logits.to_float(), label, mask, has_mask)
 
 
 def _parameter_groups(

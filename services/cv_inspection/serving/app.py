@@ -30,6 +30,7 @@ from services.platform.runtime.http import (
     DirectApp,
     JsonResponse,
     RawRequest,
+    authorization,
     error_response,
     error_responses,
     has_bearer_token,
@@ -237,8 +238,8 @@ def _add_notifications(app: FastAPI, service: InspectionService, config: Setting
         responses={202: {"model": NotificationAccepted}, **error_responses(errors)},
     )
     async def notification(request: Request) -> Response:
-        authorization = request.headers.get("authorization", "")
-        if not has_bearer_token(authorization, token) and not _has_basic(authorization, token):
+        header = request.headers.get("authorization", "")
+        if not has_bearer_token(header, token) and not _has_basic(header, token):
             return error_response(401, "a bearer token is required: the store's webhook has it")
         data = await request.body()
         try:
@@ -252,10 +253,10 @@ def _add_notifications(app: FastAPI, service: InspectionService, config: Setting
         return JsonResponse({"taken": published > 0, **reason}, status_code=202)
 
 
-def _has_basic(authorization: str, token: str) -> bool:
+def _has_basic(header: str, token: str) -> bool:
     """Whether a header has user "store" and the token, as a topic's https://store:token@host."""
     expected = b"Basic " + base64.b64encode(f"store:{token}".encode())
-    return bool(token) and compare_digest(authorization.encode("latin-1"), expected)
+    return bool(token) and compare_digest(header.encode("latin-1"), expected)
 
 
 def _add_labels(app: DirectApp, service: InspectionService, config: Settings) -> None:
@@ -268,8 +269,7 @@ def _add_labels(app: DirectApp, service: InspectionService, config: Settings) ->
     }
 
     async def post(request: RawRequest) -> Response:
-        authorization = dict(request.headers).get(b"authorization", b"").decode("latin-1")
-        if not has_bearer_token(authorization, token):
+        if not has_bearer_token(authorization(request.headers), token):
             return error_response(401, "a bearer token is required: labels train models")
         try:
             event = LabelEvent.model_validate_json(request.body)

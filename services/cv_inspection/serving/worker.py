@@ -1,9 +1,10 @@
 """The inspection worker: fetch, inspect, store the result, publish it, acknowledge.
 
-If it is killed in between, it repeats the work without duplicates: a stored result of the same key
-and bytes is published again, not computed again, and the stream drops a second event with the same
-inspection id. An invalid file gets a result that says why, and a dead letter. So does an object
-that the store can't read after some retries, which stop neither the line nor the batch.
+Any number of workers share the images. If one is killed in between, another repeats the work
+without duplicates: a stored result of the same key and bytes is published again, not computed
+again, and the stream drops a second event with the same inspection id. An invalid file gets a
+result that says why, and a dead letter. So does an object that the store can't read after some
+retries, which stop neither the line nor the batch.
 """
 
 import asyncio
@@ -37,14 +38,17 @@ from services.platform.runtime.worker import cancel_tasks
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
 from services.platform.streaming.connection import connect
-from services.platform.streaming.consumer import Message, OrderedConsumer, consume, dead_letter
+from services.platform.streaming.consumer import Message, consume, dead_letter
 from services.platform.streaming.lag import report_lag
 from services.platform.streaming.retry import retry_forever
+from services.platform.streaming.shared_consumer import SharedConsumer
 from services.platform.telemetry import EVENTS
 
 log = logging.getLogger(__name__)
 
 NAME = "inspection"
+# The consumer that all workers share; one of before had `NAME` and a single owner.
+DURABLE = "inspection-workers"
 BATCH = 16
 _CONCURRENCY = 4
 _RECONCILE_INTERVAL_S = 60.0
@@ -257,7 +261,7 @@ async def main(config: Settings) -> None:
     await asyncio.to_thread(champion.load)
     inbox, results = Lake(config, config.inbox), Lake(config, config.results)
     worker = InspectionWorker(nc.jetstream(), inbox, results, champion)
-    consumer = OrderedConsumer(nc, STREAM, NAME, f"{IMAGE}.>", BATCH)
+    consumer = SharedConsumer(nc, STREAM, DURABLE, f"{IMAGE}.>", BATCH, before=NAME)
     try:
         async with asyncio.TaskGroup() as group:
             group.create_task(champion.watch(nc))

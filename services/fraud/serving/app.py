@@ -23,8 +23,10 @@ from services.platform.runtime.http import (
     DirectApp,
     JsonResponse,
     RawRequest,
+    authorization,
     error_response,
     error_responses,
+    has_bearer_token,
     is_synthetic,
 )
 from services.platform.serving.decision_service import (
@@ -72,15 +74,18 @@ def create_app(config: Settings | None = None) -> FastAPI:
         "Decides card transactions before they are authorised.",
         MAX_BYTES,
     )
-    _add_scoring(app, service)
+    _add_scoring(app, service, config.plain_label_token)
     _add_decisions(app, service)
     add_reviews(app, config, lambda: service.nats)
     return app
 
 
-def _add_scoring(app: DirectApp, service: DecisionService[FraudModel, Scorer]) -> None:
+def _add_scoring(
+    app: DirectApp, service: DecisionService[FraudModel, Scorer], load_token: str
+) -> None:
     content = {"application/json": {"example": EXAMPLE_TRANSACTION}}
     errors = {
+        401: "Marked as a load test's, without the token",
         413: f"More than {MAX_BYTES} bytes",
         422: "Invalid fields, by name",
         503: "No model is loaded yet",
@@ -92,7 +97,7 @@ def _add_scoring(app: DirectApp, service: DecisionService[FraudModel, Scorer]) -
     }
 
     async def score(request: RawRequest) -> Response:
-        return await counted(request.path, _score(service.decider, request))
+        return await counted(request.path, _score(service.decider, request, load_token))
 
     app.add_direct("/score", score, Transaction, tags=["scoring"], **documented)
     app.add_direct("/invocations", score, Transaction, tags=["SageMaker"], **documented)
@@ -120,7 +125,7 @@ def _add_decisions(app: DirectApp, service: DecisionService[FraudModel, Scorer])
         return JsonResponse(report)
 
 
-async def _score(scorer: Scorer, request: RawRequest) -> Response:
+async def _score(scorer: Scorer, request: RawRequest, load_token: str) -> Response:
     stages = Stages()
     try:
         transaction = Transaction.model_validate_json(request.body)
@@ -131,6 +136,8 @@ async def _score(scorer: Scorer, request: RawRequest) -> Response:
         return error_response(422, "event_time: more than a day ahead of the clock")
     stages.mark("validate")
     synthetic = is_synthetic(request.headers)
+    if synthetic and not has_bearer_token(authorization(request.headers), load_token):
+        return error_response(401, "synthetic_request: the mark of a load test needs its token")
     try:
         explained = _wants_reasons(request.query) if request.query else False
     except ValueError as error:

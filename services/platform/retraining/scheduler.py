@@ -8,9 +8,11 @@ it runs, so one that crashes the scheduler is not retried.
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import orjson
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.cron import CronTrigger
 from nats.aio.client import Client
@@ -18,7 +20,7 @@ from nats.aio.msg import Msg
 from nats.errors import TimeoutError as NatsTimeout
 from pydantic import ValidationError
 
-from services.platform.design import registered
+from services.platform.design import Design, registered
 from services.platform.retraining.commands import CONTROL, Command, control_subject
 from services.platform.runtime.worker import lower_priority
 from services.platform.settings import Settings
@@ -30,6 +32,8 @@ log = logging.getLogger(__name__)
 NAME = "scheduler"
 # Alerts repeat as long as the drift lasts; one retraining an hour is enough.
 _ALERT_INTERVAL_S = 3_600.0
+# Who sends decisions decides what drifts, so a day brings no more nights than these.
+_MAX_ALERTS, _ALERTS_S = 4, 86_400.0
 
 
 class Scheduler:
@@ -43,7 +47,7 @@ class Scheduler:
         """
         self._program = program
         self._jobs: asyncio.Queue[tuple[str, ...]] = asyncio.Queue()
-        self._last_alert: dict[str, float] = {}
+        self._alerts: dict[str, deque[float]] = {}
 
     async def run_jobs(self) -> None:
         """Run queued jobs. Runs until cancelled."""
@@ -74,12 +78,22 @@ class Scheduler:
         if compact:
             self._jobs.put_nowait(("compact", design))
 
-    def handle_alert(self, design: str, alert: str) -> None:
-        """Queue a retraining when drift or cost is reported, at most once an hour."""
-        if time.monotonic() - self._last_alert.get(design, -_ALERT_INTERVAL_S) >= _ALERT_INTERVAL_S:
-            self._last_alert[design] = time.monotonic()
-            log.warning("alert: %s", alert)
-            self.queue_retraining(design)
+    def handle_alert(self, design: str, alert: bytes) -> None:
+        """Queue a retraining on drift or cost, once an hour and four times a day at most.
+
+        A drift that one source made, among others, is a matter of that source (a lens, a caller).
+        """
+        text = alert[:200].decode(errors="replace")
+        if source := _dominating_source(alert):
+            log.warning("not retrained, nearly all decisions come from %s: %s", source, text)
+            return
+        now, started = time.monotonic(), self._alerts.setdefault(design, deque(maxlen=_MAX_ALERTS))
+        is_early = bool(started) and now - started[-1] < _ALERT_INTERVAL_S
+        if is_early or (len(started) == _MAX_ALERTS and now - started[0] < _ALERTS_S):
+            return
+        started.append(now)
+        log.warning("alert: %s", text)
+        self.queue_retraining(design)
 
     def queue_command(self, design: str, data: bytes) -> None:
         """Queue a command's job. ValidationError if the command is malformed."""
@@ -115,9 +129,30 @@ async def forward_alerts(nc: Client, scheduler: Scheduler, design: str) -> None:
     """Queue a retraining on a design's alerts, which are repeated while their cause lasts."""
 
     async def on_alert(message: Msg) -> None:
-        scheduler.handle_alert(design, message.data[:200].decode(errors="replace"))
+        scheduler.handle_alert(design, message.data)
 
     await nc.subscribe(f"alerts.{design}.*", cb=on_alert)
+
+
+def _dominating_source(alert: bytes) -> str:
+    """The field `dominated_by` of an alert; empty where there is none."""
+    try:
+        found = orjson.loads(alert)
+    except ValueError:
+        return ""
+    return str(found.get("dominated_by", ""))[:80] if isinstance(found, dict) else ""
+
+
+def schedule_nights(
+    clock: AsyncIOScheduler, scheduler: Scheduler, designs: Mapping[str, Design], night_utc: str
+) -> None:
+    """Queue each design's night at a time of day; without one, another program runs the nights."""
+    if not night_utc:
+        return
+    hour, minute = night_utc.split(":")
+    for name, design in designs.items():
+        trigger = CronTrigger(hour=hour, minute=minute, timezone="UTC")
+        clock.add_job(scheduler.queue_night, trigger, [name, design.lake_tables is not None])
 
 
 async def main(config: Settings, program: Sequence[str]) -> None:
@@ -129,12 +164,9 @@ async def main(config: Settings, program: Sequence[str]) -> None:
     designs = {design.name: design for design in registered(config)}
     nc = await connect(config, NAME, timeout_s=60.0)
     scheduler = Scheduler(program)
-    hour, minute = config.night_utc.split(":")
     clock = AsyncIOScheduler(timezone="UTC")
-    for design, of in designs.items():
-        trigger = CronTrigger(hour=hour, minute=minute, timezone="UTC")
-        compact = of.lake_tables is not None
-        clock.add_job(scheduler.queue_night, trigger, [design, compact])
+    schedule_nights(clock, scheduler, designs, config.night_utc)
+    for design in designs:
         await forward_alerts(nc, scheduler, design)
     clock.start()
     try:

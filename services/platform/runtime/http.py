@@ -68,7 +68,21 @@ def is_synthetic(headers: Headers) -> bool:
     return False
 
 
-def has_bearer_token(authorization: str, token: str) -> bool:
+def synthetic_headers(token: str) -> dict[str, str]:
+    """Headers of a load test's request.
+
+    Args:
+        token: The label token. Monitors leave the decision out, so not anybody may ask for that.
+    """
+    return {**SYNTHETIC, "Authorization": f"Bearer {token}"}
+
+
+def authorization(headers: Headers) -> str:
+    """The `Authorization` header of a request, empty if it has none."""
+    return dict(headers).get(b"authorization", b"").decode("latin-1")
+
+
+def has_bearer_token(header: str, token: str) -> bool:
     """Whether an `Authorization` header carries a token (RFC 6750); no header carries an empty one.
 
     Starlette decodes headers as Latin-1; encoded again, any header compares with any token.
@@ -77,7 +91,7 @@ def has_bearer_token(authorization: str, token: str) -> bool:
     (True, False)
     """
     expected = f"Bearer {token}".encode()
-    return bool(token) and compare_digest(authorization.encode("latin-1"), expected)
+    return bool(token) and compare_digest(header.encode("latin-1"), expected)
 
 
 class BodyTooLarge(HTTPException):

@@ -8,14 +8,37 @@ from wsgiref.simple_server import WSGIRequestHandler, make_server
 from prometheus_client import make_wsgi_app
 from prometheus_client.exposition import ThreadingWSGIServer
 
+_MAX_CONNECTIONS = 32
 _metrics = make_wsgi_app()
 
 
 class _SilentHandler(WSGIRequestHandler):
-    """Logs no requests."""
+    """Logs no requests, and waits for none for longer than `timeout`, seconds."""
+
+    timeout = 10
 
     def log_message(self, *args: Any) -> None:
         pass
+
+
+class _BoundedServer(ThreadingWSGIServer):
+    """Refuses connections beyond a few: each has a thread of its own."""
+
+    _free = threading.BoundedSemaphore(_MAX_CONNECTIONS)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer in a thread, or close the connection."""
+        if self._free.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Answer."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
 
 
 def serve_metrics(host: str, port: int) -> int:
@@ -23,7 +46,7 @@ def serve_metrics(host: str, port: int) -> int:
 
     OSError if the port is taken.
     """
-    server = make_server(host, port, _app, ThreadingWSGIServer, _SilentHandler)
+    server = make_server(host, port, _app, _BoundedServer, _SilentHandler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return server.server_port
 

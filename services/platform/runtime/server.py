@@ -4,10 +4,21 @@
 """
 
 import argparse
+import resource
 
 # Idle connections stay open for longer than common clients keep theirs (Go 90 s; AWS's load
 # balancer and nginx 60 s): the client closes them, and no request meets one that closes.
 KEEP_ALIVE_S = 120
+# Libraries, engines and logs of a process.
+_OWN_FILES = 500
+
+
+def may_open(files: int) -> None:
+    """Let this process have as many files open, or as many as the system allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = files if hard == resource.RLIM_INFINITY else min(files, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def serve_app(factory: str, host: str, port: int, log_level: str = "warning") -> None:
@@ -15,13 +26,16 @@ def serve_app(factory: str, host: str, port: int, log_level: str = "warning") ->
     # Imported here because workers import this module too, and need no FastAPI.
     import uvicorn
 
+    from services.platform.runtime.bounded_http import MAX_CONNECTIONS, BoundedProtocol
+
+    may_open(MAX_CONNECTIONS + _OWN_FILES)
     uvicorn.run(
         factory,
         factory=True,
         host=host,
         port=port,
         loop="uvloop",
-        http="httptools",
+        http=BoundedProtocol,
         access_log=False,
         log_level=log_level,
         timeout_keep_alive=KEEP_ALIVE_S,

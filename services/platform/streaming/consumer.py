@@ -221,16 +221,13 @@ class OrderedConsumer:
         """The messages; none, and a restart, if a delivery among them is missing."""
         delivered = []
         for message in messages:
-            seq, delivery, nanoseconds = _parse_ack_subject(message.reply)
+            made, delivery = read_message(message)
             if delivery != self._expected:
                 log.warning("%s: a delivery is missing, restarting the consumer", self._durable)
                 await self.restart(await self.ack_floor())
                 return []
             self._expected += 1
-            published_us = nanoseconds // 1_000
-            delivered.append(
-                Message(message.subject, message.data, seq, published_us, message.reply)
-            )
+            delivered.append(made)
         return delivered
 
     async def _create(self, start: int | None) -> None:
@@ -240,9 +237,12 @@ class OrderedConsumer:
         self._full.clear()
         self._outstanding = 0
         self._expected = 1
+        await self._js.add_consumer(self._stream, self._config(start))
+
+    def _config(self, start: int | None) -> api.ConsumerConfig:
         new_consumer = api.DeliverPolicy.NEW if self._new_only else api.DeliverPolicy.ALL
         by_sequence = api.DeliverPolicy.BY_START_SEQUENCE
-        config = api.ConsumerConfig(
+        return api.ConsumerConfig(
             durable_name=self._durable,
             deliver_policy=new_consumer if start is None else by_sequence,
             opt_start_seq=start,
@@ -251,7 +251,13 @@ class OrderedConsumer:
             max_ack_pending=-1,
             filter_subject=self._subject,
         )
-        await self._js.add_consumer(self._stream, config)
+
+
+def read_message(message: Msg) -> tuple[Message, int]:
+    """A message of the client as ours, and the sequence of its delivery."""
+    seq, delivery, nanoseconds = _parse_ack_subject(message.reply)
+    published_us = nanoseconds // 1_000
+    return Message(message.subject, message.data, seq, published_us, message.reply), delivery
 
 
 def _parse_ack_subject(reply: str) -> tuple[int, int, int]:

@@ -27,7 +27,7 @@ from services.cv_inspection.retraining.outcomes import fetch_images, labelled_in
 from services.cv_inspection.service import INSPECTOR
 from services.cv_inspection.serving import batch
 from services.cv_inspection.serving.app import create_app
-from services.cv_inspection.serving.worker import NAME
+from services.cv_inspection.serving.worker import DURABLE
 from services.cv_inspection.simulator.camera import Camera
 from services.platform.models.names import CHALLENGER, CHAMPION
 from services.platform.models.onnx import write_card
@@ -199,8 +199,23 @@ async def test_each_image_is_inspected_once_despite_kills_and_duplicates(config,
     assert await count(nc, DECISIONS_STREAM) == len(shots)
 
 
+async def test_workers_share_the_images(config, nc, model, worker):
+    """Three workers, one of them killed: one result and one event for each image."""
+    shots = [CAMERA.shot(n) for n in range(500, 560)]
+    workers = [worker("cv", "inspection-worker") for _ in range(3)]
+    for number, shot in enumerate(shots):
+        put(config, shot)
+        await publish_image(nc, shot.key, shot.line, f"{number}")
+    await until(lambda: published(nc, 5), 60)
+    workers[0].kill()
+    workers[0].wait(10)
+    await until(lambda: idle(nc), 60)
+    assert all(result(config, shot) for shot in shots)
+    assert await count(nc, DECISIONS_STREAM) == len(shots)
+
+
 async def idle(nc):
-    return await lag(nc, STREAM, NAME) == 0
+    return await lag(nc, STREAM, DURABLE) == 0
 
 
 async def test_an_invalid_file_is_dead_lettered_and_the_worker_survives(config, nc, model, worker):

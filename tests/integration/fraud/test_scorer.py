@@ -40,7 +40,7 @@ from services.platform.models.names import CHAMPION
 from services.platform.models.onnx import write_card
 from services.platform.models.promotion import announce
 from services.platform.models.served_file import put_served
-from services.platform.runtime.http import SYNTHETIC
+from services.platform.runtime.http import SYNTHETIC, synthetic_headers
 from services.platform.storage.lake import Lake
 from services.platform.streaming.connection import connect
 from services.platform.streaming.consumer import Message
@@ -156,7 +156,11 @@ async def test_a_decision_and_its_event(client, own):
 
 
 async def test_a_load_tests_decisions_are_marked(client, own):
-    answer = await client.post("/score", json=EXAMPLE_TRANSACTION, headers=SYNTHETIC)
+    for headers in (SYNTHETIC, synthetic_headers("wrong"), synthetic_headers("")):
+        answer = await client.post("/score", json=EXAMPLE_TRANSACTION, headers=headers)
+        assert answer.status_code == 401
+    headers = synthetic_headers(own.config.plain_label_token)
+    answer = await client.post("/score", json=EXAMPLE_TRANSACTION, headers=headers)
     assert answer.status_code == 200
     await until(lambda: decisions(own.config))
     [event] = await decisions(own.config)

@@ -4,13 +4,15 @@ import asyncio
 
 import httpx
 import pytest
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from fastapi import FastAPI
 from pydantic import SecretStr, ValidationError
 
+from services.designs import DESIGNS
 from services.platform.models.promotion_log import PromotionEvent, PromotionRecord, append_record
 from services.platform.retraining.admin import add_admin
 from services.platform.retraining.commands import CONTROL, Command
-from services.platform.retraining.scheduler import Scheduler
+from services.platform.retraining.scheduler import Scheduler, schedule_nights
 from services.platform.streaming.connection import ensure_stream
 
 TOKEN = SecretStr("open-sesame").get_secret_value()
@@ -97,7 +99,7 @@ async def test_the_scheduler_queues_commands_and_one_retraining_an_hour_on_alert
         "cv", Command(verb="rollback", reason="why not").model_dump_json().encode()
     )
     for design in ("fraud", "fraud", "cv"):
-        scheduler.handle_alert(design, "psi of amount")
+        scheduler.handle_alert(design, b"psi of amount")
     with pytest.raises(ValidationError):
         scheduler.queue_command("fraud", b'{"verb": "dance"}')
     working = asyncio.create_task(scheduler.run_jobs())
@@ -108,3 +110,11 @@ async def test_the_scheduler_queues_commands_and_one_retraining_an_hour_on_alert
         ("night", "fraud"), ("night", "cv"),
     ]  # fmt: skip
     assert lowered == [1, 3, 4]  # all but the rollback, which is urgent
+
+
+def test_nights_are_scheduled_unless_another_program_runs_them():
+    designs = {design.name: design for design in DESIGNS}
+    for night, expected in (("03:00", len(designs)), ("", 0)):
+        clock = AsyncIOScheduler(timezone="UTC")
+        schedule_nights(clock, Scheduler(["whiteboard"]), designs, night)
+        assert len(clock.get_jobs()) == expected

@@ -37,6 +37,15 @@ def test_without_a_hub_the_package_is_used(no_hub):
     assert net.blocks[6][0].bn3.running_var.mean() != 1.0
 
 
+def test_each_package_fits_its_encoder(no_hub):
+    made, net = encoder("efficientnet_lite2")
+    assert weights.initialise(net, made.encoder, "auto", made.package) == f"package {made.package}"
+    assert net.blocks[6][0].bn3.running_var.mean() != 1.0
+    other = encoder("efficientnet")[1]
+    with pytest.raises(ValueError, match="the encoder has"):
+        weights.from_package(other, made.package)
+
+
 def test_without_hub_and_package_weights_are_random(no_hub):
     made, net = encoder("vit")
     assert weights.initialise(net, made.encoder, "auto") == weights.SCRATCH

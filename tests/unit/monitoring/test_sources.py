@@ -88,3 +88,12 @@ def test_a_window_that_comes_again_counts_once():
 def test_a_file_of_another_kind_is_named(data):
     with pytest.raises(ValueError, match="no state of sources"):
         SourceTracker.from_bytes(data)
+
+
+def test_a_source_that_made_a_window_alone_is_named_if_others_are_known():
+    tracker = tracked(np.random.default_rng(2))
+    assert tracker.dominating_source(["made-up/1"] * 190 + ["line-a/1"] * 10) == "made-up/1"
+    assert tracker.dominating_source(["line-a/1"] * 170 + ["line-a/2"] * 30) == ""
+    assert tracker.dominating_source([""] * 200) == ""
+    alone = SourceTracker(2)
+    assert alone.dominating_source(["line-a/1"] * 200) == ""

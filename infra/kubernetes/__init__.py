@@ -1,0 +1,1 @@
+"""Kubernetes manifests, generated from `Design`: `make kubernetes` writes them."""
