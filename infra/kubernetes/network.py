@@ -111,7 +111,7 @@ def _names() -> Manifest:
 
 
 def _refuse_others() -> Manifest:
-    """Servers of one engine, and their operators, know each other; nobody else knows them."""
+    """Servers of one engine, and their operators, know each other; no other pod reaches them."""
     within = {"from": [_pods({})]}
     return _policy("engines", {}, ENGINES_NAMESPACE, ingress=[within])
 

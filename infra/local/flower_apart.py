@@ -2,7 +2,7 @@
 
 They meet in a folder that all can read and write: it holds the SuperLink's certificate authority
 and each SuperNode's public key, and nothing secret. The SuperLink admits the keys that it finds
-there, so whoever can write to the folder can take part.
+there, so a process that can write to the folder can take part.
 """
 
 import os

@@ -39,18 +39,23 @@ def secrets(
       whiteboard secrets
       docker compose up --wait
     """
-    from services.platform.models.checks.signature import new_pair
-
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     known = _values(lines)
     if len(known.keys() & _PAIR) == 1:
         fail(f"{escape(str(file))} has one of {' and '.join(_PAIR)}: remove it")
-    made = {name: new_secret() for name in _RANDOM} | dict(zip(_PAIR, new_pair(), strict=True))
+    made = compose_secrets()
     missing = [name for name in COMPOSE_SECRETS if name not in known]
     lines += [f"{name}={made[name]}" for name in missing]
     write_private(file, "".join(f"{line}\n" for line in lines).encode())
     say(f"{len(missing)} secrets added to {escape(str(file))}, {len(known)} lines kept")
     say(f"The page of `docker compose up`: {PAGE}/#token={escape(_values(lines)[PAGE_TOKEN])}")
+
+
+def compose_secrets() -> dict[str, str]:
+    """New secrets for all that docker-compose.yml asks for."""
+    from services.platform.models.checks.signature import new_pair
+
+    return {name: new_secret() for name in _RANDOM} | dict(zip(_PAIR, new_pair(), strict=True))
 
 
 def _values(lines: Iterable[str]) -> dict[str, str]:

@@ -5,6 +5,7 @@ design's `problem.py`, and hyperparameters in its `conf/`.
 """
 
 import os
+import re
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
@@ -26,6 +27,7 @@ from services.platform.secret_files import new_secret, read_secret
 _ROOT = Path(__file__).resolve().parents[2]
 _ENV_FILES = (_ROOT / ".env", ".env") if (_ROOT / "pyproject.toml").exists() else (".env",)
 _HOME = Path(".whiteboard")
+_KEY = re.compile("[0-9a-f]{64}")
 # Files of secrets in `home` that are no account's password.
 WEBHOOK_TOKEN = "webhook-token"
 LABEL_TOKEN = "label-token"
@@ -171,6 +173,14 @@ class Settings(BaseSettings):
         if plain != plain.strip() or not plain.isprintable():
             raise ValueError("must not have spaces at its ends or control characters")
         return password
+
+    @field_validator("signing_key", "verify_key")
+    @classmethod
+    def _is_key(cls, key: SecretStr | str) -> SecretStr | str:
+        plain = key if isinstance(key, str) else key.get_secret_value()
+        if plain and not _KEY.fullmatch(plain):
+            raise ValueError("must be 64 hexadecimal digits: `whiteboard secrets` makes a pair")
+        return key
 
     @model_validator(mode="after")
     def _absolute_home(self) -> "Settings":

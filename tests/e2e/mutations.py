@@ -3,6 +3,7 @@
 import json
 import random
 from collections.abc import Iterator
+from copy import deepcopy
 from typing import Any
 
 NASTY = (
@@ -61,7 +62,7 @@ def _changed_values(chooser: random.Random, parsed: Any, changes: int) -> bytes:
         elif kind == 1:
             del holder[key]
         else:
-            holder[key] = chooser.choice(NASTY)
+            holder[key] = deepcopy(chooser.choice(NASTY))  # a later change may be inside it
     return json.dumps(made).encode(errors="surrogatepass")
 
 

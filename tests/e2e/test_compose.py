@@ -14,12 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from services.cli.secrets import COMPOSE_SECRETS, PAGE_TOKEN
+from services.cli.secrets import PAGE_TOKEN, compose_secrets
 from services.cv_inspection.simulator.camera import Camera
 from services.designs import DESIGNS
 from services.fraud.serving.app import EXAMPLE_TRANSACTION
 from services.platform.design import SCHEDULER, WALKTHROUGH
-from services.platform.secret_files import new_secret
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = "whiteboard-test"
@@ -29,7 +28,7 @@ SCRAPED = (*(p.name for d in DESIGNS for p in d.everything), SCHEDULER.name)
 OURS = (*SCRAPED, WALKTHROUGH.name, "simulator", "stations", "mlflow")
 ENGINES = ("nats", "redis", "seaweedfs", "prometheus")
 # Of this run alone; they go before those of an `.env`.
-SECRETS = {name: new_secret() for name in COMPOSE_SECRETS}
+SECRETS = compose_secrets()
 
 
 def docker_answers() -> bool:

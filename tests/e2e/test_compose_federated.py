@@ -1,12 +1,13 @@
 """The banks as containers: each with a network and a volume of its own."""
 
 import json
+import os
 import subprocess
 from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.test_compose import ROOT, docker, docker_answers, until
+from tests.e2e.test_compose import ROOT, SECRETS, docker, docker_answers, until
 
 PROJECT = "whiteboard-federated"
 BANKS = tuple(f"bank-{number}" for number in range(1, 5))
@@ -47,7 +48,9 @@ def inside(bank: str, code: str) -> subprocess.CompletedProcess[str]:
         "docker", "compose", "-p", PROJECT, "--profile", "federated", "exec", "-T", bank,
         "python", "-c", code,
     )  # fmt: skip
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        command, cwd=ROOT, env=os.environ | SECRETS, capture_output=True, text=True, timeout=120
+    )
 
 
 def test_every_bank_takes_part_in_every_round(trained: dict) -> None:

@@ -122,6 +122,7 @@ def test_a_lake_writer_writes_its_own_designs_tables_alone(config):
 def test_monitors_keep_their_sources(config):
     for account, design in (("monitor", "fraud"), ("cv-monitor", "cv")):
         Lake(config.with_account(account)).put(sources_path(design), b"{}")
+        assert Lake(config).get(sources_path(design)) == b"{}"
     Lake(config).remove(["monitor"])
 
 

@@ -86,7 +86,7 @@ def test_names_of_urls_and_of_the_setting_are_ours():
 
 
 class Store:
-    """A store with a report of ours, and files that somebody else left there."""
+    """A store with a report of ours, and files that another program left there."""
 
     ours = report_path("fraud", "20260301T120000")
 

@@ -216,7 +216,11 @@ def test_a_small_file_that_takes_gigabytes_is_refused_and_the_last_good_serves(
 
 def test_a_probe_neither_writes_nor_runs_on_nor_knows_a_secret(onnx, tmp_path, monkeypatch):
     monkeypatch.setenv("WHITEBOARD_PASSWORD", "secret")
-    for reader, reason in ((write, "File too large"), (spin, "ended with -"), (told, "told None")):
+    for reader, reason in (
+        (write, "File too large"),
+        (spin, "ended with -"),
+        (reveal, "the password is None"),
+    ):
         with pytest.raises(ModelRefused, match=reason):
             refuse_greedy(str(tmp_path / "file").encode(), reader, tmp_path / "passed")
     assert not (tmp_path / "passed").exists()
@@ -245,5 +249,5 @@ def spin(_: bytes) -> None:
         pass
 
 
-def told(_: bytes) -> None:
-    raise ModelRefused(f"told {os.environ.get('WHITEBOARD_PASSWORD')}")
+def reveal(_: bytes) -> None:
+    raise ModelRefused(f"the password is {os.environ.get('WHITEBOARD_PASSWORD')}")

@@ -21,7 +21,7 @@ from services.platform.types import Floats
 
 # New columns go first: a reference that was stored before them compares the last ones.
 COLUMNS = ("novelty", *QUALITY_MEASURES, "defect")
-# Too many novel parts are a defect that nobody has labelled.
+# Too many novel parts are a kind of defect without labels.
 RISING = ("novelty",)
 WINDOW_IMAGES = 200
 _CLEAN_WINDOWS = 100

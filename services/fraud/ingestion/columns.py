@@ -139,6 +139,7 @@ class EventReader:
         """List the files again: some may have been written since."""
         self._transactions.refresh()
         self._labels.refresh()
+        self.last_seq = self._transactions.last_row()
 
     def begin(self, last_seq: int) -> float | None:
         """The oldest event time of the transactions up to a sequence, seconds; None without any."""

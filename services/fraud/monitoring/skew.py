@@ -125,8 +125,9 @@ class SkewAudit:
     def __init__(self, lake: Lake, sets: Mapping[str, CompiledRules] | None = None) -> None:
         self._lake = lake
         self._sets = sets
-        self._events = EventReader(lake)
+        # Decisions first: what is written meanwhile are events, which they may have read.
         self._decisions = DecisionQueue(lake)
+        self._events = EventReader(lake)
         self._clocks = FeedTimes()
         self._late: list[pa.Table] = []
         self._found = Audit()
@@ -136,18 +137,32 @@ class SkewAudit:
         last = self._events.last_seq
         if not last or not self._decisions.any:
             return Audit()
-        tables = empty_tables()
-        for begin in range(0, last, _EVENTS):
-            end = min(begin + _EVENTS, last)
+        tables, end = empty_tables(), 0
+        while end < last:
+            begin, end = end, min(end + _EVENTS, last)
             transactions, events = self._range(begin, end)
             self._clocks.add(transactions)
             gaps = end - begin - len(events)
             self._found = _sum(self._found, Audit(events=len(events), gaps=gaps))
-            for decisions in self._decisions.due(end if end < last else None):
+            for decisions in self._decisions.due(end):
                 self._compare(tables, events, decisions)
             advance(tables, events)
+            if end == last and self._decisions.left:
+                last = self._newest_event(last)
+        _, none = self._range(last, last)
+        for decisions in self._decisions.due(None):
+            self._compare(tables, none, decisions)
         self._compare_late()
         return replace(self._found, other_set=self._decisions.other_set, ahead=self._clocks.ahead())
+
+    def _newest_event(self, last: int) -> int:
+        """The last sequence of the events, looked up again: decisions are written before some."""
+        for _ in range(_READ_ATTEMPTS):
+            self._events.refresh()
+            if self._events.last_seq > last:
+                break
+            sleep(_RETRY_S)
+        return self._events.last_seq
 
     def _compare(self, tables: Tables, events: Events, decisions: pa.Table) -> None:
         """Compare decisions whose newest sequence has been reached; the late ones wait."""
@@ -220,6 +235,11 @@ class DecisionQueue:
         self._waiting: list[pa.Table] = []
         self.any = self._reader.last > 0
         self.other_set = 0
+
+    @property
+    def left(self) -> bool:
+        """Whether there are decisions that were not due yet."""
+        return bool(self._waiting) or self._read < self._reader.last
 
     def due(self, end: int | None) -> Iterator[pa.Table]:
         """Decisions whose newest logged sequence is at most `end`, all if None, block by block."""

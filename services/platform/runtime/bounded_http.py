@@ -110,7 +110,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def _refuse(self, status: str, reason: str) -> None:
         if self.transport.is_closing():
             return
-        # Within a response, only the end of the connection can be told.
+        # Once a response has begun, its status is sent: the connection just closes.
         if self.cycle is None or self.cycle.response_complete:
             body = f'{{"error":"{reason}"}}'
             head = f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\n"

@@ -14,8 +14,9 @@ from nats.js.errors import APIError, NotFoundError
 
 from services.platform.streaming.consumer import Message, OrderedConsumer, read_message
 
-# After this, what a killed process had is delivered to another. A batch takes below a second.
-_ACK_WAIT_S = 5.0
+# After this, what a killed process had is delivered to another. A batch takes below a second; on a
+# starved machine it took more than five, and its images went round among the workers.
+_ACK_WAIT_S = 10.0
 
 
 class SharedConsumer(OrderedConsumer):

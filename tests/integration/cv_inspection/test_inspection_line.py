@@ -206,10 +206,10 @@ async def test_workers_share_the_images(config, nc, model, worker):
     for number, shot in enumerate(shots):
         put(config, shot)
         await publish_image(nc, shot.key, shot.line, f"{number}")
-    await until(lambda: published(nc, 5), 60)
+    await until(lambda: published(nc, 5), 150)
     workers[0].kill()
     workers[0].wait(10)
-    await until(lambda: idle(nc), 60)
+    await until(lambda: idle(nc), 150)
     assert all(result(config, shot) for shot in shots)
     assert await count(nc, DECISIONS_STREAM) == len(shots)
 

@@ -116,14 +116,6 @@ async def test_keys_in_any_language_are_inspected_and_damaged_files_named(config
         inbox.put(key, data)
     # Found in the store, so that its listing is tested too.
     assert await reconciliation.reconcile(config, min_age_s=-5) == len(UNUSUAL) + len(damaged)
-    async with running_worker(config, nc):
-        await until(lambda: all(result(config, key) for key in [*UNUSUAL, *damaged]))
-    for key in UNUSUAL:
-        event = InspectionEvent.model_validate(result(config, key))
-        assert Lake(config, config.results).get(event.mask_key)
-    words = ("can't be decoded", "not whole", "a side may be", "only the low 12")
-    for key, word in zip(damaged, words, strict=True):
-        assert word in result(config, key)["error"]
 
     async def dead_letters():
         return sum((await subjects(nc, DEAD_STREAM)).values())
@@ -132,7 +124,16 @@ async def test_keys_in_any_language_are_inspected_and_damaged_files_named(config
     async def all_published():
         return await dead_letters() >= len(damaged)
 
-    await until(all_published)
+    async with running_worker(config, nc):
+        await until(lambda: all(result(config, key) for key in [*UNUSUAL, *damaged]))
+        await until(all_published)
+    for key in UNUSUAL:
+        event = InspectionEvent.model_validate(result(config, key))
+        assert Lake(config, config.results).get(event.mask_key)
+    words = ("can't be decoded", "not whole", "a side may be", "only the low 12")
+    for key, word in zip(damaged, words, strict=True):
+        assert word in result(config, key)["error"]
+
     assert await dead_letters() == len(damaged)
     assert reconciliation.without_result(config, min_age_s=-5) == []
 

@@ -49,6 +49,27 @@ def test_every_decision_is_compared_once(lake, simulated):
     assert found.events == len(simulated.events)
 
 
+def test_decisions_that_are_written_before_their_events_wait_for_them(lake, simulated, monkeypatch):
+    half = int(simulated.events.seq[len(simulated.events) // 2])
+
+    def part(rows, is_early):
+        seq = rows["seq"].to_numpy()
+        return rows.filter(pa.array(seq <= half if is_early else seq > half))
+
+    def arrive(seconds):
+        lake.write(TRANSACTIONS_TABLE, part(simulated.transactions, False), "history-00002")
+        lake.write(LABELS_TABLE, part(simulated.labels, False), "history-00002", partition=False)
+
+    lake.remove(["fraud"])
+    lake.write(TRANSACTIONS_TABLE, part(simulated.transactions, True), "history-00001")
+    lake.write(LABELS_TABLE, part(simulated.labels, True), "history-00001", partition=False)
+    write(lake, logged(simulated, 500))
+    monkeypatch.setattr(skew, "sleep", arrive)
+    found = audit(lake)
+    assert (found.vectors, found.mismatches, found.gaps) == (500, 0, 0)
+    assert found.events == len(simulated.events)
+
+
 def test_decisions_in_any_order_are_compared(lake, simulated):
     """Logged long after their rows have gone on: each needs another pass."""
     write(lake, logged(simulated, 400), np.random.default_rng(0).permutation(400))

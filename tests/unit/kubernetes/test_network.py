@@ -34,7 +34,7 @@ OUTSIDE = [
     Peer("prometheus", "prometheus", {}, namespace_labels=METRICS),
     Peer("keda", "keda", {}),
     Peer("stranger", "default", {}),
-    # A pod that somebody starts in our namespace.
+    # A pod that a person starts in our namespace.
     Peer("shell", OURS, {"app.kubernetes.io/name": "shell"}),
     Peer("names", "kube-system", {"k8s-app": "kube-dns"}, (53,)),
 ]
@@ -98,7 +98,7 @@ def expected(objects, every_process):
         found |= {(one.name, other.name, p) for other in engines if other is not one
                   for p in other.ports}  # fmt: skip
         found.add((one.name, "names", 53))
-    # What is in nobody's policy reaches the name server only.
+    # A pod without a policy reaches the name server only.
     return found | {(one.name, "names", 53) for one in OUTSIDE if one.name != "names"}
 
 

@@ -58,6 +58,15 @@ def test_a_password_that_no_header_carries_is_refused_by_name(password, monkeypa
     settings.cache_clear()
 
 
+@pytest.mark.parametrize("name", ["WHITEBOARD_SIGNING_KEY", "WHITEBOARD_VERIFY_KEY"])
+def test_a_key_that_is_none_is_refused_by_name(name, monkeypatch):
+    monkeypatch.setenv(name, "s29252d0bf11")
+    settings.cache_clear()
+    with pytest.raises(SystemExit, match=f"{name}: must be 64 hexadecimal digits"):
+        settings()
+    settings.cache_clear()
+
+
 def test_a_designs_settings_come_from_arguments_the_environment_and_the_file_in_that_order(
     tmp_path, monkeypatch
 ):
