@@ -85,6 +85,13 @@ class ArrowState(BaseModel):
     waits: float | None
 
 
+class CandidateState(BaseModel):
+    """A model that can become the champion, and what it is good at."""
+
+    name: str
+    role: str
+
+
 class DesignState(BaseModel):
     """One design."""
 
@@ -97,7 +104,7 @@ class DesignState(BaseModel):
     budget_ms: float
     drifts: list[str]
     commands: list[str]
-    candidates: list[str]
+    candidates: list[CandidateState]
     steps: list[StepState]
     boxes: list[BoxState]
     arrows: list[ArrowState]

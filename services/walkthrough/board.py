@@ -169,7 +169,10 @@ class Board:
             budget_ms=design.problem().latency_budget_ms,
             drifts=list(design.drifts),
             commands=list(design.commands),
-            candidates=code.candidates(design.package),
+            candidates=[
+                answers.CandidateState(name=name, role=role)
+                for name, role in code.candidates(design.package).items()
+            ],
             steps=[
                 answers.StepState(
                     number=step.number, title=step.title, file=step.file, line=1,

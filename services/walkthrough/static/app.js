@@ -44,7 +44,7 @@ function showProgress(notes) {
   place.hidden = !notes.length;
   place.replaceChildren(...notes.map(({ design, title, done, total }) => {
     const text = `${designs.find((one) => one.name === design)?.title || design}: ${title}`;
-    return h("label", {}, h("span", {}, text), h("progress", total ? { max: total, value: done } : {}), h("span", {}, total ? `${number(done)} of ${number(total)}` : ""));
+    return h("label", {}, h("span", {}, text), h("progress", total > 1 ? { max: total, value: done } : {}), h("span", {}, total > 1 ? `${number(done)} of ${number(total)}` : ""));
   }));
 }
 
