@@ -188,7 +188,7 @@ def test_models_are_told_with_their_newest_decision_and_history(page, design):
     rows = page.get_by_role("region", name="Candidates").locator("tbody tr")
     rows.first.wait_for()
     texts = rows.all_inner_texts()
-    options = page.get_by_label("Candidate", exact=True).locator("option").all_inner_texts()
+    options = page.locator("#view select option").all_inner_texts()
     assert [text.split("\t")[0] for text in texts] == options
     assert sum("champion" in text.split("\t")[2] for text in texts) == 1
     history = page.get_by_role("region", name="History of promotions, refusals and rollbacks")
@@ -211,7 +211,7 @@ def run_until_it_runs_and_stop(page, label):
 def test_a_drift_is_switched_on_and_off(page, design, drift):
     go(page, design, "drift")
     for chosen in (drift, "none"):
-        page.get_by_label("Drift").select_option(chosen)
+        page.locator("#view select").select_option(chosen)
         form = run_until_it_runs_and_stop(page, "Simulate for 60 s")
         assert f"--drift {chosen}" in form.locator("code").inner_text()
     text = page.locator("#view").inner_text()
