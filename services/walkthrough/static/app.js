@@ -114,7 +114,7 @@ function rail(design, diagram) {
   return h("nav", { className: "rail", "aria-label": "The eight steps" }, h("ol", {}, design.steps.map((step) => {
     const light = () => diagram.mark(step.boxes);
     const dark = () => diagram.mark([]);
-    return h("li", {}, h("button", { type: "button", onmouseenter: light, onmouseleave: dark, onfocus: light, onblur: dark, disabled: !step.boxes.length,
+    return h("li", {}, h("button", { type: "button", title: step.title, onmouseenter: light, onmouseleave: dark, onfocus: light, onblur: dark, disabled: !step.boxes.length,
       onclick: () => select(step.boxes[0]) },
       h("span", { className: "number" }, String(step.number)), h("span", {}, step.title)));
   })));
