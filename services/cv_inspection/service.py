@@ -11,7 +11,7 @@ INSPECTOR = HttpApp(
     "/events/s3",
     access=Access(
         publishes=("cv.image.>", "cv.verdict.>", "cv.inspection.>", "cv.dead.>", "control.cv"),
-        reads=("MODEL_HISTORY",),
+        reads=("MODEL_HISTORY", "CV_DECISIONS"),
         watches=("models",),
         loads=("lake",),
     ),
