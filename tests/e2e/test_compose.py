@@ -64,9 +64,11 @@ def compose(*arguments: str) -> str:
 @pytest.fixture(scope="module")
 def stack():
     compose("build")
-    compose("up", "-d", "--wait")
-    yield
-    compose("down", "-v", "--timeout", "20")
+    try:
+        compose("up", "-d", "--wait")
+        yield
+    finally:
+        compose("down", "-v", "--timeout", "20")
 
 
 def score(base: str = SCORER, route: str = "score") -> dict:
