@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from services.fraud.ingestion.events import (
     DECISIONS_STREAM,
+    FLAGGED_DECISIONS,
     VERDICTS_STREAM,
     DecisionEvent,
     ReviewCase,
@@ -107,7 +108,7 @@ async def main(config: Settings) -> None:
     """Run until cancelled."""
     nc = await connect(config, NAME, timeout_s=60.0)
     # No decision is a review before a desk sets a price, so the first desk needs no older ones.
-    consumer = OrderedConsumer(nc, DECISIONS_STREAM, NAME, new_only=True)
+    consumer = OrderedConsumer(nc, DECISIONS_STREAM, NAME, FLAGGED_DECISIONS, new_only=True)
     verdicts = OrderedConsumer(nc, VERDICTS_STREAM, labels.NAME)
     try:
         queue = await retry_forever(lambda: ReviewQueue.open(nc.jetstream()), "opening the queue")

@@ -23,11 +23,10 @@ from services.fraud.features.kernel import feature_vectors
 from services.fraud.features.request import REQUEST_FEATURES, cart_set, request_features
 from services.fraud.features.states import EMBEDDINGS, FEATURE_SET, STATES
 from services.fraud.ingestion.events import (
-    DECISION,
     ENTITIES,
     Outcome,
     Transaction,
-    shard,
+    decision_subject,
 )
 from services.fraud.model import FraudModel, needs_embeddings
 from services.fraud.reasons import forest
@@ -250,7 +249,7 @@ class Scorer:
             "costs": policy.logged,
         }
         data = orjson.dumps(event, option=orjson.OPT_SERIALIZE_NUMPY)
-        subject = f"{DECISION}.{shard(transaction.customer_id, self._shards)}"
+        subject = decision_subject(transaction.customer_id, decision.decision, self._shards)
         self._outbox.put(subject, decision.decision_id, data)
 
 
