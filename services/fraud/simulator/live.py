@@ -126,8 +126,11 @@ class HeldLabels:
         day = f"{transaction.event_time:%Y-%m-%d}"
         of_day = self._days.setdefault(day, {})
         of_day[transaction.transaction_id] = decision_id if outcome == "review" else ""
-        put = partial(self._bucket.put, f"{_PREFIX}{day}", orjson.dumps(of_day))
-        await retry_forever(put, "noting what was declined")
+        # What is held by then: a retry must not undo a later note.
+        await retry_forever(
+            lambda: self._bucket.put(f"{_PREFIX}{day}", orjson.dumps(of_day)),
+            "noting what was declined",
+        )
         for old in sorted(self._days)[:-_MAX_DAYS]:
             del self._days[old]
             await retry_forever(partial(self._bucket.delete, f"{_PREFIX}{old}"), "forgetting a day")

@@ -48,7 +48,8 @@ def test_transactions_take_it_from_their_decision():
 
 def sample(rng, count=400):
     positive = rng.random(count) < 0.3
-    return rng.random(count), positive, rng.lognormal(8, 0.5, count), rng.integers(1, 4, count)
+    score = np.where(positive, 0.7, 0.3) + 0.25 * rng.uniform(-1, 1, count)
+    return score, positive, rng.lognormal(8, 0.5, count), rng.integers(1, 4, count)
 
 
 def test_a_weight_of_three_is_the_row_three_times():
