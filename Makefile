@@ -84,8 +84,9 @@ test-security: setup  ## Attacks that must fail, from a fresh `up`; minutes
 bench: setup  ## Micro-benchmarks: kernel, simulator, reader
 	$(BIN)/pytest benchmarks --benchmark-only
 
-architecture: setup  ## Write docs/architecture.md from the code's imports
+architecture: setup  ## Write docs/architecture.md and the diagrams from the code
 	$(BIN)/python -m docs.draw_architecture
+	$(BIN)/python -m docs.draw_diagram
 
 kubernetes: setup  ## Write the manifests in infra/kubernetes from the designs
 	$(BIN)/python -m infra.kubernetes.generate

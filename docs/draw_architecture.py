@@ -36,10 +36,17 @@ Ports and nice values are those of `whiteboard up`; Compose and Prometheus are t
 
 _SECTION = """
 ## {title}
-
+{picture}
 ```mermaid
 {graph}
 ```
+"""
+
+_PICTURE = """
+![{design.title}: boxes and what moves between them](images/{design.name}.svg)
+
+The walkthrough's diagram without its live figures; under a box's name are its process and its step.
+The imports of its code:
 """
 
 
@@ -47,11 +54,15 @@ def page() -> str:
     """The page's text."""
     graph = grimp.build_graph(*ROOTS, exclude_type_checking_imports=True)
     sections = [
-        _SECTION.format(title=one.title, graph=_mermaid(_steps(graph, one.package)))
+        _SECTION.format(
+            title=one.title,
+            picture=_PICTURE.format(design=one),
+            graph=_mermaid(_steps(graph, one.package)),
+        )
         for one in DESIGNS
     ]
     platform = _SECTION.format(
-        title="Shared code", graph=_mermaid(_rooms(graph, "services.platform"))
+        title="Shared code", picture="", graph=_mermaid(_rooms(graph, "services.platform"))
     )
     return _HEAD + "".join(_processes()) + "".join(sections) + platform
 

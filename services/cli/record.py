@@ -14,6 +14,9 @@ from services.cli.output import bar, say
 from services.platform.design import WALKTHROUGH
 from services.platform.settings import settings
 
+# A busy machine's page answers late.
+_PATIENCE_S = 60.0
+
 
 def record(
     seconds: Annotated[int, typer.Option(min=5, max=600, help="How long.")] = 60,
@@ -30,7 +33,7 @@ def record(
     config = settings()
     url = WALKTHROUGH.url(config)
     with errors_as_messages():
-        with urllib.request.urlopen(f"{url}/api/designs", timeout=10) as answer:
+        with urllib.request.urlopen(f"{url}/api/designs", timeout=_PATIENCE_S) as answer:
             designs = json.load(answer)
         ticks = _ticks(f"{url}/api/stream", seconds)
     target = file or config.home / "recording.html"
@@ -42,8 +45,8 @@ def record(
 def _ticks(url: str, seconds: int) -> list[dict[str, object]]:
     """The live state of some seconds."""
     ticks: list[dict[str, object]] = []
-    end = time.monotonic() + seconds + 10
-    with urllib.request.urlopen(url, timeout=10) as stream, bar("recording") as step:
+    end = time.monotonic() + seconds + _PATIENCE_S
+    with urllib.request.urlopen(url, timeout=_PATIENCE_S) as stream, bar("recording") as step:
         while len(ticks) < seconds and time.monotonic() < end:
             line = stream.readline()
             if line.startswith(b"data:"):

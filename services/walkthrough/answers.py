@@ -38,7 +38,11 @@ class StepState(BaseModel):
 
 
 class BoxState(BaseModel):
-    """A part of the diagram: what it is, how it is, and what is asked about it."""
+    """A part of the diagram: what it is, how it is, and what is asked about it.
+
+    `state` is running, degraded, hanging, down, "not started" (never in this home), unknown (not
+    read yet), or, of what is no process, active or idle.
+    """
 
     id: str
     label: str
@@ -58,6 +62,15 @@ class BoxState(BaseModel):
     figures: list[FigureState]
 
 
+class LabelPlace(BaseModel):
+    """Where an arrow's texts are: `x` of both, baselines of its rate and of what waits."""
+
+    x: float
+    y: float
+    second_y: float
+    anchor: Literal["start", "middle", "end"]
+
+
 class ArrowState(BaseModel):
     """What moves between two boxes; `rate` a second, null where it is not measured."""
 
@@ -67,8 +80,16 @@ class ArrowState(BaseModel):
     target: Annotated[str, Field(serialization_alias="to")]
     path: str
     label: str
+    label_at: LabelPlace
     rate: float | None
     waits: float | None
+
+
+class CandidateState(BaseModel):
+    """A model that can become the champion, and what it is good at."""
+
+    name: str
+    role: str
 
 
 class DesignState(BaseModel):
@@ -83,7 +104,7 @@ class DesignState(BaseModel):
     budget_ms: float
     drifts: list[str]
     commands: list[str]
-    candidates: list[str]
+    candidates: list[CandidateState]
     steps: list[StepState]
     boxes: list[BoxState]
     arrows: list[ArrowState]

@@ -14,6 +14,7 @@ from services.platform.progress import progress_folder, read_notes
 from services.platform.settings import Settings
 from services.walkthrough import answers, code
 from services.walkthrough.figures import QUANTILE_READINGS, value
+from services.walkthrough.labels import Label, label_places, live_texts
 from services.walkthrough.sources import Scrape, Sources
 
 INTERVAL_S = 1.0
@@ -43,6 +44,7 @@ class Board:
             name: deque(maxlen=QUANTILE_READINGS) for name in self.sources.names
         }
         self._progress = progress_folder(config.home)
+        self._logs, self._apart = config.home / "logs", config.host_by_name
         self._watchers = 0
         self._task: asyncio.Task[None] | None = None
         self._changed = asyncio.Condition()
@@ -136,9 +138,15 @@ class Board:
         if not box.process:
             return "active" if any(figures) else "idle"
         state = self.process_state(box.process)
+        if state == "down" and not self._was_started(box.process):
+            return "not started"
         if state == "running" and (self._value(box.degraded) or 0.0) > 0.0:
             return "degraded"
         return state
+
+    def _was_started(self, process: str) -> bool:
+        """Whether it has a log, which its first start makes; a container's is not here."""
+        return self._apart or (self._logs / f"{process}.log").exists()
 
     def _value(self, measure: Measure | None) -> float | None:
         if measure is None or measure.source not in self.readings:
@@ -147,6 +155,7 @@ class Board:
 
     def _design(self, design: Design) -> answers.DesignState:
         diagram = self.diagrams[design.name]
+        places = label_places(diagram, live_texts(diagram))
         steps = design.steps({})
         by_module = {s.file.rstrip("/").removesuffix(".py").rpartition("/")[2]: s for s in steps}
         extras = design.walkthrough() if design.walkthrough is not None else None
@@ -160,7 +169,10 @@ class Board:
             budget_ms=design.problem().latency_budget_ms,
             drifts=list(design.drifts),
             commands=list(design.commands),
-            candidates=code.candidates(design.package),
+            candidates=[
+                answers.CandidateState(name=name, role=role)
+                for name, role in code.candidates(design.package).items()
+            ],
             steps=[
                 answers.StepState(
                     number=step.number, title=step.title, file=step.file, line=1,
@@ -173,7 +185,10 @@ class Board:
                 self._box(box, by_module[box.step].number if box.step in by_module else 0)
                 for box in diagram.boxes
             ],
-            arrows=[self._arrow(arrow) for arrow in diagram.arrows],
+            arrows=[
+                self._arrow(arrow, place)
+                for arrow, place in zip(diagram.arrows, places, strict=True)
+            ],
         )  # fmt: skip
 
     def _box(self, box: Box, step: int) -> answers.BoxState:
@@ -189,8 +204,9 @@ class Board:
             ],
         )  # fmt: skip
 
-    def _arrow(self, arrow: Arrow) -> answers.ArrowState:
+    def _arrow(self, arrow: Arrow, place: Label) -> answers.ArrowState:
         return answers.ArrowState(
             source=arrow.source, target=arrow.target, path=arrow.path, label=arrow.label,
+            label_at=answers.LabelPlace.model_validate(place._asdict()),
             rate=self._value(arrow.rate), waits=self._value(arrow.waits),
         )  # fmt: skip

@@ -20,38 +20,34 @@ def beginning(name: str, process: HttpApp | Process | None) -> tuple[str, int]:
     return _place(process.module, "main")
 
 
-def candidates(package: str) -> list[str]:
-    """Names of a design's candidates: classes with the decorator `register`, in its folder."""
+def candidates(package: str) -> dict[str, str]:
+    """Roles by name of a design's candidates: classes with `register`, in its folder."""
     folder = find_spec(f"{package}.candidates")
     if folder is None:
-        return []
+        return {}
     paths = list(folder.submodule_search_locations or ())
     modules = (find_spec(f"{package}.candidates.{module.name}") for module in iter_modules(paths))
     files = sorted(spec.origin for spec in modules if spec is not None and spec.origin)
-    return [name for file in files for name in _registered(Path(file))]
-
-
-def _registered(file: Path) -> list[str]:
-    found = []
-    for node in ast.parse(file.read_text()).body:
-        if isinstance(node, ast.ClassDef) and any(_is_register(d) for d in node.decorator_list):
-            found += [_text(line) for line in node.body if _names(line)]
-    return found
+    return {
+        _constant(one, "name"): _constant(one, "role")
+        for file in files
+        for one in ast.parse(Path(file).read_text()).body
+        if isinstance(one, ast.ClassDef) and any(_is_register(d) for d in one.decorator_list)
+    }
 
 
 def _is_register(decorator: ast.expr) -> bool:
     return isinstance(decorator, ast.Attribute) and decorator.attr == "register"
 
 
-def _names(line: ast.stmt) -> bool:
-    """Whether a statement is `name = "..."`, with a type or without."""
-    targets = line.targets if isinstance(line, ast.Assign) else [getattr(line, "target", None)]
-    return any(isinstance(t, ast.Name) and t.id == "name" for t in targets) and bool(_text(line))
-
-
-def _text(line: ast.stmt) -> str:
-    value = getattr(line, "value", None)
-    return value.value if isinstance(value, ast.Constant) and isinstance(value.value, str) else ""
+def _constant(one: ast.ClassDef, name: str) -> str:
+    """The text that a class assigns to a name, with a type or without; empty for none."""
+    for line in one.body:
+        target = line.targets[0] if isinstance(line, ast.Assign) else getattr(line, "target", None)
+        value = getattr(line, "value", None)
+        if isinstance(target, ast.Name) and target.id == name and isinstance(value, ast.Constant):
+            return str(value.value)
+    return ""
 
 
 def _place(module: str, function: str) -> tuple[str, int]:

@@ -5,10 +5,16 @@ from pathlib import Path
 
 import services
 from docs.draw_architecture import PAGE, page
+from docs.draw_diagram import files
 
 
 def test_the_page_is_up_to_date():
     assert PAGE.read_text() == page(), "run `make architecture`"
+
+
+def test_the_diagrams_are_up_to_date():
+    for file, text in files().items():
+        assert file.read_text() == text, "run `make architecture`"
 
 
 def test_no_folder_of_source_holds_more_than_fourteen_modules():

@@ -1,8 +1,12 @@
-"""Every command of docs/questions.md, for real on a running stack. Half an hour."""
+"""Every command of docs/questions.md, for real on a running stack. Half an hour.
+
+With WHITEBOARD_E2E_RUNNING=1 it uses the running stack of the present settings.
+"""
 
 import pytest
 
 from tests.docs_questions import questions
+from tests.e2e.running import IS_WANTED, Running
 from tests.e2e.test_demo import Installation
 
 pytestmark = pytest.mark.e2e
@@ -16,6 +20,9 @@ SECONDS = 1_800
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory):
+    if IS_WANTED:
+        yield Running()
+        return
     made = Installation(tmp_path_factory.mktemp("questions"))
     made.run("demo", "--seconds", "60", code=None)
     yield made

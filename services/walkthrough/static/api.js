@@ -65,6 +65,8 @@ export async function* events(path) {
   }
 }
 
+const RETRY_MS = 3000;
+
 // Live state once a second; nothing is read while the page is hidden.
 export function watch(onTick, onStatus) {
   if (recording) {
@@ -80,7 +82,11 @@ export function watch(onTick, onStatus) {
     if (source || document.hidden) return;
     source = new EventSource("/api/stream");
     source.onmessage = (event) => { onStatus("live"); onTick(JSON.parse(event.data)); };
-    source.onerror = () => onStatus("the page's server does not answer");
+    // A browser tries again by itself, but not after an answer that is no stream.
+    source.onerror = () => {
+      onStatus("the page's server does not answer");
+      if (source?.readyState === EventSource.CLOSED) { source = null; setTimeout(open, RETRY_MS); }
+    };
   };
   const close = () => { source?.close(); source = null; };
   document.addEventListener("visibilitychange", () => (document.hidden ? close() : open()));

@@ -44,7 +44,7 @@ function showProgress(notes) {
   place.hidden = !notes.length;
   place.replaceChildren(...notes.map(({ design, title, done, total }) => {
     const text = `${designs.find((one) => one.name === design)?.title || design}: ${title}`;
-    return h("label", {}, h("span", {}, text), h("progress", total ? { max: total, value: done } : {}), h("span", {}, total ? `${number(done)} of ${number(total)}` : ""));
+    return h("label", {}, h("span", {}, text), h("progress", total > 1 ? { max: total, value: done } : {}), h("span", {}, total > 1 ? `${number(done)} of ${number(total)}` : ""));
   }));
 }
 
@@ -114,7 +114,7 @@ function rail(design, diagram) {
   return h("nav", { className: "rail", "aria-label": "The eight steps" }, h("ol", {}, design.steps.map((step) => {
     const light = () => diagram.mark(step.boxes);
     const dark = () => diagram.mark([]);
-    return h("li", {}, h("button", { type: "button", onmouseenter: light, onmouseleave: dark, onfocus: light, onblur: dark, disabled: !step.boxes.length,
+    return h("li", {}, h("button", { type: "button", title: step.title, onmouseenter: light, onmouseleave: dark, onfocus: light, onblur: dark, disabled: !step.boxes.length,
       onclick: () => select(step.boxes[0]) },
       h("span", { className: "number" }, String(step.number)), h("span", {}, step.title)));
   })));

@@ -1,7 +1,7 @@
 // The diagram: boxes are buttons in reading order, arrows are hand-laid paths with moving dots.
 import { figure, h, number, svg, table } from "dom";
 
-export const ICONS = { running: "●", active: "●", degraded: "▲", hanging: "◼", down: "✕", idle: "○", unknown: "◌" };
+export const ICONS = { running: "●", active: "●", degraded: "▲", hanging: "◼", down: "✕", idle: "○", "not started": "◌", unknown: "◌" };
 // Below the lowest box there is room for the line that feeds it.
 const WIDTH = 1340, BELOW = 64, BOX_WIDTH = 180, BOX_HEIGHT = 96;
 const SPEED = 170, MOST_DOTS = 6, FRAME_MS = 33;
@@ -31,13 +31,13 @@ export class Diagram {
   }
 
   makeArrow(arrow) {
-    const [x, y, across] = labelPlace(arrow.path);
+    const { x, y, second_y, anchor } = arrow.label_at;
     return {
       arrow, rate: arrow.rate, waits: arrow.waits, due: Math.random(),
       line: svg("path", { d: arrow.path, class: "arrow", "marker-end": "url(#head)" }),
       wait: svg("path", { d: arrow.path, class: "wait" }),
-      held: svg("text", { x: across ? x : x + 9, y: across ? y + 20 : y + 20, "text-anchor": across ? "middle" : "start" }),
-      text: svg("text", { x: across ? x : x + 9, y: across ? y - 8 : y + 4, "text-anchor": across ? "middle" : "start" }),
+      held: svg("text", { x, y: second_y, "text-anchor": anchor }),
+      text: svg("text", { x, y, "text-anchor": anchor }),
     };
   }
 
@@ -149,19 +149,4 @@ export class Diagram {
     dot.circle.setAttribute("transform", `translate(${point.x.toFixed(1)} ${point.y.toFixed(1)})`);
     return true;
   }
-}
-
-// Middle of an arrow's last straight line, or of its longest where the last is too short for text, and whether it goes across.
-const SHORT = 40;
-function labelPlace(path) {
-  let x = 0, y = 0;
-  const lines = [];
-  for (const [, kind, numbers] of path.matchAll(/([MHV])([\d. ]+)/g)) {
-    const values = numbers.trim().split(" ").map(Number);
-    if (kind === "M") [x, y] = values;
-    else if (kind === "H") { lines.push([(x + values[0]) / 2, y, true, Math.abs(x - values[0])]); x = values[0]; }
-    else { lines.push([x, (y + values[0]) / 2, false, Math.abs(y - values[0])]); y = values[0]; }
-  }
-  const last = lines.at(-1);
-  return last[3] >= SHORT ? last : lines.reduce((a, b) => (b[3] > a[3] ? b : a));
 }

@@ -20,6 +20,11 @@ function fill(element, properties, children) {
   return element;
 }
 
+// Text in which `code` is marked as in the docs.
+export function marked(text) {
+  return text.split("`").map((part, i) => (i % 2 ? h("code", {}, part) : part));
+}
+
 export function number(value) {
   if (value === null || value === undefined) return "–";
   const size = Math.abs(value);

@@ -56,8 +56,8 @@ function outcome(report) {
   ].filter(Boolean);
 }
 
-// A command with its inputs. `make` returns the request; the newest run is shown beneath.
-export function jobForm(design, verb, label, inputs, make, show = () => null) {
+// A command with its inputs. `make` returns the request; the newest run is shown beneath; `after` follows its end.
+export function jobForm(design, verb, label, inputs, make, show = () => null, after = () => null) {
   const state = h("div", { className: "result", role: "status" });
   const start = h("button", { type: "submit", className: "primary", disabled: !mayChange() }, label);
   const stop = h("button", { type: "button", hidden: true, onclick: () => post(`/api/jobs/stop?design=${design.name}&verb=${verb}`) }, "Stop");
@@ -77,6 +77,7 @@ export function jobForm(design, verb, label, inputs, make, show = () => null) {
     try {
       await post("/api/jobs", { verb, design: design.name, ...make() });
       await follow();
+      await after();
     } catch (error) {
       state.replaceChildren(h("p", { className: "bad" }, error.message));
     }

@@ -21,6 +21,7 @@ export function moneyView(design) {
       const state = await get(`/api/money?design=${design.name}${costs}`);
       if (number_ !== asked) return;
       if (!sliders.size) form.replaceChildren(...state.sliders.map((one) => slider(one, state.present[one.name], sliders, later)), reset(state));
+      if (change) change.hidden = false;
       status.textContent = summary(state);
       result.replaceChildren(...figures(state));
     } catch (error) {
@@ -31,12 +32,12 @@ export function moneyView(design) {
   const reset = (state) => h("button", { type: "button", onclick: () => {
     for (const [name, input] of sliders) { input.value = state.present[name]; input.dispatchEvent(new Event("input")); }
   } }, "The present costs");
+  const change = design.commands.includes("costs") ? h("div", { hidden: true }, h("h3", {}, "Decide by these costs from now on"), notAllowed(),
+    jobForm(design, "costs", "Change the costs", [], () => ({ costs: chosen() }), runFigures)) : null;
   follow();
   return h("section", { className: "view" }, h("h2", {}, "Money"),
     h("p", {}, "Each slider is a cost. The logged decisions of the running stack are decided again by the chosen costs; nothing changes for customers until you say so."),
-    form, status, result,
-    design.commands.includes("costs") ? h("div", {}, h("h3", {}, "Decide by these costs from now on"), notAllowed(),
-      jobForm(design, "costs", "Change the costs", [], () => ({ costs: chosen() }), runFigures)) : null);
+    form, status, result, change);
 }
 
 function slider(one, present, sliders, later) {

@@ -1,5 +1,5 @@
 // A box in full: what was decided and why, live figures, code, command, faults, question, at scale.
-import { figure, h } from "dom";
+import { figure, h, marked } from "dom";
 import { sparkline } from "chart";
 import { ICONS } from "diagram";
 import { faultForm } from "jobs";
@@ -23,15 +23,15 @@ export class Panel {
       h("div", { className: "title" }, h("h2", { tabindex: -1 }, box.label),
         h("button", { type: "button", className: "quiet", onclick: this.close, "aria-label": "Close the box" }, "✕")),
       this.state,
-      step ? h("section", {}, h("h3", {}, `Step ${step.number}: ${step.title}`), h("p", { className: "decision" }, step.decision),
-        step.why.split("\n\n").filter(Boolean).map((text) => h("p", {}, text))) : null,
+      step ? h("section", {}, h("h3", {}, `Step ${step.number}: ${step.title}`), h("p", { className: "decision" }, marked(step.decision)),
+        step.why.split("\n\n").filter(Boolean).map((text) => h("p", {}, marked(text)))) : null,
       h("section", {}, h("h3", {}, "Live"), this.figures),
-      box.question ? h("details", {}, h("summary", {}, box.question), h("p", {}, box.answer)) : null,
+      box.question ? h("details", {}, h("summary", {}, box.question), h("p", {}, marked(box.answer))) : null,
       h("section", {}, h("h3", {}, "See for yourself"), box.command ? command(box.command) : null,
         box.file ? h("p", { className: "small" }, "Code: ", h("code", {}, `${box.file}:${box.line}`)) : null,
         step ? h("p", { className: "small" }, "Step: ", h("code", {}, step.file)) : null),
       box.process && Object.keys(box.faults).length ? h("section", {}, h("h3", {}, "Break it"), faultForm(this.design, box)) : null,
-      h("section", {}, h("h3", {}, "On AWS"), h("p", {}, box.aws), h("h3", {}, "At scale"), h("p", {}, box.at_scale)));
+      h("section", {}, h("h3", {}, "On AWS"), h("p", {}, marked(box.aws)), h("h3", {}, "At scale"), h("p", {}, marked(box.at_scale))));
     this.update(history);
     return undefined;
   }

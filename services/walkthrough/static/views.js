@@ -35,16 +35,19 @@ function stop(mark, names) {
 }
 
 export function decisionsView(design) {
-  const list = h("div", { className: "decisions" });
-  const detail = h("section", { className: "card", "aria-live": "polite" }, h("p", {}, "Choose a decision."));
+  const list = h("div", { className: "decisions" }, h("p", { role: "status" }, "Reading the newest decisions."));
+  const detail = h("section", { className: "card", "aria-live": "polite", hidden: true });
   const load = async () => {
     try {
       const views = await get(`/api/decisions?design=${design.name}&count=25`);
-      list.replaceChildren(...views.map((view) => h("button", { type: "button", className: view.stopped ? "decision-row stopped" : "decision-row",
+      detail.hidden = !views.length;
+      if (!views.length) list.replaceChildren(h("p", {}, `No ${design.event} was decided yet: start traffic below the diagram.`));
+      else list.replaceChildren(...views.map((view) => h("button", { type: "button", className: view.stopped ? "decision-row stopped" : "decision-row",
         onclick: () => detail.replaceChildren(...decision(design, view)) },
         h("b", {}, `${view.stopped ? "■" : "○"} ${view.decision}`), h("span", {}, view.title), h("span", { className: "score" }, view.score.toFixed(3)))));
       if (views.length) detail.replaceChildren(...decision(design, views.find((view) => view.stopped) || views[0]));
     } catch (error) {
+      detail.hidden = true;
       list.replaceChildren(h("p", { className: "bad" }, error.message));
     }
   };
@@ -91,20 +94,40 @@ function verdict(design, view) {
 }
 
 export function modelsView(design) {
-  const [choice, value] = selectInput("Candidate", design.candidates);
-  const past = h("div", {}, h("p", {}, "Reading the history."));
-  get(`/api/history?design=${design.name}`).then((records) => {
-    const rows = records.reverse().map((r) => [r.at.slice(0, 19).replace("T", " "), r.event.replaceAll("_", " "), r.model, r.reasons.join("; "),
-      Object.entries(r.figures).slice(0, 6).map(([name, v]) => `${name.replaceAll("_", " ")} ${number(v)}`).join(", ")]);
-    past.replaceChildren(table("History of promotions, refusals and rollbacks", ["when (UTC)", "what", "model", "why", "figures"], rows));
-  }).catch((error) => past.replaceChildren(h("p", { className: "bad" }, error.message)));
+  const [choice, value] = selectInput("Candidate", design.candidates.map((one) => one.name));
+  const past = h("div", { role: "status" }, h("p", {}, "Reading the history."));
+  const read = async () => {
+    try {
+      past.replaceChildren(...models(design, (await get(`/api/history?design=${design.name}`)).reverse()));
+    } catch (error) {
+      past.replaceChildren(h("p", { className: "bad" }, error.message));
+    }
+  };
+  read();
   return h("section", { className: "view" }, h("h2", {}, "Models"),
     h("p", {}, "A swap trains the candidate if it was never trained, lets it decide in shadow, and asks the gate. It takes minutes, and live traffic makes it shorter."),
     notAllowed(),
-    jobForm(design, "swap", "Swap", [choice], () => ({ candidate: value() }), runFigures),
-    jobForm(design, "night", "Run the nightly retraining", [], () => ({}), runFigures),
-    jobForm(design, "rollback", "Roll back", [], () => ({})), past);
+    jobForm(design, "swap", "Swap", [choice], () => ({ candidate: value() }), runFigures, read),
+    jobForm(design, "night", "Run the nightly retraining", [], () => ({}), runFigures, read),
+    jobForm(design, "rollback", "Roll back", [], () => ({}), runFigures, read), past);
 }
+
+// The candidates with the newest that is known of each, and the whole history; newest first.
+function models(design, records) {
+  const champion = records.find((r) => r.event !== "refused")?.model;
+  const rows = design.candidates.map(({ name, role }) => {
+    const newest = records.find((r) => r.model.startsWith(`${name}:`));
+    return [name, role, newest?.model === champion && champion ? "champion" : newest ? `${spaced(newest.event)} ${when(newest)}` : "never tried", newest ? told(newest) || newest.reasons.join("; ") : ""];
+  });
+  const history = records.map((r) => [when(r), spaced(r.event), r.model, r.reasons.join("; "), told(r)]);
+  return [table("Candidates", ["candidate", "what it is good at", "now", "figures of its newest decision by the gate"], rows),
+    history.length ? table("History of promotions, refusals and rollbacks", ["when (UTC)", "what", "model", "why", "figures"], history)
+      : h("p", {}, "No model was promoted yet: the first is, when the first start has trained it.")];
+}
+
+const spaced = (text) => text.replaceAll("_", " ");
+const when = (record) => record.at.slice(0, 19).replace("T", " ");
+const told = (record) => Object.entries(record.figures).slice(0, 6).map(([name, v]) => `${spaced(name)} ${number(v)}`).join(", ");
 
 export function driftView(design) {
   const [kind, kindValue] = selectInput("Drift", ["none", ...design.drifts]);

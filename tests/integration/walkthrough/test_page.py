@@ -25,12 +25,16 @@ async def client(config):
         yield made
 
 
-async def test_engines_run_and_what_is_not_started_is_down(client, nc):
+async def test_engines_run_and_a_process_is_down_once_it_was_started(client, config, nc):
+    log = config.home / "logs" / "feature-worker.log"
+    log.parent.mkdir(exist_ok=True)
+    log.touch()
     found = (await client.get("/api/state")).json()
     fraud = next(one for one in found["designs"] if one["name"] == "fraud")
     states = {box["id"]: box["state"] for box in fraud["boxes"]}
     assert {states[name] for name in ("redis", "nats", "lake")} == {"running"}
-    assert states["scorer"] == states["feature-worker"] == "down"
+    assert (states["scorer"], states["feature-worker"]) == ("not started", "down")
+    log.unlink()
 
 
 async def test_a_first_start_is_shown_as_it_happens(client, config):
