@@ -209,6 +209,8 @@ class WindowWatcher:
             self._feeds = {}
             if observation.version != self._resumed_version:
                 self._resumed = {}
+        if observation.unread is None:
+            self._model = observation.model  # what a fallback decides has that label
         if self._reference is None or self._sources is None:
             return
         feed = self._feed(observation.feed, self._reference, message.seq)

@@ -277,6 +277,9 @@ INSPECTION = Design(
         reads=("CV_DECISIONS",),
         stores=("inbox",),
     ),
+    simulator_access=Access(
+        consumes=("CV_DECISIONS",), keeps=("simulator",), stores=("inbox",), tokens=("label_token",)
+    ),
     capacity=_capacity,
     lake_tables=_lake_tables,
 )

@@ -11,8 +11,9 @@ INSPECTOR = HttpApp(
     "/events/s3",
     access=Access(
         publishes=("cv.image.>", "cv.verdict.>", "cv.inspection.>", "cv.dead.>", "control.cv"),
-        reads=("MODEL_HISTORY",),
+        reads=("MODEL_HISTORY", "CV_DECISIONS"),
         watches=("models",),
         loads=("lake",),
+        tokens=("admin_token", "label_token", "webhook_token"),
     ),
 )

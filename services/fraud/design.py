@@ -337,6 +337,9 @@ FRAUD = Design(
         reads=("FRAUD", "FRAUD_DECISIONS"),
         watches=("FRAUD_COSTS",),
     ),
+    simulator_access=Access(
+        publishes=("fraud.tx.>", "fraud.label.>"), keeps=("simulator", "SIMULATED_TRUTH")
+    ),
     capacity=_capacity,
     lake_tables=_lake_tables,
     expire=_expire,

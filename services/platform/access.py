@@ -37,6 +37,7 @@ class Access:
         downloads: NATS object stores it reads.
         loads: Buckets of the store it reads: "lake", "inbox" or "results".
         stores: Where it writes in the store: a bucket, or a folder of one, such as "lake/fraud".
+        tokens: Settings with tokens of HTTP that it checks or sends, such as "label_token".
     """
 
     redis: RedisAccess = ""
@@ -51,6 +52,7 @@ class Access:
     downloads: tuple[str, ...] = ()
     loads: tuple[str, ...] = ()
     stores: tuple[str, ...] = ()
+    tokens: tuple[str, ...] = ()
 
     @property
     def nats_publish(self) -> tuple[str, ...]:

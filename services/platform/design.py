@@ -194,6 +194,7 @@ class Design:
         expire: Removes old rows that nothing needs any more.
         walkthrough: Diagram and live views of the walkthrough.
         walkthrough_access: What the walkthrough's account may do for them.
+        simulator_access: What its simulator does at the engines, where it has an account: Compose.
     """
 
     name: str
@@ -226,6 +227,7 @@ class Design:
     expire: Expire | None = None
     walkthrough: Callable[[], Walkthrough] | None = None
     walkthrough_access: Access = NOTHING
+    simulator_access: Access = NOTHING
 
     def __str__(self) -> str:
         return self.name

@@ -221,14 +221,16 @@ def _add_one_event(app: FastAPI, config: Settings, board: Board) -> None:
         yield ServerSentEvent(data={}, event="end")
 
     @app.post("/api/label", tags=["events"], summary="A person's label of a decision",
-              responses=_CHANGES)  # fmt: skip
+              responses=_CHANGES | _problems(_404="No such decision among the newest"))  # fmt: skip
     async def label(design: Annotated[Name, Query()], body: LabelRequest) -> Accepted:
         extras = _extras(board, design)
         if body.label not in extras.labels:
             raise HTTPException(422, f"label: one of {', '.join(extras.labels)}")
         try:
             await extras.label(config, body.id, body.label)
-        except (ValueError, OSError) as error:
+        except ValueError as error:
+            raise HTTPException(404, str(error)) from error
+        except OSError as error:
             raise HTTPException(503, str(error)) from error
         return Accepted()
 

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from services.cli.secrets import PAGE_TOKEN, compose_secrets
+from infra.local.compose import ENGINES as ENGINE_ACCOUNTS
+from infra.local.compose import PAGE_TOKEN, compose_secrets, password_name
 from services.cv_inspection.simulator.camera import Camera
 from services.designs import DESIGNS
 from services.fraud.serving.app import EXAMPLE_TRANSACTION
@@ -28,7 +29,7 @@ SCRAPED = (*(p.name for d in DESIGNS for p in d.everything), SCHEDULER.name)
 OURS = (*SCRAPED, WALKTHROUGH.name, "simulator", "stations", "mlflow")
 ENGINES = ("nats", "redis", "seaweedfs", "prometheus")
 # Of this run alone; they go before those of an `.env`.
-SECRETS = compose_secrets()
+SECRETS = compose_secrets(DESIGNS)
 
 
 def docker_answers() -> bool:
@@ -63,9 +64,11 @@ def compose(*arguments: str) -> str:
 @pytest.fixture(scope="module")
 def stack():
     compose("build")
-    compose("up", "-d", "--wait")
-    yield
-    compose("down", "-v", "--timeout", "20")
+    try:
+        compose("up", "-d", "--wait")
+        yield
+    finally:
+        compose("down", "-v", "--timeout", "20")
 
 
 def score(base: str = SCORER, route: str = "score") -> dict:
@@ -121,12 +124,15 @@ def test_images_and_containers_are_as_promised(stack):
     assert size < 900e6
     code = "import importlib.util as u, sys; sys.exit(any(map(u.find_spec, ['torch', 'xgboost'])))"
     compose("exec", "-T", "scorer", "python", "-c", code)
-    for service in OURS:
+    for service in (*OURS, *ENGINES):
         found = container(service)
-        assert found["Config"]["User"] == "whiteboard"
+        user = "10001:10001" if service in ENGINES else "whiteboard"
+        assert found["Config"]["User"] == user
         assert found["HostConfig"]["ReadonlyRootfs"] is True
+        assert found["HostConfig"]["CapDrop"] == ["ALL"]
         assert found["HostConfig"]["Memory"] > 0
-    for service in ("nats", "redis", "seaweedfs", "prometheus", "scorer", "mlflow"):
+    assert not container("mlflow")["HostConfig"]["PortBindings"]
+    for service in ("nats", "redis", "seaweedfs", "prometheus", "scorer"):
         for bindings in container(service)["HostConfig"]["PortBindings"].values():
             assert [b["HostIp"] for b in bindings] == ["127.0.0.1"]
 
@@ -190,6 +196,39 @@ def test_the_page_sees_every_container(stack):
     with pytest.raises(urllib.error.HTTPError, match="409") as refused:
         urllib.request.urlopen(request, timeout=10)
     assert "docker compose kill scorer" in json.load(refused.value)["error"]
+
+
+def test_no_container_has_the_secret_of_another(stack):
+    secrets = {name: value for name, value in SECRETS.items() if name not in ENGINE_ACCOUNTS}
+    for service in SCRAPED:
+        if service == SCHEDULER.name:
+            continue  # its jobs are the operator's commands
+        told = str(container(service)["Config"]["Env"])
+        found = {name for name, value in secrets.items() if value in told}
+        passwords = {name for name in found if name.endswith("_PASSWORD")}
+        assert passwords == {password_name(service)}
+        assert not found & {PAGE_TOKEN, "WHITEBOARD_COMPOSE_SIGNING_KEY", "WHITEBOARD_STORE_KEY"}
+
+
+def test_a_container_cannot_do_what_its_process_does_not(stack):
+    """A scorer that is not ours any more announces no model and writes no model's file."""
+    attack = """
+import asyncio
+from services.platform.models.promotion import announce
+from services.platform.settings import settings
+from services.platform.storage.lake import Lake
+from services.platform.streaming.connection import connect
+async def announced():
+    nc = await connect(settings(), "attack")
+    await asyncio.wait_for(announce(nc, "fraud", 99), 3)
+for attempt in (lambda: asyncio.run(announced()), lambda: Lake(settings()).put("models/x", b"x")):
+    try:
+        attempt()
+    except Exception as error:
+        print("refused", type(error).__name__)
+"""
+    said = compose("exec", "-T", "scorer", "python", "-c", attack)
+    assert said.count("refused") == 2, said
 
 
 def test_who_reaches_whom(stack):

@@ -11,8 +11,9 @@ from redis import Redis
 from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
 from typer.testing import CliRunner
 
+from infra.local.compose import compose_secrets
 from services.cli.main import app
-from services.cli.secrets import COMPOSE_SECRETS
+from services.designs import DESIGNS
 from services.platform.secret_files import make_secret, read_secret, secrets_folder
 from services.platform.settings import Settings
 
@@ -96,12 +97,15 @@ def test_compose_starts_with_no_default_secret_and_the_command_writes_them(tmp_p
     text = (ROOT / "docker-compose.yml").read_text()
     assert "whiteboard-local" not in text
     asked = {word.partition(":")[0] for word in text.split("${")[1:] if ":?" in word[:60]}
-    assert asked == set(COMPOSE_SECRETS)
+    assert asked == set(compose_secrets(DESIGNS))
     file = tmp_path / ".env"
     file.write_text("WHITEBOARD_NIGHT_UTC=04:00\n")
+    texts = []
     for _ in range(2):
         assert CliRunner().invoke(app, ["secrets", "--file", str(file)]).exit_code == 0
-    lines = dict(line.split("=") for line in file.read_text().splitlines())
+        texts.append(sorted(file.read_text().splitlines()))
+    assert texts[0] == texts[1]
+    lines = dict(line.split("=", 1) for line in file.read_text().splitlines())
     assert lines.pop("WHITEBOARD_NIGHT_UTC") == "04:00"
     assert set(lines) == asked
     assert len(set(lines.values())) == len(lines)

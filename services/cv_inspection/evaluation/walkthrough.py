@@ -33,6 +33,8 @@ _SEED = 7
 # Images of the walkthrough are numbered from here: no simulation reaches it.
 _FIRST, _IMAGES = 1_900_000_000, 90_000_000
 _RESULT_S, _LAKE_S = 30.0, 60.0
+# Inspections that the page labels.
+_LABELLED = 200
 
 
 async def follow(config: Settings) -> AsyncIterator[Mark]:
@@ -86,7 +88,7 @@ async def label(config: Settings, identity: str, said: str) -> None:
     """Publish an operator's label of an inspected part.
 
     Raises:
-        ValueError: it names no class or no inspection.
+        ValueError: it names no class, or none of the newest inspections.
         OSError: NATS does not answer.
     """
     if said not in CLASSES:
@@ -94,8 +96,11 @@ async def label(config: Settings, identity: str, said: str) -> None:
     event = LabelEvent(inspection_id=identity, label=said, by="walkthrough")
     nc = await connect(config, NAME)
     try:
-        where = f"{LABEL}.{subject_token(said)}"
-        await nc.jetstream().publish(where, event.model_dump_json().encode())
+        js = nc.jetstream()
+        messages = await newest_messages(js, DECISIONS_STREAM, _LABELLED)
+        if not any(identity.encode() in (message.data or b"") for _, message in messages):
+            raise ValueError(f"inspection {identity} is not among the newest {_LABELLED}")
+        await js.publish(f"{LABEL}.{subject_token(said)}", event.model_dump_json().encode())
     except (NatsError, TimeoutError) as error:
         raise ConnectionError("the stream did not take the label: send it again") from error
     finally:

@@ -7,5 +7,6 @@ second, and at 5 ms each one core is enough for ten lines; the same file runs on
 beside the camera.
 
 The same process accepts the store's notifications (`POST /events/s3`) and operators' labels
-(`POST /verdict`), and publishes both on the stream.
+(`POST /verdict`), and publishes both on the stream. A label names an inspection that was made: it
+trains models, so one of nothing is refused.
 """

@@ -263,9 +263,10 @@ def _add_labels(app: DirectApp, service: InspectionService, config: Settings) ->
     token = config.plain_label_token
     errors = {
         401: "A bearer token is required",
+        404: "No such inspection",
         413: f"More than {MAX_BYTES} bytes",
         422: "Invalid fields, by name, or an unknown class, with the known ones",
-        503: "The stream is not available",
+        503: "The stream or the lake is not available",
     }
 
     async def post(request: RawRequest) -> Response:
@@ -281,10 +282,12 @@ def _add_labels(app: DirectApp, service: InspectionService, config: Settings) ->
             return error_response(422, str(error))
         data = event.model_copy(update={"label": label}).model_dump_json().encode()
         try:
-            subject = f"{LABEL}.{subject_token(label)}"
-            ack = await service.nats.jetstream().publish(subject, data)
-        except (NatsError, TimeoutError):
-            return _stream_unavailable()
+            js = service.nats.jetstream()
+            if not await service.decider.known.holds(event.inspection_id, js):
+                return error_response(404, f"inspection_id: no inspection {event.inspection_id}")
+            ack = await js.publish(f"{LABEL}.{subject_token(label)}", data)
+        except (NatsError, OSError):
+            return error_response(503, "the stream or the lake is not available: send it again")
         return JsonResponse({"seq": ack.seq}, status_code=202)
 
     content = {"application/json": {"example": EXAMPLE_LABEL}}

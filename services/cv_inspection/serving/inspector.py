@@ -10,8 +10,11 @@ from time import perf_counter
 from services.cv_inspection.ingestion.events import ImageRef, InspectionEvent, inspection_subject
 from services.cv_inspection.model import ImageModel
 from services.cv_inspection.serving.inspect import InspectionResult, inspect
+from services.cv_inspection.serving.known import KnownInspections
 from services.platform.models.served_model import ServedModel
+from services.platform.runtime.worker import cancel_tasks
 from services.platform.settings import Settings
+from services.platform.storage.lake import Lake
 from services.platform.streaming.outbox import Outbox
 from services.platform.telemetry import Stages
 
@@ -25,9 +28,16 @@ class QueueFull(RuntimeError):
 
 
 class Inspector:
-    """Inspects posted images in threads, and queues the results for the stream."""
+    """Inspects posted images in threads, and queues the results for the stream.
 
-    def __init__(self, champion: ServedModel[ImageModel], outbox: Outbox) -> None:
+    Attributes:
+        known: The inspections there are.
+    """
+
+    def __init__(
+        self, champion: ServedModel[ImageModel], outbox: Outbox, known: KnownInspections
+    ) -> None:
+        self.known = known
         self._champion = champion
         self._outbox = outbox
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="inspect")
@@ -64,6 +74,7 @@ class Inspector:
 
     def publish(self, event: InspectionEvent) -> None:
         """Queue an inspection for the stream."""
+        self.known.add(event.inspection_id)
         self._outbox.put(
             inspection_subject(event), event.inspection_id, event.model_dump_json().encode()
         )
@@ -79,11 +90,14 @@ class Inspector:
 
 @asynccontextmanager
 async def open_inspector(
-    _: Settings, champion: ServedModel[ImageModel], outbox: Outbox
+    config: Settings, champion: ServedModel[ImageModel], outbox: Outbox
 ) -> AsyncIterator[Inspector]:
     """An inspector, whose threads are stopped at exit."""
-    inspector = Inspector(champion, outbox)
+    known = KnownInspections(Lake(config), outbox)
+    inspector = Inspector(champion, outbox, known)
+    knowing = asyncio.create_task(known.run())
     try:
         yield inspector
     finally:
+        await cancel_tasks(knowing)
         inspector.close()

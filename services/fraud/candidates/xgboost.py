@@ -100,14 +100,15 @@ class XGBoost(Candidate):
                 "seed": seed,
                 **parameters,
             },
-            self._matrix(train.vectors, train.positive),
+            self._matrix(train.vectors, train.positive, train.weight),
             num_boost_round=rounds,
             callbacks=[_Progress(step, rounds)],
             xgb_model=start_from,
         )
 
-    def _matrix(self, vectors: Floats, label: Any = None) -> xgb.DMatrix:
+    def _matrix(self, vectors: Floats, label: Any = None, weight: Any = None) -> xgb.DMatrix:
         # float32, as in the ONNX graph, so that both take the same side of each split.
+        names = list(self.features)
         return xgb.DMatrix(
-            vectors.astype(np.float32), label=label, feature_names=list(self.features)
+            vectors.astype(np.float32), label=label, weight=weight, feature_names=names
         )

@@ -18,7 +18,7 @@ from services.fraud.features.states import STATES, TABULAR
 from services.fraud.ingestion.columns import Events, event_times
 from services.fraud.simulator.day import DAY_US, START_US
 from services.fraud.simulator.drift import Schedule
-from services.fraud.simulator.history import simulate_days
+from services.fraud.simulator.history import SimulatedDataset, simulate_days
 from services.fraud.simulator.tables import label_table, transaction_table
 from services.fraud.simulator.traffic import Traffic
 from services.platform.models.candidates import Examples
@@ -54,11 +54,7 @@ class SimulatedData:
         step: ProgressCallback = lambda *_: None,
     ) -> None:
         history = simulate_days(Traffic(seed, schedule), days, step)
-        pairs = list(zip(history.days, history.seqs, strict=True))
-        transactions = pa.concat_tables([transaction_table(d, seq) for d, (seq, _) in pairs])
-        labels = pa.concat_tables(
-            [label_table(d, np.nonzero(s)[0], s[np.nonzero(s)[0]]) for d, (_, s) in pairs]
-        )
+        transactions, labels = tables(history)
         self.vectors = tabular_vectors(transactions, labels)
         self.time = event_times(transactions)
         self.day = ((self.time * 1e6 - START_US) // DAY_US).astype(np.int64)
@@ -76,6 +72,16 @@ class SimulatedData:
         return Examples(self.vectors[chosen], self.fraud[chosen], self.amount[chosen])
 
 
+def tables(history: SimulatedDataset) -> tuple[pa.Table, pa.Table]:
+    """The transactions and the known labels of simulated days."""
+    pairs = list(zip(history.days, history.seqs, strict=True))
+    transactions = pa.concat_tables([transaction_table(d, seq) for d, (seq, _) in pairs])
+    labels = pa.concat_tables(
+        [label_table(d, np.nonzero(s)[0], s[np.nonzero(s)[0]]) for d, (_, s) in pairs]
+    )
+    return transactions, labels
+
+
 def tabular_vectors(transactions: pa.Table, labels: pa.Table) -> Floats:
     """(N, len(TABULAR)) features of N transactions, each as of just before it.
 
@@ -83,14 +89,18 @@ def tabular_vectors(transactions: pa.Table, labels: pa.Table) -> Floats:
         transactions: N rows in order of `seq`.
         labels: Their labels, those that are known.
     """
+    return tabular(rows_before(transactions, labels), request_columns(transactions))
+
+
+def rows_before(transactions: pa.Table, labels: pa.Table) -> dict[str, Floats]:
+    """By state name, the rows (N, width) of N transactions, each as of just before it."""
     events = Events.from_tables(transactions, labels)
     snapshot_index = np.where(events.is_transaction, np.cumsum(events.is_transaction) - 1, -1)
     states = backfill(STATES, events, snapshot_index)
-    rows = {name: folded.snapshots for name, folded in states.items()}
-    return _tabular(rows, request_columns(transactions))
+    return {name: folded.snapshots for name, folded in states.items()}
 
 
-def _tabular(rows: Mapping[str, Floats], request: Floats) -> Floats:
+def tabular(rows: Mapping[str, Floats], request: Floats) -> Floats:
     """(N, len(TABULAR)) features from each state's rows (N, width) and the request (N, R)."""
     out = np.empty((len(request), len(TABULAR)))
     for begin in range(0, len(request), _CHUNK):

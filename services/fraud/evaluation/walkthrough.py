@@ -78,7 +78,7 @@ async def follow(config: Settings) -> AsyncIterator[Mark]:
         since = payment.event_time.timestamp()
         tables = (DECISIONS_TABLE, TRANSACTIONS_TABLE)
         known = {t: set(await asyncio.to_thread(lake.files, t, since)) for t in tables}
-        decided = await nc.subscribe(f"{DECISION}.{shard(payment.customer_id, config.shards)}")
+        decided = await nc.subscribe(f"{DECISION}.{shard(payment.customer_id, config.shards)}.*")
         begin = perf_counter()
         outcome, marks = await _scored(config, payment, begin)
         for mark in marks:

@@ -38,6 +38,10 @@ STREAMS = {
 }
 ENTITIES = ("customer_id", "merchant_id", "device_id", "ip")
 NO_SHARD = "none"
+# Reasons and reviews read declined and reviewed transactions alone, some 2 % of all: to receive
+# the others cost them 100 us of CPU a decision, 40 % of the scorer's own.
+_APPROVED, _FLAGGED = "approved", "flagged"
+FLAGGED_DECISIONS = f"{DECISION}.*.{_FLAGGED}"
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
@@ -238,6 +242,16 @@ def subject(prefix: str, parties: Parties, shards: int) -> str:
     """The subject of an event: `<prefix>.<customer>.<merchant>.<device>.<ip>`, a shard each."""
     tokens = (shard(getattr(parties, entity), shards) for entity in ENTITIES)
     return ".".join((prefix, *tokens))
+
+
+def decision_subject(customer_id: str, decision: Outcome, shards: int) -> str:
+    """The subject of a decision: `fraud.decision.<shard of the customer>.<approved or flagged>`.
+
+    >>> decision_subject("c1", "approve", 16), decision_subject("c1", "review", 16)
+    ('fraud.decision.1.approved', 'fraud.decision.1.flagged')
+    """
+    token = _APPROVED if decision == "approve" else _FLAGGED
+    return f"{DECISION}.{shard(customer_id, shards)}.{token}"
 
 
 def worker_subject(entity: str | None = None, number: int | None = None) -> str:

@@ -12,7 +12,7 @@ from services.fraud.ingestion.tables import (
     DECISION_SCHEMA,
     DECISIONS_TABLE,
     LABELS_TABLE,
-    NOT_SYNTHETIC,
+    NOT_DEGRADED,
 )
 from services.fraud.ingestion.watermark import DEFAULT_FEED
 from services.fraud.problem import DESIGN, OUTCOMES, CostModel
@@ -28,11 +28,15 @@ _DECISION_COLUMNS = [
 
 
 class OutcomeReader:
-    """Decisions whose dispute window has closed; the challenger's scores come from shadow mode."""
+    """Decisions whose dispute window has closed; the challenger's scores come from shadow mode.
+
+    Decisions taken without the online store are left out: the champion did not take them, and an
+    outage is no decay of it.
+    """
 
     def __init__(self, lake: Lake) -> None:
         self._decisions = IncrementalReader(
-            lake, DECISIONS_TABLE, _DECISION_COLUMNS, NOT_SYNTHETIC, DECISION_SCHEMA
+            lake, DECISIONS_TABLE, _DECISION_COLUMNS, NOT_DEGRADED, DECISION_SCHEMA
         )
         self._labels = IncrementalReader(lake, LABELS_TABLE, ["transaction_id", "fraud"])
         self._shadow = IncrementalReader(lake, shadow_table(DESIGN), SHADOW_COLUMNS)

@@ -6,6 +6,7 @@ from pathlib import Path
 from services.fraud.candidates.federated import Federated
 from services.fraud.retraining import training
 from services.fraud.retraining.dataset import training_data
+from services.fraud.retraining.fallback import train_fallback
 from services.platform.models.registry import RegisteredModel
 from services.platform.progress import ProgressBar
 from services.platform.settings import Settings
@@ -33,6 +34,6 @@ def register(settings: Settings, folder: Path, seed: int, bar: ProgressBar) -> R
     candidate.load(folder)
     data = training_data(settings, Lake(settings), Federated, seed, bar)
     reference = training.reference_of(candidate, data)
-    return training.register(
-        settings, candidate, data, reference, 0.0, {"seed": seed, "federated": True}
-    )
+    parameters = {"seed": seed, "federated": True}
+    fallback = train_fallback(data, candidate.features, seed, bar)
+    return training.register(settings, candidate, data, reference, 0.0, parameters, fallback)

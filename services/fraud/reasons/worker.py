@@ -20,7 +20,12 @@ from redis.exceptions import RedisError
 
 from services.fraud.features.decisions import is_current
 from services.fraud.features.request import cart_set
-from services.fraud.ingestion.events import DECISIONS_STREAM, DecisionEvent, Transaction
+from services.fraud.ingestion.events import (
+    DECISIONS_STREAM,
+    FLAGGED_DECISIONS,
+    DecisionEvent,
+    Transaction,
+)
 from services.fraud.model import read_model
 from services.fraud.problem import DESIGN
 from services.fraud.reasons.explainer import Explainer, Explanation, NotExplained
@@ -126,7 +131,6 @@ class ReasonsWorker:
         for message, event in events:
             DELAY.observe(max(now - (event.get("decided_at") or message.published_us / 1e6), 0.0))
         EVENTS.labels(NAME, "explained").inc(len(events))
-        EVENTS.labels(NAME, "approved").inc(len(batch) - len(events))
 
     def _explain(self, events: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return [self._report(event) for event in events]
@@ -156,7 +160,7 @@ def parse(message: Message) -> dict[str, Any] | None:
 async def main(config: Settings) -> None:
     """Run until cancelled."""
     nc = await connect(config, f"{DESIGN}-{NAME}", timeout_s=60.0)
-    consumer = OrderedConsumer(nc, DECISIONS_STREAM, NAME, batch=_BATCH)
+    consumer = OrderedConsumer(nc, DECISIONS_STREAM, NAME, FLAGGED_DECISIONS, batch=_BATCH)
     redis = Redis.from_url(config.redis, socket_timeout=5.0)
     parties = ChargedBackParties(Lake(config), redis)
     try:

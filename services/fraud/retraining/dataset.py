@@ -28,7 +28,7 @@ from services.platform.progress import ProgressBar
 from services.platform.retraining.spec import check_mix
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
-from services.platform.types import Floats
+from services.platform.types import Floats, Floats32
 
 VALIDATION_DAYS = 7
 # The newest labelled days are held out for the gate.
@@ -53,6 +53,8 @@ class TrainingData:
         fingerprint: Hash of all examples.
         until: Event time of the newest example, seconds.
         time: (N,) event times, seconds: training examples, then validation examples.
+        carts: The items of the training and of the validation examples, for the fallback; None if
+            it is not trained on them.
     """
 
     train: Examples
@@ -60,6 +62,7 @@ class TrainingData:
     fingerprint: str
     until: float
     time: Floats
+    carts: tuple[Floats32, Floats32] | None = None
 
 
 def training_rows(lake: Lake) -> pa.Table:
@@ -178,12 +181,14 @@ def training_data(
         embeddings.ensure(settings, lake, days, (seqs, fraud, vectors[~is_late]), seed, bar)
         with bar("reading the embeddings"):
             vectors = np.hstack([vectors, point_in_time_embeddings(settings, rows)])
+    early, late = rows.filter(pa.array(~is_late)), rows.filter(pa.array(is_late))
     return TrainingData(
-        train=examples(rows.filter(pa.array(~is_late)), vectors[~is_late], candidate),
-        validation=examples(rows.filter(pa.array(is_late)), vectors[is_late], candidate),
+        train=examples(early, vectors[~is_late], candidate),
+        validation=examples(late, vectors[is_late], candidate),
         fingerprint=fingerprint(vectors, rows),
         until=float(time.max()),
         time=np.concatenate([time[~is_late], time[is_late]]),
+        carts=(cart_sets(early), cart_sets(late)),
     )
 
 

@@ -20,6 +20,7 @@ from services.fraud.monitoring.drift import reference
 from services.fraud.problem import DESIGN, LATENCY_BUDGET_MS, CostModel
 from services.fraud.retraining import training
 from services.fraud.retraining.dataset import GATE_DAYS, TrainingData, examples, fingerprint
+from services.fraud.retraining.fallback import kept_fallback
 from services.fraud.retraining.outcomes import LabelledDecisions, labelled_decisions
 from services.fraud.review.policy import usual_costs
 from services.fraud.service import SCORER
@@ -105,7 +106,13 @@ def train_further(
     train_s = perf_counter() - begin
     parameters = {"seed": seed, "trained_on_from": card.version}
     return training.register(
-        settings, candidate, training_data, drift_reference, train_s, parameters
+        settings,
+        candidate,
+        training_data,
+        drift_reference,
+        train_s,
+        parameters,
+        kept_fallback(settings, card),
     )
 
 

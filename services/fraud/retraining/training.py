@@ -13,6 +13,7 @@ from services.fraud.monitoring.drift import reference
 from services.fraud.problem import CONF, DESIGN, CostModel
 from services.fraud.reasons.explainer import ATTACHMENT, explanation_file, first_reasons
 from services.fraud.retraining.dataset import TrainingData, feature_names, training_data
+from services.fraud.retraining.fallback import train_fallback
 from services.platform.models.attachments import attach
 from services.platform.models.candidates import Candidate, Examples
 from services.platform.models.onnx import ModelCard, write_card
@@ -63,8 +64,9 @@ def train(settings: Settings, name: str, seed: int, bar: ProgressBar) -> Registe
     with bar(f"training {name}") as step:
         candidate.fit(data.train, data.validation, seed, step)
     drift_reference = reference_of(candidate, data)
+    fallback = train_fallback(data, candidate.features, seed, bar)
     train_s = perf_counter() - begin
-    return register(settings, candidate, data, drift_reference, train_s, {"seed": seed})
+    return register(settings, candidate, data, drift_reference, train_s, {"seed": seed}, fallback)
 
 
 def make_card(candidate: Candidate, threshold: float, fingerprint: str, until: float) -> ModelCard:
@@ -100,6 +102,7 @@ def register(
     drift_reference: Reference,
     train_s: float,
     parameters: Mapping[str, object],
+    fallback: Mapping[str, bytes],
 ) -> RegisteredModel:
     """Choose a trained candidate's threshold, evaluate it on the validation days, register it.
 
@@ -110,6 +113,7 @@ def register(
         drift_reference: Distributions that the monitor compares its decisions with.
         train_s: How long training took, seconds.
         parameters: Further parameters to log with the run.
+        fallback: The attachment with the model's fallback.
     """
     valid = data.validation
     score = candidate.score(valid)
@@ -123,7 +127,12 @@ def register(
         {**parameters, "rows": len(data.train)},
         {"train_s": train_s},
         drift_reference.to_bytes(),
-        attachments(candidate, data, make_card(candidate, threshold, data.fingerprint, data.until)),
+        {
+            **attachments(
+                candidate, data, make_card(candidate, threshold, data.fingerprint, data.until)
+            ),
+            **fallback,
+        },
     )
     return training.register(settings, trained)
 

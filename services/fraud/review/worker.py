@@ -9,7 +9,12 @@ from nats.aio.client import Client
 from prometheus_client import Gauge
 from pydantic import ValidationError
 
-from services.fraud.ingestion.events import DECISIONS_STREAM, DecisionEvent, ReviewCase
+from services.fraud.ingestion.events import (
+    DECISIONS_STREAM,
+    FLAGGED_DECISIONS,
+    DecisionEvent,
+    ReviewCase,
+)
 from services.fraud.problem import OUTCOMES
 from services.fraud.review.live import PRICE_KEY, open_bucket, read_costs
 from services.fraud.review.policy import logged_costs
@@ -94,7 +99,7 @@ async def main(config: Settings) -> None:
     """Run until cancelled."""
     nc = await connect(config, NAME, timeout_s=60.0)
     # No decision is a review before a desk sets a price, so the first desk needs no older ones.
-    consumer = OrderedConsumer(nc, DECISIONS_STREAM, NAME, new_only=True)
+    consumer = OrderedConsumer(nc, DECISIONS_STREAM, NAME, FLAGGED_DECISIONS, new_only=True)
     try:
         queue = await retry_forever(lambda: ReviewQueue.open(nc.jetstream()), "opening the queue")
         desk = ReviewDesk(queue)

@@ -14,12 +14,11 @@ from services.fraud.ingestion.events import (
     Transaction,
     microseconds,
 )
-from services.fraud.model import read_model
+from services.fraud.model import FraudModel, read_model
 from services.fraud.problem import DESIGN
 from services.fraud.reasons.report import fetch
 from services.fraud.review.routes import add_reviews
 from services.fraud.serving.scorer import Decision, ExplainedDecision, Scorer, open_scorer
-from services.platform.models.tabular import TabularModel
 from services.platform.runtime.http import (
     DirectApp,
     JsonResponse,
@@ -67,7 +66,7 @@ def create_app(config: Settings | None = None) -> FastAPI:
     """The scorer as an ASGI application."""
     config = config or settings()
     open_decider = partial(open_scorer, nats=lambda: service.nats)
-    service: DecisionService[TabularModel, Scorer] = DecisionService(
+    service: DecisionService[FraudModel, Scorer] = DecisionService(
         config, DESIGN, "scorer", read_model, open_decider
     )
     app = service.create_app(
@@ -82,7 +81,7 @@ def create_app(config: Settings | None = None) -> FastAPI:
 
 
 def _add_scoring(
-    app: DirectApp, service: DecisionService[TabularModel, Scorer], load_token: str
+    app: DirectApp, service: DecisionService[FraudModel, Scorer], load_token: str
 ) -> None:
     content = {"application/json": {"example": EXAMPLE_TRANSACTION}}
     errors = {
@@ -104,7 +103,7 @@ def _add_scoring(
     app.add_direct("/invocations", score, Transaction, tags=["SageMaker"], **documented)
 
 
-def _add_decisions(app: DirectApp, service: DecisionService[TabularModel, Scorer]) -> None:
+def _add_decisions(app: DirectApp, service: DecisionService[FraudModel, Scorer]) -> None:
     errors = error_responses({404: "No such decline or review", 503: "NATS does not answer"})
 
     @app.get(

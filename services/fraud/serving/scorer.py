@@ -23,19 +23,19 @@ from services.fraud.features.kernel import feature_vectors
 from services.fraud.features.request import REQUEST_FEATURES, cart_set, request_features
 from services.fraud.features.states import EMBEDDINGS, FEATURE_SET, STATES
 from services.fraud.ingestion.events import (
-    DECISION,
     ENTITIES,
     Outcome,
     Transaction,
-    shard,
+    decision_subject,
 )
-from services.fraud.model import needs_embeddings
+from services.fraud.model import FraudModel, needs_embeddings
 from services.fraud.reasons import forest
 from services.fraud.reasons.explainer import Reason, explainer_of
 from services.fraud.review.live import LivePolicy, in_eur
 from services.fraud.review.policy import Policy
 from services.fraud.rules.live import LiveRules
 from services.fraud.rules.outcome import combine
+from services.fraud.serving.row_cache import RowCache
 from services.platform.models.served_model import ServedModel
 from services.platform.models.tabular import TabularModel
 from services.platform.runtime.worker import cancel_tasks
@@ -62,7 +62,9 @@ class Decision:
     score: Annotated[float, Field(ge=0, le=1, description="Probability of fraud")]
     threshold: Annotated[float, Field(description="The best single one; it decides nothing")]
     model: str
-    degraded: Annotated[bool, Field(description="Decided without the online store")]
+    degraded: Annotated[
+        bool, Field(description="Decided without the online store, by the model's fallback")
+    ]
     model_decision: Annotated[Outcome, Field(description="What the model alone decided")]
     rules: Annotated[str, Field(description="Version of the rules")] = ""
     fired: Annotated[list[str], Field(description="Rules that fired")] = field(default_factory=list)
@@ -80,7 +82,7 @@ class Scorer:
 
     def __init__(
         self,
-        champion: ServedModel[TabularModel],
+        champion: ServedModel[FraudModel],
         redis: RedisConnection,
         outbox: Outbox,
         shards: int,
@@ -93,6 +95,7 @@ class Scorer:
         self._redis = redis
         self._reader = OnlineReader(redis, STATES)
         self._embedding_reader = OnlineReader(redis, (*STATES, *EMBEDDINGS))
+        self._cache = RowCache(STATES)
         self._outbox = outbox
         self._shards = shards
         self.redis_up = True
@@ -117,17 +120,20 @@ class Scorer:
         model = self._champion.model
         if model is None:
             return None
-        rows = await self._fetch(transaction, needs_embeddings(model))
+        keys = {entity: getattr(transaction, entity) for entity in ENTITIES}
+        rows = await self._fetch(keys, needs_embeddings(model))
         stages.mark("fetch")
         degraded = rows is None
-        rows = _MISSING_ROWS if rows is None else rows
+        decider = (model.fallback if degraded else None) or model
+        if rows is None:
+            rows = _MISSING_ROWS if decider is model else self._cache.known(keys)
         vector = feature_vectors(rows, np.array([request_features(transaction)]))
         stages.mark("read")
-        sets = {"items": cart_set(transaction)} if model.card.sets else {}
-        score = float(model.score(vector, sets)[0])
+        sets = {"items": cart_set(transaction)} if decider.card.sets else {}
+        score = float(decider.score(vector, sets)[0])
         stages.mark("infer")
         policy = self._policies.current
-        decision = decide(transaction, model, score, degraded, policy)
+        decision = decide(transaction, decider, score, degraded, policy)
         self._apply_rules(decision, transaction, vector[0])
         stages.mark("rules")
         self._publish(transaction, body, decision, vector[0], rows, synthetic, stages, policy)
@@ -152,23 +158,26 @@ class Scorer:
             await self._redis.open()
 
     async def watch_redis(self) -> None:
-        """Ping Redis while it is unavailable, off the hot path. Runs until cancelled."""
+        """Ping Redis while it is unavailable, and sort the cache. Runs until cancelled."""
         while True:
             await asyncio.sleep(_PING_INTERVAL_S)
+            self._cache.absorb()
             if not self.redis_up:
                 with suppress(RedisError, OSError, TimeoutError):
                     await self._redis.execute([("PING",)], _PING_INTERVAL_S)
                     self.redis_up, self._timeouts_since = True, 0.0
                     log.warning("redis is available again")
 
-    async def _fetch(self, transaction: Transaction, embeddings: bool) -> dict[str, Floats] | None:
-        """By view name, the rows (1, width) of a transaction; None if Redis does not answer."""
+    async def _fetch(
+        self, keys: dict[str, str | None], embeddings: bool
+    ) -> dict[str, Floats] | None:
+        """By view name, the rows (1, width) of a request's keys; None if Redis does not answer."""
         if not self.redis_up:
             return None
         try:
             reader = self._embedding_reader if embeddings else self._reader
-            keys = {e: getattr(transaction, e) for e in ENTITIES}
             rows = await reader.read(keys, FETCH_BUDGET_S)
+            self._cache.keep(keys, rows)
             self._timeouts_since = 0.0
             return rows
         except TimeoutError:
@@ -217,7 +226,7 @@ class Scorer:
             "costs": policy.logged,
         }
         data = orjson.dumps(event, option=orjson.OPT_SERIALIZE_NUMPY)
-        subject = f"{DECISION}.{shard(transaction.customer_id, self._shards)}"
+        subject = decision_subject(transaction.customer_id, decision.decision, self._shards)
         self._outbox.put(subject, decision.decision_id, data)
 
 
@@ -251,7 +260,7 @@ def decide(
 @asynccontextmanager
 async def open_scorer(
     config: Settings,
-    champion: ServedModel[TabularModel],
+    champion: ServedModel[FraudModel],
     outbox: Outbox,
     nats: Callable[[], Client],
 ) -> AsyncIterator[Scorer]:

@@ -29,12 +29,14 @@ class Examples:
         amount: (N,) minor units, for the cost model.
         sets: By name, (N, M, K): items of which a row has any number, for candidates that ask
             for them.
+        weight: (N,) what each counts when fitting, for candidates that know weights; None: 1 each.
     """
 
     vectors: npt.NDArray[Any]
     positive: Booleans
     amount: Floats
     sets: Mapping[str, Floats32] = field(default_factory=dict)
+    weight: Floats | None = None
 
     def __len__(self) -> int:
         return len(self.positive)

@@ -74,6 +74,11 @@ class Outbox:
         """Events waiting in memory and in the file."""
         return len(self._queue) + self._spill.count
 
+    @property
+    def spilled(self) -> int:
+        """Events waiting in the file."""
+        return self._spill.count
+
     def start(self) -> None:
         """Start publishing, beginning with events the file kept from an earlier run."""
         self._task = asyncio.create_task(self._run())

@@ -7,6 +7,7 @@ import math
 import httpx
 import numpy as np
 import orjson
+import pyarrow as pa
 import pytest
 from nats.js.errors import NotFoundError
 
@@ -22,10 +23,11 @@ from services.cv_inspection.ingestion.events import (
     InspectionEvent,
     publish_image,
 )
+from services.cv_inspection.ingestion.tables import INSPECTIONS_TABLE
 from services.cv_inspection.problem import CLASSES, DESIGN
 from services.cv_inspection.retraining.outcomes import fetch_images, labelled_inspections
 from services.cv_inspection.service import INSPECTOR
-from services.cv_inspection.serving import batch
+from services.cv_inspection.serving import batch, known
 from services.cv_inspection.serving.app import create_app
 from services.cv_inspection.serving.worker import DURABLE
 from services.cv_inspection.simulator.camera import Camera
@@ -35,7 +37,9 @@ from services.platform.models.promotion import announce
 from services.platform.models.served_file import put_served
 from services.platform.retraining.shadow import shadow_table
 from services.platform.storage.lake import Lake
+from services.platform.streaming.outbox import Outbox, OutboxEvent, SpillFile
 from tests.integration.conftest import lag, until
+from tests.integration.cv_inspection.inspections import made_inspection, stored_inspection
 from tests.unit.cv_inspection.vision_fixtures import cv_card, quiet
 
 CAMERA = Camera(5, defect_share=0.5)
@@ -158,7 +162,7 @@ async def test_a_notification_needs_the_token_and_repeats_are_one_event(config, 
 
 async def test_a_label_is_published_and_an_invalid_one_is_named(config, nc):
     async with inspector(config) as http:
-        good = orjson.dumps({"inspection_id": "0" * 32, "label": "scratch"})
+        good = orjson.dumps({"inspection_id": await stored_inspection(nc), "label": "scratch"})
         token = {"Authorization": f"Bearer {config.plain_label_token}"}
         for wrong in ({}, {"Authorization": "Bearer "}, {"Authorization": "Bearer x"}):
             answer = await http.post("/verdict", content=good, headers=wrong)
@@ -168,6 +172,75 @@ async def test_a_label_is_published_and_an_invalid_one_is_named(config, nc):
         assert bad.status_code == 422
         assert "inspection_id" in bad.json()["error"]
     assert await count(nc, STREAM, f"{LABEL}.>") == 1
+
+
+async def label(config, http, identity):
+    """The answer to a label of an inspection."""
+    token = {"Authorization": f"Bearer {config.plain_label_token}"}
+    body = {"inspection_id": identity, "label": "good"}
+    return await http.post("/verdict", json=body, headers=token)
+
+
+async def test_a_label_of_no_inspection_is_refused_by_its_id(config, nc, model):
+    async with inspector(config) as http:
+        answer = await label(config, http, "a" * 32)
+        assert (answer.status_code, answer.json()["error"]) == (
+            404, f"inspection_id: no inspection {'a' * 32}"
+        )  # fmt: skip
+        # As after a post, whose inspection the stream may not have yet.
+        posted = (await http.post("/inspect", content=CAMERA.shot(1).jpeg())).json()
+        assert (await label(config, http, posted["inspection_id"])).status_code == 202
+        for number in range(3):
+            identity = await stored_inspection(nc, number)
+            assert (await label(config, http, identity)).status_code == 202
+        assert (await label(config, http, "f" * 32)).status_code == 404
+    assert await count(nc, STREAM, f"{LABEL}.>") == 4
+
+
+async def test_labels_of_inspections_of_before_a_restart_are_taken(config, nc, worker):
+    """From the lake, from the stream behind it, and from a file that an outage left."""
+    worker("cv", "cv-lake-writer")
+    stored = [await stored_inspection(nc, number) for number in range(3)]
+    table = INSPECTIONS_TABLE
+    await until(lambda: (rows := Lake(config).read(table)) is not None and len(rows) == 3)
+    spilled = "e" * 32
+    data = made_inspection(6).model_copy(update={"inspection_id": spilled}).model_dump_json()
+    left = SpillFile(config.home / "inspector", 1 << 20)
+    left.append([OutboxEvent(f"{INSPECTION}.line-a", spilled, data.encode())])
+    await nc.jetstream().purge_stream(DECISIONS_STREAM)
+    stored.append(await stored_inspection(nc, 7))
+    async with inspector(config) as http:
+        for identity in (spilled, *stored):
+            assert (await label(config, http, identity)).status_code == 202, identity
+        assert (await label(config, http, "f" * 32)).status_code == 404
+
+
+async def test_a_label_that_cannot_be_checked_is_sent_again(config, nc, monkeypatch):
+    monkeypatch.setattr(known, "_WAIT_S", 0.1)
+    away = config.model_copy(update={"s3_endpoint": "http://127.0.0.1:9"})
+    async with inspector(away) as http:
+        answer = await label(config, http, "a" * 32)
+        assert answer.status_code == 503
+        assert "send it again" in answer.json()["error"]
+
+
+async def test_many_new_inspections_are_read_and_the_oldest_forgotten(config, nc, monkeypatch):
+    monkeypatch.setattr(known, "MAX_BEHIND", 5)
+    monkeypatch.setattr(known, "_CHUNK", 7)
+    js, lake = nc.jetstream(), Lake(config)
+    outbox = Outbox(nc, config.home / "inspector", 10, 1 << 20)
+    ids = known.KnownInspections(lake, outbox, max_ids=15)
+    old = [f"{number:032x}" for number in range(100, 130)]
+    for day, names in (("2026-01-01", old[:15]), ("2026-01-02", old[15:])):
+        # Of a stream of before: the new one begins behind them.
+        rows = pa.table({"inspection_id": names, "seq": range(-15, 0)})
+        lake.put_table(f"{INSPECTIONS_TABLE}/date={day}/x.parquet", rows)
+    reading = asyncio.create_task(ids.run())
+    newest = [await stored_inspection(nc, number) for number in range(30)]
+    assert await ids.holds(newest[-1], js)
+    assert all([await ids.holds(one, js) for one in (*newest, *old[15:])])
+    assert not await ids.holds(old[0], js)
+    reading.cancel()
 
 
 async def test_a_put_into_the_store_triggers_an_inspection(config, nc, line):

@@ -37,6 +37,7 @@ from services.platform.storage.lake import Lake
 from services.platform.storage.signed import get_version, request
 from services.platform.streaming.consumer import OrderedConsumer, consume
 from tests.integration.conftest import until
+from tests.integration.cv_inspection.inspections import stored_inspection
 from tests.unit.cv_inspection.image_files import cut_and_closed, encoded, jpeg, part, zeroed
 from tests.unit.cv_inspection.vision_fixtures import cv_card, quiet
 
@@ -320,10 +321,11 @@ async def test_labels_are_read_as_people_write_them(config, nc, vision_file, has
     known = "Deep-Scratch" if has_model else "Missing thread"
     async with inspector(config) as http:
         http.headers["Authorization"] = f"Bearer {config.plain_label_token}"
+        inspected = await stored_inspection(nc)
         for label in ("OK", "Good", "PASS", known):
-            body = {"inspection_id": "0" * 32, "label": label}
+            body = {"inspection_id": inspected, "label": label}
             assert (await http.post("/verdict", json=body)).status_code == 202
-        body = {"inspection_id": "0" * 32, "label": "scrach"}
+        body = {"inspection_id": inspected, "label": "scrach"}
         answer = await http.post("/verdict", json=body)
     assert answer.status_code == 422
     assert "'scrach' is not one of good, " in answer.json()["error"]

@@ -57,7 +57,7 @@ def declined(model, simulated, count):
 
 async def publish(nc, events):
     for event in events:
-        await nc.jetstream().publish(f"{DECISION}.1", orjson.dumps(event))
+        await nc.jetstream().publish(f"{DECISION}.1.flagged", orjson.dumps(event))
 
 
 async def stored(nc):
@@ -69,6 +69,7 @@ async def test_killed_it_loses_nothing(config, nc, champion, simulated, worker):
     events = declined(champion, simulated, 60)
     approved = {**events[0], "decision": "approve", "decision_id": "approved"}
     await publish(nc, [approved, *events[:40]])
+    await nc.jetstream().publish(f"{DECISION}.1.approved", b"not read")
     first = worker("fraud", NAME)
 
     async def some():

@@ -9,19 +9,31 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 
 import httpx
+import numpy as np
 import orjson
+import pyarrow as pa
 import pytest
 from pydantic import SecretStr
+from redis import Redis
 
 from features.aggregation import backfill
 from features.online import OnlineTable
 from infra.local.engines import engines, free_port
-from services.fraud.features.states import FEATURES, STATES, TABULAR
+from services.fraud.candidates.fallback import Fallback
+from services.fraud.features.backfill import load_online
+from services.fraud.features.request import cart_sets
+from services.fraud.features.states import FEATURES, SETS, STATES, TABULAR
 from services.fraud.ingestion.events import DECISIONS_STREAM
+from services.fraud.ingestion.lake_writer import to_row
+from services.fraud.ingestion.tables import DECISION_SCHEMA
+from services.fraud.model import FALLBACK
 from services.fraud.monitoring.drift import observe
+from services.fraud.monitoring.skew import compare
 from services.fraud.problem import OUTCOMES, CostModel
 from services.fraud.serving.app import EXAMPLE_TRANSACTION, MAX_BYTES, create_app
 from services.fraud.simulator.bootstrap import create_streams
+from services.fraud.simulator.tables import transaction
+from services.platform.models.attachments import attach
 from services.platform.models.candidates import Examples
 from services.platform.models.checks.signature import make_key
 from services.platform.models.names import CHAMPION
@@ -35,6 +47,8 @@ from services.platform.streaming.consumer import Message
 from tests.conftest import card, make_settings, start_engine
 from tests.integration.conftest import until
 from tests.unit.fraud.test_ingestion import BAD
+
+FALLBACK_THRESHOLD = 0.321
 
 
 class Engines:
@@ -232,6 +246,7 @@ async def test_without_redis_it_degrades_and_recovers(client, own):
         answer = await client.post("/score", json=asked(number))
         assert answer.status_code == 200
         assert answer.json()["degraded"] is True
+        assert answer.json()["model"] == "xgboost:1"  # its file has no fallback
     assert (await client.get("/readyz")).status_code == 200
     own.start("redis")
 
@@ -239,6 +254,65 @@ async def test_without_redis_it_degrades_and_recovers(client, own):
         return not (await client.post("/score", json=EXAMPLE_TRANSACTION)).json()["degraded"]
 
     await until(whole)
+
+
+@pytest.fixture
+def champion_with_fallback(champion, config, simulated):
+    """The champion's file with a fallback trained on a few rows."""
+    chosen = slice(0, None, 20)
+    rows = simulated.transactions.take(pa.array(range(0, len(simulated.transactions), 20)))
+    examples = Examples(
+        simulated.vectors[chosen, : len(TABULAR)],
+        simulated.fraud[chosen],
+        simulated.amount[chosen].astype(float),
+        {"items": cart_sets(rows)},
+    )
+    made = Fallback({"rounds": 5, "max_depth": 3}, TABULAR)
+    made.fit(examples, examples, 0, lambda *_: None)
+    file = write_card(
+        made.export(), card(candidate="fallback", sets=SETS, threshold=FALLBACK_THRESHOLD)
+    )
+    put_served(config, attach(champion, {FALLBACK: file}), "fraud", CHAMPION, 1)
+
+
+async def test_without_redis_the_fallback_decides_by_the_rows_read_last(
+    champion_with_fallback, client, own, simulated
+):
+    with Redis.from_url(own.config.redis) as redis:
+        load_online({s.name: OnlineTable(redis, s) for s in STATES}, simulated.states, nothing)
+    day = simulated.days[-1]
+    known = transaction(day, int(np.nonzero(day.device >= 0)[0][0])).model_dump(mode="json")
+    known["event_time"] = "2022-12-01T12:00:00Z"
+    whole = (await client.post("/score", json=known)).json()
+    own.kill("redis")
+    again = (await client.post("/score", json={**known, "transaction_id": "again"})).json()
+    new = {**known, "transaction_id": "new", "ip": "45.1.2.3"}
+    other = (await client.post("/score", json=new)).json()
+    assert (whole["degraded"], again["degraded"], other["degraded"]) == (False, True, True)
+    assert again["threshold"] == other["threshold"] == FALLBACK_THRESHOLD
+    assert (whole["model"], again["model"]) == ("xgboost:1", "fallback:1")
+
+    async def arrived():
+        return len(await decisions(own.config)) == 3
+
+    await until(arrived)
+    events = await decisions(own.config)
+    by_id = {event["transaction_id"]: event for event in events}
+    read, kept, unseen = by_id[known["transaction_id"]], by_id["again"], by_id["new"]
+    assert min(seq for seq in read["seqs"].values()) > 0
+    assert (kept["seqs"], kept["features"]) == (read["seqs"], read["features"])
+    assert unseen["seqs"] == {**read["seqs"], "ip_state": None}
+    rows = [{**to_row(logged(event))[1], "seq": number} for number, event in enumerate(events)]
+    audited = compare(simulated.events, pa.Table.from_pylist(rows, DECISION_SCHEMA))
+    assert (audited.vectors, audited.degraded, audited.mismatches) == (3, 2, 0)
+
+
+def nothing(*_):
+    pass
+
+
+def logged(event):
+    return Message("fraud.decision.0", orjson.dumps(event), 1, 0, "")
 
 
 async def test_with_a_hanging_redis_it_degrades_and_recovers(client, own):

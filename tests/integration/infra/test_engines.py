@@ -12,10 +12,13 @@ from pathlib import Path
 import pytest
 import yaml
 from redis import Redis
-from redis.exceptions import AuthenticationError
+from redis.exceptions import AuthenticationError, NoPermissionError
 
 from features.redis_connection import RedisConnection
+from infra.local.compose import HEALTH_PASSWORD, compose_secrets, password_name
 from infra.local.engines import Program, binary, engines, environment, free_port
+from services.designs import DESIGNS
+from services.platform.access import OPERATOR
 from services.platform.runtime.http import has_bearer_token
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
@@ -171,12 +174,13 @@ def rendered(value: object, variables: dict[str, str]) -> object:
 
 
 def compose(service: str, password: str) -> dict:
-    return dict(rendered(COMPOSE[service], {"WHITEBOARD_COMPOSE_PASSWORD": password}))
+    secrets = compose_secrets(DESIGNS, {password_name(OPERATOR): password, HEALTH_PASSWORD: "h"})
+    return dict(rendered(COMPOSE[service], secrets))
 
 
 def shell(service: dict, changes: dict[str, str]) -> tuple[str, ...]:
     """A service's command with other files and ports."""
-    script = service["command"][2]
+    script = service["command"][-1]
     for old, new in changes.items():
         assert old in script
         script = script.replace(old, new)
@@ -188,23 +192,24 @@ def as_compose(service: dict) -> dict[str, str]:
     return {**service["environment"], "PATH": path}
 
 
-def test_compose_puts_a_password_into_no_other_text():
-    plain = "${WHITEBOARD_COMPOSE_PASSWORD:?`whiteboard secrets` writes .env}"
+def test_compose_puts_a_secret_into_no_other_text():
+    plain = r"\$\{\w+:\?`whiteboard secrets` writes \.env\}"
     for name, service in COMPOSE.items():
         texts = [*service.get("environment", {}).values(), *service.get("command", [])]
         for text in texts:
-            assert "_PASSWORD:" not in str(text) or text == plain, name
+            if ":?" in str(text):
+                assert re.fullmatch(plain, text), name
 
 
 @each_password
 async def test_compose_starts_nats_with_the_password(password, tmp_path, start, monkeypatch):
-    for name, value in compose("scorer", password)["environment"].items():
-        if not name.endswith("_KEY"):  # of promotion, which no password is
-            monkeypatch.setenv(name, value)
-    inside = Settings(home=tmp_path)
-    assert (inside.nats_host, inside.nats_port, inside.redis_host) == ("nats", 4222, "redis")
     config = with_password(make_settings(tmp_path), password)
     own = Settings(**{**dict(config), "nats_host": "127.0.0.1"})
+    for name, value in compose("scorer", password)["environment"].items():
+        monkeypatch.setenv(name, value)
+    inside = Settings(home=tmp_path)
+    assert (inside.nats_host, inside.nats_port, inside.redis_host) == ("nats", 4222, "redis")
+    assert inside.user == "scorer"
     conf = tmp_path / "nats.conf"
     text = (ROOT / "infra" / "nats" / "nats.conf").read_text()
     conf.write_text(
@@ -213,37 +218,62 @@ async def test_compose_starts_nats_with_the_password(password, tmp_path, start, 
         .replace("/data", str(tmp_path / "nats"))
     )
     service = compose("nats", password)
-    command = shell(service, {"/etc/nats/whiteboard.conf": str(conf)})
+    made = str(tmp_path / "made.conf")
+    command = shell(service, {"/etc/nats/whiteboard.conf": str(conf), "/tmp/nats.conf": made})
     ports = {"nats_port": own.nats_port}
     start(Program("nats", command, ports, as_compose(service)), tmp_path)
     await nats_answers(own)
+    assert oct((tmp_path / "made.conf").stat().st_mode)[-3:] == "600"
 
 
 @each_password
 def test_compose_starts_redis_with_the_password(password, tmp_path, start):
     config = with_password(make_settings(tmp_path), password)
     service = compose("redis", password)
-    command = shell(service, {"redis-server": f"redis-server --port {config.redis_port}"})
+    changes = {
+        "exec redis-server": f"exec redis-server --port {config.redis_port}",
+        "/tmp/users.acl": str(tmp_path / "users.acl"),
+    }
+    command = shell(service, changes)
     ports = {"redis_port": config.redis_port}
     start(Program("redis", command, ports, as_compose(service), directory=tmp_path), tmp_path)
     redis_answers(config)
+    with Redis.from_url(config.redis) as redis:
+        for attack in (("CONFIG", "SET", "dir", "/tmp"), ("EVAL", "return 1", "0")):
+            with pytest.raises(NoPermissionError):
+                redis.execute_command(*attack)
     ping = [binary("redis-cli"), "-p", str(config.redis_port), *service["healthcheck"]["test"][2:]]
     done = subprocess.run(ping, env=as_compose(service), capture_output=True, text=True)
     assert done.stdout == "PONG\n"
+    get = [binary("redis-cli"), "-p", str(config.redis_port), "--user", "health", "get", "x"]
+    done = subprocess.run(get, env=as_compose(service), capture_output=True, text=True)
+    assert "NOPERM" in done.stdout
 
 
 @each_password
 def test_compose_starts_the_store_with_the_password(password, tmp_path, start):
     config = with_password(make_settings(tmp_path), password)
     local = engine(config, "seaweedfs")
-    command = tuple(c for c in local.command if not c.startswith("-s3.config"))
-    variables = as_compose(compose("seaweedfs", password))
-    variables["WEED_NOTIFICATION_WEBHOOK_ENABLED"] = "false"
-    (tmp_path / "conf" / "notification.toml").unlink()
-    start(
-        Program("seaweedfs", command, local.ports, variables, directory=local.directory), tmp_path
+    ports = [
+        option
+        for option in local.command
+        if re.match(r"-(s3|master|filer|volume|admin)\.port=", option)
+    ]
+    service = compose("seaweedfs", password)
+    changes = {
+        "/data": f"{tmp_path / 's3'} {' '.join(ports)}",
+        "-ip=seaweedfs -ip.bind=0.0.0.0": "-ip=127.0.0.1 -ip.bind=127.0.0.1",
+        "/tmp/s3.json": str(tmp_path / "s3.json"),
+    }
+    (tmp_path / "apart").mkdir()
+    variables = as_compose(service) | {"WEED_NOTIFICATION_WEBHOOK_ENABLED": "false"}
+    program = Program(
+        "seaweedfs", shell(service, changes), local.ports, variables, 0, tmp_path / "apart"
     )
+    start(program, tmp_path)
     store_answers(config)
+    # All that it keeps is in its folder: the rest of its container cannot be written to.
+    assert not list((tmp_path / "apart").iterdir())
 
 
 PROXIED = """

@@ -52,7 +52,8 @@ def write(lake, begin, end):
     for n, at, positive, score in rows(begin, end):
         decision = {
             "decision_id": f"d{n}", "decision": "decline" if score >= 0.5 else "approve",
-            "score": score, "threshold": 0.5, "model": "xgboost:1", "degraded": False,
+            "score": score, "threshold": 0.5, "degraded": n % PER_DAY == 9,
+            "model": "fallback:1" if n % PER_DAY == 9 else "xgboost:1",
             "synthetic": n % PER_DAY == 7, "features": [], "seqs": [], "cart": [],
             "amount_minor": 5_000,
         }  # fmt: skip
@@ -81,7 +82,7 @@ def test_each_period_is_computed_once_when_its_labels_are_in(lake):
     assert {p.begin for p in first} == {BEGIN.timestamp()}
     champion = next(p for p in first if p.role == "champion")
     challenger = next(p for p in first if p.role == "challenger")
-    assert champion.decisions == PER_DAY - 1  # one was a load test's
+    assert champion.decisions == PER_DAY - 2  # one was a load test's, one the fallback's
     assert challenger.recall == challenger.precision == 1.0
     assert champion.recall < 1.0
     assert tracker.update() == []

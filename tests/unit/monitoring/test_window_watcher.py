@@ -1,6 +1,7 @@
 """The watcher with references from before a statistic, and with none."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ def observe(message):
     return Observation(float(message.seq), 1, "xgboost:1", values)
 
 
-def take(objects, windows):
+def take(objects, windows, observe=observe):
     spec = MonitorSpec("fraud", "", observe, lambda: WindowCutter(0.0, ROWS, ROWS), None)
     watcher = WindowWatcher(objects, spec)
     watcher.take([Message("", b"", seq + 1, 0, "") for seq in range(windows * ROWS + 1)])
@@ -49,3 +50,15 @@ def test_a_model_without_a_reference_closes_no_windows(caplog):
     with caplog.at_level(logging.WARNING):
         assert take(StoredObjects(), 2) == []
     assert caplog.messages[0] == "version 1 has no reference: its drift is not monitored"
+
+
+def test_a_window_has_the_models_label_though_its_fallback_decided_first():
+    def observed(message):
+        found = observe(message)
+        if message.seq > 5:
+            return found
+        return replace(found, model="fallback:1", unread=np.ones(3, bool))
+
+    data = (DATA / "before_summaries.reference.npz").read_bytes()
+    [closed] = take(StoredObjects({reference_path("fraud", 1): data}), 1, observed)
+    assert closed.model == "xgboost:1"

@@ -1,0 +1,1 @@
+"""What retraining learns where declined transactions have no label."""

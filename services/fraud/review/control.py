@@ -1,0 +1,38 @@
+"""The control group: a small random share of would-be declines is approved, to learn the truth.
+
+A declined transaction has no label, so a model that is trained on what was approved never learns
+what it declines, and nobody knows what declining costs. Each would-be decline is approved with a
+probability that is known, its propensity: `rate` up to an amount, and above it less in proportion,
+so that no single decline risks more than `rate * MAX_EXPOSED_MINOR` and yet each kind of fraud is
+seen at times. A transaction with propensity p stands for 1 / p declines.
+
+Source: Horvitz and Thompson, "A Generalization of Sampling Without Replacement from a Finite
+Universe", 1952, doi:10.1080/01621459.1952.10483446.
+"""
+
+import hashlib
+
+import numpy as np
+
+from services.platform.types import Floats
+
+MAX_EXPOSED_MINOR = 10_000
+
+
+def draw(transaction_id: str) -> float:
+    """A number in [0, 1) of a transaction, the same for each process and for an audit.
+
+    >>> 0.0 <= draw("t1-7") < 1.0, draw("t1-7") == draw("t1-7")
+    (True, True)
+    """
+    digest = hashlib.blake2b(transaction_id.encode(), digest_size=8, person=b"control").digest()
+    return (int.from_bytes(digest, "big") >> 11) / 2.0**53
+
+
+def propensity(amount_minor: Floats, rate: float) -> Floats:
+    """(N,) probability that would-be declines of these amounts are approved.
+
+    >>> propensity(np.array([0.0, 10_000.0, 40_000.0]), 0.02).tolist()
+    [0.02, 0.02, 0.005]
+    """
+    return rate * np.minimum(1.0, MAX_EXPOSED_MINOR / np.maximum(amount_minor, 1.0))
