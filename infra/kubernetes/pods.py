@@ -26,6 +26,7 @@ _DRAIN_S, _GRACE_S = 5, 45
 # By nice value: where room is short, such as after the loss of a zone, the last goes first.
 PRIORITIES = {0: "request-path", WORKER_NICE: "worker", DEFERRABLE_NICE: "deferrable"}
 # Tokens of people, by the setting that takes them; without the Secret the routes are closed.
+_MOUNTED = {"label_token": LABEL_TOKEN, "webhook_token": WEBHOOK_TOKEN}
 _TOKENS = {"WHITEBOARD_ADMIN_TOKEN": "admin-token", "WHITEBOARD_ANALYST_TOKEN": "analyst-token"}
 # By which serving verifies that a model was promoted; not secret.
 PUBLIC_KEY = f"{PROMOTION}.public"
@@ -54,7 +55,7 @@ def process_pod(
     secrets = [process.name, PUBLIC_KEY, *([OPERATOR, PROMOTION] if plan.trains else [])]
     if isinstance(process, HttpApp):
         main["lifecycle"] = {"preStop": {"sleep": {"seconds": _DRAIN_S}}}
-        secrets += [WEBHOOK_TOKEN, LABEL_TOKEN] if process.object_events else []
+    secrets += [_MOUNTED[token] for token in process.access.tokens if token in _MOUNTED]
     template = pod(process.name, main, secrets, process.nice)
     if plan.trains:
         template["metadata"]["labels"] |= OPERATOR_LABEL | TRAINING_LABEL

@@ -343,7 +343,9 @@ FRAUD = Design(
         watches=("FRAUD_COSTS",),
     ),
     simulator_access=Access(
-        publishes=("fraud.tx.>", "fraud.label.>"), keeps=("simulator", "SIMULATED_TRUTH")
+        publishes=("fraud.tx.>", "fraud.label.>"),
+        reads=("FRAUD_VERDICTS",),
+        keeps=("simulator", "SIMULATED_TRUTH"),
     ),
     capacity=_capacity,
     lake_tables=_lake_tables,

@@ -29,6 +29,7 @@ from services.platform.progress import ProgressCallback
 from services.platform.settings import Settings
 from services.platform.streaming.connection import connect, ensure_bucket
 from services.platform.streaming.retry import retry_forever
+from services.platform.streaming.stored import history
 
 BUCKET = "simulator"
 _PREFIX = "held."
@@ -111,12 +112,10 @@ class HeldLabels:
     async def open(cls, js: JetStreamContext, bucket: KeyValue) -> "HeldLabels":
         """Read what was held before."""
         made = cls(js, bucket)
-        updates = await bucket.watch(f"{_PREFIX}>", ignore_deletes=True)
-        async for entry in updates:
-            if entry is None:
-                break
-            made._days[entry.key.removeprefix(_PREFIX)] = orjson.loads(entry.value or b"{}")
-        await updates.stop()
+        async for _, message in history(js, f"KV_{BUCKET}", f"$KV.{BUCKET}.{_PREFIX}>"):
+            if not (message.headers or {}).get("KV-Operation"):
+                day = (message.subject or "").rpartition(_PREFIX)[2]
+                made._days[day] = orjson.loads(message.data or b"{}")
         return made
 
     async def note(self, transaction: Transaction, outcome: Outcome, decision_id: str) -> None:
