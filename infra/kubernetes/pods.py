@@ -25,8 +25,9 @@ _HOME = "/data"
 _DRAIN_S, _GRACE_S = 5, 45
 # By nice value: where room is short, such as after the loss of a zone, the last goes first.
 PRIORITIES = {0: "request-path", WORKER_NICE: "worker", DEFERRABLE_NICE: "deferrable"}
-# Tokens of people, by the setting that takes them; without the Secret the routes are closed.
+# Tokens that are files, by the setting that takes them.
 _MOUNTED = {"label_token": LABEL_TOKEN, "webhook_token": WEBHOOK_TOKEN}
+# Tokens of people, by the setting that takes them; without the Secret the routes are closed.
 _TOKENS = {"WHITEBOARD_ADMIN_TOKEN": "admin-token", "WHITEBOARD_ANALYST_TOKEN": "analyst-token"}
 # By which serving verifies that a model was promoted; not secret.
 PUBLIC_KEY = f"{PROMOTION}.public"

@@ -77,8 +77,7 @@ def test_names_are_unique(objects):
 
 
 def test_each_pod_reads_the_secrets_of_its_account_alone(objects, every_process):
-    events = {design.http.name for design in DESIGNS if design.http.object_events}
-    names = {process.name for _, process in every_process}
+    tokens = {process.name: process.access.tokens for _, process in every_process}
     for title, template in checks.pods(objects):
         labels = template["metadata"]["labels"]
         found = {
@@ -87,12 +86,13 @@ def test_each_pod_reads_the_secrets_of_its_account_alone(objects, every_process)
             for source in volume.get("projected", {}).get("sources", [])
         }
         name = labels["app.kubernetes.io/name"]
-        expected = {name, "promotion-key.public"} if name in names else set()
+        expected = {name, "promotion-key.public"} if name in tokens else set()
         if OPERATOR_LABEL.items() <= labels.items():
             expected |= {"operator", "promotion-key.public"}
             promotes = TRAINING_LABEL.items() <= labels.items()
             expected |= {"promotion-key"} if promotes else {"label-token"}
-        expected |= {"webhook-token", "label-token"} if name in events else set()
+        mounted = {"webhook_token", "label_token"} & set(tokens.get(name, ()))
+        expected |= {token.replace("_", "-") for token in mounted}
         assert found == expected, title
 
 
