@@ -69,7 +69,8 @@ class Outcomes:
     Attributes:
         rows: Columns `event_time`, `feed` (empty for the default feed), `model`
             ("candidate:version"), `role`, `score`, `stopped` (an outcome of the cost model: 0 is
-            not stopped), `positive`, `amount` (minor units).
+            not stopped), `positive`, `amount` (minor units), and `weight` where a decision stands
+            for more than itself.
         complete_until: By feed, the event time (seconds) before which its outcomes are complete.
         cost_model: The present one; None: the design's.
     """
@@ -169,20 +170,26 @@ def _period(rows: pd.DataFrame, begin: float, cost_model: CostModel, span_s: flo
     outcome, positive = rows["stopped"].to_numpy(np.int64), rows["positive"].to_numpy(bool)
     stopped = outcome != 0
     score, amount = rows["score"].to_numpy(float), rows["amount"].to_numpy(float)
-    ap = float(average_precision_score(positive, score)) if positive.any() else 0.0
-    hits, cost = int((stopped & positive).sum()), cost_model.total(outcome, positive, amount) / 100
+    weight = rows["weight"].to_numpy(float) if "weight" in rows else np.ones(len(rows))
+    ap = (
+        float(average_precision_score(positive, score, sample_weight=weight))
+        if positive.any()
+        else 0.0
+    )
+    hits = float(weight[stopped & positive].sum())
+    cost = float((cost_model.costs(outcome, positive, amount) * weight).sum()) / 100
     return Period(
         begin=begin,
         model=str(rows["model"].iloc[0]),
         role=str(rows["role"].iloc[0]),
         decisions=len(rows),
         positives=int(positive.sum()),
-        precision=hits / max(int(stopped.sum()), 1),
-        recall=hits / max(int(positive.sum()), 1),
+        precision=hits / max(float(weight[stopped].sum()), 1.0),
+        recall=hits / max(float(weight[positive].sum()), 1.0),
         average_precision=ap,
-        calibration_error=calibration_error(score, positive),
+        calibration_error=calibration_error(score, positive, weight=weight),
         cost_per_hour_eur=cost / (span_s / 3600),
-        mean_cost_eur=cost / len(rows),
+        mean_cost_eur=cost / float(weight.sum()),
         feed=str(rows["feed"].iloc[0]),
     )  # fmt: skip
 

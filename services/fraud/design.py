@@ -246,8 +246,13 @@ FRAUD = Design(
             30,
             WORKER_NICE,
             access=Access(
-                publishes=("fraud.case.>", "fraud.verdict.>", "$KV.FRAUD_COSTS.price"),
-                consumes=("FRAUD_DECISIONS", "FRAUD_REVIEWS"),
+                publishes=(
+                    "fraud.case.>",
+                    "fraud.verdict.>",
+                    "fraud.label.>",
+                    "$KV.FRAUD_COSTS.price",
+                ),
+                consumes=("FRAUD_DECISIONS", "FRAUD_REVIEWS", "FRAUD_VERDICTS"),
                 reads=("FRAUD_REVIEWS", "FRAUD_VERDICTS"),
                 deletes=("FRAUD_REVIEWS",),
                 makes=("FRAUD_REVIEWS", "KV_FRAUD_COSTS"),

@@ -145,6 +145,13 @@ class Settings(BaseSettings):
         "03:00",
         description="When the nightly retraining runs, HH:MM UTC; empty: another program runs it.",
     )
+    control_share: float = Field(
+        0.03,
+        ge=0,
+        le=1,
+        description="Share of declines that is approved to learn their outcome, up to 100 EUR; "
+        "less above it in proportion; 0: none.",
+    )
     bucket: str = Field("lake", description="S3 bucket of the lake and the models.")
     inbox: str = Field("inbox", description="S3 bucket where images land.")
     results: str = Field("results", description="S3 bucket of their inspection results.")

@@ -96,7 +96,8 @@ class Fallback(XGBoost):
         chosen = train.positive | (np.arange(len(train)) % _GENUINE_STEP == 0)
         super().fit(self._degraded(train, chosen, seed), validation, seed, step)
         late = self._degraded(validation, np.ones(len(validation), bool), seed + 1)
-        self._scale, self._shift = platt(_log_odds(super().score(late)), validation.positive)
+        odds = _log_odds(super().score(late))
+        self._scale, self._shift = platt(odds, validation.positive, weight=validation.weight)
 
     def score(self, examples: Examples) -> Floats:
         """Calibrated probabilities (N,) of vectors as they are."""
@@ -140,14 +141,18 @@ class Fallback(XGBoost):
     def _degraded(self, examples: Examples, chosen: Booleans, seed: int) -> Examples:
         rows = {name: items[chosen] for name, items in examples.sets.items()}
         part = Examples(
-            examples.vectors[chosen], examples.positive[chosen], examples.amount[chosen], rows
+            examples.vectors[chosen],
+            examples.positive[chosen],
+            examples.amount[chosen],
+            rows,
+            None if examples.weight is None else examples.weight[chosen],
         )
         return self._with_items(part, lose_rows(part.vectors, self.features, seed))
 
     def _with_items(self, examples: Examples, vectors: Floats) -> Examples:
         counts = item_counts(examples.sets["items"], self._buckets)
         wide = np.hstack([vectors.astype(np.float32), counts])
-        return Examples(wide, examples.positive, examples.amount)
+        return Examples(wide, examples.positive, examples.amount, weight=examples.weight)
 
     def _matrix(self, vectors: Floats, label: Any = None, weight: Any = None) -> xgb.DMatrix:
         names = [*self.features, *(f"items_{bucket}" for bucket in self._buckets)]
@@ -172,8 +177,13 @@ def item_counts(items: Floats32, buckets: np.ndarray) -> Floats32:
     return out
 
 
-def platt(log_odds: Floats, positive: Booleans, rounds: int = 25) -> tuple[float, float]:
+def platt(
+    log_odds: Floats, positive: Booleans, rounds: int = 25, weight: Floats | None = None
+) -> tuple[float, float]:
     """Scale and shift of log-odds (N,) that maximise the likelihood of labels (N,), by Newton.
+
+    Args:
+        weight: (N,) how often each label counts; None: once.
 
     Examples:
         >>> odds = np.array([-2.0, -2.0, -2.0, 2.0, 2.0, 2.0])
@@ -182,10 +192,11 @@ def platt(log_odds: Floats, positive: Booleans, rounds: int = 25) -> tuple[float
         0.667
     """
     inputs, weights = np.column_stack([log_odds, np.ones(len(log_odds))]), np.array([1.0, 0.0])
+    counted = np.ones(len(log_odds)) if weight is None else weight
     for _ in range(rounds):
         p = 1.0 / (1.0 + np.exp(-inputs @ weights))
-        hessian = (inputs * (p * (1.0 - p))[:, None]).T @ inputs + 1e-6 * np.eye(2)
-        weights = weights + np.linalg.solve(hessian, inputs.T @ (positive - p))
+        hessian = (inputs * (counted * p * (1.0 - p))[:, None]).T @ inputs + 1e-6 * np.eye(2)
+        weights = weights + np.linalg.solve(hessian, inputs.T @ (counted * (positive - p)))
     return float(weights[0]), float(weights[1])
 
 

@@ -88,9 +88,7 @@ async def label(config: Settings, identity: str, said: str) -> None:
         known = {event.decision_id: event for _, event in await _newest_events(nc)}
         if identity not in known:
             raise ValueError(f"decision {identity} is not among the newest {_COMPARED}")
-        payment = known[identity].transaction
-        parties = payment.model_dump(include=set(LabelEvent.model_fields) - {"fraud"})
-        message = LabelEvent(**parties, fraud=said == "fraud")
+        message = LabelEvent.of(known[identity].transaction, said == "fraud")
         await nc.jetstream().publish(
             subject(LABEL, message, config.shards), message.model_dump_json().encode()
         )

@@ -137,6 +137,17 @@ class LabelEvent(Parties):
 
     fraud: bool
 
+    @classmethod
+    def of(cls, transaction: Parties, fraud: bool) -> "LabelEvent":
+        """The label of a transaction that somebody looked at, at the transaction's time."""
+        parties = transaction.model_dump(include=set(Parties.model_fields))
+        return cls(**parties, fraud=fraud)
+
+    @property
+    def message_id(self) -> str:
+        """The id by which the stream recognises a label that is published twice within minutes."""
+        return f"{LABEL}-{self.transaction_id}"
+
 
 class DecisionEvent(StrictModel):
     """A decision of the scorer, with its features and the versions of the states it read.
@@ -155,6 +166,9 @@ class DecisionEvent(StrictModel):
         decided_at: When it was decided, seconds since the epoch by the scorer's clock.
         costs: What the outcome was decided by: the fields of `problem.CostModel`, null for an
             infinite price; null in a decision that was logged before decisions had it.
+        control: A would-be decline that was approved to learn its outcome.
+        propensity: Probability that the payment was not declined: of a would-be decline the
+            control group's, else 1.
     """
 
     transaction_id: Id
@@ -175,6 +189,8 @@ class DecisionEvent(StrictModel):
     stage_seconds: dict[str, float] = {}
     decided_at: float | None = None
     costs: dict[str, float | None] | None = None
+    control: bool = False
+    propensity: float = 1.0
 
 
 Verdict = Literal["fraud", "genuine"]
@@ -202,6 +218,7 @@ class VerdictEvent(StrictModel):
         waited_s: From the case's arrival in the queue until an analyst took it, or its time ran
             out.
         by: Who decided: "timeout" if no analyst did.
+        transaction: What was reviewed; null in a verdict from before verdicts had it.
     """
 
     decision_id: str
@@ -211,6 +228,7 @@ class VerdictEvent(StrictModel):
     outcome: Literal["approve", "decline"]
     waited_s: Annotated[float, Field(ge=0)]
     by: Annotated[str, StringConstraints(min_length=1, max_length=64)]
+    transaction: Transaction | None = None
 
 
 Event = TransactionEvent | LabelEvent

@@ -40,7 +40,9 @@ def to_row(message: Message) -> tuple[str, Row]:
     if message.subject.startswith("fraud.decision."):
         return DECISIONS_TABLE, _decision_row(message.data)
     if message.subject.startswith(f"{VERDICT}."):
-        return VERDICTS_TABLE, _parse(VerdictEvent, message.data).model_dump()
+        return VERDICTS_TABLE, _parse(VerdictEvent, message.data).model_dump(
+            exclude={"transaction"}
+        )
     event = parse_event(message)
     table = LABELS_TABLE if isinstance(event, LabelEvent) else TRANSACTIONS_TABLE
     return table, event.model_dump()

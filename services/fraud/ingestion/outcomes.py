@@ -15,6 +15,7 @@ from pyarrow import compute as pc
 
 from features.spec import DAY
 from services.fraud.ingestion.columns import event_times
+from services.fraud.ingestion.label_weights import WEIGHT, label_weights, with_decisions
 from services.fraud.ingestion.tables import LABELS_TABLE, TRANSACTION_SCHEMA, TRANSACTIONS_TABLE
 from services.fraud.ingestion.watermark import FeedClock, feed_clocks, warn_of_ahead
 from services.fraud.problem import DISPUTE_WINDOW_DAYS
@@ -27,7 +28,7 @@ class SettledRows:
     """N rows whose dispute window has closed, with their outcome.
 
     Attributes:
-        rows: The rows, with the outcome as `fraud`.
+        rows: The rows, with the outcome as `fraud`, and as `weight` how many it stands for.
         begin: (N,) event time at which each row's feed begins, seconds.
         until: (N,) event time before which each row's feed is settled, seconds.
         clocks: By feed, its clock.
@@ -64,7 +65,8 @@ def settle(rows: pa.Table, labels: pa.Table, since: float = 0.0) -> SettledRows:
 
     Args:
         rows: N transactions, or N decisions: `event_time`, `transaction_id`, and `feed` if known.
-            The watermark of its feed tells what time it is for a row.
+            The watermark of its feed tells what time it is for a row. With `DECIDED_BY` the labels
+            are weighted, see `label_weights`.
         labels: `transaction_id`, `fraud`. Of several labels the first counts.
         since: Event time, seconds; only later rows count.
     """
@@ -74,7 +76,9 @@ def settle(rows: pa.Table, labels: pa.Table, since: float = 0.0) -> SettledRows:
     closed = rows.filter(pa.array(is_closed))
     where = pc.index_in(closed["transaction_id"], labels["transaction_id"])
     known = pc.is_valid(where)
-    with_outcome = closed.append_column("fraud", labels["fraud"].take(where)).filter(known)
+    weight = pa.array(label_weights(closed, known.to_numpy()))
+    with_outcome = closed.append_column("fraud", labels["fraud"].take(where))
+    with_outcome = with_outcome.append_column(WEIGHT, weight).filter(known)
     share = pc.mean(labels["fraud"].cast(pa.int8())).as_py()
     chosen = partial(_chosen, is_closed=is_closed, known=known.to_numpy())
     return SettledRows(
@@ -103,6 +107,6 @@ def labelled_transactions(lake: Lake, since: float) -> SettledRows | None:
     labels = lake.read(LABELS_TABLE, ["transaction_id", "fraud"])
     if transactions is None or labels is None:
         return None
-    settled = settle(transactions, labels, since)
+    settled = settle(with_decisions(lake, transactions, since), labels, since)
     warn_of_ahead(settled.clocks)
     return settled

@@ -63,6 +63,9 @@ DECISION_SCHEMA = pa.schema(
         pa.field("rules", pa.string()),
         pa.field("fired", pa.list_(pa.string())),
         pa.field("costs", COSTS_TYPE),
+        # Null in decisions from before the control group, which had none.
+        pa.field("control", pa.bool_()),
+        pa.field("propensity", pa.float64()),
     ]
 )
 VERDICT_SCHEMA = pa.schema(

@@ -7,6 +7,7 @@ from pyarrow import compute as pc
 
 from features.spec import DAY
 from monitoring.quality import SHADOW_COLUMNS, Outcomes, QualitySpec, with_challenger
+from services.fraud.ingestion.label_weights import DECIDED_BY
 from services.fraud.ingestion.outcomes import settle, settled_until
 from services.fraud.ingestion.tables import (
     DECISION_SCHEMA,
@@ -15,7 +16,7 @@ from services.fraud.ingestion.tables import (
     NOT_DEGRADED,
 )
 from services.fraud.ingestion.watermark import DEFAULT_FEED
-from services.fraud.problem import DESIGN, OUTCOMES, CostModel
+from services.fraud.problem import DECLINE, DESIGN, OUTCOMES, CostModel
 from services.fraud.review.policy import usual_costs
 from services.platform.models.names import CHAMPION
 from services.platform.retraining.shadow import shadow_table
@@ -23,7 +24,7 @@ from services.platform.storage.lake import IncrementalReader, Lake, event_time_b
 
 _DECISION_COLUMNS = [
     "decision_id", "transaction_id", "model", "score", "decision", "amount_minor", "feed",
-    "costs",
+    "costs", *DECIDED_BY,
 ]  # fmt: skip
 
 
@@ -59,7 +60,8 @@ class OutcomeReader:
         made = made.rename(columns={"fraud": "positive", "amount_minor": "amount"})
         made = made.assign(
             role=CHAMPION,
-            stopped=made["decision"].map(OUTCOMES.index),
+            # What the champion's policy does, of which the control group is a sample.
+            stopped=made["decision"].map(OUTCOMES.index).mask(made["control"].eq(True), DECLINE),
             feed=made["feed"].astype(object).fillna(DEFAULT_FEED),
         ).reset_index(drop=True)
         rows = with_challenger(made, self._shadow.rows(earliest), "decision_id", cost_model)

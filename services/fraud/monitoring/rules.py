@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from services.fraud.problem import OUTCOMES
+from services.fraud.problem import APPROVE, DECLINE, OUTCOMES
+from services.fraud.review.control import is_control
 from services.fraud.rules import store
 from services.fraud.rules.backtest import outcomes_of
 from services.fraud.rules.evaluation import CompiledRules
@@ -16,6 +17,7 @@ from services.fraud.rules.files import Rules, shipped_rules
 from services.fraud.rules.logged import model_outcomes, texts_of, times_us, vectors_of
 from services.platform.settings import Settings
 from services.platform.streaming.connection import connect
+from services.platform.types import Booleans, Integers
 
 _MAX_EXAMPLES = 10
 
@@ -75,8 +77,22 @@ def _differing(rows: pa.Table, rules: CompiledRules) -> list[str]:
             else:
                 unknown[row] = True
     decided = pc.index_in(rows["decision"], pa.array(OUTCOMES)).to_numpy()
-    differs = (fired != logged).any(axis=1) | unknown | (outcome != decided)
+    outcome, wrong_draw = _with_control(rows, outcome)
+    differs = (fired != logged).any(axis=1) | unknown | (outcome != decided) | wrong_draw
     return rows["decision_id"].filter(pa.array(differs)).to_pylist()
+
+
+def _with_control(rows: pa.Table, outcome: Integers) -> tuple[Integers, Booleans]:
+    """The outcomes (N,) after the control group is drawn anew, and where the log says otherwise."""
+    chance = pc.fill_null(rows["propensity"], 1.0).to_numpy()
+    logged = pc.fill_null(rows["control"], False).to_numpy()
+    asked = np.nonzero((outcome == DECLINE) & rows["propensity"].is_valid().to_numpy())[0]
+    ids = rows["transaction_id"].take(pa.array(asked)).to_pylist()
+    drawn = np.zeros(len(rows), dtype=bool)
+    drawn[asked] = [is_control(one, chance[i]) for one, i in zip(ids, asked, strict=True)]
+    # Only a would-be decline has a chance below 1.
+    wrong = (drawn != logged) | ((chance < 1.0) & (outcome != DECLINE))
+    return np.where(drawn, APPROVE, outcome), wrong
 
 
 def published_sets(config: Settings) -> dict[str, CompiledRules]:

@@ -22,6 +22,7 @@ from services.fraud.features.rebuild import unfinished
 from services.fraud.features.request import cart_sets, entity_frame
 from services.fraud.features.states import EMBEDDINGS, FEATURE_SET, FEATURES, TABULAR
 from services.fraud.ingestion.columns import event_times
+from services.fraud.ingestion.label_weights import WEIGHT
 from services.fraud.ingestion.outcomes import SettledRows, labelled_transactions
 from services.platform.models.candidates import Candidate, Examples
 from services.platform.progress import ProgressBar
@@ -119,7 +120,7 @@ def examples(
     """Labelled rows as examples for a candidate.
 
     Args:
-        rows: N transactions with their outcome as `fraud`.
+        rows: N transactions with their outcome as `fraud`, and what it stands for as `weight`.
         vectors: (N, len(FEATURES)) features, or the tabular ones only.
         candidate: The class of the candidate.
         features: The features of the candidate, those of the present feature set if empty.
@@ -130,6 +131,7 @@ def examples(
         positive=rows["fraud"].to_numpy(),
         amount=rows["amount_minor"].to_numpy().astype(np.float64),
         sets={"items": cart_sets(rows)} if "items" in candidate.sets else {},
+        weight=rows[WEIGHT].to_numpy(),
     )
 
 

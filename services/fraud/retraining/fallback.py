@@ -46,14 +46,18 @@ def train_fallback(
     with bar("training the fallback") as step:
         made.fit(train, valid, seed, step)
     lost = Examples(
-        lose_rows(valid.vectors, names, seed + 2), valid.positive, valid.amount, valid.sets
+        lose_rows(valid.vectors, names, seed + 2),
+        valid.positive,
+        valid.amount,
+        valid.sets,
+        valid.weight,
     )
     score = made.score(lost)
-    error = calibration_error(score, valid.positive)
+    error = calibration_error(score, valid.positive, weight=valid.weight)
     log.info("fallback: expected calibration error %.4f", error)
     card = new_card(
         made,
-        CostModel().best_threshold(score, valid.positive, valid.amount),
+        CostModel().best_threshold(score, valid.positive, valid.amount, valid.weight),
         data.fingerprint,
         data.until,
         design=DESIGN,
@@ -77,4 +81,5 @@ def kept_fallback(settings: Settings, card: ModelCard) -> dict[str, bytes]:
 
 def _part(examples: Examples, columns: list[int], items: Floats32) -> Examples:
     vectors = np.ascontiguousarray(examples.vectors[:, columns])
-    return Examples(vectors, examples.positive, examples.amount, {"items": items})
+    sets = {"items": items}
+    return Examples(vectors, examples.positive, examples.amount, sets, examples.weight)

@@ -15,6 +15,7 @@ from pyarrow import compute as pc
 from services.fraud.features.decisions import of_current_set, read_decisions
 from services.fraud.features.states import FEATURES, TABULAR
 from services.fraud.ingestion.columns import event_times
+from services.fraud.ingestion.label_weights import WEIGHT
 from services.fraud.ingestion.outcomes import labelled_transactions
 from services.fraud.ingestion.tables import NOT_DEGRADED, TRANSACTIONS_TABLE
 from services.fraud.retraining.dataset import point_in_time, point_in_time_embeddings
@@ -28,7 +29,7 @@ class LabelledDecisions:
     """Labelled transactions with their feature vectors.
 
     Attributes:
-        rows: N transactions with their outcome as `fraud`.
+        rows: N transactions with their outcome as `fraud`, and what it stands for as `weight`.
         vectors: (N, len(FEATURES)) features.
         until: (N,) event time before which each row's feed is settled, seconds.
         fraud_share: The usual share of frauds; NaN if it is not known.
@@ -48,6 +49,11 @@ class LabelledDecisions:
     def positive(self) -> Booleans:
         """(N,) whether each is fraud."""
         return np.asarray(self.rows["fraud"].to_numpy(), dtype=bool)
+
+    @property
+    def weight(self) -> Floats:
+        """(N,) how many transactions each stands for, see `label_weights`."""
+        return np.asarray(self.rows[WEIGHT].to_numpy(), dtype=np.float64)
 
     @property
     def day(self) -> str:
@@ -82,7 +88,7 @@ def labelled_decisions(
     vectors = np.full((len(rows), len(FEATURES)), np.nan)
     vectors[~is_backfilled] = logged[~is_backfilled]
     if is_backfilled.any():
-        backfilled = rows.filter(pa.array(is_backfilled)).drop_columns(["fraud"])
+        backfilled = rows.filter(pa.array(is_backfilled)).drop_columns(["fraud", WEIGHT])
         vectors[is_backfilled, : len(TABULAR)] = point_in_time(settings, backfilled, graph=False)
     has_vector = ~np.isnan(vectors[:, FEATURES.index("hour_of_day")])
     if graph:

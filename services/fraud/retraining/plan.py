@@ -15,6 +15,7 @@ from services.fraud.features import embeddings
 from services.fraud.features.request import cart_sets
 from services.fraud.ingestion.columns import event_times
 from services.fraud.ingestion.events import DECISIONS_STREAM
+from services.fraud.ingestion.label_weights import repeated
 from services.fraud.model import needs_embeddings, read_model
 from services.fraud.monitoring.drift import reference
 from services.fraud.problem import DESIGN, LATENCY_BUDGET_MS, CostModel
@@ -134,8 +135,9 @@ def _reference(
         raise TooFewLabels("no labelled days for the drift reference")
     month = month.select(event_times(month.rows) <= until)
     score = candidate.score(examples(month.rows, month.vectors, kind, candidate.features))
+    rows = repeated(month.weight)
     try:
-        return reference(month.vectors, score, event_times(month.rows))
+        return reference(month.vectors[rows], score[rows], event_times(month.rows)[rows])
     except ValueError as error:
         raise TooFewLabels(f"the last {REFERENCE_DAYS} labelled days: {error}") from None
 
@@ -164,6 +166,7 @@ def gate_evidence(
         positive=data.positive,
         amount=amount,
         unit=pd.factorize(data.rows["customer_id"].to_numpy())[0],
+        weight=data.weight,
         costs=costs.costs,
     )
 

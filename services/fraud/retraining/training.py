@@ -8,6 +8,7 @@ import numpy as np
 from monitoring.reference import Reference
 from services.fraud.candidates import CANDIDATES
 from services.fraud.features.states import FEATURE_SET, SETS
+from services.fraud.ingestion.label_weights import repeated
 from services.fraud.model import read_model
 from services.fraud.monitoring.drift import reference
 from services.fraud.problem import CONF, DESIGN, CostModel
@@ -23,6 +24,7 @@ from services.platform.retraining import training
 from services.platform.retraining.training import TrainedCandidate, hyperparameters
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
+from services.platform.types import Floats
 
 
 def new_candidate(name: str, features: tuple[str, ...] = ()) -> Candidate:
@@ -42,7 +44,9 @@ def new_candidate(name: str, features: tuple[str, ...] = ()) -> Candidate:
 def choose_threshold(candidate: Candidate, validation: Examples) -> float:
     """The threshold with the least cost on the validation examples."""
     score = candidate.score(validation)
-    return CostModel().best_threshold(score, validation.positive, validation.amount)
+    return CostModel().best_threshold(
+        score, validation.positive, validation.amount, validation.weight
+    )
 
 
 def train(settings: Settings, name: str, seed: int, bar: ProgressBar) -> RegisteredModel:
@@ -92,7 +96,13 @@ def reference_of(candidate: Candidate, data: TrainingData) -> Reference:
     parts = (data.train, data.validation)
     vectors = np.concatenate([part.vectors for part in parts])
     score = np.concatenate([candidate.score(part) for part in parts])
-    return reference(vectors, score, data.time)
+    counted = np.concatenate([_counted(part) for part in parts])
+    rows = repeated(counted)
+    return reference(vectors[rows], score[rows], data.time[rows])
+
+
+def _counted(examples: Examples) -> Floats:
+    return np.ones(len(examples)) if examples.weight is None else examples.weight
 
 
 def register(
@@ -117,7 +127,7 @@ def register(
     """
     valid = data.validation
     score = candidate.score(valid)
-    threshold = CostModel().best_threshold(score, valid.positive, valid.amount)
+    threshold = CostModel().best_threshold(score, valid.positive, valid.amount, valid.weight)
     trained = TrainedCandidate(
         candidate,
         make_card(candidate, threshold, data.fingerprint, data.until),

@@ -36,3 +36,21 @@ def propensity(amount_minor: Floats, rate: float) -> Floats:
     [0.02, 0.02, 0.005]
     """
     return rate * np.minimum(1.0, MAX_EXPOSED_MINOR / np.maximum(amount_minor, 1.0))
+
+
+def propensity_of(amount_minor: int, rate: float) -> float:
+    """`propensity` of one would-be decline.
+
+    >>> propensity_of(40_000, 0.02)
+    0.005
+    """
+    return float(propensity(np.array([amount_minor], dtype=np.float64), rate)[0])
+
+
+def is_control(transaction_id: str, chance: float) -> bool:
+    """Whether a would-be decline is approved; serving and the skew audit draw alike.
+
+    >>> is_control("t1-7", 1.0), is_control("t1-7", 0.0)
+    (True, False)
+    """
+    return draw(transaction_id) < chance

@@ -207,6 +207,7 @@ def _verdict(
         outcome=outcome,
         waited_s=waited_s,
         by=by,
+        transaction=case.transaction,
     )
 
 

@@ -1,7 +1,8 @@
-"""The review desk: turns decisions into cases, keeps the price of a slot, closes overdue cases."""
+"""The review desk: makes cases of decisions, labels of verdicts, and keeps price and limits."""
 
 import asyncio
 from dataclasses import replace
+from functools import partial
 from time import monotonic
 
 import orjson
@@ -12,10 +13,12 @@ from pydantic import ValidationError
 from services.fraud.ingestion.events import (
     DECISIONS_STREAM,
     FLAGGED_DECISIONS,
+    VERDICTS_STREAM,
     DecisionEvent,
     ReviewCase,
 )
 from services.fraud.problem import OUTCOMES
+from services.fraud.review import labels
 from services.fraud.review.live import PRICE_KEY, open_bucket, read_costs
 from services.fraud.review.policy import logged_costs
 from services.fraud.review.presence import Presence
@@ -95,17 +98,25 @@ class ReviewDesk:
         return price
 
 
+async def label_batch(nc: Client, shards: int, batch: list[Message]) -> None:
+    """Publish the labels of a batch of verdicts."""
+    published = await labels.publish_labels(nc.jetstream(), shards, batch)
+    EVENTS.labels(NAME, "labelled").inc(published)
+
+
 async def main(config: Settings) -> None:
     """Run until cancelled."""
     nc = await connect(config, NAME, timeout_s=60.0)
     # No decision is a review before a desk sets a price, so the first desk needs no older ones.
     consumer = OrderedConsumer(nc, DECISIONS_STREAM, NAME, FLAGGED_DECISIONS, new_only=True)
+    verdicts = OrderedConsumer(nc, VERDICTS_STREAM, labels.NAME)
     try:
         queue = await retry_forever(lambda: ReviewQueue.open(nc.jetstream()), "opening the queue")
         desk = ReviewDesk(queue)
         async with asyncio.TaskGroup() as group:
-            group.create_task(report_lag({NAME: consumer}))
+            group.create_task(report_lag({NAME: consumer, labels.NAME: verdicts}))
             group.create_task(consume(consumer, desk.handle))
+            group.create_task(consume(verdicts, partial(label_batch, nc, config.shards)))
             group.create_task(desk.keep(nc))
     finally:
         await nc.close()

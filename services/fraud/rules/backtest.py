@@ -38,6 +38,7 @@ class DecidedTransactions:
         amount: (N,) minor units.
         customer: (N,) number of the customer, for the interval.
         scenario: (N,) name of the fraud's scenario; "fraud" if only that is known.
+        weight: (N,) how many transactions each stands for; None: itself.
     """
 
     vectors: Floats
@@ -49,6 +50,7 @@ class DecidedTransactions:
     amount: Floats
     customer: Integers
     scenario: Sequence[str]
+    weight: Floats | None = None
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -164,8 +166,9 @@ def outcomes_of(model: Integers, fired: Booleans, actions: Sequence[str]) -> Int
 
 
 def costs(outcome: Integers, made: DecidedTransactions) -> Floats:
-    """(N,) cost of outcomes, minor units."""
-    return CostModel().costs(outcome, made.fraud, made.amount)
+    """(N,) cost of outcomes, minor units, as often as each counts."""
+    found = CostModel().costs(outcome, made.fraud, made.amount)
+    return found if made.weight is None else found * made.weight
 
 
 def _combinations() -> Integers:

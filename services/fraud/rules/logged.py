@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from services.fraud.features.decisions import of_current_set, read_decisions
+from services.fraud.ingestion.label_weights import WEIGHT
 from services.fraud.ingestion.outcomes import settle
 from services.fraud.ingestion.tables import LABELS_TABLE, NOT_SYNTHETIC
 from services.fraud.problem import OUTCOMES
@@ -49,6 +50,7 @@ def decided_transactions(lake: Lake) -> DecidedTransactions:
         amount=rows["amount_minor"].to_numpy().astype(np.float64),
         customer=pd.factorize(rows["customer_id"].to_numpy(zero_copy_only=False))[0],
         scenario=np.where(fraud, "fraud", "genuine").tolist(),
+        weight=rows[WEIGHT].to_numpy(),
     )
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from itertools import chain, islice
-from typing import Any
+from typing import Any, Protocol
 
 import aiohttp
 import orjson
@@ -64,7 +64,9 @@ class TrafficReport:
         fraud: Whether the transaction truly is fraud; None if that is not known.
         amount: Minor units.
         degraded: Number of answers given without the online store.
+        controls: Number of would-be declines that were approved to learn their outcome.
         labels: Number of labels published.
+        withheld: Number of labels that the world does not give, see `live.HeldLabels`.
         duplicates: Number of events that the stream had already; it keeps the first of an id.
         failures: Number of requests without an answer.
         errors: Number of failures by message.
@@ -79,7 +81,9 @@ class TrafficReport:
     fraud: list[bool | None] = field(default_factory=list)
     amount: list[int] = field(default_factory=list)
     degraded: int = 0
+    controls: int = 0
     labels: int = 0
+    withheld: int = 0
     duplicates: int = 0
     failures: int = 0
     errors: dict[str, int] = field(default_factory=dict)
@@ -96,10 +100,27 @@ class TrafficReport:
         self.errors[message] = self.errors.get(message, 0) + 1
 
 
+class LabelFilter(Protocol):
+    """Says which labels the world gives, by what was decided."""
+
+    async def note(self, transaction: Transaction, outcome: Outcome, decision_id: str) -> None:
+        """Note a decision."""
+
+    async def is_given(self, label: LabelEvent) -> bool:
+        """Whether the world gives a label that falls due now."""
+
+
 class Gateway:
     """Sends simulated transactions to the scorer, and transactions and labels to the stream."""
 
-    def __init__(self, nc: Client, scorer_url: str, shards: int, feed: str = "") -> None:
+    def __init__(
+        self,
+        nc: Client,
+        scorer_url: str,
+        shards: int,
+        feed: str = "",
+        held: LabelFilter | None = None,
+    ) -> None:
         """Send nothing yet.
 
         Args:
@@ -107,8 +128,10 @@ class Gateway:
             scorer_url: Base URL of the scorer.
             shards: Number of shards in subjects.
             feed: Feed of the events; empty leaves theirs.
+            held: Withholds labels that the world does not give; None: all are given, as in a file.
         """
         self._feed = feed
+        self._held = held
         self._js: JetStreamContext = nc.jetstream()
         self._url = f"{scorer_url}/score"
         self._shards = shards
@@ -201,6 +224,9 @@ class Gateway:
         self.report.fraud.append(fraud)
         self.report.amount.append(request.amount_minor)
         self.report.degraded += decision["degraded"]
+        self.report.controls += decision["control"]
+        if self._held:
+            await self._held.note(request, outcome, decision["decision_id"])
         if outcome == "review" and fraud is not None:
             await self._tell_analysts(request.transaction_id, fraud)
         return outcome
@@ -212,6 +238,9 @@ class Gateway:
             await tell_truth(self._truth, transaction_id, fraud)
 
     async def _label(self, event: LabelEvent) -> None:
+        if self._held and not await self._held.is_given(event):
+            self.report.withheld += 1
+            return
         await self._publish(LABEL, event)
         self.report.labels += 1
 
@@ -229,8 +258,7 @@ class Gateway:
 
 def message_id(event: Transaction | LabelEvent) -> str:
     """The id by which the stream recognises an event that is published twice within minutes."""
-    prefix = LABEL if isinstance(event, LabelEvent) else TX
-    return f"{prefix}-{event.transaction_id}"
+    return event.message_id if isinstance(event, LabelEvent) else f"{TX}-{event.transaction_id}"
 
 
 class WallClock:

@@ -1,4 +1,4 @@
-"""The live simulation: its position in time and its drift, kept between runs, and a run."""
+"""The live simulation: its time, its drift and the labels it withholds, kept between runs."""
 
 import asyncio
 import contextlib
@@ -11,6 +11,15 @@ from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 from nats.js.kv import KeyValue
 
+from services.fraud.ingestion.events import (
+    VERDICT,
+    VERDICTS_STREAM,
+    LabelEvent,
+    Outcome,
+    Transaction,
+    VerdictEvent,
+)
+from services.fraud.problem import DISPUTE_WINDOW_DAYS
 from services.fraud.service import SCORER
 from services.fraud.simulator.day import START_US
 from services.fraud.simulator.drift import Drift, Schedule
@@ -22,6 +31,9 @@ from services.platform.streaming.connection import connect, ensure_bucket
 from services.platform.streaming.retry import retry_forever
 
 BUCKET = "simulator"
+_PREFIX = "held."
+# Days of transactions whose labels may still fall due.
+_MAX_DAYS = DISPUTE_WINDOW_DAYS + 2
 
 
 class SimulationState:
@@ -31,6 +43,7 @@ class SimulationState:
     none is sent twice.
 
     Attributes:
+        bucket: Where it is stored.
         cursor_us: Event time reached, microseconds since the epoch.
         schedule: The drifts so far.
     """
@@ -38,7 +51,7 @@ class SimulationState:
     _AHEAD = 2.0
 
     def __init__(self, bucket: KeyValue, at_us: int, schedule: Schedule) -> None:
-        self._bucket = bucket
+        self.bucket = bucket
         self.cursor_us = at_us
         self.schedule = schedule
 
@@ -56,7 +69,7 @@ class SimulationState:
             return
         self.schedule = (*self.schedule, (self.cursor_us, drift))
         stored = [(at, asdict(change)) for at, change in self.schedule]
-        await self._bucket.put("schedule", orjson.dumps(stored))
+        await self.bucket.put("schedule", orjson.dumps(stored))
 
     def advance(self, at_us: int) -> None:
         """Move the cursor to an event time."""
@@ -74,7 +87,69 @@ class SimulationState:
         await self._put(self.cursor_us)
 
     async def _put(self, at_us: int) -> None:
-        await retry_forever(partial(self._bucket.put, "cursor", orjson.dumps(at_us)), "the cursor")
+        await retry_forever(partial(self.bucket.put, "cursor", orjson.dumps(at_us)), "the cursor")
+
+
+class HeldLabels:
+    """Payments that were not approved, in a NATS bucket: which labels the world gives.
+
+    An approved payment is charged back, or its dispute window closes. A declined one has no label.
+    A reviewed one is made if the verdict says so; if an analyst calls it fraud, that is its label,
+    which the review desk publishes. A payment that nobody decided, such as those of the backfill,
+    was made.
+
+    A key a day: its payments' ids, and of a reviewed one the decision's id.
+    """
+
+    def __init__(self, js: JetStreamContext, bucket: KeyValue) -> None:
+        """Hold nothing yet."""
+        self._js = js
+        self._bucket = bucket
+        self._days: dict[str, dict[str, str]] = {}
+
+    @classmethod
+    async def open(cls, js: JetStreamContext, bucket: KeyValue) -> "HeldLabels":
+        """Read what was held before."""
+        made = cls(js, bucket)
+        updates = await bucket.watch(f"{_PREFIX}>", ignore_deletes=True)
+        async for entry in updates:
+            if entry is None:
+                break
+            made._days[entry.key.removeprefix(_PREFIX)] = orjson.loads(entry.value or b"{}")
+        await updates.stop()
+        return made
+
+    async def note(self, transaction: Transaction, outcome: Outcome, decision_id: str) -> None:
+        """Note a decision."""
+        if outcome == "approve":
+            return
+        day = f"{transaction.event_time:%Y-%m-%d}"
+        of_day = self._days.setdefault(day, {})
+        of_day[transaction.transaction_id] = decision_id if outcome == "review" else ""
+        # What is held by then: a retry must not undo a later note.
+        await retry_forever(
+            lambda: self._bucket.put(f"{_PREFIX}{day}", orjson.dumps(of_day)),
+            "noting what was declined",
+        )
+        for old in sorted(self._days)[:-_MAX_DAYS]:
+            del self._days[old]
+            await retry_forever(partial(self._bucket.delete, f"{_PREFIX}{old}"), "forgetting a day")
+
+    async def is_given(self, label: LabelEvent) -> bool:
+        """Whether the world gives a label that falls due now."""
+        held = (d[label.transaction_id] for d in self._days.values() if label.transaction_id in d)
+        decision_id = next(held, None)
+        if not decision_id:
+            return decision_id is None
+        verdict = await retry_forever(partial(self._verdict, decision_id), "reading a verdict")
+        return verdict is not None and verdict.outcome == "approve"
+
+    async def _verdict(self, decision_id: str) -> VerdictEvent | None:
+        try:
+            found = await self._js.get_last_msg(VERDICTS_STREAM, f"{VERDICT}.{decision_id}")
+        except NotFoundError:
+            return None
+        return VerdictEvent.model_validate_json(found.data or b"")
 
 
 async def simulate_live(
@@ -104,7 +179,8 @@ async def simulate_live(
         await state.set_drift(drift)
     checkpoints = asyncio.create_task(state.checkpoint_forever())
     try:
-        gateway = Gateway(nc, SCORER.url(config), config.shards)
+        held = await HeldLabels.open(nc.jetstream(), state.bucket)
+        gateway = Gateway(nc, SCORER.url(config), config.shards, held=held)
         simulated = simulated_events(Traffic(seed, state.schedule), state.cursor_us)
         report = await gateway.run(simulated, rate, round(rate * seconds), step, state.advance)
         checkpoints.cancel()

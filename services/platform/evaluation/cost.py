@@ -52,9 +52,16 @@ class CostModel:
         return score >= threshold
 
     def by_threshold(
-        self, score: Floats, positive: Booleans, amount_minor: Floats
+        self,
+        score: Floats,
+        positive: Booleans,
+        amount_minor: Floats,
+        weight: Floats | None = None,
     ) -> tuple[Floats, Floats]:
         """Total cost at every threshold that changes a decision.
+
+        Args:
+            weight: (N,) how often each counts; None: once.
 
         Returns:
             (thresholds, costs), both (K,), by falling threshold. A case is declined if its score is
@@ -62,14 +69,23 @@ class CostModel:
         """
         order = np.argsort(-score, kind="stable")
         change = np.where(positive[order], -(amount_minor[order] + self.fee), float(self.opex))
-        approve_all = self.total(np.zeros(len(positive), dtype=bool), positive, amount_minor)
+        approved = self.costs(np.zeros(len(positive), dtype=bool), positive, amount_minor)
+        if weight is not None:
+            change, approved = change * weight[order], approved * weight
+        approve_all = float(approved.sum())
         costs = approve_all + np.concatenate([[0.0], np.cumsum(change)])
         ordered = score[order]
         last_of_equals = np.concatenate([[True], ordered[1:] != ordered[:-1], [True]])
         thresholds = np.concatenate([[np.inf], ordered])
         return thresholds[last_of_equals], costs[last_of_equals]
 
-    def best_threshold(self, score: Floats, positive: Booleans, amount_minor: Floats) -> float:
+    def best_threshold(
+        self,
+        score: Floats,
+        positive: Booleans,
+        amount_minor: Floats,
+        weight: Floats | None = None,
+    ) -> float:
         """The threshold of least cost; 1 if declining nothing is cheapest. ValueError if N is 0.
 
         >>> score, positive = np.array([0.9, 0.6, 0.2]), np.array([True, True, False])
@@ -78,6 +94,6 @@ class CostModel:
         """
         if len(score) == 0:
             raise ValueError("nothing to choose a threshold on")
-        thresholds, costs = self.by_threshold(score, positive, amount_minor)
+        thresholds, costs = self.by_threshold(score, positive, amount_minor, weight)
         best = float(thresholds[int(np.argmin(costs))])
         return best if np.isfinite(best) else 1.0

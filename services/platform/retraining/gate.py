@@ -73,6 +73,7 @@ class Evidence:
         unit: (N,) index of the sampling unit, such as the customer.
         scorer_p95_s: p95 latency of the scorer, which serves the champion.
         costs: The cost model at present; None: the design's.
+        weight: (N,) how many decisions each stands for; None: itself.
     """
 
     champion: ModelResult
@@ -82,6 +83,12 @@ class Evidence:
     unit: Integers
     scorer_p95_s: float = 0.0
     costs: Costs | None = None
+    weight: Floats | None = None
+
+    @property
+    def counted(self) -> Floats:
+        """(N,) how often each counts."""
+        return np.ones(len(self.positive)) if self.weight is None else self.weight
 
 
 @dataclass(frozen=True)
@@ -131,7 +138,7 @@ def _by_unit(evidence: Evidence, costs: Costs) -> Floats:
     units = int(evidence.unit.max()) + 1
     columns = [
         np.bincount(evidence.unit, challenger - champion, minlength=units),
-        np.bincount(evidence.unit, minlength=units),
+        np.bincount(evidence.unit, evidence.counted, minlength=units),
         *(_gaps(model.score, evidence, units) for model in _models(evidence)),
     ]
     return np.column_stack(columns)
@@ -153,7 +160,7 @@ def _models(evidence: Evidence) -> tuple[ModelResult, ModelResult]:
 def _costs(model: ModelResult, evidence: Evidence, costs: Costs) -> Floats:
     by_threshold = model.score >= model.threshold
     outcome = by_threshold if model.outcome is None else model.outcome
-    return costs(outcome, evidence.positive, evidence.amount)
+    return costs(outcome, evidence.positive, evidence.amount) * evidence.counted
 
 
 def _cost_figures(evidence: Evidence, costs: Costs, drawn: Floats) -> dict[str, float]:
@@ -204,7 +211,7 @@ def _gaps(score: Floats, evidence: Evidence, units: int) -> Floats:
     """(U, BINS) sums of score minus outcome, by unit and bin."""
     bins = np.minimum((score * BINS).astype(np.int64), BINS - 1)
     cell = evidence.unit * BINS + bins
-    gap = np.bincount(cell, score - evidence.positive, minlength=units * BINS)
+    gap = np.bincount(cell, evidence.counted * (score - evidence.positive), minlength=units * BINS)
     return np.asarray(gap, dtype=np.float64).reshape(-1, BINS)
 
 

@@ -95,7 +95,7 @@ def register(settings: Settings, trained: TrainedCandidate) -> RegisteredModel:
     """Evaluate a trained candidate, export and register it; it does not serve yet."""
     candidate, card, valid = trained.candidate, trained.card, trained.validation
     evaluated = (trained.score, valid.positive, valid.amount, card.threshold, trained.cost_model)
-    measured = {**metrics(*evaluated), **trained.metrics}
+    measured = {**metrics(*evaluated, valid.weight), **trained.metrics}
     onnx = attach(trained.exported or candidate.export(), trained.attachments)
     with TemporaryDirectory() as folder:
         native = Path(folder) / "native"

@@ -58,6 +58,7 @@ def train_network(
     parameters: Mapping[str, Any],
     seed: int,
     step: ProgressCallback,
+    weight: Floats | None = None,
 ) -> None:
     """Minimise the log loss of `net`'s logits on shuffled mini-batches.
 
@@ -66,10 +67,12 @@ def train_network(
         positive: (N,) labels.
         parameters: `epochs`, `batch`, `rate` (the peak of a one-cycle schedule), `decay`.
         step: Called with (done, total) mini-batches.
+        weight: (N,) how often each label counts; None: once.
     """
     epochs, batch = int(parameters["epochs"]), int(parameters["batch"])
     batches = max(len(positive) // batch, 1)
     target = positive.astype(np.float32)
+    counted = np.ones_like(target) if weight is None else weight.astype(np.float32)
 
     def losses() -> Iterator[Tensor]:
         rng = np.random.default_rng(seed)
@@ -79,7 +82,7 @@ def train_network(
                 rows = order[number * batch : (number + 1) * batch]
                 logits = net(*(torch.from_numpy(_trim_padding(c[rows])) for c in columns))
                 yield nn.functional.binary_cross_entropy_with_logits(
-                    logits, torch.from_numpy(target[rows])
+                    logits, torch.from_numpy(target[rows]), torch.from_numpy(counted[rows])
                 )
 
     net.train()
@@ -171,4 +174,6 @@ class NeuralCandidate(Candidate):
         self, examples: Examples, parameters: Mapping[str, Any], seed: int, step: ProgressCallback
     ) -> None:
         columns = network_inputs(examples, self.sets)
-        train_network(self._net, columns, examples.positive, parameters, seed, step)
+        train_network(
+            self._net, columns, examples.positive, parameters, seed, step, examples.weight
+        )

@@ -30,6 +30,8 @@ from services.fraud.model import FALLBACK
 from services.fraud.monitoring.drift import observe
 from services.fraud.monitoring.skew import compare
 from services.fraud.problem import OUTCOMES, CostModel
+from services.fraud.review.control import is_control
+from services.fraud.review.live import publish_costs
 from services.fraud.serving.app import EXAMPLE_TRANSACTION, MAX_BYTES, create_app
 from services.fraud.simulator.bootstrap import create_streams
 from services.fraud.simulator.tables import transaction
@@ -153,6 +155,30 @@ async def test_a_decision_and_its_event(client, own):
     assert len(event["features"]) == len(FEATURES)
     assert event["seqs"] == {state.name: 0 for state in STATES}
     assert event["synthetic"] is False
+
+
+async def test_would_be_declines_of_the_control_group_are_approved(champion, own):
+    nc = await connect(own.config, "test")
+    await create_streams(nc.jetstream(), 0)
+    # Declining costs next to nothing, so every payment would be declined.
+    await publish_costs(nc.jetstream(), CostModel(opex=1, fee=100_000_000))
+    async with serving(own.config.model_copy(update={"control_share": 1.0})) as client:
+
+        async def declined():
+            answer = (await client.post("/score", json=EXAMPLE_TRANSACTION)).json()
+            return answer["model_decision"] == "decline"
+
+        await until(declined)
+        # Of 200 EUR, half are approved: 100 EUR may be at stake.
+        bodies = [asked(number, amount_minor=20_000) for number in range(20)]
+        answers = [(await client.post("/score", json=body)).json() for body in bodies]
+    await nc.close()
+    for number, answer in enumerate(answers):
+        chosen = is_control(f"t{number}", 0.5)
+        assert (answer["control"], answer["propensity"]) == (chosen, 0.5)
+        assert answer["decision"] == ("approve" if chosen else "decline")
+        assert answer["model_decision"] == "decline"
+    assert {answer["control"] for answer in answers} == {True, False}
 
 
 async def test_a_load_tests_decisions_are_marked(client, own):
@@ -291,6 +317,10 @@ async def test_without_redis_the_fallback_decides_by_the_rows_read_last(
     assert (whole["degraded"], again["degraded"], other["degraded"]) == (False, True, True)
     assert again["threshold"] == other["threshold"] == FALLBACK_THRESHOLD
     assert (whole["model"], again["model"]) == ("xgboost:1", "fallback:1")
+    # Its own probability, by the costs of every decision: nothing is declined for want of features.
+    for body, answer in ((known, again), (new, other)):
+        outcome = CostModel().outcome(answer["score"], body["amount_minor"])
+        assert answer["model_decision"] == OUTCOMES[outcome]
 
     async def arrived():
         return len(await decisions(own.config)) == 3

@@ -205,11 +205,38 @@ def test_the_audit_finds_a_rule_that_did_not_fire_and_a_wrong_outcome(simulated)
         "model_decision": ["approve"] * 4, "decision": ["review", "approve", "review", "approve"],
         "fired": [["all"], ["all"], [], []], "score": [0.1] * 4,
         "features": simulated.vectors[:4].tolist(),
+        "control": pa.array([None] * 4, pa.bool_()), "propensity": pa.array([None] * 4, "f8"),
     }  # fmt: skip
     for name, values in columns.items():
         rows = rows.append_column(name, pa.array(values))
     found = audit_rules(rows, {rules.label: rules})
     assert (found.decisions, found.examples, found.unknown) == (3, ["b", "c"], {"9:gone": 1})
+
+
+def test_the_audit_draws_the_control_group_anew(simulated):
+    rules = compiled(rule("amount < 0.0", "none", "review"))
+    chances = {
+        "drawn": 1.0,
+        "not": 0.0,
+        "hidden": 1.0,
+        "extra": 0.0,
+        "approved": 0.5,
+        "first": None,
+    }
+    count = len(chances)
+    rows = simulated.transactions.slice(0, count).drop_columns(["outcome"])
+    columns = {
+        "decision_id": list(chances), "rules": [rules.label] * count,
+        "model_decision": [*["decline"] * 4, "approve", "decline"],
+        "decision": ["approve", "decline", "decline", "approve", "approve", "decline"],
+        "control": [True, False, False, True, False, None],
+        "propensity": list(chances.values()), "fired": [[]] * count, "score": [0.1] * count,
+        "features": simulated.vectors[:count].tolist(),
+    }  # fmt: skip
+    for name, values in columns.items():
+        rows = rows.append_column(name, pa.array(values))
+    found = audit_rules(rows, {rules.label: rules})
+    assert (found.decisions, found.examples) == (count, ["hidden", "extra", "approved"])
 
 
 def test_the_shipped_rules_compile_and_are_fifteen():
