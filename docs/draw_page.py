@@ -13,7 +13,7 @@ from pathlib import Path
 FOLDER = Path(__file__).parent
 RECORDING, PICTURE = FOLDER / "recording.html", FOLDER / "images" / "page.png"
 MAX_BYTES = {RECORDING: 600_000, PICTURE: 300_000}
-_SIZE = {"width": 1440, "height": 900}
+_WIDTH, _HEIGHT = 1440, 900
 
 
 def draw(recording: Path, target: Path) -> None:
@@ -27,7 +27,8 @@ def draw(recording: Path, target: Path) -> None:
         sys.exit("no Playwright here: `make page-setup`")
     with sync_playwright() as started:
         browser = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page = browser.new_page(viewport=_SIZE, color_scheme="light")
+        page = browser.new_page(color_scheme="light")
+        page.set_viewport_size({"width": _WIDTH, "height": _HEIGHT})
         page.goto(recording.resolve().as_uri())
         page.get_by_text("recorded").wait_for()
         page.locator(".box[data-box=scorer]").click()
