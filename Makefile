@@ -91,7 +91,7 @@ architecture: setup  ## Write docs/architecture.md and the diagrams from the cod
 kubernetes: setup  ## Write the manifests in infra/kubernetes from the designs
 	$(BIN)/python -m infra.kubernetes.generate
 
-picture: page-setup  ## Write docs/images/page.png from a recorded minute of the running stack
+picture: page-setup  ## Record a minute of the running stack: docs/recording.html and images/page.png
 	$(BIN)/python -m docs.draw_page
 
 # torch's CUDA libraries stay out of the lock: its CPU build has none, and pip finds them for others.
