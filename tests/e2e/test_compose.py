@@ -64,9 +64,11 @@ def compose(*arguments: str) -> str:
 @pytest.fixture(scope="module")
 def stack():
     compose("build")
-    compose("up", "-d", "--wait")
-    yield
-    compose("down", "-v", "--timeout", "20")
+    try:
+        compose("up", "-d", "--wait")
+        yield
+    finally:
+        compose("down", "-v", "--timeout", "20")
 
 
 def score(base: str = SCORER, route: str = "score") -> dict:
@@ -212,13 +214,16 @@ def test_a_container_cannot_do_what_its_process_does_not(stack):
     """A scorer that is not ours any more announces no model and writes no model's file."""
     attack = """
 import asyncio
-from services.platform.models.promotion import announce
+from services.platform.models.names import ANNOUNCEMENTS, announcement_key
 from services.platform.settings import settings
 from services.platform.storage.lake import Lake
 from services.platform.streaming.connection import connect
 async def announced():
     nc = await connect(settings(), "attack")
-    await asyncio.wait_for(announce(nc, "fraud", 99), 3)
+    bucket = await nc.jetstream().key_value(ANNOUNCEMENTS)
+    key = announcement_key("fraud", "champion")
+    print("reads", (await bucket.get(key)).value)
+    await bucket.put(key, b'{"version": 99}')
 for attempt in (lambda: asyncio.run(announced()), lambda: Lake(settings()).put("models/x", b"x")):
     try:
         attempt()
@@ -226,6 +231,7 @@ for attempt in (lambda: asyncio.run(announced()), lambda: Lake(settings()).put("
         print("refused", type(error).__name__)
 """
     said = compose("exec", "-T", "scorer", "python", "-c", attack)
+    assert said.count("reads") == 1, said
     assert said.count("refused") == 2, said
 
 

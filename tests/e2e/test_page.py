@@ -95,7 +95,7 @@ def page(here, browser):
 def go(page, design, view, box=""):
     address = "/".join(filter(None, (design, view, box)))
     page.evaluate(f"location.hash = '{address}'")
-    page.wait_for_function(f"document.querySelector('#tab-views-{view}[aria-selected=true]')")
+    page.wait_for_function(f"() => document.querySelector('#tab-views-{view}[aria-selected=true]')")
 
 
 def box(page, name):
@@ -208,7 +208,7 @@ def test_a_drift_is_switched_on_and_off(page, design, drift):
         form = run_until_it_runs_and_stop(page, "Simulate for 60 s")
         assert f"--drift {chosen}" in form.locator("code").inner_text()
     text = page.locator("#view").inner_text()
-    assert "No window has closed yet" in text or "columns by windows" in text
+    assert "No window has closed yet" in text or "a row a column" in text
 
 
 @pytest.mark.parametrize(("design", "rate"), [("fraud", 20), ("cv", 2)])
@@ -280,7 +280,7 @@ def test_the_page_reads_on_once_its_server_is_back(other, here):
 @pytest.mark.parametrize("design", DESIGNS)
 def test_nothing_moves_under_reduced_motion(page, design):
     go(page, design, "diagram")
-    page.wait_for_function("document.querySelectorAll('.dots circle').length > 0")
+    page.wait_for_function("() => document.querySelectorAll('.dots circle').length > 0")
     page.emulate_media(reduced_motion="reduce")
     page.get_by_text("Rates are beside the arrows.").wait_for()
     assert page.locator(".dots circle").count() == 0

@@ -85,8 +85,8 @@ async def test_a_case_is_decided_by_its_own_lease_alone(config, nc):
 
 
 @pytest.mark.parametrize("headers", [SYNTHETIC, synthetic_headers("wrong"), synthetic_headers("")])
-async def test_monitors_are_not_told_to_look_away_without_the_token(config, headers):
-    transport = httpx.ASGITransport(create_scorer(config))
-    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+async def test_monitors_are_not_told_to_look_away_without_the_token(config, nc, headers):
+    app = create_scorer(config)
+    async with app.router.lifespan_context(app), asking(app, "another") as client:
         answer = await client.post("/score", json=EXAMPLE_TRANSACTION, headers=headers)
     assert answer.status_code == 401

@@ -80,10 +80,11 @@ function show() {
   const diagram = new Diagram(design, (box) => select(box));
   const panel = new Panel(design, () => select(""));
   shown = { design, diagram, panel, live };
+  const beside = chosen.view === "follow" ? followView(design, diagram) : null;
   const withStage = ["diagram", "follow", "break"].includes(chosen.view);
-  const stage = withStage ? h("div", { className: "whole" }, rail(design, diagram),
-    h("div", { className: "middle" }, diagram.element, chosen.view === "follow" ? null : trafficForm(design)), panel.element) : null;
-  const view = { follow: () => followView(design, diagram), decisions: () => decisionsView(design), money: () => moneyView(design), models: () => modelsView(design),
+  const stage = withStage ? h("div", { className: beside ? "whole sided" : "whole" }, rail(design, diagram),
+    h("div", { className: "middle" }, diagram.element, beside ? null : trafficForm(design)), h("div", { className: "side" }, panel.element, beside)) : null;
+  const view = { decisions: () => decisionsView(design), money: () => moneyView(design), models: () => modelsView(design),
     drift: () => driftView(design), load: () => loadView(design, live), break: () => breakView(design) }[chosen.view];
   main.replaceChildren(...[stage, view?.()].filter(Boolean));
   main.setAttribute("aria-labelledby", `tab-views-${chosen.view}`);

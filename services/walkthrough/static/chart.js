@@ -11,7 +11,7 @@ export function sparkline(values, label) {
     svg("polyline", { points: points.join(" ") }));
 }
 
-// A line with its highest value and a limit.
+// A line, with a limit where there is one.
 export function line(values, label, unit, limit = null) {
   const known = values.filter((v) => v !== null && v !== undefined);
   const top = Math.max(...known, limit ?? 0, 1e-9) * 1.1;

@@ -2,15 +2,15 @@
 import { figure, h, number, svg, table } from "dom";
 
 export const ICONS = { running: "●", active: "●", degraded: "▲", hanging: "◼", down: "✕", idle: "○", "not started": "◌", unknown: "◌" };
-// Below the lowest box there is room for the line that feeds it.
-const WIDTH = 1340, BELOW = 64, BOX_WIDTH = 180, BOX_HEIGHT = 96;
+const WIDTH = 1340, BELOW = 24, BOX_WIDTH = 180, BOX_HEIGHT = 96;
 const SPEED = 170, MOST_DOTS = 6, FRAME_MS = 33;
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 
 export class Diagram {
   constructor(design, select) {
     this.design = design;
-    this.height = Math.max(...design.boxes.map((box) => box.y)) + BOX_HEIGHT + BELOW;
+    const turns = design.arrows.flatMap((arrow) => [...arrow.path.matchAll(/V([\d.]+)/g)].map((found) => Number(found[1])));
+    this.height = Math.max(...design.boxes.map((box) => box.y + BOX_HEIGHT), ...turns) + BELOW;
     this.arrows = design.arrows.map((arrow) => this.makeArrow(arrow));
     this.boxes = new Map(design.boxes.map((box) => [box.id, this.makeBox(box, select)]));
     this.drawing = svg("svg", { viewBox: `0 0 ${WIDTH} ${this.height}`, "aria-hidden": "true", class: "arrows" },

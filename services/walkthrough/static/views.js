@@ -21,7 +21,7 @@ export function followView(design, diagram) {
     }
     button.disabled = false;
   } }, `Send one ${design.event}`);
-  return h("section", { className: "view" }, h("h2", {}, `Follow one ${design.event}`),
+  return h("section", { className: "beside" }, h("h2", {}, `Follow one ${design.event}`),
     h("p", {}, `One real ${design.event} goes through the running stack. Each stop has the time since it was sent, measured here. A service's own stages come from its Server-Timing header.`),
     h("div", { className: "row" }, button), notAllowed(), list);
 }
@@ -64,7 +64,7 @@ function decision(design, view) {
     h("h3", {}, view.title),
     h("p", {}, h("b", {}, view.decision), `: score ${view.score.toFixed(4)} against ${view.threshold.toFixed(4)}, by ${view.model}. ${view.reason}`),
     view.reasons.length ? h("div", {}, h("h4", {}, "Reasons"), h("ul", {}, view.reasons.map((text) => h("li", {}, text))))
-      : view.stopped && !view.image ? h("p", { className: "small" }, "No reasons are written yet: the worker writes them within a second.") : null,
+      : view.stopped && !view.image ? h("p", { className: "small" }, "No reasons are written. Those of a declined payment come within a second: read again.") : null,
     view.image ? picture(view) : null,
     h("dl", { className: "pairs" }, facts),
     rows.length ? table("Its most unusual values", ["feature", "value", "usual: 5 % · median · 95 % of the newest decisions"], rows) : null,
@@ -145,18 +145,23 @@ export function driftView(design) {
 
 function heatMap(drift) {
   if (!drift.windows.length) return [h("p", {}, "No window has closed yet: a window is a simulated day of payments, or 200 images.")];
-  return Object.entries(drift.statistics).map(([name, rows]) =>
-    h("div", { className: "scroll", tabindex: 0, role: "region", "aria-label": `Heat map of ${name}` }, h("table", { className: "heat" },
-      h("caption", {}, `${name}: columns by windows, the newest on the right; ▲ marks an alarm`),
-      h("thead", {}, h("tr", {}, h("td"), drift.windows.map((w) => h("th", { scope: "col" }, w.slice(5, 10))))),
-      h("tbody", {}, drift.columns.map((column, i) => h("tr", {}, h("th", { scope: "row" }, column), rows.map((row, j) => {
-        const value = row[i];
-        const alarm = drift.alarms[j].includes(`${name}:${column}`);
-        const top = Math.max(...rows.map((one) => one[i] ?? 0), 1e-9);
-        const cell = h("td", { title: `${column}, ${drift.windows[j]}: ${number(value)}` }, `${alarm ? "▲ " : ""}${value === null ? "" : number(value)}`);
-        cell.style.setProperty("--heat", `${Math.round(((value ?? 0) / top) * 60)}%`);
-        return cell;
-      })))))));
+  return [h("p", {}, `Distance from what ${drift.model} was trained on: a row a column, a column a window, the newest on the right. The darkest cell is the statistic's greatest distance; ▲ is an alarm.`),
+    h("div", { className: "heats" }, Object.entries(drift.statistics).map(([name, rows]) => heatTable(drift, name, rows)))];
+}
+
+function heatTable(drift, name, rows) {
+  const top = Math.max(...rows.flat().map((value) => value ?? 0), 1e-9);
+  const cell = (column, i, row, j) => {
+    const value = row[i];
+    const alarm = drift.alarms[j].includes(`${name}:${column}`);
+    const made = h("td", { title: `${column}, ${drift.windows[j]}: ${number(value)}` }, `${alarm ? "▲ " : ""}${value === null ? "" : value.toFixed(2)}`);
+    made.style.setProperty("--heat", `${Math.round(((value ?? 0) / top) * 60)}%`);
+    return made;
+  };
+  return h("div", { className: "scroll", tabindex: 0, role: "region", "aria-label": `Heat map of ${name}` }, h("table", { className: "heat" },
+    h("caption", {}, name),
+    h("thead", {}, h("tr", {}, h("td"), drift.windows.map((w) => h("th", { scope: "col" }, w.slice(5, 10))))),
+    h("tbody", {}, drift.columns.map((column, i) => h("tr", {}, h("th", { scope: "row" }, column), rows.map((row, j) => cell(column, i, row, j)))))));
 }
 
 export function loadView(design, live) {
@@ -166,9 +171,10 @@ export function loadView(design, live) {
   const charts = h("div", {});
   live.onTick = (history) => {
     if (!service) return;
-    charts.replaceChildren(...service.figures.slice(0, 2).flatMap((f, i) => [
-      h("h3", {}, `${service.label}: ${f.label}`),
-      line(history.map((tick) => tick.boxes[service.id]?.figures[i] ?? null), f.label, f.unit, f.unit === "ms" ? design.budget_ms : null)]));
+    charts.replaceChildren(...service.figures.slice(0, 2).flatMap((f, i) => {
+      const values = history.map((tick) => tick.boxes[service.id]?.figures[i] ?? null);
+      return [h("h3", {}, `${service.label}: ${f.label} ${figure(values.at(-1), f.unit)}`), line(values, f.label, f.unit, f.unit === "ms" ? design.budget_ms : null)];
+    }));
   };
   return h("section", { className: "view" }, h("h2", {}, "Load"),
     h("p", {}, `Locust sends requests at a fixed rate, whatever the answers' time. The budget is p95 under ${design.budget_ms} ms.`), notAllowed(),
