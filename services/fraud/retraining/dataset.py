@@ -120,7 +120,8 @@ def examples(
     """Labelled rows as examples for a candidate.
 
     Args:
-        rows: N transactions with their outcome as `fraud`, and what it stands for as `weight`.
+        rows: N transactions with their outcome as `fraud`, and what it stands for as `weight`;
+            without that column, as where all transactions have labels, each counts once.
         vectors: (N, len(FEATURES)) features, or the tabular ones only.
         candidate: The class of the candidate.
         features: The features of the candidate, those of the present feature set if empty.
@@ -131,7 +132,7 @@ def examples(
         positive=rows["fraud"].to_numpy(),
         amount=rows["amount_minor"].to_numpy().astype(np.float64),
         sets={"items": cart_sets(rows)} if "items" in candidate.sets else {},
-        weight=rows[WEIGHT].to_numpy(),
+        weight=rows[WEIGHT].to_numpy() if WEIGHT in rows.column_names else None,
     )
 
 
