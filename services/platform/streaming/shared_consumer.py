@@ -4,26 +4,29 @@ For work in which a message depends on no other, such as inspecting an image. Tw
 `OrderedConsumer` restart it without end: each sees the other's deliveries as gaps.
 """
 
+import asyncio
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import replace
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
 from nats.js import api
 from nats.js.errors import APIError, NotFoundError
 
+from services.platform.runtime.worker import cancel_tasks
 from services.platform.streaming.consumer import Message, OrderedConsumer, read_message
 
-# After this, what a killed process had is delivered to another. A batch takes below a second; on a
-# starved machine it took more than five, and its images went round among the workers.
+# After this, what a killed process had is delivered to another.
 _ACK_WAIT_S = 10.0
 
 
 class SharedConsumer(OrderedConsumer):
     """As an ordered consumer, but with any number of owners, and in no order.
 
-    Each message is acknowledged by itself. One that is not acknowledged in time is delivered again,
-    to any owner: handlers must be idempotent.
+    Each message is acknowledged by itself. One whose owner is silent for too long is delivered
+    again, to any owner: handlers must be idempotent.
     """
 
     def __init__(
@@ -55,6 +58,24 @@ class SharedConsumer(OrderedConsumer):
         except NotFoundError:
             await self._replace()
         return True
+
+    async def batches(self) -> AsyncIterator[list[Message]]:
+        """As an ordered consumer's; what this process has stays its own, however long it takes."""
+        working = asyncio.create_task(self._tell_progress())
+        try:
+            async for batch in super().batches():
+                yield batch
+        finally:
+            await cancel_tasks(working)
+
+    async def _tell_progress(self) -> None:
+        """Ask for more time before it is over: batches of a starved process went round."""
+        while True:
+            await asyncio.sleep(_ACK_WAIT_S / 3)
+            replies = [message.reply for message in (*self._delivered, *self._buffer)]
+            with suppress(NatsError):  # the connection is away, and what it had is delivered again
+                for reply in replies:
+                    await self._nc.publish(reply, b"+WPI")
 
     async def ack(self, last: Message) -> None:
         """Acknowledge the messages of the batch that `last` ends."""

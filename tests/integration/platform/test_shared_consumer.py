@@ -57,6 +57,18 @@ async def test_what_a_dead_owner_had_goes_to_another(nc, monkeypatch):
     assert sorted(number for _, number in seen) == list(range(30))
 
 
+async def test_a_slow_owner_keeps_what_it_has(nc, monkeypatch):
+    monkeypatch.setattr("services.platform.streaming.shared_consumer._ACK_WAIT_S", 1.0)
+    await fill(nc, 24)
+    seen = Counter()
+    tasks = [working(nc, seen, name, delay_s=0.3) for name in ("a", "b")]
+    await until(lambda: all_acknowledged(nc))
+    for task in tasks:
+        task.cancel()
+    assert sorted(number for _, number in seen) == list(range(24))
+    assert set(seen.values()) == {1}
+
+
 async def test_a_durable_of_a_single_owner_is_replaced_where_it_stopped(nc):
     await fill(nc, 20)
     before = OrderedConsumer(nc, STREAM, "before", batch=10)
