@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
+from nats.js import JetStreamContext
 
 from services.fraud.features.states import FEATURE_SET
 from services.fraud.ingestion.events import (
@@ -25,6 +26,8 @@ from services.platform.walkthrough import ComparedValue, DecisionView
 NAME = "walkthrough"
 # Decisions that "usual" is computed from.
 _COMPARED = 200
+# A reader of the page takes a minute or two before labelling; read so many at once.
+_LABELLED, _CHUNK = 10_000, 500
 _MOST_UNUSUAL = 8
 
 
@@ -85,10 +88,10 @@ async def label(config: Settings, identity: str, said: str) -> None:
     """
     nc = await connect(config, NAME)
     try:
-        known = {event.decision_id: event for _, event in await _newest_events(nc)}
-        if identity not in known:
-            raise ValueError(f"decision {identity} is not among the newest {_COMPARED}")
-        message = LabelEvent.of(known[identity].transaction, said == "fraud")
+        event = await _find(nc.jetstream(), identity)
+        if event is None:
+            raise ValueError(f"decision {identity} is not among the newest {_LABELLED:,}")
+        message = LabelEvent.of(event.transaction, said == "fraud")
         await nc.jetstream().publish(
             subject(LABEL, message, config.shards), message.model_dump_json().encode()
         )
@@ -96,6 +99,21 @@ async def label(config: Settings, identity: str, said: str) -> None:
         raise ConnectionError("the stream did not take the label: send it again") from error
     finally:
         await nc.close()
+
+
+async def _find(js: JetStreamContext, identity: str) -> DecisionEvent | None:
+    """A decision among the newest, by its id."""
+    state = (await js.stream_info(DECISIONS_STREAM)).state
+    oldest = max(state.first_seq, state.last_seq - _LABELLED + 1, 1)
+    for last in range(state.last_seq, oldest - 1, -_CHUNK):
+        seqs = range(last, max(last - _CHUNK, oldest - 1), -1)
+        messages = await asyncio.gather(*(js.get_msg(DECISIONS_STREAM, seq) for seq in seqs))
+        for data in (message.data or b"" for message in messages):
+            if identity.encode() in data:
+                event = DecisionEvent.model_validate_json(data)
+                if event.decision_id == identity:
+                    return event
+    return None
 
 
 async def _newest_events(nc: Client) -> list[tuple[int, DecisionEvent]]:
