@@ -60,8 +60,19 @@ def worker(config: Settings) -> Iterator[Worker]:
     running: list[subprocess.Popen[bytes]] = []
     log = (config.home / "workers.log").open("ab")
 
-    def begin(design: str, process: str, *arguments: str) -> "subprocess.Popen[bytes]":
-        command = [sys.executable, "-m", "services.platform.run", design, process, *arguments]
+    def begin(
+        design: str, process: str, *arguments: str, port: int = 0
+    ) -> "subprocess.Popen[bytes]":
+        where = ("--port", str(port)) if port else ()
+        command = [
+            sys.executable,
+            "-m",
+            "services.platform.run",
+            *where,
+            design,
+            process,
+            *arguments,
+        ]
         process = subprocess.Popen(command, stdout=log, stderr=log, env=environment())
         running.append(process)
         return process

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 from nats.js.errors import NotFoundError
 
+from infra.local.engines import free_port
 from services.cv_inspection.edge import device as edge
 from services.cv_inspection.ingestion import reconciliation
 from services.cv_inspection.ingestion.events import (
@@ -275,7 +276,8 @@ async def test_each_image_is_inspected_once_despite_kills_and_duplicates(config,
 async def test_workers_share_the_images(config, nc, model, worker):
     """Three workers, one of them killed: one result and one event for each image."""
     shots = [CAMERA.shot(n) for n in range(500, 560)]
-    workers = [worker("cv", "inspection-worker") for _ in range(3)]
+    # Each has a port of its own: of three at one, two ended as they started.
+    workers = [worker("cv", "inspection-worker", port=free_port()) for _ in range(3)]
     for number, shot in enumerate(shots):
         put(config, shot)
         await publish_image(nc, shot.key, shot.line, f"{number}")
@@ -283,6 +285,7 @@ async def test_workers_share_the_images(config, nc, model, worker):
     workers[0].kill()
     workers[0].wait(10)
     await until(lambda: idle(nc), 150)
+    assert [one.poll() for one in workers[1:]] == [None, None]
     assert all(result(config, shot) for shot in shots)
     assert await count(nc, DECISIONS_STREAM) == len(shots)
 
