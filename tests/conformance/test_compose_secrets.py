@@ -103,7 +103,7 @@ def test_a_container_runs_hardened(name):
     assert not service.get("privileged")
     assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
     if name == "owner":
-        # It gives the engines' volumes to their user, and reaches nobody.
+        # It gives the engines' volumes to their user, and has no network.
         assert service["cap_add"] == ["CHOWN", "DAC_READ_SEARCH"]
         assert service["network_mode"] == "none"
     elif name in ENGINE_SERVICES:

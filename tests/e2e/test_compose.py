@@ -203,8 +203,8 @@ def test_no_container_has_the_secret_of_another(stack):
     for service in SCRAPED:
         if service == SCHEDULER.name:
             continue  # its jobs are the operator's commands
-        told = str(container(service)["Config"]["Env"])
-        found = {name for name, value in secrets.items() if value in told}
+        variables = str(container(service)["Config"]["Env"])
+        found = {name for name, value in secrets.items() if value in variables}
         passwords = {name for name in found if name.endswith("_PASSWORD")}
         assert passwords == {password_name(service)}
         assert not found & {PAGE_TOKEN, "WHITEBOARD_COMPOSE_SIGNING_KEY", "WHITEBOARD_STORE_KEY"}

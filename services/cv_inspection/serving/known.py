@@ -113,7 +113,7 @@ class KnownInspections:
         """Whether this inspection was made.
 
         Raises:
-            nats.errors.Error, OSError: it can't be told now; retry.
+            nats.errors.Error, OSError: the stream or the lake did not answer; retry.
         """
         if identity in self._ids:
             return True

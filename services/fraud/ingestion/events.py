@@ -139,7 +139,7 @@ class LabelEvent(Parties):
 
     @classmethod
     def of(cls, transaction: Parties, fraud: bool) -> "LabelEvent":
-        """The label of a transaction that somebody looked at, at the transaction's time."""
+        """The label that a person gives a transaction, at the transaction's time."""
         parties = transaction.model_dump(include=set(Parties.model_fields))
         return cls(**parties, fraud=fraud)
 

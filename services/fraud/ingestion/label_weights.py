@@ -1,8 +1,8 @@
 """What each label stands for, where declined payments have none.
 
-A label of the control group (`review.control`) counts 1 / propensity times: it stands for the
-declined payments of which nobody learns the outcome. All others count once. Training, gate and
-quality monitor read the weight beside the label.
+A label of the control group (`review.control`) counts 1 / propensity times: it stands for
+declined payments, whose outcome stays unknown. All others count once. Training, gate and quality
+monitor read the weight beside the label.
 
 Source: Horvitz and Thompson, "A Generalization of Sampling Without Replacement from a Finite
 Universe", 1952.

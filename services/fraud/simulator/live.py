@@ -96,8 +96,7 @@ class HeldLabels:
 
     An approved payment is charged back, or its dispute window closes. A declined one has no label.
     A reviewed one is made if the verdict says so; if an analyst calls it fraud, that is its label,
-    which the review desk publishes. A payment that nobody decided, such as those of the backfill,
-    was made.
+    which the review desk publishes. A payment without a decision, such as the backfill's, was made.
 
     A key a day: its payments' ids, and of a reviewed one the decision's id.
     """

@@ -117,9 +117,9 @@ function models(design, records) {
   const champion = records.find((r) => r.event !== "refused")?.model;
   const rows = design.candidates.map(({ name, role }) => {
     const newest = records.find((r) => r.model.startsWith(`${name}:`));
-    return [name, role, newest?.model === champion && champion ? "champion" : newest ? `${spaced(newest.event)} ${when(newest)}` : "never tried", newest ? told(newest) || newest.reasons.join("; ") : ""];
+    return [name, role, newest?.model === champion && champion ? "champion" : newest ? `${spaced(newest.event)} ${when(newest)}` : "never tried", newest ? figureTexts(newest) || newest.reasons.join("; ") : ""];
   });
-  const history = records.map((r) => [when(r), spaced(r.event), r.model, r.reasons.join("; "), told(r)]);
+  const history = records.map((r) => [when(r), spaced(r.event), r.model, r.reasons.join("; "), figureTexts(r)]);
   return [table("Candidates", ["candidate", "what it is good at", "now", "figures of its newest decision by the gate"], rows),
     history.length ? table("History of promotions, refusals and rollbacks", ["when (UTC)", "what", "model", "why", "figures"], history)
       : h("p", {}, "No model was promoted yet: the first is, when the first start has trained it.")];
@@ -127,7 +127,7 @@ function models(design, records) {
 
 const spaced = (text) => text.replaceAll("_", " ");
 const when = (record) => record.at.slice(0, 19).replace("T", " ");
-const told = (record) => Object.entries(record.figures).slice(0, 6).map(([name, v]) => `${spaced(name)} ${number(v)}`).join(", ");
+const figureTexts = (record) => Object.entries(record.figures).slice(0, 6).map(([name, v]) => `${spaced(name)} ${number(v)}`).join(", ");
 
 export function driftView(design) {
   const [kind, kindValue] = selectInput("Drift", ["none", ...design.drifts]);

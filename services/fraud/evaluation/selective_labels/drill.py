@@ -187,7 +187,7 @@ def plot(found: SelectiveLabels, path: Path) -> None:
     figure = Figure(figsize=(8, 3.8), layout="constrained")
     axes = figure.subplots()
     words = {
-        TRUTH: "the truth nobody has", SELECTIVE: "approved only", CONTROL: "with a control group"
+        TRUTH: "simulator's truth", SELECTIVE: "approved only", CONTROL: "with a control group"
     }  # fmt: skip
     days = np.arange(len(found.arms[TRUTH].true_cost)) + 1
     for name, arm in found.arms.items():
