@@ -107,7 +107,8 @@ class Sources:
 
     async def _one(self, read: Read) -> Scrape:
         try:
-            samples = await asyncio.wait_for(read(), TIMEOUT_S)
+            async with asyncio.timeout(TIMEOUT_S):
+                samples = await read()
         except TimeoutError:
             return Scrape(time.monotonic(), "hanging")
         except (aiohttp.ClientError, RedisError, OSError, ValueError):

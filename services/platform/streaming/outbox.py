@@ -22,7 +22,7 @@ import orjson
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
-from services.platform.runtime.worker import cancel_tasks
+from services.platform.runtime.tasks import cancel_tasks
 from services.platform.telemetry import observe_stages
 
 log = logging.getLogger(__name__)

@@ -73,7 +73,8 @@ async def test_a_watcher_who_comes_as_another_leaves_is_served(config):
         async with board.watched():
             leaving = asyncio.create_task(_watch_once(board))
             await board.next_reading()
-        await asyncio.wait_for(leaving, 10)
+        async with asyncio.timeout(10):
+            await leaving
     assert board._task is None
 
 
