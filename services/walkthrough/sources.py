@@ -26,7 +26,7 @@ Read = Callable[[], Awaitable[Samples]]
 
 _LINE = re.compile(r"^([a-z_]+)(?:\{([^}]*)\})? (\S+)$")
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
-_SUFFIXES = ("", "_bucket")
+_SUFFIXES = ("", "_bucket", "_count", "_sum")
 
 
 @dataclass(frozen=True)
