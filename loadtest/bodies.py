@@ -5,7 +5,7 @@ from functools import lru_cache
 
 from services.fraud.simulator.tables import transaction
 from services.fraud.simulator.traffic import Traffic
-from services.platform.runtime.http import synthetic_headers
+from services.platform.runtime.tokens import synthetic_headers
 from services.platform.settings import settings
 
 # The customers, merchants and devices are those of the online store; the transactions are not part

@@ -4,6 +4,7 @@ locust -f loadtest/cv.py --host http://127.0.0.1:18081               # with its 
 """
 
 from collections.abc import Iterator
+from functools import lru_cache
 from itertools import chain, islice
 
 from locust import FastHttpUser, events, task
@@ -12,6 +13,7 @@ from locust.env import Environment
 from loadtest.schedule import OpenLoop, worker_index
 from services.cv_inspection.service import INSPECTOR
 from services.cv_inspection.simulator.camera import Camera
+from services.platform.runtime.tokens import client_headers
 from services.platform.settings import settings
 
 _SEED = 4_242
@@ -35,7 +37,7 @@ class InspectUser(OpenLoop, FastHttpUser):
     def inspect(self) -> None:
         """Post one image."""
         url, data = next(self.shots)
-        self.client.post(url, data=data, name="/inspect", headers={"Content-Type": "image/jpeg"})
+        self.client.post(url, data=data, name="/inspect", headers=_headers())
 
 
 @events.init.add_listener  # type: ignore[untyped-decorator]
@@ -43,6 +45,11 @@ def prepare(environment: Environment, **_: object) -> None:
     """Render some images before the run: rendering costs more than posting."""
     shots = _shots(_FRAMES_PER_WORKER * worker_index(environment))
     InspectUser.shots = chain(list(islice(shots, _PREPARED)), shots)
+
+
+@lru_cache(maxsize=1)  # asked for every request
+def _headers() -> dict[str, str]:
+    return {"Content-Type": "image/jpeg", **client_headers(settings())}
 
 
 def _shots(first: int) -> Iterator[tuple[str, bytes]]:

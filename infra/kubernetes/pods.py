@@ -16,7 +16,13 @@ from infra.kubernetes.names import (
 from infra.kubernetes.sizes import TRAINING, Image, Size, Workload, workload
 from services.platform.access import OPERATOR
 from services.platform.design import DEFERRABLE_NICE, WORKER_NICE, HttpApp, Process
-from services.platform.settings import LABEL_TOKEN, PROMOTION, WEBHOOK_TOKEN, Settings
+from services.platform.settings import (
+    CLIENT_TOKEN,
+    LABEL_TOKEN,
+    PROMOTION,
+    WEBHOOK_TOKEN,
+    Settings,
+)
 
 # The user that the Dockerfile makes.
 _USER = 10001
@@ -26,7 +32,11 @@ _DRAIN_S, _GRACE_S = 5, 45
 # By nice value: where room is short, such as after the loss of a zone, the last goes first.
 PRIORITIES = {0: "request-path", WORKER_NICE: "worker", DEFERRABLE_NICE: "deferrable"}
 # Tokens that are files, by the setting that takes them.
-_MOUNTED = {"label_token": LABEL_TOKEN, "webhook_token": WEBHOOK_TOKEN}
+_MOUNTED = {
+    "client_token": CLIENT_TOKEN,
+    "label_token": LABEL_TOKEN,
+    "webhook_token": WEBHOOK_TOKEN,
+}
 # Tokens of people, by the setting that takes them; without the Secret the routes are closed.
 _TOKENS = {"WHITEBOARD_ADMIN_TOKEN": "admin-token", "WHITEBOARD_ANALYST_TOKEN": "analyst-token"}
 # By which serving verifies that a model was promoted; not secret.
@@ -73,12 +83,14 @@ def process_pod(
 def command_pod(name: str, command: Sequence[str], size: Size) -> Manifest:
     """Template of a pod that runs a command of `whiteboard`, with the operator's account.
 
-    Commands that train promote, too: they have the key that signs models. Simulators label.
+    Commands that train promote, too: they have the key that signs models. Simulators ask for
+    decisions and label.
     """
     main = container(name, "train", command, size)
     trains = size is TRAINING
     main["env"] = _training() if trains else []
-    secrets = [OPERATOR, PUBLIC_KEY, PROMOTION if trains else LABEL_TOKEN]
+    tokens = [PROMOTION] if trains else [CLIENT_TOKEN, LABEL_TOKEN]
+    secrets = [OPERATOR, PUBLIC_KEY, *tokens]
     template = pod(name, main, secrets, DEFERRABLE_NICE)
     template["metadata"]["labels"] |= OPERATOR_LABEL | (TRAINING_LABEL if trains else {})
     return template

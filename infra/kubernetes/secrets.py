@@ -24,7 +24,14 @@ from infra.local.accounts import nats_authorization, read_accounts, redis_users,
 from services.platform.design import Design, accounts, registered
 from services.platform.models.checks.signature import make_key
 from services.platform.secret_files import make_secret, read_secret
-from services.platform.settings import LABEL_TOKEN, PROMOTION, WEBHOOK_TOKEN, Settings, settings
+from services.platform.settings import (
+    CLIENT_TOKEN,
+    LABEL_TOKEN,
+    PROMOTION,
+    WEBHOOK_TOKEN,
+    Settings,
+    settings,
+)
 
 # Redis's operator has the user `default`, which our processes do not use.
 _REDIS_OPERATOR = "redis-operator"
@@ -38,6 +45,7 @@ def secret_objects(config: Settings, designs: Sequence[Design]) -> list[Manifest
     token = make_secret(config.home, WEBHOOK_TOKEN)
     others = {
         WEBHOOK_TOKEN: token,
+        CLIENT_TOKEN: make_secret(config.home, CLIENT_TOKEN),
         LABEL_TOKEN: make_secret(config.home, LABEL_TOKEN),
         PROMOTION: make_key(config),
         PUBLIC_KEY: read_secret(config.home, PUBLIC_KEY),

@@ -44,6 +44,7 @@ def same_engines(config: Settings) -> dict[str, str]:
         "WHITEBOARD_S3_ENDPOINT": config.s3,
         "WHITEBOARD_VERIFY_KEY": config.plain_verify_key,
         "WHITEBOARD_LABEL_TOKEN": config.plain_label_token,
+        "WHITEBOARD_CLIENT_TOKEN": config.plain_client_token,
     }
 
 
@@ -85,7 +86,7 @@ def _one(app: str, changed: Mapping[str, str]) -> Iterator[str]:
         "--port", str(port), "--log-level", "error",
     )  # fmt: skip
     quiet = subprocess.DEVNULL
-    environ = {**environment(), "OMP_NUM_THREADS": "1", **changed}
+    environ = {**environment(), "OMP_NUM_THREADS": "1", "WHITEBOARD_HOST": "127.0.0.1", **changed}
     process = subprocess.Popen(command, env=environ, stdout=quiet, stderr=quiet)
     try:
         yield f"http://127.0.0.1:{port}"

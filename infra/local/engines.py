@@ -27,7 +27,7 @@ from infra.local.certificates import AUTHORITY, CERTIFICATE, KEY, ensure_certifi
 from services.platform.access import Access
 from services.platform.design import WORKER_NICE
 from services.platform.secret_files import make_private, make_secret, write_private
-from services.platform.settings import LABEL_TOKEN, WEBHOOK_TOKEN, Settings
+from services.platform.settings import CLIENT_TOKEN, LABEL_TOKEN, WEBHOOK_TOKEN, Settings
 
 # Folder of SeaweedFS' certificates, below `conf`.
 _TLS = "tls"
@@ -101,7 +101,8 @@ def engines(
     """
     conf = make_private(make_private(settings.home) / "conf")
     known = read_accounts(settings, accounts or {})
-    make_secret(settings.home, LABEL_TOKEN)
+    for token in (CLIENT_TOKEN, LABEL_TOKEN):
+        make_secret(settings.home, token)
     wanted = []
     if "nats" in settings.local_engines:
         wanted.append(_nats(settings, conf, known))

@@ -278,7 +278,10 @@ INSPECTION = Design(
         stores=("inbox",),
     ),
     simulator_access=Access(
-        consumes=("CV_DECISIONS",), keeps=("simulator",), stores=("inbox",), tokens=("label_token",)
+        consumes=("CV_DECISIONS",),
+        keeps=("simulator",),
+        stores=("inbox",),
+        tokens=("client_token", "label_token"),
     ),
     capacity=_capacity,
     lake_tables=_lake_tables,

@@ -14,6 +14,6 @@ INSPECTOR = HttpApp(
         reads=("MODEL_HISTORY", "CV_DECISIONS"),
         watches=("models",),
         loads=("lake",),
-        tokens=("admin_token", "label_token", "webhook_token"),
+        tokens=("admin_token", "client_token", "label_token", "webhook_token"),
     ),
 )

@@ -346,6 +346,7 @@ FRAUD = Design(
         publishes=("fraud.tx.>", "fraud.label.>"),
         reads=("FRAUD_VERDICTS",),
         keeps=("simulator", "SIMULATED_TRUTH"),
+        tokens=("client_token",),
     ),
     capacity=_capacity,
     lake_tables=_lake_tables,

@@ -19,6 +19,6 @@ SCORER = HttpApp(
         keeps=("FRAUD_COSTS",),
         downloads=("rule_lists",),
         loads=("lake",),
-        tokens=("admin_token", "analyst_token", "label_token"),
+        tokens=("admin_token", "analyst_token", "client_token", "label_token"),
     ),
 )

@@ -8,8 +8,9 @@ import os
 import re
 from collections.abc import Iterable
 from functools import lru_cache
+from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote, urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
@@ -31,11 +32,26 @@ _KEY = re.compile("[0-9a-f]{64}")
 # Files of secrets in `home` that are no account's password.
 WEBHOOK_TOKEN = "webhook-token"
 LABEL_TOKEN = "label-token"
+CLIENT_TOKEN = "client-token"
 PROMOTION = "promotion-key"
 
 # Feast, MLflow and others report usage over the network by default.
 for _switch in ("FEAST_USAGE", "MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
     os.environ.setdefault(_switch, "False" if _switch == "FEAST_USAGE" else "true")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address that a service listens on.
+
+    A name other than localhost may be any machine's.
+
+    >>> [is_loopback(h) for h in ("127.0.0.1", "::1", "localhost", "0.0.0.0", "::", "scorer", "")]
+    [True, True, True, False, False, False, False]
+    """
+    try:
+        return host.lower() == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _bypass_proxies(hosts: Iterable[str]) -> None:
@@ -127,6 +143,15 @@ class Settings(BaseSettings):
     )
     label_token: SecretStr = Field(
         SecretStr(""), description="Token of labels by HTTP; empty: the one in `home`."
+    )
+    client_token: SecretStr = Field(
+        SecretStr(""),
+        description="Token of who asks for decisions; empty: the one in `home`.",
+    )
+    require_tokens: Literal["auto", "yes", "no"] = Field(
+        "auto",
+        description="Whether /score, /inspect, /invocations and /decisions need that token; auto: "
+        "where `host` is not this machine's own address 127.0.0.1.",
     )
     signing_key: SecretStr = Field(
         SecretStr(""), description="Ed25519 key of promotion, hex; empty: the one in `home`."
@@ -265,6 +290,18 @@ class Settings(BaseSettings):
     def plain_label_token(self) -> str:
         """Token of labels by HTTP; empty: there is none, and no label is accepted."""
         return self.label_token.get_secret_value() or read_secret(self.home, LABEL_TOKEN)
+
+    @property
+    def plain_client_token(self) -> str:
+        """Token of clients that ask for decisions; empty: there is none."""
+        return self.client_token.get_secret_value() or read_secret(self.home, CLIENT_TOKEN)
+
+    @property
+    def wants_client_token(self) -> bool:
+        """Whether a request for a decision needs the client token."""
+        return self.require_tokens == "yes" or (
+            self.require_tokens == "auto" and not is_loopback(self.host)
+        )
 
     @property
     def plain_verify_key(self) -> str:

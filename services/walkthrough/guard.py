@@ -10,8 +10,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from services.platform.runtime.http import has_bearer_token
 from services.platform.runtime.origin import SAFE_METHODS, Refusal, host_check, refusal
+from services.platform.runtime.tokens import has_bearer_token
 
 
 def security_headers(script_hash: str) -> dict[str, str]:

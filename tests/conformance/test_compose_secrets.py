@@ -32,12 +32,15 @@ OURS = {name: ACCOUNT.get(name, name) for name in COMPOSE if ACCOUNT.get(name, n
 NATS, REDIS, STORE = ENGINES
 OPERATES = {password_name(OPERATOR), *PAIR}
 LABELS, WEBHOOK = "WHITEBOARD_LABEL_TOKEN", "WHITEBOARD_WEBHOOK_TOKEN"
+CLIENTS = "WHITEBOARD_CLIENT_TOKEN"
+# Of `.env`, too, but no secrets.
+PLAIN = {"WHITEBOARD_REQUIRE_TOKENS"}
 OTHERS = {
     "bootstrap": OPERATES,
     "scheduler": {*OPERATES, LABELS},
     # Its token of changes is what others call the admin's.
-    "walkthrough": {*OPERATES, LABELS, PAGE_TOKEN},
-    "load": {LABELS},
+    "walkthrough": {*OPERATES, CLIENTS, LABELS, PAGE_TOKEN},
+    "load": {CLIENTS, LABELS},
     "nats": {NATS},
     "redis": {REDIS, HEALTH_PASSWORD},
     "seaweedfs": {STORE, STORE_KEY, WEBHOOK},
@@ -57,7 +60,7 @@ def asked(value: object) -> set[str]:
 
 
 def secrets_of(service: dict) -> set[str]:
-    return asked({name: part for name, part in service.items() if name != "build"})
+    return asked({name: part for name, part in service.items() if name != "build"}) - PLAIN
 
 
 def test_each_service_is_checked_and_each_account_is_used():

@@ -30,6 +30,7 @@ OURS = (*SCRAPED, WALKTHROUGH.name, "simulator", "stations", "mlflow")
 ENGINES = ("nats", "redis", "seaweedfs", "prometheus")
 # Of this run alone; they go before those of an `.env`.
 SECRETS = compose_secrets(DESIGNS)
+CLIENT = {"Authorization": f"Bearer {SECRETS['WHITEBOARD_CLIENT_TOKEN']}"}
 
 
 def docker_answers() -> bool:
@@ -72,7 +73,8 @@ def stack():
 
 
 def score(base: str = SCORER, route: str = "score") -> dict:
-    request = urllib.request.Request(f"{base}/{route}", json.dumps(EXAMPLE_TRANSACTION).encode())
+    data = json.dumps(EXAMPLE_TRANSACTION).encode()
+    request = urllib.request.Request(f"{base}/{route}", data, CLIENT)
     with urllib.request.urlopen(request, timeout=10) as answer:
         return dict(json.load(answer))
 
@@ -165,6 +167,15 @@ def test_prometheus_scrapes_every_service(stack):
     until(targets)
 
 
+@pytest.mark.parametrize(
+    "url", [f"{SCORER}/score", f"{SCORER}/invocations", f"{INSPECTOR}/inspect"]
+)
+def test_no_container_decides_without_the_client_token(stack, url):
+    for headers in ({}, {"Authorization": "Bearer wrong"}):
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            urllib.request.urlopen(urllib.request.Request(url, b"{}", headers), timeout=10)
+
+
 def test_images_are_inspected(stack):
     begin = metric(18081, "decisions_total{")
     until(lambda: metric(18081, "decisions_total{") > begin + 20)
@@ -172,7 +183,7 @@ def test_images_are_inspected(stack):
                                "reconcile", "cv", "--json"))  # fmt: skip
     assert found["told"] <= 2
     image = Camera(5).shot(1).jpeg()
-    request = urllib.request.Request(f"{INSPECTOR}/inspect", image)
+    request = urllib.request.Request(f"{INSPECTOR}/inspect", image, CLIENT)
     with urllib.request.urlopen(request, timeout=10) as answer:
         assert json.load(answer)["decision"] in ("pass", "reject", "review")
 
@@ -297,7 +308,8 @@ def test_the_image_honours_sagemakers_contract(stack, onnx, tmp_path):
     tmp_path.chmod(0o755)
     name = docker(
         "run", "-d", "--rm", "-p", "127.0.0.1:18999:8080", "-v", f"{tmp_path}:/opt/ml/model:ro",
-        "whiteboard-serve", "serve",
+        # SageMaker asks AWS who may invoke, and passes no header of the caller's on.
+        "-e", "WHITEBOARD_REQUIRE_TOKENS=no", "whiteboard-serve", "serve",
     ).strip()  # fmt: skip
     try:
 

@@ -16,7 +16,7 @@ from services.platform.models.onnx import write_card
 from services.platform.models.promotion_log import PromotionEvent, PromotionRecord, append_record
 from services.platform.models.served_file import put_served
 from services.platform.retraining.commands import CONTROL
-from services.platform.runtime.http import SYNTHETIC
+from services.platform.runtime.tokens import SYNTHETIC
 from services.platform.storage.lake import Lake
 from services.platform.storage.reports import report_path
 from services.platform.streaming.connection import connect, ensure_stream
@@ -52,8 +52,11 @@ async def stores(config, onnx, vision_file):
 @pytest.mark.parametrize("design", DESIGNS, ids=str)
 async def test_it_answers_as_documented(config, stores, tmp_path, design):
     token = config.plain_webhook_token
-    names = ("WEBHOOK_TOKEN", "ADMIN_TOKEN", "ANALYST_TOKEN", "LABEL_TOKEN")
-    changed = {f"WHITEBOARD_{name}": token for name in names} | {"WHITEBOARD_HOME": str(tmp_path)}
+    names = ("WEBHOOK_TOKEN", "ADMIN_TOKEN", "ANALYST_TOKEN", "LABEL_TOKEN", "CLIENT_TOKEN")
+    changed = {f"WHITEBOARD_{name}": token for name in names} | {
+        "WHITEBOARD_HOME": str(tmp_path),
+        "WHITEBOARD_REQUIRE_TOKENS": "yes",
+    }
     headers = {**SYNTHETIC, "Authorization": f"Bearer {token}"}
     command = [
         sys.executable, "-m", "schemathesis.cli", "run",

@@ -12,7 +12,7 @@ from services.fraud.ingestion.events import VERDICTS_STREAM, ReviewCase, Transac
 from services.fraud.review.queue import Lease
 from services.fraud.serving.app import EXAMPLE_TRANSACTION
 from services.fraud.serving.app import create_app as create_scorer
-from services.platform.runtime.http import SYNTHETIC, synthetic_headers
+from services.platform.runtime.tokens import SYNTHETIC, synthetic_headers
 from services.platform.settings import Settings
 from services.walkthrough.app import create_app as create_walkthrough
 from services.walkthrough.token import page_token

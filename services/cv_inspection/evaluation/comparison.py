@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 from sklearn.metrics import average_precision_score
@@ -38,6 +39,7 @@ from services.platform.evaluation.comparison import (
 )
 from services.platform.models.onnx import write_card
 from services.platform.progress import ProgressBar
+from services.platform.runtime.tokens import client_headers
 from services.platform.settings import Settings
 
 STOPPED_SHARE = 0.10
@@ -89,7 +91,7 @@ def compare(
         inputs=lambda _: _inputs(seeds[0]),
         app="services.cv_inspection.serving.app:create_app",
         route="/inspect",
-        posts=_posts(seeds[0]),
+        posts=_posts(seeds[0], client_headers(settings)),
         rate=REQUESTS_PER_SECOND,
     )
     return compare_candidates(spec, CANDIDATES, seeds, bar, serve)
@@ -152,6 +154,6 @@ def _inputs(seed: int) -> Iterator[Inputs]:
         yield rng.integers(0, 256, (1, *size, 3), dtype=np.uint8), {}
 
 
-def _posts(seed: int) -> list[dict[str, bytes]]:
-    camera = Camera(seed)
-    return [{"data": camera.shot(_POSTED_FROM + number).jpeg()} for number in range(REQUESTS)]
+def _posts(seed: int, headers: Mapping[str, str]) -> list[dict[str, Any]]:
+    camera, numbers = Camera(seed), range(_POSTED_FROM, _POSTED_FROM + REQUESTS)
+    return [{"data": camera.shot(number).jpeg(), "headers": headers} for number in numbers]

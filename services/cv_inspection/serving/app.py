@@ -23,6 +23,7 @@ from services.cv_inspection.ingestion.labels import UnknownLabel, read_label
 from services.cv_inspection.ingestion.notifications import publish_images
 from services.cv_inspection.model import ImageModel, read_model
 from services.cv_inspection.problem import CLASSES, DESIGN
+from services.cv_inspection.service import INSPECTOR
 from services.cv_inspection.serving.inspect import InspectionResult
 from services.cv_inspection.serving.inspector import Inspector, QueueFull, open_inspector
 from services.platform.runtime.http import (
@@ -30,11 +31,10 @@ from services.platform.runtime.http import (
     DirectApp,
     JsonResponse,
     RawRequest,
-    authorization,
     error_response,
     error_responses,
-    has_bearer_token,
 )
+from services.platform.runtime.tokens import authorization, client_check, has_bearer_token
 from services.platform.serving.decision_service import (
     DecisionService,
     counted,
@@ -133,20 +133,23 @@ def create_app(config: Settings | None = None) -> FastAPI:
     app = service.create_app(
         "Whiteboard: inspector", "Inspects images of parts on a production line.", MAX_BYTES
     )
-    _add_inspection(app, service)
+    documented = app.require_token(client_check(config), INSPECTOR.route, "/invocations")
+    _add_inspection(app, service, documented)
     _add_notifications(app, service, config)
     _add_labels(app, service, config)
     return app
 
 
-def _add_inspection(app: FastAPI, service: InspectionService) -> None:
+def _add_inspection(app: FastAPI, service: InspectionService, dependencies: list[Any]) -> None:
     image = {"schema": {"type": "string", "format": "binary"}}
     body = {"required": True, "content": dict.fromkeys(("image/jpeg", "image/png"), image)}
     errors = {
+        401: "Without the client token, where it is required",
         413: f"More than {MAX_BYTES} bytes",
         503: "No model is loaded yet, or too many images are waiting",
     }
     documented: dict[str, Any] = {
+        "dependencies": dependencies,
         "openapi_extra": {"requestBody": body},
         "responses": {
             200: {"model": InspectionResponse},

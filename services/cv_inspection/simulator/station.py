@@ -27,6 +27,7 @@ from services.cv_inspection.simulator.drift import CameraDrift
 from services.platform.progress import ProgressCallback
 from services.platform.runtime.client import open_session, post
 from services.platform.runtime.tasks import cancel_tasks
+from services.platform.runtime.tokens import client_headers
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
 from services.platform.streaming.connection import connect, ensure_bucket
@@ -96,6 +97,7 @@ class Station:
     def __init__(self, config: Settings, nc: Client, http: aiohttp.ClientSession) -> None:
         self._inbox = Lake(config, config.inbox)
         self._url = INSPECTOR.url(config)
+        self._client = client_headers(config)
         self._operator = {"Authorization": f"Bearer {config.plain_label_token}"}
         self._nc = nc
         self._http = http
@@ -162,7 +164,9 @@ class Station:
         query = {"line": shot.line, "station": shot.station, "lot": shot.lot, "frame": shot.frame}
         try:
             url = f"{self._url}{INSPECTOR.route}"
-            status, body = await post(self._http, url, params=query, data=shot.jpeg())
+            status, body = await post(
+                self._http, url, params=query, data=shot.jpeg(), headers=self._client
+            )
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             self.report.count_failure(str(error) or type(error).__name__)
             return

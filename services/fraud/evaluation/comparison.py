@@ -6,7 +6,7 @@ declining the same share of transactions; at their own thresholds, candidates th
 would have the higher recall.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
@@ -44,6 +44,7 @@ from services.platform.models.candidates import Candidate, Examples
 from services.platform.models.onnx import write_card
 from services.platform.progress import ProgressBar
 from services.platform.retraining.spec import check_mix
+from services.platform.runtime.tokens import client_headers
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
 from services.platform.types import Booleans, Floats
@@ -131,7 +132,7 @@ def compare(
         inputs=partial(_inputs, dataset),
         app="services.fraud.serving.app:create_app",
         route="/score",
-        posts=_posts(dataset),
+        posts=_posts(dataset, client_headers(settings)),
         rate=REQUESTS_PER_SECOND,
     )
     return compare_candidates(spec, CANDIDATES, seeds, bar, serve)
@@ -242,11 +243,11 @@ def _inputs(dataset: _Dataset, data: _SeedData) -> Iterator[Inputs]:
         yield vectors[row : row + 1], {"items": items[i : i + 1, : max(filled, 1)]}
 
 
-def _posts(dataset: _Dataset) -> list[dict[str, Any]]:
+def _posts(dataset: _Dataset, headers: Mapping[str, str]) -> list[dict[str, Any]]:
     wanted = ("transaction_id", "customer_id", "merchant_id", "device_id", "ip", "amount_minor")
     rows = dataset.rows.filter(pa.array(dataset.test)).slice(0, REQUESTS).to_pylist()
     return [
         {"json": {**{k: row[k] for k in wanted}, "event_time": row["event_time"].isoformat(),
-                  "cart": row["cart"]}}
+                  "cart": row["cart"]}, "headers": headers}
         for row in rows
     ]  # fmt: skip

@@ -34,6 +34,7 @@ from services.fraud.ingestion.events import (
 )
 from services.fraud.ingestion.tables import DECISIONS_TABLE, TRANSACTIONS_TABLE
 from services.fraud.service import SCORER
+from services.platform.runtime.tokens import client_headers
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
 from services.platform.streaming.connection import connect
@@ -117,7 +118,7 @@ async def _scored(
     try:
         async with aiohttp.ClientSession(timeout=timeout) as http:
             data = payment.model_dump_json()
-            async with http.post(url, data=data) as answer:
+            async with http.post(url, data=data, headers=client_headers(config)) as answer:
                 body = orjson.loads(await answer.read())
                 took = _since(begin)
                 stages = server_timing(answer.headers.get("Server-Timing", ""))

@@ -13,7 +13,8 @@ from services.fraud.ingestion.events import ReviewCase, VerdictEvent
 from services.fraud.review.live import CostChange, in_eur, publish_costs, read_costs
 from services.fraud.review.presence import PEOPLE_KEY, report_present
 from services.fraud.review.queue import Lease, LeaseLost, ReviewQueue
-from services.platform.runtime.http import error_responses, has_bearer_token
+from services.platform.runtime.http import error_responses
+from services.platform.runtime.tokens import has_bearer_token
 from services.platform.settings import Settings
 
 _BEARER = HTTPBearer(

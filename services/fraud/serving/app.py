@@ -18,14 +18,18 @@ from services.fraud.model import FraudModel, read_model
 from services.fraud.problem import DESIGN
 from services.fraud.reasons.report import fetch
 from services.fraud.review.routes import add_reviews
+from services.fraud.service import SCORER
 from services.fraud.serving.scorer import Decision, ExplainedDecision, Scorer, open_scorer
 from services.platform.runtime.http import (
     DirectApp,
     JsonResponse,
     RawRequest,
-    authorization,
     error_response,
     error_responses,
+)
+from services.platform.runtime.tokens import (
+    authorization,
+    client_check,
     has_bearer_token,
     is_synthetic,
 )
@@ -74,24 +78,30 @@ def create_app(config: Settings | None = None) -> FastAPI:
         "Decides card transactions before they are authorised.",
         MAX_BYTES,
     )
-    _add_scoring(app, service, config.plain_label_token)
-    _add_decisions(app, service)
+    paths = SCORER.route, "/invocations", "/decisions/"
+    dependencies = app.require_token(client_check(config), *paths)
+    _add_scoring(app, service, config.plain_label_token, dependencies)
+    _add_decisions(app, service, dependencies)
     add_reviews(app, config, lambda: service.nats)
     return app
 
 
 def _add_scoring(
-    app: DirectApp, service: DecisionService[FraudModel, Scorer], load_token: str
+    app: DirectApp,
+    service: DecisionService[FraudModel, Scorer],
+    load_token: str,
+    dependencies: list[Any],
 ) -> None:
     content = {"application/json": {"example": EXAMPLE_TRANSACTION}}
     errors = {
-        401: "Marked as a load test's, without the token",
+        401: "No client token, where one is required; or a load test's mark without its own",
         413: f"More than {MAX_BYTES} bytes",
         422: "Invalid fields, by name",
         503: "No model is loaded yet",
     }
     documented: dict[str, Any] = {
         "summary": "Score a transaction",
+        "dependencies": dependencies,
         "openapi_extra": {"requestBody": {"content": content}, "parameters": [_REASONS]},
         "responses": {200: {"model": Decision | ExplainedDecision}, **error_responses(errors)},
     }
@@ -103,13 +113,22 @@ def _add_scoring(
     app.add_direct("/invocations", score, Transaction, tags=["SageMaker"], **documented)
 
 
-def _add_decisions(app: DirectApp, service: DecisionService[FraudModel, Scorer]) -> None:
-    errors = error_responses({404: "No such decline or review", 503: "NATS does not answer"})
+def _add_decisions(
+    app: DirectApp, service: DecisionService[FraudModel, Scorer], dependencies: list[Any]
+) -> None:
+    errors = error_responses(
+        {
+            401: "Without the client token, where it is required",
+            404: "No such decline or review",
+            503: "NATS does not answer",
+        }
+    )
 
     @app.get(
         "/decisions/{decision_id}",
         tags=["reasons"],
         summary="A decline or review with its reasons",
+        dependencies=dependencies,
         responses=errors,
     )
     async def decision(decision_id: str) -> Response:

@@ -8,7 +8,7 @@ a minute.
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -120,6 +120,7 @@ class Gateway:
         shards: int,
         feed: str = "",
         held: LabelFilter | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         """Send nothing yet.
 
@@ -129,7 +130,9 @@ class Gateway:
             shards: Number of shards in subjects.
             feed: Feed of the events; empty leaves theirs.
             held: Withholds labels that the world does not give; None: all are given, as in a file.
+            headers: Of each request, besides its type.
         """
+        self._headers = {"Content-Type": "application/json", **(headers or {})}
         self._feed = feed
         self._held = held
         self._js: JetStreamContext = nc.jetstream()
@@ -205,9 +208,8 @@ class Gateway:
     ) -> Outcome | None:
         """The scorer's decision; None without an answer, and the gateway lets the customer pay."""
         body = request.model_dump_json().encode()
-        headers = {"Content-Type": "application/json"}
         try:
-            status, answer = await post(http, self._url, data=body, headers=headers)
+            status, answer = await post(http, self._url, data=body, headers=self._headers)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             self.report.count_failure(str(error) or type(error).__name__)
             return None

@@ -26,6 +26,7 @@ from services.fraud.simulator.gateway import Gateway, TrafficReport, simulated_e
 from services.fraud.simulator.traffic import Traffic
 from services.platform.progress import ProgressCallback
 from services.platform.runtime.tasks import cancel_tasks
+from services.platform.runtime.tokens import client_headers
 from services.platform.settings import Settings
 from services.platform.streaming.connection import connect, ensure_bucket
 from services.platform.streaming.retry import retry_forever
@@ -178,7 +179,9 @@ async def simulate_live(
     checkpoints = asyncio.create_task(state.checkpoint_forever())
     try:
         held = await HeldLabels.open(nc.jetstream(), state.bucket)
-        gateway = Gateway(nc, SCORER.url(config), config.shards, held=held)
+        gateway = Gateway(
+            nc, SCORER.url(config), config.shards, held=held, headers=client_headers(config)
+        )
         simulated = simulated_events(Traffic(seed, state.schedule), state.cursor_us)
         report = await gateway.run(simulated, rate, round(rate * seconds), step, state.advance)
         await cancel_tasks(checkpoints)

@@ -14,6 +14,7 @@ from services.fraud.simulator.gateway import Gateway, TrafficReport
 from services.fraud.simulator.replay_log import ReplayLog, ReplayProgress, ReplayRecord
 from services.platform.progress import ProgressCallback
 from services.platform.runtime.tasks import cancel_tasks
+from services.platform.runtime.tokens import client_headers
 from services.platform.settings import Settings
 from services.platform.streaming.connection import connect
 
@@ -69,7 +70,9 @@ async def replay(
         progress = ReplayProgress(record, known)
         events = replayed_events(source, _time(record.since_us), _time(record.reached_us), counts)
         feed = feed_name(source.mapping.prefix or source.name)
-        gateway = Gateway(nc, SCORER.url(config), config.shards, feed)
+        gateway = Gateway(
+            nc, SCORER.url(config), config.shards, feed, headers=client_headers(config)
+        )
         checkpoints = asyncio.create_task(progress.write_forever(log))
         try:
             return await gateway.run(

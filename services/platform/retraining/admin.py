@@ -15,7 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from services.platform.models.promotion_log import PromotionRecord, read_history
 from services.platform.retraining.commands import Command, control_subject
-from services.platform.runtime.http import error_responses, has_bearer_token
+from services.platform.runtime.http import error_responses
+from services.platform.runtime.tokens import has_bearer_token
 
 _BEARER = HTTPBearer(
     scheme_name="AdminToken", description="The setting WHITEBOARD_ADMIN_TOKEN", auto_error=False

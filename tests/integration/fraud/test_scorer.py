@@ -42,7 +42,7 @@ from services.platform.models.names import CHAMPION
 from services.platform.models.onnx import write_card
 from services.platform.models.promotion import announce
 from services.platform.models.served_file import put_served
-from services.platform.runtime.http import SYNTHETIC, synthetic_headers
+from services.platform.runtime.tokens import SYNTHETIC, synthetic_headers
 from services.platform.storage.lake import Lake
 from services.platform.streaming.connection import connect
 from services.platform.streaming.consumer import Message

@@ -19,7 +19,7 @@ from infra.local.compose import HEALTH_PASSWORD, compose_secrets, password_name
 from infra.local.engines import Program, binary, engines, environment, free_port
 from services.designs import DESIGNS
 from services.platform.access import OPERATOR
-from services.platform.runtime.http import has_bearer_token
+from services.platform.runtime.tokens import has_bearer_token
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
 from services.platform.streaming.connection import connect

@@ -90,8 +90,8 @@ def test_each_pod_reads_the_secrets_of_its_account_alone(objects, every_process)
         if OPERATOR_LABEL.items() <= labels.items():
             expected |= {"operator", "promotion-key.public"}
             promotes = TRAINING_LABEL.items() <= labels.items()
-            expected |= {"promotion-key"} if promotes else {"label-token"}
-        mounted = {"webhook_token", "label_token"} & set(tokens.get(name, ()))
+            expected |= {"promotion-key"} if promotes else {"client-token", "label-token"}
+        mounted = {"webhook_token", "label_token", "client_token"} & set(tokens.get(name, ()))
         expected |= {token.replace("_", "-") for token in mounted}
         assert found == expected, title
 
