@@ -203,7 +203,7 @@ def _add_image(app: FastAPI, config: Settings) -> None:
         key: Annotated[str, Query(max_length=1_024)], mask: Annotated[bool, Query()] = False
     ) -> Response:
         kind = _IMAGE_TYPES.get(Path(key).suffix.lower())
-        if kind is None or ".." in key.split("/"):
+        if kind is None or not key.isprintable() or {"", ".", ".."} & set(key.split("/")):
             raise HTTPException(404, "not a key of an image")
         try:
             data = Lake(config, config.results if mask else config.inbox).get(key)
