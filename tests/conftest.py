@@ -43,6 +43,14 @@ if TYPE_CHECKING:
     from services.fraud.features.encoder import EncoderExamples
     from services.fraud.features.graph import TransactionLog
 
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of a whole stack train models: pytest-timeout's limit is for the others."""
+    for item in items:
+        if item.get_closest_marker("e2e") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(2 * 3600))
+
+
 # The first example compiles the kernels.
 hypothesis.settings.register_profile("here", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("here")

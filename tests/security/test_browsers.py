@@ -47,7 +47,21 @@ ROUTES = [("POST", "/hot"), ("POST", "/cold"), ("GET", "/cold"), ("HEAD", "/cold
 @pytest.mark.parametrize(("method", "path"), ROUTES)
 @pytest.mark.parametrize(
     "host",
-    ["evil.example", "evil.example:18080", "127.0.0.1.evil.example", "localhost.", "", "a b"],
+    [
+        "evil.example",
+        "evil.example:18080",
+        "127.0.0.1.evil.example",
+        "localhost.",
+        "",
+        "a b",
+        "2130706433",
+        "0x7f.1",
+        "127.1",
+        "[::1",
+        "evil@127.0.0.1",
+        "127.0.0.1\\evil",
+        "127.0.0.1,evil",
+    ],
 )
 async def test_a_name_that_resolves_to_us_is_not_ours(app, method, path, host):
     assert await status(app, method, path, host=host) == 421
