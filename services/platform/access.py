@@ -30,7 +30,8 @@ class Access:
         listens: NATS subjects it subscribes to.
         consumes: Streams it reads by durable consumers.
         reads: Streams it reads message by message.
-        makes: Streams it makes where they are missing.
+        makes: Streams it makes where they are missing. It changes none: a changed one could copy
+            another's messages, or hand its own on to another's subjects.
         deletes: Streams from which it deletes single messages.
         watches: NATS key-value buckets it reads.
         keeps: NATS key-value buckets it makes, reads and writes.
@@ -67,7 +68,6 @@ class Access:
             *(f"$KV.{bucket}.>" for bucket in self.keeps),
             *_api("STREAM.INFO.{}", read),
             *_api("STREAM.CREATE.{}", made),
-            *_api("STREAM.UPDATE.{}", made),
             *_api("STREAM.MSG.GET.{}", got),
             *_api("DIRECT.GET.{}", got),
             *_api("DIRECT.GET.{}.>", got),

@@ -1,8 +1,10 @@
 """Attacks by one service's account on what is another's; each must fail."""
 
 import asyncio
+import json
 import logging
 
+import orjson
 import pytest
 from nats.errors import Error as NatsError
 from nats.js.errors import NotFoundError
@@ -69,6 +71,58 @@ async def test_no_service_deletes_or_purges_a_stream(config, nc):
     await asyncio.gather(*map(attack, ACCOUNTS))
     for stream in ("FRAUD", "CV"):
         await nc.jetstream().stream_info(stream)
+
+
+async def answered(nc, subject: str, body: dict) -> dict:
+    """What JetStream's API answers; empty: the account may not ask."""
+    try:
+        return json.loads((await nc.request(subject, orjson.dumps(body), timeout=0.4)).data)
+    except (NatsError, TimeoutError):
+        return {}
+
+
+async def test_no_service_copies_or_reroutes_a_stream(config, nc):
+    """A stream that is changed could have the messages of another as its source."""
+    js = nc.jetstream()
+    await append_record(js, record())
+    made = {name: one for name, one in ACCOUNTS.items() if one.makes or one.keeps}
+    assert {"monitor", "scorer"} <= made.keys()
+    for account, access in made.items():
+        mine = await connect(config.with_account(account), "attack")
+        for stream in access.makes:
+            await ensure_stream(js, stream, [f"{stream.lower()}.>"])
+        for bucket in access.keeps:
+            await ensure_bucket(js, bucket)
+        for stream in (*access.makes, *(f"KV_{bucket}" for bucket in access.keeps)):
+            config_of = (await js.stream_info(stream)).config
+            for change in (
+                {"sources": [{"name": "MODEL_HISTORY"}]},
+                {"republish": {"src": config_of.subjects[0], "dest": "control.>"}},
+                {"subjects": [*config_of.subjects, "free.>"]},
+            ):
+                body = {k: v for k, v in config_of.as_dict().items() if v is not None} | change
+                for verb in ("UPDATE", "CREATE"):
+                    said = await answered(mine, f"$JS.API.STREAM.{verb}.{stream}", body)
+                    assert not said or said["error"], (account, stream, change)
+            assert (await js.stream_info(stream)).config == config_of
+        await mine.close()
+
+
+async def test_what_a_consumer_delivers_lands_in_no_stream_of_another(config, nc):
+    """Who may publish to a stream and read it has NATS deliver its own words elsewhere."""
+    js = nc.jetstream()
+    await ensure_stream(js, CONTROL, ["control.>"])
+    await ensure_bucket(js, ANNOUNCEMENTS)
+    mine = await connect(config.with_account("inspection-worker"), "attack")
+    await mine.jetstream().publish("cv.image.a", b'{"verb":"night"}')
+    for target in ("control.fraud", f"$KV.{ANNOUNCEMENTS}.fraud.champion", "fraud.label.1"):
+        push = {"name": "x", "deliver_subject": target, "ack_policy": "none"}
+        await answered(mine, "$JS.API.CONSUMER.CREATE.CV.x", {"stream_name": "CV", "config": push})
+        await asyncio.sleep(0.3)
+        for stream in (CONTROL, f"KV_{ANNOUNCEMENTS}", "FRAUD"):
+            assert (await js.stream_info(stream)).state.messages == 0, (target, stream)
+        await answered(mine, "$JS.API.CONSUMER.DELETE.CV.x", {})
+    await mine.close()
 
 
 async def test_costs_rules_and_reasons_are_written_by_those_who_own_them(config):
