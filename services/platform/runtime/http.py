@@ -196,7 +196,7 @@ class DirectApp(FastAPI):
     def require_token(self, has_token: HasToken | None, *paths: str) -> list[Any]:
         """Answer 401 on paths, and on all that begin so, to requests without a token.
 
-        No body is read of these. Off, the check costs a hot path 0.03 us.
+        No body is read of these. Off, the check costs a hot path 0.14 us (2026-11-28, a busy core).
 
         Args:
             has_token: See `client_check`; None: requests need no token.
