@@ -42,6 +42,9 @@ def same_engines(config: Settings) -> dict[str, str]:
         "WHITEBOARD_NATS_URL": config.nats,
         "WHITEBOARD_REDIS_URL": config.redis,
         "WHITEBOARD_S3_ENDPOINT": config.s3,
+        # The store's URL has no credentials, and a home of its own has no such password.
+        "WHITEBOARD_USER": config.user,
+        "WHITEBOARD_PASSWORD": config.plain_password,
         "WHITEBOARD_VERIFY_KEY": config.plain_verify_key,
         "WHITEBOARD_LABEL_TOKEN": config.plain_label_token,
         "WHITEBOARD_CLIENT_TOKEN": config.plain_client_token,

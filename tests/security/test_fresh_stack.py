@@ -150,36 +150,44 @@ def test_the_inner_ports_of_the_store_replace_no_champion(stack):
         assert Lake(stack).get(path) == before
 
 
+def kill(stack: Settings, names: set[str]) -> None:
+    """End processes at once; the process manager starts them again."""
+    pids = Supervisor(stack).pids()
+    for name in names:
+        psutil.Process(pids[name]).kill()
+    until(
+        lambda: all(Supervisor(stack).pids().get(name, pids[name]) != pids[name] for name in names)
+    )
+
+
 async def test_who_writes_bucket_and_note_changes_no_decision_even_after_a_restart(stack):
     """Rows 3, 4 and 6: a model that promotion did not sign, a note that is none, and a kill."""
-    before = {app: ready(stack, app)["model"] for app in (SCORER, INSPECTOR)}
+    apps = SCORER, INSPECTOR
+    names = {app.name for app in apps}
+    before = [ready(stack, app)["model"] for app in apps]
     lake, nc = Lake(stack), await connect(stack, "attack")
-    good = {design: lake.get(served_path(design.name)) for design in DESIGNS}
+    good = {design.name: lake.get(served_path(design.name)) for design in DESIGNS}
     notes = await ensure_bucket(nc.jetstream(), ANNOUNCEMENTS)
-    kept = {design: (await notes.get(f"{design.name}.champion")).value for design in DESIGNS}
+    kept = {d.name: (await notes.get(f"{d.name}.champion")).value or b"" for d in DESIGNS}
     alive = Supervisor(stack).pids()
     try:
         for design in DESIGNS:
             lake.put(served_path(design.name), hiding_places("../conf/nats.conf")["initializer"])
-            for note in (b"[]", b"\xff", kept[design] or b""):
+            for note in (b"[]", b"\xff", kept[design.name]):
                 await notes.put(f"{design.name}.champion", note)
-        until(lambda: all(ready(stack, app)["model_refused"] for app in before))
-        for app in before:
-            psutil.Process(Supervisor(stack).pids()[app.name]).kill()
-        until(lambda: all(ready(stack, app)["model_refused"] for app in before))
-        assert {app: ready(stack, app)["model"] for app in before} == before
-        others = {n: p for n, p in Supervisor(stack).pids().items() if n not in _names(before)}
-        assert others == {n: p for n, p in alive.items() if n not in _names(before)}
+        kill(stack, names)
+        until(lambda: all(ready(stack, app)["model_refused"] for app in apps))
+        assert [ready(stack, app)["model"] for app in apps] == before
+        others = {n: p for n, p in Supervisor(stack).pids().items() if n not in names}
+        assert others == {n: p for n, p in alive.items() if n not in names}
     finally:
         for design in DESIGNS:
-            lake.put(served_path(design.name), good[design])
-            await notes.put(f"{design.name}.champion", kept[design] or b"")
+            lake.put(served_path(design.name), good[design.name])
+            await notes.put(f"{design.name}.champion", kept[design.name])
         await nc.close()
-    until(lambda: not any(ready(stack, app)["model_refused"] for app in before))
-
-
-def _names(apps: dict) -> set[str]:
-    return {app.name for app in apps}
+        kill(stack, names)
+    until(lambda: [ready(stack, app)["model"] for app in apps] == before)
+    assert not any(ready(stack, app)["model_refused"] for app in apps)
 
 
 _FOREIGN = [
