@@ -112,7 +112,8 @@ def _run(store: Path, images: Path | None, as_json: bool) -> None:
         fail(f"no model at {path}: `whiteboard edge build cv`")
     try:
         with bar("inspecting, no network") as step:
-            done = device.run(read_model(path.read_bytes()), images, store, step)
+            model, share = read_model(path.read_bytes()), settings().audit_share
+            done = device.run(model, images, store, step, share)
     except OSError as error:
         fail(str(error))
     if as_json:

@@ -177,6 +177,12 @@ class Settings(BaseSettings):
         description="Share of declines that is approved to learn their outcome, up to 100 EUR; "
         "less above it in proportion; 0: none.",
     )
+    audit_share: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="Share of passed parts that a person looks at, to learn what escapes; 0: none.",
+    )
     bucket: str = Field("lake", description="S3 bucket of the lake and the models.")
     inbox: str = Field("inbox", description="S3 bucket where images land.")
     results: str = Field("results", description="S3 bucket of their inspection results.")

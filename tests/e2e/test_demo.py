@@ -221,10 +221,11 @@ def test_rules_and_costs_changed_under_load_fail_no_request(here, tmp_path):
     assert {"1", "2", "3"} <= versions.keys()
 
 
+@pytest.mark.timeout(600)
 def test_an_inspector_is_trained_shadowed_and_judged(here):
-    """The traffic that shadows it brings the labels it is judged by."""
+    """The traffic that shadows it brings the labels it is judged by, of a quarter of its images."""
     output = here.run(
-        "swap", "cv", "efficientnet", "--retrain", "--traffic", "10", "--json", code=None
+        "swap", "cv", "efficientnet", "--retrain", "--traffic", "20", "--json", code=None
     )
     decided = json.loads(output)["record"]
     assert decided["event"] in ("promoted", "refused")

@@ -34,7 +34,7 @@ _RIDGE = 1e-3
 # The image's distance is the mean of this share of its patches, the farthest.
 _TOP_SHARE = 0.005
 # 200 images have 51,200 patches for 152 features; each 100 more take 1.4 s of a processor.
-_MAX_IMAGES = 200
+MAX_IMAGES = 200
 _BATCH = 32
 
 
@@ -88,7 +88,7 @@ class Novelty(nn.Module):
         if not len(pixels):
             raise ValueError("novelty is a distance from good parts, and there are none")
         origin = weights.from_package(self.encoder, _PACKAGE)
-        rows = np.random.default_rng(seed).permutation(len(pixels))[:_MAX_IMAGES]
+        rows = np.random.default_rng(seed).permutation(len(pixels))[:MAX_IMAGES]
         with torch.no_grad():
             features = torch.cat(
                 [

@@ -16,7 +16,7 @@ from services.cv_inspection.candidates.augmentation import augment
 from services.cv_inspection.candidates.image_candidate import ImageCandidate
 from services.cv_inspection.candidates.losses import InspectionLoss, LossWeights
 from services.cv_inspection.candidates.networks import InferenceNetwork, InspectionNetwork, Network
-from services.cv_inspection.candidates.novelty import Novelty
+from services.cv_inspection.candidates.novelty import MAX_IMAGES, Novelty
 from services.cv_inspection.candidates.pasting import Pasting
 from services.cv_inspection.features.labelled_images import LabelledImages
 from services.platform.progress import ProgressCallback
@@ -83,7 +83,8 @@ class TwoHeadCandidate(ImageCandidate):
             load_weights(self._novelty, (folder / _NOVELTY_FILE).read_bytes())
 
     def _fit_novelty(self, train: LabelledImages, seed: int) -> None:
-        good = train.vectors[~train.positive]
+        most = len(train) if train.weight is None else MAX_IMAGES
+        good = train.vectors[train.good(np.random.default_rng(seed), most)]
         if len(good):
             self._novelty = Novelty(*self.size)
             self._novelty.fit(good, seed)
@@ -104,7 +105,7 @@ class TwoHeadCandidate(ImageCandidate):
     def _adjust_priors(self, train: LabelledImages, validation: LabelledImages) -> None:
         count = train.class_counts(len(self.classes))
         train_good = float(count[0] / count.sum())
-        line_good = 1.0 - float(validation.positive.mean())
+        line_good = 1.0 - float(np.average(validation.positive, weights=validation.weight))
         if 0.0 < train_good < 1.0 and 0.0 < line_good < 1.0:
             self._net.adjust_priors(train_good, line_good)
 

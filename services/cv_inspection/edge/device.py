@@ -98,7 +98,13 @@ class EdgeRun:
     waiting: int
 
 
-def run(model: ImageModel, folder: Path, store: Path, step: ProgressCallback) -> EdgeRun:
+def run(
+    model: ImageModel,
+    folder: Path,
+    store: Path,
+    step: ProgressCallback,
+    audit_share: float = 0.0,
+) -> EdgeRun:
     """Inspect a folder of images without a network, and store the inspections.
 
     Images that are in the store are not inspected again. A file that can't be read or is no image
@@ -107,6 +113,7 @@ def run(model: ImageModel, folder: Path, store: Path, step: ProgressCallback) ->
     Args:
         folder: Its images, at any depth.
         store: Folder that keeps the inspections until `forward`.
+        audit_share: Share of passed parts that a person looks at.
 
     Raises:
         OSError: the store can't be written.
@@ -123,7 +130,8 @@ def run(model: ImageModel, folder: Path, store: Path, step: ProgressCallback) ->
                 if inspection_id(image_ref, data) in inspections:
                     known += 1
                     continue
-                event = inspect(model, data, image_ref, datetime.now(UTC)).event
+                at = datetime.now(UTC)
+                event = inspect(model, data, image_ref, at, None, audit_share).event
             except (OSError, InvalidImage) as error:
                 bad[_text(path)] = str(error)
                 continue

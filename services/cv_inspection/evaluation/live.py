@@ -71,7 +71,8 @@ def demo_table(f: Figures) -> Table:
         ("from landing to result",
          f"p50 {f['delay_p50_ms']:.0f}  p95 {f['delay_p95_ms']:.0f} ms", ""),
         ("defects escaped", f"{f['escapes']} of {f['defects']}", "[dim]by simulation[/]"),
-        ("good parts stopped", f"{f['false_alarms']}", ""),
+        ("good parts stopped", f"{f['false_alarms']}", "[dim]by simulation[/]"),
+        ("labels", f"{f['verdicts']}, {f['audits']} of them audits, {f['returned']} returns", ""),
         ("cost", f"{f['cost'] / 100:,.0f} EUR", f"[green]{saved:.0%} saved[/]"),
         ("cost of passing all", f"{f['cost_pass_all'] / 100:,.0f} EUR", ""),
     )  # fmt: skip

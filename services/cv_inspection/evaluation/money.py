@@ -62,7 +62,7 @@ def decide(logged: LoggedDecisions, eur: Mapping[str, float]) -> Decided:
     costs = CostModel(opex=round(eur["reinspection"] * 100), fee=round(eur["escape"] * 100))
     of = logged.labelled.get(CHAMPION)
     if of is not None and of.positive.any():
-        threshold = costs.best_threshold(of.score, of.positive, of.amount)
+        threshold = costs.best_threshold(of.score, of.positive, of.amount, of.weight)
     else:
         threshold = costs.opex / max(costs.opex + costs.fee, 1)
     outcome = (logged.score >= threshold).astype(np.int64)

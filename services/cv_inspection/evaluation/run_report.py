@@ -20,7 +20,9 @@ _COLOURS = {"pass": (60, 160, 80), "reject": (210, 50, 50), "review": (220, 160,
 
 
 def run_report(report: StationReport, post_rate: float) -> dict[str, Any]:
-    """The metrics of a run: latencies, losses, decisions and their cost.
+    """The metrics of a run: latencies, losses, labels, decisions and their cost.
+
+    Defects, escapes, false alarms and costs are by the simulator's truth, of all images.
 
     Args:
         post_rate: Images posted a second.
@@ -39,6 +41,8 @@ def run_report(report: StationReport, post_rate: float) -> dict[str, Any]:
         "failures": sum(report.failures.values()),
         "errors": report.failures,
         "verdicts": report.labels,
+        "audits": report.audits,
+        "returned": report.returned,
         "defects": int(defect.sum()),
         "escapes": int((defect & ~stopped).sum()),
         "false_alarms": int((stopped & ~defect).sum()),

@@ -161,6 +161,7 @@ async def _row(lake: Lake, known: set[str], shot: Shot, begin: float) -> Mark:
 def _view(event: InspectionEvent) -> DecisionView:
     facts = {
         "class": event.label,
+        "audited": "yes: it passes, and a person looks at it" if event.audit else "no",
         "mask covers": f"{event.defect_share:.1%}",
         "brightness": f"{event.quality.brightness:.2f}",
         "contrast": f"{event.quality.contrast:.2f}",

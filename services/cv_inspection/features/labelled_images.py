@@ -44,6 +44,7 @@ class LabelledImages(Examples):
     Attributes:
         vectors: (N, H, W, 3) uint8.
         positive: (N,) whether there is a defect.
+        weight: (N,) how often each counts, see `ingestion.audit`; None: once.
         amount: (N,) cost of an escape, minor units.
         label: (N,) index of the class, 0 for good.
         mask: (N, H, W) where the defect is.
@@ -91,7 +92,13 @@ class LabelledImages(Examples):
             self.vectors[rows], self.positive[rows], self.amount[rows],
             label=self.label[rows], mask=self.mask[rows], has_mask=self.has_mask[rows],
             unit=self.unit[rows], quality=self.quality[rows], source=self.source[rows],
+            weight=None if self.weight is None else self.weight[rows],
         )  # fmt: skip
+
+    @property
+    def counted(self) -> Floats:
+        """(N,) how often each counts."""
+        return np.ones(len(self)) if self.weight is None else self.weight
 
     def by_image(self, score: Floats) -> tuple[Floats, "LabelledImages"]:
         """Scores and labels of whole images: an image is as bad as its worst tile.
@@ -111,11 +118,26 @@ class LabelledImages(Examples):
         return score[rows], replace(self.select(rows), label=label, positive=label > 0)
 
     def balanced(self, rng: np.random.Generator) -> Integers:
-        """Rows in random order: all defects, and at most as many good parts, drawn at random."""
-        good, bad = (np.flatnonzero(self.positive == kind) for kind in (False, True))
-        if 0 < len(bad) < len(good):
-            good = rng.choice(good, len(bad), replace=False)
+        """Rows in random order: all defects, and at most as many good parts, drawn by weight."""
+        bad = np.flatnonzero(self.positive)
+        good = self.good(rng, len(bad) or len(self))
         return rng.permutation(np.concatenate([good, bad]))
+
+    def good(self, rng: np.random.Generator, most: int) -> Integers:
+        """Rows of at most `most` good parts, drawn without replacement, by weight if they have any.
+
+        Stopped parts are all labelled and passed ones rarely: without weights, good parts that were
+        stopped would crowd out the rest. Those with the smallest exponential variates of rate
+        `weight` are a weighted sample (Efraimidis and Spirakis, 2006).
+        """
+        good = np.flatnonzero(~self.positive)
+        if most >= len(good):
+            return good
+        if self.weight is None:
+            drawn: Integers = rng.choice(good, most, replace=False)
+            return drawn
+        variates = rng.exponential(size=len(good)) / np.maximum(self.weight[good], 1e-9)
+        return good[np.argsort(variates)[:most]]
 
     def class_counts(self, classes: int) -> Integers:
         """(C,) how many rows of each class `balanced` returns."""

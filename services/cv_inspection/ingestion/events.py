@@ -116,6 +116,9 @@ class InspectionEvent(StrictModel):
         novelty: Distance from the good parts of training, in their standard deviations; 0 of a
             model that does not measure it.
         mask_key: Key of the mask in the bucket of results, None for a posted image.
+        audit: Whether the part passes and a person looks at it, to label it.
+        propensity: Probability that a person looks at a part of this decision, 1 for a stopped one;
+            None in inspections from before audits.
     """
 
     inspection_id: str
@@ -133,6 +136,8 @@ class InspectionEvent(StrictModel):
     quality: Quality
     mask_key: str | None
     novelty: float = 0.0
+    audit: bool = False
+    propensity: float | None = None
 
     @property
     def stopped(self) -> bool:

@@ -27,6 +27,9 @@ INSPECTIONS = pa.schema(
         pa.field("contrast", pa.float64(), nullable=False),
         pa.field("sharpness", pa.float64(), nullable=False),
         pa.field("clipped", pa.float64(), nullable=False),
+        # Null in inspections from before audits.
+        pa.field("audit", pa.bool_()),
+        pa.field("propensity", pa.float64()),
     ]
 )
 LABELS = pa.schema(

@@ -14,6 +14,7 @@ from services.cv_inspection.features.image import QUALITY_MEASURES
 from services.cv_inspection.features.labelled_images import LabelledImages
 from services.cv_inspection.ingestion.events import DECISIONS_STREAM, parse_inspection
 from services.cv_inspection.problem import DESIGN
+from services.platform.evaluation.sampling import repeated
 from services.platform.models.names import label_version
 from services.platform.settings import Settings
 from services.platform.streaming.consumer import Message
@@ -52,15 +53,18 @@ def reference(images: LabelledImages, score: Floats, novelty: Floats, seed: int 
 
     Clean windows are drawn from the images that the reference is made of. A true window would
     differ from it by the sampling error of both, so the drawn windows are smaller: the variance is
-    1 / n + 1 / N, as in a test of two samples.
+    1 / n + 1 / N, as in a test of two samples. Where images have weights, N is the effective
+    number, (sum of weights)^2 / sum of squares (Kish, "Survey Sampling", 1965).
 
     Args:
         images: N images with the line's share of defects.
         score: (N,) P(defect).
         novelty: (N,) distance from good parts.
     """
-    rows = np.column_stack([novelty, images.quality, score])
-    size = round(WINDOW_IMAGES * len(rows) / (WINDOW_IMAGES + len(rows)))
+    weight = images.counted
+    rows = np.column_stack([novelty, images.quality, score])[repeated(weight)]
+    effective = weight.sum() ** 2 / np.square(weight).sum()
+    size = round(WINDOW_IMAGES * effective / (WINDOW_IMAGES + effective))
     rng = np.random.default_rng(seed)
     drawn = [rows[rng.integers(0, len(rows), size)] for _ in range(_CLEAN_WINDOWS)]
     return Reference.of(COLUMNS, rows, drawn, seed)

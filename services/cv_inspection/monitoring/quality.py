@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 
 from monitoring.quality import SHADOW_COLUMNS, Outcomes, QualitySpec, with_challenger
+from services.cv_inspection.ingestion.audit import DRAWN_BY, WEIGHT
 from services.cv_inspection.ingestion.outcomes import with_labels
-from services.cv_inspection.ingestion.tables import INSPECTIONS_TABLE, LABELS_TABLE
+from services.cv_inspection.ingestion.tables import INSPECTIONS, INSPECTIONS_TABLE, LABELS_TABLE
 from services.cv_inspection.problem import DESIGN, ESCAPE_COST_MINOR, GOOD, CostModel
 from services.platform.models.names import CHAMPION
 from services.platform.retraining.shadow import shadow_table
@@ -18,12 +19,13 @@ _FEED = ""
 class OutcomeReader:
     """Reads labelled inspections of the champion, and of the challenger from shadow mode.
 
-    A part that was sent to a person counts as stopped.
+    A part that was sent to a person counts as stopped. Audited ones count as passed, as often as
+    they stand for; other passed parts don't count, see `ingestion.audit`.
     """
 
     def __init__(self, lake: Lake) -> None:
-        wanted = ["inspection_id", "model", "defect", "decision"]
-        self._inspections = IncrementalReader(lake, INSPECTIONS_TABLE, wanted)
+        wanted = ["inspection_id", "model", "defect", "decision", *DRAWN_BY]
+        self._inspections = IncrementalReader(lake, INSPECTIONS_TABLE, wanted, schema=INSPECTIONS)
         self._labels = IncrementalReader(lake, LABELS_TABLE, ["inspection_id", "label"])
         self._shadow = IncrementalReader(lake, shadow_table(DESIGN), SHADOW_COLUMNS)
 
@@ -38,6 +40,7 @@ class OutcomeReader:
         if inspections is None or labels is None or not len(inspections):
             return None
         rows = with_labels(inspections, labels).drop(columns="seq")
+        rows = rows[rows[WEIGHT] > 0].reset_index(drop=True)
         rows = rows.rename(columns={"defect": "score"}).assign(
             role=CHAMPION,
             stopped=rows["decision"] != "pass",

@@ -2,7 +2,7 @@
 
 import io
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -16,20 +16,25 @@ from services.cv_inspection.features.labelled_images import (
     NoOutline,
     class_index,
 )
+from services.cv_inspection.ingestion.audit import DRAWN_BY, WEIGHT
 from services.cv_inspection.ingestion.events import ImageRef, inspection_id
 from services.cv_inspection.ingestion.images import InvalidImage, decode
 from services.cv_inspection.ingestion.outcomes import with_labels
-from services.cv_inspection.ingestion.tables import INSPECTIONS_TABLE, LABELS_TABLE
+from services.cv_inspection.ingestion.tables import INSPECTIONS, INSPECTIONS_TABLE, LABELS_TABLE
 from services.cv_inspection.problem import GOOD
 from services.platform.progress import ProgressCallback
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
 from services.platform.types import Booleans
 
+_DAY_S = 86_400.0
+# Customers send a part back within these days of its inspection.
+RETURN_DAYS = 90
+
 
 @dataclass(frozen=True)
 class LabelledInspections:
-    """N inspections in order of time, without duplicates; column `label` is the operator's label.
+    """N inspections in order of time, without duplicates, with their label and its weight.
 
     Attributes:
         rows: (N, columns) a row for each inspection.
@@ -46,6 +51,11 @@ class LabelledInspections:
         return np.asarray(self.rows["label"].to_numpy() != GOOD, dtype=bool)
 
     @property
+    def counted(self) -> "LabelledInspections":
+        """Those that an estimate counts: of passed parts, the audited ones alone."""
+        return LabelledInspections(self.rows[self.rows[WEIGHT] > 0].reset_index(drop=True))
+
+    @property
     def day(self) -> str:
         """Time of the newest inspection; a line labels all day, so a date would be too coarse."""
         newest: datetime = self.rows["event_time"].max().to_pydatetime()
@@ -55,16 +65,21 @@ class LabelledInspections:
 def labelled_inspections(lake: Lake, since: float) -> LabelledInspections:
     """Labelled inspections of images in the store, since an event time `since` (seconds).
 
+    Of earlier parts, those that customers sent back since then: nobody has learned from them yet.
+
     Raises:
         OSError: S3 does not answer.
     """
-    wanted = ["inspection_id", "event_time", "key", "line", "station", "lot", "decision"]
-    inspections = lake.read(INSPECTIONS_TABLE, wanted, since=since)
+    wanted = ["inspection_id", "event_time", "key", "line", "station", "lot", *DRAWN_BY]
+    shipped = max(since - RETURN_DAYS * _DAY_S, 0.0)
+    inspections = lake.read(INSPECTIONS_TABLE, wanted, since=shipped, schema=INSPECTIONS)
     labels = lake.read(LABELS_TABLE, ["inspection_id", "label"], since=since)
     if inspections is None or labels is None:
-        return LabelledInspections(pd.DataFrame({name: [] for name in (*wanted, "label")}))
+        columns = (*wanted, "label", WEIGHT)
+        return LabelledInspections(pd.DataFrame({name: [] for name in columns}))
     rows = with_labels(inspections, labels).dropna(subset=["key"])
-    rows = rows[rows["event_time"] > pd.Timestamp(since, unit="s", tz="UTC")]
+    new = rows["event_time"] > pd.Timestamp(since, unit="s", tz="UTC")
+    rows = rows[new | (rows[WEIGHT] == 0)]
     return LabelledInspections(rows.sort_values("event_time").reset_index(drop=True))
 
 
@@ -77,7 +92,9 @@ def fetch_images(
     max_reduction: float = math.inf,
     all_defects: bool = False,
 ) -> LabelledImages:
-    """Fetch the images of labelled inspections; a label of an unknown class is any defect.
+    """Fetch the images of labelled inspections, with the labels' weights.
+
+    A label of an unknown class is any defect.
 
     Operators do not outline defects: the mask is the model's where the label is a defect, and empty
     otherwise. An image that was deleted or overwritten is left out, because its label belongs to
@@ -99,6 +116,7 @@ def fetch_images(
     lots = inspections.rows["line"] + inspections.rows["station"] + inspections.rows["lot"]
     unit = pd.factorize(lots)[0]
     label = np.array([class_index(v, classes) for v in inspections.rows["label"]], dtype=np.int64)
+    weights: list[float] = []
     keys = zip(inspections.rows["key"], inspections.rows["inspection_id"], strict=True)
     for i, (key, identity) in enumerate(keys):
         step(i + 1, count)
@@ -121,7 +139,9 @@ def fetch_images(
             if not all_defects:
                 continue
             arrays.add(image, Image.new("L", image.size, 255), int(label[i]), int(unit[i]))
-    return arrays.labelled()
+        weights.append(float(inspections.rows[WEIGHT].iloc[i]))
+    images = arrays.labelled()
+    return replace(images, weight=np.array(weights)[images.source])
 
 
 def _mask(png: bytes) -> Image.Image | None:

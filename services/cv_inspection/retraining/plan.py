@@ -33,7 +33,8 @@ from services.platform.storage.lake import Lake
 REQUIRED_LABELS = RequiredLabels(
     200, 15, "labelled images", "defects", ": `whiteboard simulate cv` makes more"
 )
-MIN_SHADOWED = 200
+# A quarter of the images has a label at once: 15 % are stopped, a tenth of the others is audited.
+MIN_SHADOWED = 1_200
 GATE_SHARE = 0.2
 _REHEARSAL_IMAGES = 400
 _MAX_TRAIN_IMAGES = 2_000
@@ -113,7 +114,7 @@ def gate_evidence(
     """
     since = max(model.card.unseen_since for model in models)
     with bar("reading labels"):
-        labelled = labelled_inspections(lake, since)
+        labelled = labelled_inspections(lake, since).counted
     REQUIRED_LABELS.check(labelled.positive, "that neither model was trained on", "to evaluate on")
     results = []
     for model in models:
@@ -137,12 +138,13 @@ def gate_evidence(
         positive=images.positive,
         amount=images.amount,
         unit=images.unit,
+        weight=images.weight,
     )
 
 
 def _concatenate(one: LabelledImages, other: LabelledImages) -> LabelledImages:
     parts = (one, other)
-    return LabelledImages.from_arrays(
+    joined = LabelledImages.from_arrays(
         np.concatenate([p.vectors for p in parts]),
         np.concatenate([p.label for p in parts]),
         np.concatenate([p.mask for p in parts]),
@@ -151,6 +153,7 @@ def _concatenate(one: LabelledImages, other: LabelledImages) -> LabelledImages:
         float(one.amount[0]),
         np.concatenate([one.source, other.source + one.source.max(initial=0) + 1]),
     )
+    return replace(joined, weight=np.concatenate([p.counted for p in parts]))
 
 
 def retraining_spec(history: ImageHistory) -> RetrainingSpec[ImageModel, LabelledInspections]:

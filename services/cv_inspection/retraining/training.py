@@ -37,6 +37,7 @@ from services.cv_inspection.problem import (
     CostModel,
 )
 from services.cv_inspection.retraining.folders import FolderDataset, read_folder
+from services.platform.evaluation.sampling import repeated
 from services.platform.models.onnx import ModelCard, open_session
 from services.platform.models.registry import RegisteredModel
 from services.platform.progress import ProgressBar
@@ -197,16 +198,21 @@ def make_card(
 def _threshold(score: Floats, images: LabelledImages) -> float:
     """The cheapest threshold; without defects, the one that stops a share of the good parts."""
     if images.positive.any():
-        return CostModel().best_threshold(score, images.positive, images.amount)
+        return CostModel().best_threshold(score, images.positive, images.amount, images.weight)
     return float(np.quantile(score, 1.0 - MAX_FALSE_ALARM_SHARE))
 
 
-def novelty_limit(novelty: Floats) -> float:
+def novelty_limit(novelty: Floats, weight: Floats | None = None) -> float:
     """The novelty that a share `MAX_NOVEL_SHARE` of good parts (N,) reaches.
+
+    Args:
+        weight: (N,) how often each counts; None: once.
 
     >>> novelty_limit(np.arange(1001.0))
     995.0
     """
+    if weight is not None:
+        novelty = novelty[repeated(weight)]
     return float(np.quantile(novelty, 1.0 - MAX_NOVEL_SHARE)) if len(novelty) else math.inf
 
 
@@ -250,7 +256,8 @@ def register(
         novel, of = valid.by_image(novelty.astype(np.float64))
         score, valid = valid.by_image(1.0 - probabilities[:, 0].astype(np.float64))
         threshold = _threshold(score, valid)
-        limits = {MAX_NOVELTY: novelty_limit(novel[~of.positive])}
+        good = of.select(~of.positive)
+        limits = {MAX_NOVELTY: novelty_limit(novel[~of.positive], good.weight)}
         trained = TrainedCandidate(
             candidate,
             make_card(candidate, threshold, data.fingerprint, data.trained_until, limits),

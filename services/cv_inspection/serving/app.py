@@ -71,6 +71,7 @@ class InspectionResponse(BaseModel):
     """The inspection of a posted image.
 
     Attributes:
+        audit: Whether the part passes and a person looks at it all the same, to label it.
         novelty: Distance from the good parts of training, in their standard deviations.
         mask_size: (height, width) of the mask, the image's own, after its EXIF orientation.
         boxes: Left, top, right and bottom of each defect, in the image's own pixels.
@@ -80,6 +81,7 @@ class InspectionResponse(BaseModel):
 
     inspection_id: str
     decision: str
+    audit: bool
     reason: str
     label: str
     defect: float
@@ -198,6 +200,7 @@ def _response_body(result: InspectionResult, mask_format: MaskFormat) -> dict[st
     body: dict[str, Any] = {
         "inspection_id": event.inspection_id,
         "decision": event.decision,
+        "audit": event.audit,
         "reason": event.reason,
         "label": event.label,
         "defect": event.defect,

@@ -13,6 +13,7 @@ from PIL import Image
 
 from services.cv_inspection.features.image import Box, measure_quality
 from services.cv_inspection.features.mask import boxes
+from services.cv_inspection.ingestion.audit import is_audited
 from services.cv_inspection.ingestion.events import (
     Decision,
     ImageRef,
@@ -59,7 +60,12 @@ class InspectionResult:
 
 
 def inspect(
-    model: ImageModel, data: bytes, image_ref: ImageRef, at: datetime, key: str | None = None
+    model: ImageModel,
+    data: bytes,
+    image_ref: ImageRef,
+    at: datetime,
+    key: str | None = None,
+    audit_share: float = 0.0,
 ) -> InspectionResult:
     """Decode an image, run the model and decide.
 
@@ -67,6 +73,7 @@ def inspect(
         data: The image file.
         at: When its event was published, or it was posted, UTC.
         key: The image's key in the inbox, None for a posted image.
+        audit_share: Share of passed parts that a person looks at.
 
     Raises:
         InvalidImage: the file is not an image that a camera sends.
@@ -78,7 +85,7 @@ def inspect(
     timer.mark("measure")
     found = model.inspect_image(image)
     timer.mark("infer")
-    event = _event(model, found, quality, image_ref, at, key, data)
+    event = _event(model, found, quality, image_ref, at, key, data, audit_share)
     timer.mark("decide")
     return InspectionResult(event, found.mask, timer.stages)
 
@@ -132,14 +139,16 @@ def _event(
     at: datetime,
     key: str | None,
     data: bytes,
+    audit_share: float,
 ) -> InspectionEvent:
     card, probabilities = model.card, found.probabilities
     defect, share = float(1.0 - probabilities[0]), float(found.mask.mean())
     decision, reason = decide(
         defect, card.threshold, share, quality, found.novelty, model.max_novelty
     )
+    identity, passed = inspection_id(image_ref, data), decision == "pass"
     return InspectionEvent(
-        inspection_id=inspection_id(image_ref, data),
+        inspection_id=identity,
         key=key,
         place=image_ref,
         at=at,
@@ -154,6 +163,8 @@ def _event(
         novelty=found.novelty,
         quality=quality,
         mask_key=None if key is None else f"{image_ref.stem}.mask.png",
+        audit=passed and is_audited(identity, audit_share),
+        propensity=audit_share if passed else 1.0,
     )
 
 

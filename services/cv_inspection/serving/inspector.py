@@ -35,9 +35,19 @@ class Inspector:
     """
 
     def __init__(
-        self, champion: ServedModel[ImageModel], outbox: Outbox, known: KnownInspections
+        self,
+        champion: ServedModel[ImageModel],
+        outbox: Outbox,
+        known: KnownInspections,
+        audit_share: float = 0.0,
     ) -> None:
+        """Start the threads.
+
+        Args:
+            audit_share: Share of passed parts that a person looks at.
+        """
         self.known = known
+        self._audit_share = audit_share
         self._champion = champion
         self._outbox = outbox
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="inspect")
@@ -61,8 +71,9 @@ class Inspector:
         try:
             loop = asyncio.get_running_loop()
             begin = perf_counter()
+            at, share = datetime.now(UTC), self._audit_share
             result = await loop.run_in_executor(
-                self._pool, inspect, model, data, image_ref, datetime.now(UTC)
+                self._pool, inspect, model, data, image_ref, at, None, share
             )
         finally:
             self._in_flight -= 1
@@ -94,7 +105,7 @@ async def open_inspector(
 ) -> AsyncIterator[Inspector]:
     """An inspector, whose threads are stopped at exit."""
     known = KnownInspections(Lake(config), outbox)
-    inspector = Inspector(champion, outbox, known)
+    inspector = Inspector(champion, outbox, known, config.audit_share)
     knowing = asyncio.create_task(known.run())
     try:
         yield inspector

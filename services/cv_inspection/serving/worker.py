@@ -77,8 +77,14 @@ class InspectionWorker:
     """Inspects the images of the stream's events."""
 
     def __init__(
-        self, js: JetStreamContext, inbox: Lake, results: Lake, champion: ServedModel[ImageModel]
+        self,
+        js: JetStreamContext,
+        inbox: Lake,
+        results: Lake,
+        champion: ServedModel[ImageModel],
+        audit_share: float,
     ) -> None:
+        self._audit_share = audit_share
         self._js = js
         self._inbox = inbox
         self._results = results
@@ -220,7 +226,7 @@ class InspectionWorker:
             return known, "known"
         at = datetime.fromtimestamp(message.published_us / 1e6, UTC)
         try:
-            result = inspect(model, data, image_ref, at, key)
+            result = inspect(model, data, image_ref, at, key, self._audit_share)
         except InvalidImage as error:
             self._store_error(key, image_ref, str(error))
             raise
@@ -260,7 +266,7 @@ async def main(config: Settings) -> None:
     champion = ServedModel(config, DESIGN, read_model)
     await asyncio.to_thread(champion.load)
     inbox, results = Lake(config, config.inbox), Lake(config, config.results)
-    worker = InspectionWorker(nc.jetstream(), inbox, results, champion)
+    worker = InspectionWorker(nc.jetstream(), inbox, results, champion, config.audit_share)
     consumer = SharedConsumer(nc, STREAM, DURABLE, f"{IMAGE}.>", BATCH, before=NAME)
     try:
         async with asyncio.TaskGroup() as group:

@@ -1,7 +1,9 @@
 """Stations of the line: put images into the store, post others, and measure the inspections.
 
-Open loop: each image has its scheduled time, and its delay counts from that time. Operators are
-simulated, too: the true class of every inspected image of the store is posted as its label.
+Open loop: each image has its scheduled time, and its delay counts from that time. Operators and
+customers are simulated, too. An operator looks at each part of the store that was stopped or is
+audited, and posts its true class as its label; a customer sends a defect that passed back later
+(`returns`). A good part that passed has no label.
 """
 
 import asyncio
@@ -18,12 +20,14 @@ import orjson
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.js.errors import NotFoundError
+from nats.js.kv import KeyValue
 
 from services.cv_inspection.ingestion.events import DECISIONS_STREAM, InspectionEvent
 from services.cv_inspection.problem import GOOD
 from services.cv_inspection.service import INSPECTOR
 from services.cv_inspection.simulator.camera import LINES, LIVE_FROM, Camera, Shot
 from services.cv_inspection.simulator.drift import CameraDrift
+from services.cv_inspection.simulator.returns import Returns
 from services.platform.progress import ProgressCallback
 from services.platform.runtime.client import open_session, post
 from services.platform.runtime.tasks import cancel_tasks
@@ -54,7 +58,9 @@ class StationReport:
         stopped: Whether an image of the store was stopped, in order of inspection.
         defect: Whether it has a defect, in the same order.
         reviews: Images sent to a person.
-        labels: Labels accepted.
+        audits: Images that passed and a person looks at.
+        labels: Labels accepted, of operators and customers.
+        returned: Those of customers.
         failures: Posts without a response, by reason.
         seconds: Duration of the run.
     """
@@ -66,7 +72,9 @@ class StationReport:
     stopped: list[bool] = field(default_factory=list)
     defect: list[bool] = field(default_factory=list)
     reviews: int = 0
+    audits: int = 0
     labels: int = 0
+    returned: int = 0
     failures: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
 
@@ -94,15 +102,19 @@ class StationReport:
 class Station:
     """Puts and posts images, and consumes their inspections."""
 
-    def __init__(self, config: Settings, nc: Client, http: aiohttp.ClientSession) -> None:
+    def __init__(
+        self, config: Settings, nc: Client, http: aiohttp.ClientSession, returns: Returns
+    ) -> None:
         self._inbox = Lake(config, config.inbox)
         self._url = INSPECTOR.url(config)
         self._client = client_headers(config)
         self._operator = {"Authorization": f"Bearer {config.plain_label_token}"}
         self._nc = nc
         self._http = http
+        self._returns = returns
+        self._image = 0
         self._due: dict[str, tuple[float, Shot]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[object]] = set()
         self.report = StationReport()
 
     async def run(
@@ -131,6 +143,9 @@ class Station:
                 shot = await asyncio.to_thread(camera.shot, number)
                 await asyncio.sleep(max(due - time.perf_counter(), 0.0))
                 self._start(send(shot, due))
+                self._image = first + done
+                for identity, label in self._returns.take(self._image).items():
+                    self._start(self._label_return(identity, label))
                 step(done, len(schedule))
             await self._drain(puts)
             self.report.seconds = time.perf_counter() - begin
@@ -150,8 +165,8 @@ class Station:
             with suppress(NatsError, OSError, TimeoutError):
                 await inspections.delete()
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
+    def _start(self, work: Coroutine[Any, Any, object]) -> None:
+        task: asyncio.Task[object] = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -191,16 +206,31 @@ class Station:
         self.report.stopped.append(event.stopped)
         self.report.defect.append(shot.label != GOOD)
         self.report.reviews += event.decision == "review"
-        self._start(self._post_label(event.inspection_id, shot.label))
+        self.report.audits += event.audit
+        if event.stopped or event.audit:
+            self._start(self._post_label(event.inspection_id, shot.label, "simulator"))
+        elif shot.label != GOOD:
+            self._start(self._returns.send_out(event.inspection_id, shot.label, self._image))
 
-    async def _post_label(self, identity: str, label: str) -> None:
-        body = orjson.dumps({"inspection_id": identity, "label": label, "by": "simulator"})
+    async def _label_return(self, identity: str, label: str) -> None:
+        """Label a returned part; one whose label was not taken comes back again."""
+        if await self._post_label(identity, label, "customer"):
+            self.report.returned += 1
+            await self._returns.store()
+        else:
+            await self._returns.send_out(identity, label, self._image)
+
+    async def _post_label(self, identity: str, label: str, by: str) -> bool:
+        """Post a label. Returns whether it was accepted."""
+        body = orjson.dumps({"inspection_id": identity, "label": label, "by": by})
         try:
             url = f"{self._url}/verdict"
             status, _ = await post(self._http, url, data=body, headers=self._operator)
-            self.report.labels += status == 202
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             self.report.count_failure(f"label: {error}")
+            return False
+        self.report.labels += status == 202
+        return status == 202
 
     async def _drain(self, puts: int) -> None:
         """Wait for inspections and posts that are not finished."""
@@ -231,21 +261,20 @@ async def run_stations(
     """
     nc = await connect(config, "station")
     try:
-        first = await _cursor(nc)
+        bucket = await ensure_bucket(nc.jetstream(), BUCKET)
+        first, returns = await _cursor(bucket), await Returns.open(bucket)
         async with open_session(_TIMEOUT_S) as http:
-            station = Station(config, nc, http)
+            station = Station(config, nc, http, returns)
             camera = Camera(seed, drift=drift)
             last = await station.run(camera, first, rate, post_rate, seconds, step)
-        bucket = await retry_forever(partial(nc.jetstream().key_value, BUCKET), "the cursor")
         await retry_forever(partial(bucket.put, _CURSOR, str(last).encode()), "the cursor")
         return station.report
     finally:
         await nc.close()
 
 
-async def _cursor(nc: Client) -> int:
+async def _cursor(bucket: KeyValue) -> int:
     """Number of the next image; no image is taken twice."""
-    bucket = await ensure_bucket(nc.jetstream(), BUCKET)
     try:
         return int((await bucket.get(_CURSOR)).value or LIVE_FROM)
     except NotFoundError:

@@ -60,15 +60,6 @@ def label_weights(rows: pa.Table, known: Booleans) -> Floats:
     return np.where(control & ~all_labelled[feed], 1.0 / np.maximum(propensity, 1e-9), 1.0)
 
 
-def repeated(weight: Floats) -> Integers:
-    """Indices that repeat each row as often as it counts, for what knows no weights.
-
-    >>> repeated(np.array([1.0, 2.6])).tolist()
-    [0, 1, 1, 1]
-    """
-    return np.repeat(np.arange(len(weight)), np.rint(weight).astype(np.int64))
-
-
 def _feeds(rows: pa.Table) -> Integers:
     """(N,) the number of each row's feed."""
     if "feed" not in rows.column_names:

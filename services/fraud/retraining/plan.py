@@ -15,7 +15,6 @@ from services.fraud.features import embeddings
 from services.fraud.features.request import cart_sets
 from services.fraud.ingestion.columns import event_times
 from services.fraud.ingestion.events import DECISIONS_STREAM
-from services.fraud.ingestion.label_weights import repeated
 from services.fraud.model import needs_embeddings, read_model
 from services.fraud.monitoring.drift import reference
 from services.fraud.problem import DESIGN, LATENCY_BUDGET_MS, CostModel
@@ -25,6 +24,7 @@ from services.fraud.retraining.fallback import kept_fallback
 from services.fraud.retraining.outcomes import LabelledDecisions, labelled_decisions
 from services.fraud.review.policy import usual_costs
 from services.fraud.service import SCORER
+from services.platform.evaluation.sampling import repeated
 from services.platform.models.candidates import Candidate
 from services.platform.models.onnx import ModelCard
 from services.platform.models.registry import RegisteredModel

@@ -8,7 +8,6 @@ import numpy as np
 from monitoring.reference import Reference
 from services.fraud.candidates import CANDIDATES
 from services.fraud.features.states import FEATURE_SET, SETS
-from services.fraud.ingestion.label_weights import repeated
 from services.fraud.model import read_model
 from services.fraud.monitoring.drift import reference
 from services.fraud.problem import CONF, DESIGN, CostModel
@@ -21,6 +20,7 @@ from services.fraud.retraining.dataset import (
     training_data,
 )
 from services.fraud.retraining.fallback import train_fallback
+from services.platform.evaluation.sampling import repeated
 from services.platform.models.attachments import attach
 from services.platform.models.candidates import Candidate, Examples
 from services.platform.models.onnx import ModelCard, write_card

@@ -10,10 +10,9 @@ Source: Horvitz and Thompson, "A Generalization of Sampling Without Replacement 
 Universe", 1952, doi:10.1080/01621459.1952.10483446.
 """
 
-import hashlib
-
 import numpy as np
 
+from services.platform.evaluation import sampling
 from services.platform.types import Floats
 
 MAX_EXPOSED_MINOR = 10_000
@@ -25,8 +24,7 @@ def draw(transaction_id: str) -> float:
     >>> 0.0 <= draw("t1-7") < 1.0, draw("t1-7") == draw("t1-7")
     (True, True)
     """
-    digest = hashlib.blake2b(transaction_id.encode(), digest_size=8, person=b"control").digest()
-    return (int.from_bytes(digest, "big") >> 11) / 2.0**53
+    return sampling.draw(transaction_id, "control")
 
 
 def propensity(amount_minor: Floats, rate: float) -> Floats:

@@ -60,15 +60,22 @@ class Labelled:
         score: (L,) probabilities of the bad class.
         positive: (L,) whether each was bad.
         amount: (L,) minor units.
+        weight: (L,) how many decisions each stands for; None: itself.
     """
 
     model: str
     score: Floats
     positive: Booleans
     amount: Floats
+    weight: Floats | None = None
 
     def __len__(self) -> int:
         return len(self.score)
+
+    @property
+    def counted(self) -> Floats:
+        """(L,) how often each counts."""
+        return np.ones(len(self)) if self.weight is None else self.weight
 
 
 @dataclass(frozen=True)
@@ -139,7 +146,7 @@ def newest_by_role(rows: "pd.DataFrame") -> dict[str, Labelled]:
     """By role, the labelled decisions of its newest model.
 
     Args:
-        rows: Columns `role`, `model`, `score`, `positive`, `amount`, oldest first.
+        rows: Columns `role`, `model`, `score`, `positive`, `amount`, `weight`, oldest first.
     """
     found = {}
     for role, of in rows.groupby("role"):
@@ -149,48 +156,59 @@ def newest_by_role(rows: "pd.DataFrame") -> dict[str, Labelled]:
             newest["score"].to_numpy(np.float64),
             newest["positive"].to_numpy(np.bool_),
             newest["amount"].to_numpy(np.float64),
+            newest["weight"].to_numpy(np.float64),
         )
     return found
 
 
 def curves(labelled: Labelled, costs: CostModel) -> Curves:
     """Curves of one model under some costs."""
-    score, positive = labelled.score, labelled.positive
-    thresholds, by_threshold = costs.by_threshold(score, positive, labelled.amount)
-    cost = np.column_stack([thresholds, by_threshold / 100 / max(len(score), 1)])[1:]
+    score, positive, weight = labelled.score, labelled.positive, labelled.counted
+    thresholds, by_threshold = costs.by_threshold(score, positive, labelled.amount, weight)
+    cost = np.column_stack([thresholds, by_threshold / 100 / max(float(weight.sum()), 1.0)])[1:]
     return Curves(
         labelled.model,
         len(score),
         int(positive.sum()),
         _thinned(cost),
-        _thinned(precision_recall(score, positive)),
-        _pairs(calibration(score, positive)),
+        _thinned(precision_recall(score, positive, weight)),
+        _pairs(calibration(score, positive, weight)),
     )
 
 
-def precision_recall(score: Floats, positive: Booleans) -> Floats:
+def precision_recall(score: Floats, positive: Booleans, weight: Floats | None = None) -> Floats:
     """(K, 2) recall and precision at each distinct score, by falling score.
+
+    Args:
+        weight: (N,) how often each counts; None: once.
 
     >>> precision_recall(np.array([0.9, 0.6, 0.2]), np.array([True, False, True])).tolist()
     [[0.5, 1.0], [0.5, 0.5], [1.0, 0.6666666666666666]]
     """
     order = np.argsort(-score, kind="stable")
-    hits = np.cumsum(positive[order])
-    stopped = np.arange(1, len(score) + 1)
+    weight = np.ones(len(score)) if weight is None else weight
+    hits = np.cumsum(np.where(positive, weight, 0.0)[order])
+    stopped = np.cumsum(weight[order])
     last = np.append(np.diff(score[order]) != 0, True)[: len(score)]
-    total = max(int(positive.sum()), 1)
+    total = max(float(weight[positive].sum()), 1.0)
     return np.column_stack([hits / total, hits / stopped])[last]
 
 
-def calibration(score: Floats, positive: Booleans, bins: int = _BINS) -> Floats:
+def calibration(
+    score: Floats, positive: Booleans, weight: Floats | None = None, bins: int = _BINS
+) -> Floats:
     """(B, 2) mean score and share of positives of the bins that have decisions.
+
+    Args:
+        weight: (N,) how often each counts; None: once.
 
     >>> calibration(np.array([0.1, 0.1, 0.9]), np.array([False, True, True])).tolist()
     [[0.1, 0.5], [0.9, 1.0]]
     """
     which = np.minimum((score * bins).astype(int), bins - 1)
-    count = np.bincount(which, minlength=bins)
-    sums = np.column_stack([np.bincount(which, w, bins) for w in (score, positive.astype(float))])
+    weight = np.ones(len(score)) if weight is None else weight
+    count = np.bincount(which, weight, bins)
+    sums = np.column_stack([np.bincount(which, w * weight, bins) for w in (score, positive)])
     used = count > 0
     found: Floats = sums[used] / count[used, None]
     return found

@@ -1,9 +1,13 @@
 """Money of the line: the costs choose the threshold."""
 
+from dataclasses import replace
+
 import numpy as np
+import pytest
 
 from services.cv_inspection.evaluation.money import decide
-from services.platform.evaluation.what_if import Labelled, LoggedDecisions
+from services.cv_inspection.problem import CostModel
+from services.platform.evaluation.what_if import Labelled, LoggedDecisions, curves
 
 
 def logged(labelled):
@@ -38,3 +42,15 @@ def test_without_labels_the_threshold_is_where_both_cost_the_same():
     found = decide(rows, {"reinspection": 10.0, "escape": 30.0})
     assert np.array_equal(found.outcome == 1, rows.score >= 0.25)
     assert found.expected_eur(found.outcome) <= found.expected_eur(np.zeros(500, dtype=int))
+
+
+def test_a_weight_is_as_good_as_repeated_rows():
+    of = logged(labelled=True).labelled["champion"]
+    times = np.random.default_rng(1).integers(0, 4, len(of))
+    weighed = replace(of, weight=times.astype(float))
+    rows = np.repeat(np.arange(len(of)), times)
+    several = Labelled(of.model, of.score[rows], of.positive[rows], of.amount[rows])
+    one, other = (curves(found, CostModel()) for found in (weighed, several))
+    assert min(cost for _, cost in one.cost) == pytest.approx(min(cost for _, cost in other.cost))
+    assert np.allclose(one.calibration, other.calibration)
+    assert one.precision_recall[-1] == pytest.approx(other.precision_recall[-1])
