@@ -102,11 +102,11 @@ def read_assignment(redis: Redis) -> Assignment:
     return Assignment.of({ASSIGNMENT: found.decode()} if isinstance(found, bytes) else {})
 
 
-def worker_count(config: Settings) -> int:
-    """How many feature workers there are to be; 1 while Redis does not answer."""
+def present_assignment(config: Settings) -> Assignment:
+    """The present assignment; the first one while Redis does not answer."""
     with suppress(RedisError), Redis.from_url(config.redis, socket_timeout=5.0) as redis:
-        return read_assignment(redis).workers
-    return 1
+        return read_assignment(redis)
+    return Assignment()
 
 
 def assign_workers(config: Settings, workers: int) -> Assignment:
