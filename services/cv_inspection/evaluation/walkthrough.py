@@ -34,6 +34,7 @@ _SEED = 7
 _FIRST, _IMAGES = 1_900_000_000, 90_000_000
 _RESULT_S, _LAKE_S = 30.0, 60.0
 # Inspections that the page labels.
+_NOT_KEPT = "Its image was posted and is not kept; images that land in the store are shown here."
 _LABELLED = 200
 
 
@@ -69,7 +70,6 @@ async def newest(config: Settings, count: int) -> list[DecisionView]:
     """The newest inspections, newest first.
 
     Raises:
-        ValueError: nothing was inspected yet.
         OSError: NATS does not answer.
     """
     nc = await connect(config, NAME)
@@ -79,8 +79,6 @@ async def newest(config: Settings, count: int) -> list[DecisionView]:
         raise ConnectionError("the stream of inspections does not answer") from error
     finally:
         await nc.close()
-    if not messages:
-        raise ValueError("nothing was inspected yet: start simulated traffic")
     return [_view(parse_inspection(message.data or b"")) for _, message in messages]
 
 
@@ -181,6 +179,7 @@ def _view(event: InspectionEvent) -> DecisionView:
         threshold=event.threshold,
         model=event.model,
         reason=event.reason,
+        note="" if event.key else _NOT_KEPT,
         facts=facts,
         image=event.key or "",
         mask=event.mask_key or "",
