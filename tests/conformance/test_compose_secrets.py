@@ -28,6 +28,8 @@ FRAUD, CV = (simulator(design) for design in DESIGNS)
 ACCOUNTS = compose_accounts(DESIGNS)
 # By service, where it is not the same.
 ACCOUNT = {"simulator": FRAUD, "stations": CV}
+ACCOUNT |= {f"feature-worker-{number}": "feature-worker" for number in (1, 2, 3)}
+NUMBERS = {"WHITEBOARD_FEATURE_WORKERS"}
 OURS = {name: ACCOUNT.get(name, name) for name in COMPOSE if ACCOUNT.get(name, name) in ACCOUNTS}
 NATS, REDIS, STORE = ENGINES
 OPERATES = {password_name(OPERATOR), *PAIR}
@@ -57,7 +59,7 @@ def asked(value: object) -> set[str]:
 
 
 def secrets_of(service: dict) -> set[str]:
-    return asked({name: part for name, part in service.items() if name != "build"})
+    return asked({name: part for name, part in service.items() if name != "build"}) - NUMBERS
 
 
 def test_each_service_is_checked_and_each_account_is_used():
