@@ -140,9 +140,11 @@ def _stopped(running: Sequence[psutil.Process]) -> Iterator[None]:
     """Stop the workers while events are published, so that all begin with the same backlog."""
     for process in running:
         process.suspend()
-    yield
-    for process in running:
-        process.resume()
+    try:
+        yield
+    finally:
+        for process in running:
+            process.resume()
 
 
 def _cpu_s(processes: Sequence[psutil.Process]) -> float:
