@@ -76,7 +76,7 @@ class Assignment:
         >>> Assignment(epoch=1, workers=3, shards=16).owner("c1")
         1
         """
-        return int(shard(entity, self.shards)) % self.workers
+        return int(shard(entity, self.shards)) % self.workers if self.workers > 1 else 0
 
     def owns(self, worker: int, state: State, key: Key) -> bool:
         """Whether a row is a worker's; a pair's is the one's that owns its sharding entity."""
