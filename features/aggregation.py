@@ -86,6 +86,21 @@ def identify(state: State, columns: KeyColumns) -> tuple[Integers, list[Key]]:
     return codes.astype(np.int64), keys
 
 
+def select_rows(rows: Integers, keys: list[Key], chosen: list[bool]) -> tuple[Integers, list[Key]]:
+    """Leave out entities, from the result of `identify`.
+
+    Args:
+        chosen: By entity, whether it stays.
+
+    >>> rows, keys = select_rows(np.array([1, 0, -1]), [("a",), ("b",)], [False, True])
+    >>> rows.tolist(), keys
+    ([0, -1, -1], [('b',)])
+    """
+    # The last is for rows of -1.
+    places = np.append(np.where(chosen, np.cumsum(chosen) - 1, -1), -1).astype(np.int64)
+    return places[rows], [key for key, stays in zip(keys, chosen, strict=True) if stays]
+
+
 def fold_events(
     states: Sequence[State],
     events: EventColumns,

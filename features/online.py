@@ -21,7 +21,9 @@ from typing import Any, TypeVar
 import mmh3
 import numpy as np
 from google.protobuf.timestamp_pb2 import Timestamp
+from hiredis import ReplyError
 from redis import Redis
+from redis.exceptions import ResponseError, WatchError
 
 from features.redis_connection import TIMEOUT_S, Command, RedisConnection
 from features.spec import SEQ, TIME, Key, View
@@ -35,6 +37,8 @@ RowKeys = dict[str, list[bytes]]
 T = TypeVar("T")
 
 _PAGE = 10_000
+# Rows in a transaction, which Redis does not interrupt: 2 ms at 3.8 us a row (2026-11-28).
+_IN_TRANSACTION = 500
 _MANY = 128  # from this many rows on, numpy is faster at decoding than Python
 _PROJECT = PROJECT.encode()
 _STRING = struct.pack("<I", 2)  # feast.types.Value.proto: ValueType.STRING
@@ -294,12 +298,48 @@ class OnlineReader:
                 return
 
 
-class RowStore:
-    """Reads and writes many rows of several states, for the worker that owns them."""
+class Superseded(Exception):
+    """Another process owns the rows now; nothing was written."""
 
-    def __init__(self, redis: RedisConnection, views: Sequence[View]) -> None:
+
+@dataclass(frozen=True)
+class Fence:
+    """What must hold while rows are written: fields of a Redis hash, compared as bytes.
+
+    Attributes:
+        key: The hash.
+        fields: By field, its value; None: it has none.
+    """
+
+    key: str
+    fields: Mapping[str, bytes | None]
+
+    @property
+    def commands(self) -> list[Command]:
+        """Commands after which a transaction fails if the hash changes."""
+        return [("WATCH", self.key), ("HMGET", self.key, *self.fields)]
+
+    def check(self, replies: Sequence[Any]) -> None:
+        """Check the replies to `commands`. Raises Superseded."""
+        if list(replies[1]) != list(self.fields.values()):
+            raise Superseded
+
+
+class RowStore:
+    """Reads and writes many rows of several states, for the worker that owns them.
+
+    With a fence, rows are written only while it holds, however late a write arrives: what is read
+    begins with WATCH, what is written is a transaction
+    (https://redis.io/docs/latest/develop/using-commands/transactions/).
+    """
+
+    def __init__(
+        self, redis: RedisConnection, views: Sequence[View], fence: Fence | None = None
+    ) -> None:
         self._redis = redis
         self._layouts = {view.name: RowLayout.of(view) for view in views}
+        self._fence = fence
+        self._session = 0
 
     def row_keys(self, keys: Mapping[str, Sequence[Key]]) -> RowKeys:
         """By state name, the Redis keys of its K entities."""
@@ -311,24 +351,59 @@ class RowStore:
         NaN for a row under another hash, which `write` leaves as it is.
 
         Raises:
+            Superseded: the fence does not hold.
             redis.RedisError, OSError: Redis is unavailable.
         """
         layouts = self._layouts
         commands = [c for name, keys in row_keys.items() for c in layouts[name].read_commands(keys)]
-        replies = iter(await self._redis.execute(commands))
+        found = iter(await self._watched(commands) if commands else [])
         return {
-            name: layouts[name].decode(list(islice(replies, len(keys))))
+            name: layouts[name].decode(list(islice(found, len(keys))))
             for name, keys in row_keys.items()
         }
 
     async def write(self, row_keys: RowKeys, rows: Mapping[str, Floats]) -> None:
-        """Write rows (K, width) back; rows without events are left out. Raises as `read` does."""
+        """Write rows (K, width) back after `read`; rows without events are left out.
+
+        Raises:
+            Superseded: the fence does not hold.
+            redis.WatchError: its hash has changed. Read again.
+            redis.RedisError, OSError: Redis is unavailable.
+        """
         commands = [
             command
             for name, keys in row_keys.items()
             for command in self._layouts[name].write_commands(keys, rows[name])
         ]
-        await self._redis.execute(commands)
+        if self._fence is None:
+            await self._redis.execute(commands)
+            return
+        for begin in range(0, len(commands), _IN_TRANSACTION):
+            if begin:
+                await self._watched([])
+            part = commands[begin : begin + _IN_TRANSACTION]
+            await self._transact(part)
+
+    async def _watched(self, commands: list[Command]) -> list[Any]:
+        """Replies to commands, with the fence set before them."""
+        if self._fence is None:
+            return await self._redis.execute(commands)
+        before = self._fence.commands
+        replies = await self._redis.execute([*before, *commands])
+        self._session = self._redis.session
+        self._fence.check(replies)
+        return replies[len(before) :]
+
+    async def _transact(self, commands: list[Command]) -> None:
+        # On another connection than the one that watches, it would be unconditional.
+        replies = await self._redis.execute(
+            [("MULTI",), *commands, ("EXEC",)], session=self._session
+        )
+        if replies[-1] is None:
+            raise WatchError("the record of the feature workers has changed")
+        for reply in replies[-1]:
+            if isinstance(reply, ReplyError):
+                raise ResponseError(str(reply))
 
 
 class OnlineTable:

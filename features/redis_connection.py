@@ -164,18 +164,28 @@ class RedisConnection:
     """A shared connection. It opens at the first call or by `open`, and again after a loss.
 
     The URL may name TLS or a Unix socket, as for redis-py.
+
+    Attributes:
+        session: Number of the connection, counted from 1.
     """
 
     def __init__(self, url: str) -> None:
         self._options: dict[str, Any] = dict(parse_url(url))
         self._protocol = _Protocol()
         self._opening = asyncio.Lock()
+        self.session = 0
 
-    async def execute(self, commands: Sequence[Command], timeout_s: float = TIMEOUT_S) -> list[Any]:
+    async def execute(
+        self,
+        commands: Sequence[Command],
+        timeout_s: float = TIMEOUT_S,
+        session: int | None = None,
+    ) -> list[Any]:
         """Replies to the commands, in one round trip.
 
         Args:
             timeout_s: How long to wait for the connection and for the replies, seconds each.
+            session: Only while the connection is still this one, as a WATCH ends with it.
 
         Raises:
             TimeoutError: no reply within `timeout_s`.
@@ -184,7 +194,9 @@ class RedisConnection:
         """
         if not commands:
             return []
-        if not self._protocol.connected:
+        if session not in (None, self.session):
+            raise ConnectionError("the connection to redis was lost")
+        if session is None and not self._protocol.connected:
             async with asyncio.timeout(timeout_s):
                 await self.open()
         packed = b"".join(map(hiredis.pack_command, commands))
@@ -208,6 +220,7 @@ class RedisConnection:
                 _, protocol = await loop.create_connection(_Protocol, host, port, ssl=tls)
             await self._authenticate(protocol)
             self._protocol = protocol
+            self.session += 1
 
     def close(self) -> None:
         """Close the connection."""

@@ -8,31 +8,32 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 from nats.aio.client import Client
-from prometheus_client.parser import text_string_to_metric_families
+from nats.js import JetStreamContext
+from redis import Redis
 
 from infra.local.engines import engines, environment, free_port
-from services.fraud.ingestion.events import LABEL, TX, TransactionEvent, subject
+from services.fraud.features.assignment import Assignment, assign, floor
+from services.fraud.ingestion.events import LABEL, STREAM, TX, TransactionEvent, subject
 from services.fraud.simulator.bootstrap import create_streams
 from services.fraud.simulator.tables import events_of_day, label, transaction
 from services.fraud.simulator.traffic import Traffic
 from services.platform.progress import ProgressBar
-from services.platform.runtime.scrape import quantile, read_buckets
+from services.platform.runtime.scrape import Buckets, quantile, read_buckets
 from services.platform.settings import Settings
 from services.platform.streaming.connection import connect
 
 _SEED, _DAY = 7, 30
 _BATCH = 1_000
 _TICK_S = 0.01
-# Not more often: reading its metrics costs the worker time.
-_POLL_S = 0.5
+_POLL_S, _DRAIN_POLL_S = 0.5, 0.1
 _FRESHNESS = "freshness_seconds"
 
 Publication = tuple[str, bytes]
@@ -43,15 +44,21 @@ class StreamResult:
     """The measurements. Freshness is the time from the stream's timestamp to a readable state.
 
     Attributes:
+        workers: Feature workers that shared the rows.
         events: Number of events drained.
         events_per_s: Rate of draining.
+        cpu_us: Processor microseconds an event of all workers together, while draining.
+        engines_cpu_us: The same of NATS and Redis.
         rate: Events a second of the paced part.
         freshness_p50_ms: Median freshness of the paced part.
         freshness_p99_ms: 99th percentile of the freshness of the paced part.
     """
 
+    workers: int
     events: int
     events_per_s: float
+    cpu_us: float
+    engines_cpu_us: float
     rate: float
     freshness_p50_ms: float
     freshness_p99_ms: float
@@ -61,50 +68,98 @@ class StreamResult:
         return asdict(self)
 
 
-def bench(events: int, rate: int, seconds: int, bar: ProgressBar) -> StreamResult:
-    """Let a worker drain `events` events, then process `rate` events a second.
+def bench(events: int, rate: int, seconds: int, bar: ProgressBar, workers: int = 1) -> StreamResult:
+    """Let feature workers drain `events` events, then process `rate` events a second.
 
     Args:
         events: Events to drain.
         rate: Events a second of the paced part.
         seconds: Duration of the paced part.
         bar: Opens a progress bar with a title.
+        workers: How many share the rows.
 
     Raises:
-        RuntimeError: an engine or the worker does not start.
+        RuntimeError: an engine or a worker does not start.
     """
     with tempfile.TemporaryDirectory() as folder, own_engines(Path(folder)) as config:
-        return asyncio.run(_measure(config, events, rate, seconds, bar))
+        return asyncio.run(_measure(config, events, rate, seconds, bar, workers))
 
 
 async def _measure(
-    config: Settings, events: int, rate: int, seconds: int, bar: ProgressBar
+    config: Settings, events: int, rate: int, seconds: int, bar: ProgressBar, workers: int
 ) -> StreamResult:
     nc = await connect(config, "bench", timeout_s=20.0)
+    js, engine_processes = nc.jetstream(), psutil.Process().children()
     try:
-        await create_streams(nc.jetstream(), 0)
+        await create_streams(js, 0)
+        with Redis.from_url(config.redis) as redis:
+            assignment = await assign(js, redis, workers, config.shards)
         source = _messages(config.shards)
         with bar("simulating events") as step:
             drained = _take(source, events, step)
             paced = _take(source, rate * seconds, lambda *_: None)
-        with bar("publishing events") as step:
-            await _publish(nc, drained, step)
-        with _worker(config) as worker:
-            with bar("processing with one worker") as step:
-                per_s = await _drain(config, events, worker, step)
-            before = read_buckets(_metrics(config), _FRESHNESS)
+        with _workers(config, workers) as (running, urls):
+            await _until_ready(js, assignment, running)
+            with _stopped(running), bar("publishing events") as step:
+                await _publish(nc, drained, step)
+            cpu, engines_cpu = _cpu_s(running), _cpu_s(engine_processes)
+            begin = time.perf_counter()
+            with bar(f"processing with {workers} feature workers") as step:
+                await _drain(js, assignment, events, running, step)
+            took = time.perf_counter() - begin
+            cpu, engines_cpu = _cpu_s(running) - cpu, _cpu_s(engine_processes) - engines_cpu
+            before = _freshness(urls)
             with bar(f"{rate} events/s") as step:
                 elapsed = await _pace(nc, paced, rate, step)
-            after = read_buckets(_metrics(config), _FRESHNESS)
+            after = _freshness(urls)
     finally:
         await nc.close()
     return StreamResult(
+        workers=workers,
         events=events,
-        events_per_s=per_s,
+        events_per_s=events / took,
+        cpu_us=cpu / events * 1e6,
+        engines_cpu_us=engines_cpu / events * 1e6,
         rate=len(paced) / elapsed,
         freshness_p50_ms=quantile(before, after, 0.5) * 1e3,
         freshness_p99_ms=quantile(before, after, 0.99) * 1e3,
     )
+
+
+async def _until_ready(
+    js: JetStreamContext, assignment: Assignment, running: Sequence[psutil.Process]
+) -> None:
+    """Wait until every worker consumes. RuntimeError: one ended."""
+    while len(await js.consumers_info(STREAM)) < assignment.workers:
+        _check(running)
+        await asyncio.sleep(_POLL_S)
+
+
+@contextmanager
+def _stopped(running: Sequence[psutil.Process]) -> Iterator[None]:
+    """Stop the workers while events are published, so that all begin with the same backlog."""
+    for process in running:
+        process.suspend()
+    try:
+        yield
+    finally:
+        for process in running:
+            process.resume()
+
+
+def _cpu_s(processes: Sequence[psutil.Process]) -> float:
+    return sum(times.user + times.system for times in (p.cpu_times() for p in processes))
+
+
+def _check(running: Sequence[psutil.Process]) -> None:
+    if not all(process.is_running() for process in running):
+        raise RuntimeError("a feature worker ended")
+
+
+def _freshness(urls: Sequence[str]) -> Buckets:
+    """The sum of the workers' histograms."""
+    found = [read_buckets(url, _FRESHNESS) for url in urls]
+    return {bound: sum(one[bound] for one in found) for bound in found[0]}
 
 
 def _messages(shards: int) -> Iterator[Publication]:
@@ -140,24 +195,20 @@ async def _publish(nc: Client, messages: list[Publication], step: Any) -> None:
 
 
 async def _drain(
-    config: Settings, events: int, worker: "subprocess.Popen[bytes]", step: Any
-) -> float:
-    """Events/s between the first and the last observed progress.
-
-    Raises:
-        RuntimeError: the worker ended.
-    """
-    first_at, first = 0.0, 0
+    js: JetStreamContext,
+    assignment: Assignment,
+    events: int,
+    running: Sequence[psutil.Process],
+    step: Any,
+) -> None:
+    """Wait until every worker has folded all events. RuntimeError: one ended."""
     while True:
-        if worker.poll() is not None:
-            raise RuntimeError(f"the worker ended: {_worker_log(config).read_text()[-500:]}")
-        done, now = _events_processed(_metrics(config)), time.perf_counter()
+        _check(running)
+        done = min([await floor(js, assignment, n) for n in range(assignment.workers)])
         step(done, events)
-        if done and not first:
-            first_at, first = now, done
         if done >= events:
-            return (done - first) / max(now - first_at, 1e-9)
-        await asyncio.sleep(_POLL_S)
+            return
+        await asyncio.sleep(_DRAIN_POLL_S)
 
 
 async def _pace(nc: Client, messages: list[Publication], rate: int, step: Any) -> float:
@@ -175,23 +226,6 @@ async def _pace(nc: Client, messages: list[Publication], rate: int, step: Any) -
     elapsed = time.perf_counter() - begin
     await asyncio.sleep(0.5)
     return elapsed
-
-
-def _metrics(config: Settings) -> str:
-    return f"http://127.0.0.1:{config.metrics_port}/metrics"
-
-
-def _worker_log(config: Settings) -> Path:
-    return config.home / "worker.log"
-
-
-def _events_processed(url: str) -> int:
-    try:
-        with urllib.request.urlopen(url, timeout=2) as answer:
-            families = text_string_to_metric_families(answer.read().decode())
-    except OSError:
-        return 0
-    return sum(int(s.value) for f in families for s in f.samples if s.name == "events_total")
 
 
 @contextmanager
@@ -222,18 +256,29 @@ def own_engines(home: Path) -> Iterator[Settings]:
 
 
 @contextmanager
-def _worker(config: Settings) -> Iterator["subprocess.Popen[bytes]"]:
+def _workers(config: Settings, count: int) -> Iterator[tuple[list[psutil.Process], list[str]]]:
+    """The processes of feature workers, and the URLs of their metrics."""
     changed = {
         "WHITEBOARD_HOME": str(config.home),
         "WHITEBOARD_NATS_URL": config.nats,
         "WHITEBOARD_REDIS_URL": config.redis,
-        "WHITEBOARD_METRICS_PORT": str(config.metrics_port),
     }
-    command = (sys.executable, "-m", "services.platform.run", "fraud", "feature-worker")
-    with _worker_log(config).open("wb") as log:
-        process = subprocess.Popen(command, stderr=log, env={**environment(), **changed})
+    ports = [free_port() for _ in range(count)]
+    run = (sys.executable, "-m", "services.platform.run")
+    with (config.home / "workers.log").open("wb") as log:
+        processes = [
+            subprocess.Popen(
+                (*run, "--port", str(port), "fraud", "feature-worker", "--worker", str(number)),
+                stderr=log,
+                env={**environment(), **changed},
+            )
+            for number, port in enumerate(ports)
+        ]
     try:
-        yield process
+        urls = [f"http://127.0.0.1:{port}/metrics" for port in ports]
+        yield [psutil.Process(process.pid) for process in processes], urls
     finally:
-        process.terminate()
-        process.wait(20)
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.wait(20)

@@ -21,11 +21,9 @@ from infra.kubernetes.names import (
 )
 from infra.kubernetes.network import policies
 from infra.kubernetes.pods import PRIORITIES
-from infra.kubernetes.sizes import workload
 from infra.kubernetes.workloads import (
     process_objects,
     registry_objects,
-    sharded_objects,
     simulator_objects,
 )
 from services.platform.design import SCHEDULER, Design, HttpApp, Process, registered
@@ -66,16 +64,10 @@ def files(config: Settings) -> dict[str, str]:
         "kind": "Kustomization",
         "resources": resources,
     }
-    sharded = [
-        sharded_objects(owner, process, config)
-        for owner, process in every
-        if isinstance(process, Process) and workload(process.name).scaling == "shards"
-    ]
     return {
         "base/kustomization.yaml": _text([kustomization]),
         **{f"base/{name}.yaml": _text(objects) for name, objects in base.items()},
         "overlays/local/simulators.yaml": _text(simulator_objects()),
-        "overlays/production/shards.yaml": _text([one for made in sharded for one in made]),
     }
 
 

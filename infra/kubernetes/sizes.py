@@ -10,7 +10,7 @@ from typing import Literal
 
 Image = Literal["serve", "train"]
 # any: replicas share the work; one: it reads a stream in order, and has one owner; shards: as one,
-# but a replica a shard.
+# but replicas share the rows by shard.
 Scaling = Literal["any", "one", "shards"]
 
 
@@ -105,12 +105,6 @@ WORKLOADS = {
     "cv-monitor": Workload(Size(50, 1000, 384, 768, f"278 {_STARTED}"), image="train"),
     "scheduler": Workload(TRAINING, image="train", command=("whiteboard",), trains=True),
 }
-
-# Entity types by which feature workers are sharded, and shards of each in production. The number is
-# fixed when the streams are made. 16 of each hold to 44,800 decisions/s (docs/scale.md), so 4 hold
-# to 11,200, eight times what the lake writer holds.
-SHARD_ENTITIES = ("customer_id", "device_id", "ip", "merchant_id")
-SHARDS = 4
 
 
 def workload(name: str) -> Workload:

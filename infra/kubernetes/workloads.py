@@ -12,13 +12,15 @@ from infra.kubernetes.names import (
 )
 from infra.kubernetes.pods import command_pod, container, pod, probe, process_pod
 from infra.kubernetes.sizes import REGISTRY as REGISTRY_SIZE
-from infra.kubernetes.sizes import SHARD_ENTITIES, SHARDS, SIMULATOR, workload
+from infra.kubernetes.sizes import SIMULATOR, workload
 from services.platform.design import WORKER_NICE, HttpApp, Process
 from services.platform.settings import Settings
 
 _APPS = "apps/v1"
 # The StatefulSet controller's label: which replica a pod is.
 _INDEX = "metadata.labels['apps.kubernetes.io/pod-index']"
+# Overlays set WORKERS to the number of replicas; the first replica sees to it.
+_SHARERS = ("--worker", "$(WORKER)", "--workers", "$(WORKERS)")
 # Of what replicas share, an autoscaler keeps between these numbers; overlays move them.
 _MIN_REPLICAS, _MAX_REPLICAS = 2, 6
 
@@ -31,6 +33,8 @@ def process_objects(owner: str, process: HttpApp | Process, config: Settings) ->
     Deployment, with an autoscaler and a disruption budget.
     """
     plan, name = workload(process.name), process.name
+    if plan.scaling == "shards":
+        return _sharers(name, process_pod(owner, process, config, _SHARERS))
     template = process_pod(owner, process, config)
     if plan.scaling != "any":
         return _owner(name, template, replicas=1)
@@ -41,20 +45,6 @@ def process_objects(owner: str, process: HttpApp | Process, config: Settings) ->
         made.append(_cpu_autoscaler(name, plan.cpu_target))
     if plan.stream:
         made.append(_backlog_autoscaler(name, *plan.stream, plan.backlog))
-    return made
-
-
-def sharded_objects(owner: str, process: Process, config: Settings) -> list[Manifest]:
-    """A process by shard: for each entity type a StatefulSet, a replica a shard."""
-    made = []
-    for entity in SHARD_ENTITIES:
-        template = process_pod(owner, process, config, ("--entity", entity, "--shard", "$(SHARD)"))
-        template["metadata"]["labels"]["whiteboard/entity"] = entity
-        [main] = template["spec"]["containers"]
-        main["env"].append({"name": "SHARD", "valueFrom": {"fieldRef": {"fieldPath": _INDEX}}})
-        name = f"{process.name}-{entity.replace('_', '-')}"
-        made += _owner(name, template, SHARDS)
-        made.append(_budget(name, template["metadata"]["labels"], 1))
     return made
 
 
@@ -114,6 +104,16 @@ def _owner(name: str, template: Manifest, replicas: int) -> list[Manifest]:
         _stateful_set(name, template, replicas),
         manifest("v1", "Service", name, headless),
     ]
+
+
+def _sharers(name: str, template: Manifest) -> list[Manifest]:
+    """A StatefulSet whose replicas share the work: each knows which one it is."""
+    [main] = template["spec"]["containers"]
+    main["env"] += [
+        {"name": "WORKER", "valueFrom": {"fieldRef": {"fieldPath": _INDEX}}},
+        {"name": "WORKERS", "value": "1"},
+    ]
+    return [*_owner(name, template, replicas=1), _budget(name, labels(name), 1)]
 
 
 def _stateful_set(name: str, template: Manifest, replicas: int) -> Manifest:

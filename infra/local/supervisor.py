@@ -141,6 +141,12 @@ class Supervisor:
         """Start one process again."""
         self._rpc().supervisor.startProcess(name, True)
 
+    def remove(self, name: str) -> None:
+        """Stop one process and forget it; `start` knows it again."""
+        with contextlib.suppress(Fault):  # it was not running
+            self._rpc().supervisor.stopProcess(name, True)
+        self._rpc().supervisor.removeProcessGroup(name)
+
     def _rpc(self) -> Any:
         if self._socket.parent != self._home and self._socket.parent.exists():
             _check_private(self._socket.parent)

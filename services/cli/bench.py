@@ -26,12 +26,15 @@ def bench(
     what: Annotated[Benchmark, typer.Argument(help="Which figures.")] = Benchmark.score,
     seconds: Annotated[int, typer.Option(min=2, help="Seconds a round.")] = 10,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds, of score and swap.")] = 3,
+    feature_workers: Annotated[
+        int, typer.Option(min=1, help="Feature workers of stream, sharing the rows.")
+    ] = 1,
     as_json: JsonOption = False,
 ) -> None:
     """Measure the hot paths.
 
     score: /score, a route that does nothing, and the reference implementation (needs wrk).
-    stream: one feature worker, events a second, and freshness at 1,000 a second.
+    stream: feature workers, events a second, and freshness at 1,000 a second.
     waterfall: where a request's time goes, candidate by candidate, with a plot.
     swap: shadow mode on and off in turn, and champions swapped, at 300 requests/s.
     growth: latency by feature views, customers and cart items; throughput by replicas (needs wrk).
@@ -41,11 +44,12 @@ def bench(
     Examples:
       whiteboard bench score --seconds 20 --rounds 5 --json
       whiteboard bench stream
+      whiteboard bench stream --feature-workers 4
       whiteboard bench waterfall --json
     """
     shown = {
         Benchmark.score: lambda: _score(seconds, rounds),
-        Benchmark.stream: lambda: _stream(seconds),
+        Benchmark.stream: lambda: _stream(seconds, feature_workers),
         Benchmark.waterfall: lambda: _waterfall(seconds),
         Benchmark.growth: lambda: _growth(seconds),
         Benchmark.swap: lambda: _swap(seconds, rounds),
@@ -97,12 +101,15 @@ def _score(seconds: int, rounds: int) -> Shown:
     return found, [board, summary, beside]
 
 
-def _stream(seconds: int) -> Shown:
+def _stream(seconds: int, workers: int) -> Shown:
     from loadtest.stream import bench as run
 
-    found = run(60_000, 1_000, 2 * seconds, bar)
-    board = table("One feature worker, engines of its own", "", "measured")
+    found = run(60_000, 1_000, 2 * seconds, bar, workers)
+    many = "one feature worker" if workers == 1 else f"{workers} feature workers"
+    board = table(f"{many.capitalize()}, engines of its own", "", "measured")
     board.add_row(f"{found.events:,} events, drained", f"{found.events_per_s:,.0f}/s")
+    board.add_row("processor time an event, all workers", f"{found.cpu_us:.0f} us")
+    board.add_row("of NATS and Redis", f"{found.engines_cpu_us:.0f} us")
     fresh = f"p50 {found.freshness_p50_ms:.0f}, p99 {found.freshness_p99_ms:.0f} ms"
     board.add_row(f"readable after, at {found.rate:,.0f}/s", fresh)
     return found.as_json(), [board]

@@ -6,7 +6,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from rich.markup import escape
 
@@ -37,12 +38,19 @@ _READY_S = 60.0
 _WHITEBOARD = (sys.executable, "-m", "services.cli.main")
 
 
-def programs(config: Settings, designs: Iterable[Design]) -> list[Program]:
-    """The processes of designs, and the shared ones, as programs of this machine."""
+def programs(
+    config: Settings, designs: Iterable[Design], counts: Mapping[str, int] | None = None
+) -> list[Program]:
+    """The processes of designs, and the shared ones, as programs of this machine.
+
+    Args:
+        counts: By process, how many there are where it is not one.
+    """
     own = [
-        _program(config, design.name, process)
+        program
         for design in designs
         for process in design.everything
+        for program in _programs(config, design.name, process, (counts or {}).get(process.name, 1))
     ]
     return [
         *own,
@@ -66,6 +74,52 @@ def _program(config: Settings, owner: str, process: HttpApp | Process, *more: st
     ports = {process.port_setting: process.port(config)}
     environment = {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
     return Program(process.name, command, ports, environment, process.nice)
+
+
+def _programs(
+    config: Settings, owner: str, process: HttpApp | Process, count: int
+) -> Iterator[Program]:
+    """One, or those that share its work."""
+    first = _program(config, owner, process)
+    yield first
+    if isinstance(process, HttpApp):
+        return
+    for number in range(1, count):
+        port = process.port(config, number)
+        run, rest = first.command[:3], first.command[3:]
+        command = (*run, "--port", str(port), *rest, "--worker", str(number))
+        ports = {process.port_setting: port}
+        yield replace(first, name=process.instance(number), command=command, ports=ports)
+
+
+def _counts(config: Settings, designs: Iterable[Design]) -> dict[str, int]:
+    """By process that others share the work of, how many there are to be."""
+    every = (process for design in designs for process in design.processes)
+    return {p.name: p.instances.count(config) for p in every if p.instances is not None}
+
+
+def change_count(config: Settings, supervisor: Supervisor, process: Process, count: int) -> None:
+    """Have so many processes share a running process's work. Failure ends the command."""
+    if process.instances is None:
+        raise ValueError(f"{process.name} has no others that share its work")
+    designs = list(DESIGNS.values())
+    before = kept = process.instances.count(config)
+    try:
+        if count > before:  # the new ones wait until something is assigned to them
+            with err.status(f"starting {process.name} {before} to {count - 1}"):
+                start_services(config, supervisor, designs, {process.name: count})
+        with err.status("handing over"), errors_as_messages():
+            process.instances.change(config, count)
+        kept = count
+    finally:
+        _stop_others(config, supervisor, process, kept)
+
+
+def _stop_others(config: Settings, supervisor: Supervisor, process: Process, count: int) -> None:
+    """Stop the processes beyond a number."""
+    names = {process.instance(number) for number in range(count, config.shards)}
+    for name in sorted(names & set(supervisor.states())):
+        supervisor.remove(name)
 
 
 def bring_up(config: Settings, seed: int, days: int) -> Supervisor:
@@ -189,9 +243,18 @@ def _note_first_secrets(config: Settings, supervisor: Supervisor) -> None:
         supervisor.stop(lambda _: None)
 
 
-def start_services(config: Settings, supervisor: Supervisor, designs: Sequence[Design]) -> None:
-    """Start the designs' processes beside the engines and wait until they are ready."""
-    wanted = programs(config, designs)
+def start_services(
+    config: Settings,
+    supervisor: Supervisor,
+    designs: Sequence[Design],
+    counts: Mapping[str, int] | None = None,
+) -> None:
+    """Start the designs' processes beside the engines and wait until they are ready.
+
+    Args:
+        counts: By process, how many there are where it is not as many as before.
+    """
+    wanted = programs(config, designs, _counts(config, designs) | dict(counts or {}))
     _start(supervisor, [*local_engines(config), *wanted])
     for design in designs:
         _wait_for_url(f"{design.http.url(config)}/readyz", design.http.name)

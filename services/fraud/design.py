@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from services.fraud.service import SCORER
 from services.platform.access import Access
-from services.platform.design import DEFERRABLE_NICE, WORKER_NICE, Design, Process
+from services.platform.design import DEFERRABLE_NICE, WORKER_NICE, Design, Instances, Process
 from services.platform.hooks import (
     AuditResult,
     Demo,
@@ -116,6 +116,24 @@ def _demo() -> Demo:
     return Demo(run, live.demo_failures, live.demo_table)
 
 
+def _feature_workers(config: Settings) -> int:
+    from services.fraud.features.assignment import present_assignment
+
+    return present_assignment(config).workers
+
+
+def _check_feature_workers(config: Settings, number: int) -> None:
+    from services.fraud.features.assignment import check_number
+
+    check_number(number, config.shards)
+
+
+def _assign_feature_workers(config: Settings, number: int) -> None:
+    from services.fraud.features.assignment import assign_workers
+
+    assign_workers(config, number)
+
+
 def _audit(config: Settings) -> AuditResult:
     from services.fraud.monitoring.skew import audit_with_rules
 
@@ -215,6 +233,7 @@ FRAUD = Design(
             access=Access(
                 redis="write", publishes=("fraud.dead.>",), consumes=("FRAUD",), loads=("lake",)
             ),
+            instances=Instances(_feature_workers, _check_feature_workers, _assign_feature_workers),
         ),
         Process(
             "lake-writer",

@@ -171,7 +171,7 @@ _BOXES = (
             "away": "Features become stale; the lag grows, and falls to zero afterwards.",
         },
         aws="Managed Flink, or consumers on ECS, a task a shard.",
-        at_scale="A worker a shard of an entity: no two writers on one row.",
+        at_scale="Workers share the rows by shard: no two writers on one row.",
     ),
     Box(
         "lake-writer", "Lake writer", "ingestion", 580, 420, "lake-writer",

@@ -50,6 +50,26 @@ STEPS: tuple[tuple[tuple[str, ...], str], ...] = (
 WORKER_NICE, DEFERRABLE_NICE = 10, 19
 
 
+# Ports of further processes of one kind, counted from `metrics_port`.
+_INSTANCES_OFFSET = 40
+
+
+@dataclass(frozen=True)
+class Instances:
+    """How many processes share the work of one kind, and changing it while they run.
+
+    Attributes:
+        count: How many there are to be; 1 where that is not known.
+        check: Raises ValueError if so many cannot share it.
+        change: Hands the work over. Processes beyond the new number may be stopped then. Raises
+            ValueError where that cannot be done now; ConnectionError, OSError: an engine is away.
+    """
+
+    count: Callable[[Settings], int]
+    check: Callable[[Settings, int], None]
+    change: Callable[[Settings, int], None]
+
+
 @dataclass(frozen=True)
 class Process:
     """A worker process.
@@ -61,6 +81,8 @@ class Process:
         metrics_offset: Its Prometheus port, counted from the setting `metrics_port`.
         nice: `WORKER_NICE` or `DEFERRABLE_NICE`.
         access: What its account may do at the engines.
+        instances: Where several share its work. `--worker N` tells each which one it is, and the
+            first shows in the gauge `process_instances` how many there are.
     """
 
     name: str
@@ -68,16 +90,30 @@ class Process:
     metrics_offset: int
     nice: int
     access: Access = NOTHING
+    instances: Instances | None = None
     port_setting = "metrics_port"
 
-    def port(self, settings: Settings) -> int:
-        """Its Prometheus port."""
-        return settings.metrics_port + self.metrics_offset
+    def instance(self, number: int) -> str:
+        """Name of one of several, as the process manager and Compose call it.
 
-    def metrics_url(self, settings: Settings) -> str:
-        """Its Prometheus page."""
-        host = self.name if settings.host_by_name else settings.host
-        return f"http://{host}:{self.port(settings)}/metrics"
+        >>> Process("worker", "module", 0, 10).instance(2)
+        'worker-2'
+        """
+        return f"{self.name}-{number}" if number else self.name
+
+    def port(self, settings: Settings, number: int = 0) -> int:
+        """Its Prometheus port.
+
+        Args:
+            number: Which one of several.
+        """
+        offset = _INSTANCES_OFFSET + number if number else self.metrics_offset
+        return settings.metrics_port + offset
+
+    def metrics_url(self, settings: Settings, number: int = 0) -> str:
+        """Its Prometheus page. See `port`."""
+        host = self.instance(number) if settings.host_by_name else settings.host
+        return f"http://{host}:{self.port(settings, number)}/metrics"
 
 
 @dataclass(frozen=True)

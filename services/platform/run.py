@@ -1,8 +1,7 @@
 """Start any process of any design: `python -m services.platform.run fraud feature-worker`.
 
-What follows the process's name goes to the process: `fraud feature-worker --entity merchant_id
---shard 3`. Processes that serve all designs belong to `shared`: `shared scheduler COMMAND` retrains
-by running COMMAND.
+What follows the process's name goes to the process: `fraud feature-worker --worker 2`. Processes
+that serve all designs belong to `shared`: `shared scheduler COMMAND` retrains by running COMMAND.
 """
 
 import argparse

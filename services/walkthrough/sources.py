@@ -7,9 +7,10 @@ kind of source it has.
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from operator import itemgetter
 
 import aiohttp
 import orjson
@@ -27,6 +28,9 @@ Read = Callable[[], Awaitable[Samples]]
 _LINE = re.compile(r"^([a-z_]+)(?:\{([^}]*)\})? (\S+)$")
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 _SUFFIXES = ("", "_bucket", "_count", "_sum")
+# A process's gauge: how many share its work.
+_INSTANCES = "process_instances"
+_LAG = "consumer_lag_events"
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,24 @@ def parse_metrics(text: str, wanted: frozenset[str]) -> Samples:
     return found
 
 
+def together(pages: Sequence[Samples]) -> Samples:
+    """The samples of several processes that share one's work.
+
+    Each has the same backlog before it: the largest counts, not the sum.
+
+    >>> pages = [{_LAG: [({}, 3.0)], "a": [({}, 1.0)]}, {_LAG: [({}, 5.0)], "a": [({}, 1.0)]}]
+    >>> together(pages)
+    {'consumer_lag_events': [({}, 5.0)], 'a': [({}, 1.0), ({}, 1.0)]}
+    """
+    found: dict[str, list[tuple[Mapping[str, str], float]]] = {}
+    for page in pages:
+        for name, samples in page.items():
+            found.setdefault(name, []).extend(samples)
+    if len(pages) > 1 and _LAG in found:
+        found[_LAG] = [max(found[_LAG], key=itemgetter(1))]
+    return found
+
+
 class Sources:
     """The sources of an installation."""
 
@@ -72,12 +94,10 @@ class Sources:
             metrics: Names of the metrics that count.
         """
         self._config = config
-        self._wanted = frozenset(m + suffix for m in metrics for suffix in _SUFFIXES)
+        self._wanted = frozenset(m + suffix for m in (*metrics, _INSTANCES) for suffix in _SUFFIXES)
         self._redis = RedisConnection(config.redis)
         self._http: aiohttp.ClientSession | None = None
-        self._reads: dict[str, Read] = {
-            p.name: partial(self._process, _metrics_url(p, config)) for p in processes
-        }
+        self._reads: dict[str, Read] = {p.name: partial(self._process, p) for p in processes}
         engines = {"nats": self._nats, "redis": self._redis_info, "seaweedfs": self._s3}
         self._reads |= engines
 
@@ -115,7 +135,16 @@ class Sources:
             return Scrape(time.monotonic(), "down")
         return Scrape(time.monotonic(), "running", samples)
 
-    async def _process(self, url: str) -> Samples:
+    async def _process(self, process: HttpApp | Process) -> Samples:
+        """A process's samples; where several share its work, those of all together."""
+        if isinstance(process, HttpApp):
+            return await self._page(f"{process.url(self._config)}/metrics")
+        first = await self._page(process.metrics_url(self._config))
+        count = round(max((value for _, value in first.get(_INSTANCES, ())), default=1))
+        urls = [process.metrics_url(self._config, number) for number in range(1, count)]
+        return together([first, *await asyncio.gather(*map(self._page, urls))])
+
+    async def _page(self, url: str) -> Samples:
         return parse_metrics((await self._get(url)).decode(), self._wanted)
 
     async def _nats(self) -> Samples:
@@ -155,9 +184,3 @@ class Sources:
         async with self._session().get(url) as answer:
             answer.raise_for_status()
             return await answer.read()
-
-
-def _metrics_url(process: HttpApp | Process, config: Settings) -> str:
-    if isinstance(process, HttpApp):
-        return f"{process.url(config)}/metrics"
-    return process.metrics_url(config)

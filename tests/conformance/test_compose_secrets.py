@@ -28,13 +28,14 @@ FRAUD, CV = (simulator(design) for design in DESIGNS)
 ACCOUNTS = compose_accounts(DESIGNS)
 # By service, where it is not the same.
 ACCOUNT = {"simulator": FRAUD, "stations": CV}
+ACCOUNT |= {f"feature-worker-{number}": "feature-worker" for number in (1, 2, 3)}
 OURS = {name: ACCOUNT.get(name, name) for name in COMPOSE if ACCOUNT.get(name, name) in ACCOUNTS}
 NATS, REDIS, STORE = ENGINES
 OPERATES = {password_name(OPERATOR), *PAIR}
 LABELS, WEBHOOK = "WHITEBOARD_LABEL_TOKEN", "WHITEBOARD_WEBHOOK_TOKEN"
 CLIENTS = "WHITEBOARD_CLIENT_TOKEN"
 # Of `.env`, too, but no secrets.
-PLAIN = {"WHITEBOARD_REQUIRE_TOKENS"}
+PLAIN = {"WHITEBOARD_FEATURE_WORKERS", "WHITEBOARD_REQUIRE_TOKENS"}
 OTHERS = {
     "bootstrap": OPERATES,
     "scheduler": {*OPERATES, LABELS},

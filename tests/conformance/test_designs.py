@@ -138,9 +138,24 @@ def test_compose_runs_it(owner, process):
         # Training takes fewer cores at a nice value; between containers shares count.
         assert command[:3] == ["nice", "-n", str(DEFERRABLE_NICE)]
         command = command[3:-1]
-    assert command == ["python", "-m", "services.platform.run", owner, process.name]
+    own = ["python", "-m", "services.platform.run", owner, process.name]
+    shared = getattr(process, "instances", None) is not None
+    assert command == [*own, *(["--workers", "${WHITEBOARD_FEATURE_WORKERS:-1}"] if shared else [])]
     assert service.get("cpu_shares", 1024) == CPU_SHARES[process.nice]
     assert service["healthcheck"]["test"][2] == str(container_port(process))
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_compose_runs_those_that_share_its_work(number):
+    [(owner, process)] = [one for one in PROCESSES if getattr(one[1], "instances", None)]
+    port = process.port(Settings(), number)
+    service, first = COMPOSE[process.instance(number)], COMPOSE[process.name]
+    run = ["python", "-m", "services.platform.run", "--port", str(port), owner, process.name]
+    assert service["command"] == [*run, "--worker", str(number)]
+    assert service["healthcheck"]["test"][2] == str(port)
+    assert service["profiles"] == ["feature-workers"]
+    same = set(first) - {"command", "healthcheck"}
+    assert {key: service[key] for key in same} == {key: first[key] for key in same}
 
 
 @each_process
@@ -179,7 +194,10 @@ def test_prometheus_scrapes_them_all():
         job["job_name"]: [target for s in job["static_configs"] for target in s["targets"]]
         for job in config["scrape_configs"]
     }
-    assert found == {p.name: [f"{p.name}:{container_port(p)}"] for _, p in PROCESSES}
+    # Prometheus scrapes those of the profile `feature-workers` when they are there.
+    others = [f"feature-worker-{number}:{18140 + number}" for number in (1, 2, 3)]
+    wanted = {p.name: [f"{p.name}:{container_port(p)}"] for _, p in PROCESSES}
+    assert found == wanted | {"feature-worker": [*wanted["feature-worker"], *others]}
 
 
 def test_signals_name_them_all():

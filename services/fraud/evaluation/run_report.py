@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from nats.js.errors import NotFoundError
 
-from services.fraud.features import worker as feature_worker
+from services.fraud.features.assignment import present_assignment
 from services.fraud.ingestion import lake_writer
 from services.fraud.ingestion.events import DECISIONS_STREAM, STREAM
 from services.fraud.ingestion.tables import DECISIONS_TABLE
@@ -83,7 +83,7 @@ async def wait_until_processed(config: Settings, timeout_s: float = _TIMEOUT_S) 
     nc = await connect(config, "run report")
     js = nc.jetstream()
     durables = (
-        (STREAM, feature_worker.NAME),
+        *((STREAM, name) for name in present_assignment(config).durables),
         (STREAM, lake_writer.NAME),
         (DECISIONS_STREAM, lake_writer.DECISIONS_NAME),
     )

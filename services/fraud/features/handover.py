@@ -40,6 +40,8 @@ log = logging.getLogger(__name__)
 RECORD = f"{PROJECT}:{DESIGN}:features"
 OFFERS_FOLDER = f"{DESIGN}/rebuild"
 _OFFER = "offer"
+# The field with the workers' assignment: see `assignment.py`.
+ASSIGNMENT = "workers"
 
 Record = Mapping[str, str]
 
@@ -167,6 +169,26 @@ def replace_rows(
         kept.update(keys)
     table.delete(key for key in table.entities() if key not in kept and owns(state, key))
     return len(kept)
+
+
+def owner_field(worker: str) -> str:
+    """The field with the process that runs as a worker, which nothing but itself may write."""
+    return f"owner:{worker}"
+
+
+def fields_of(
+    record: Record, new: Sequence[str], old: Sequence[str]
+) -> tuple[dict[str, str], list[str]]:
+    """What to add and to remove where workers of other names go on: they have the same offer.
+
+    >>> fields_of({"taken:a": "7", "owner:a": "x", "offer": '{"id": "7"}'}, ["b"], ["a"])
+    ({'taken:b': '7'}, ['taken:a', 'owner:a'])
+    """
+    removed = [f for name in old for f in (_worker(name), owner_field(name)) if f in record]
+    if _OFFER not in record:
+        return {}, removed
+    taken = orjson.loads(record[_OFFER])["id"]
+    return {_worker(name): taken for name in new}, removed
 
 
 def _state(state: State) -> str:

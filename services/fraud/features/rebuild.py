@@ -31,7 +31,7 @@ from features.aggregation import BackfilledState, RowTable, fold_events, identif
 from features.online import OnlineTable
 from features.spec import DAY, SEQ, Embedding
 from features.state_log import log_folder, row_table, stack, write_log
-from services.fraud.features import worker
+from services.fraud.features.assignment import Assignment
 from services.fraud.features.backfill import WARM_UP_DAYS
 from services.fraud.features.embedding_log import read_embedding_log
 from services.fraud.features.handover import (
@@ -101,7 +101,7 @@ def rebuild(config: Settings, bar: ProgressBar, wait: bool = True) -> Rebuilt:
             _restore_embeddings(lake, redis, step)
         if wait:
             with bar("the feature worker takes the rows over") as step:
-                asyncio.run(_wait_until_taken(config, redis, offer, step))
+                _wait_until_taken(redis, offer, step)
             lake.remove([OFFERS_FOLDER])
             _remove_other_logs(lake)
     return Rebuilt(
@@ -137,9 +137,11 @@ def incomplete(config: Settings) -> list[str]:
         found = record.read()
         if entries(found, STATES) == [state.hash for state in STATES]:
             return []
-        if pending(found, STATES, worker.NAME) is not None:
+        first = Assignment.of(found).durable(0)
+        if pending(found, STATES, first) is not None:
             return []
-        usable = record.usable(STATES, asyncio.run(_handled_by(config, worker.NAME)))
+        last_folded = max(Assignment.of(found).after, asyncio.run(_handled_by(config, first)))
+        usable = record.usable(STATES, last_folded)
     return [state.name for state in STATES if state not in usable]
 
 
@@ -269,39 +271,26 @@ def _restore_embedding(table: OnlineTable, view: Embedding, logged: pa.Table) ->
         table.store([keys[i] for i in chosen], rows[chosen])
 
 
-async def _wait_until_taken(
-    config: Settings, redis: Redis, offer: Offer, step: ProgressCallback
-) -> None:
+def _wait_until_taken(redis: Redis, offer: Offer, step: ProgressCallback) -> None:
     """Wait until every feature worker has taken the offer. ValueError if one does not."""
-    nc = await connect(config, "rebuild")
     record = OnlineRecord(redis)
     end = time.monotonic() + _TAKEN_TIMEOUT_S
-    try:
-        while True:
-            workers = await _workers(nc.jetstream())
-            found = record.read()
-            taken = [name for name in workers if was_taken(found, name, offer)]
-            step(len(taken), max(len(workers), 1))
-            if workers and len(taken) == len(workers):
-                return
-            if pending(found, ()) != offer:
-                raise ValueError("another rebuild began, or Redis was lost: run it again")
-            if time.monotonic() > end:
-                waiting = ", ".join(sorted(set(workers) - set(taken))) or worker.NAME
-                raise ValueError(
-                    f"{waiting} did not take the rows over within {_TAKEN_TIMEOUT_S:.0f} s; it "
-                    "does so when it runs under this feature set: `whiteboard status`"
-                )
-            await asyncio.sleep(_POLL_S)
-    finally:
-        await nc.close()
-
-
-async def _workers(js: JetStreamContext) -> list[str]:
-    """Names of the feature workers that consume the stream."""
-    found = await js.consumers_info(STREAM)
-    prefix = f"{worker.NAME}-"
-    return [c.name for c in found if c.name == worker.NAME or c.name.startswith(prefix)]
+    while True:
+        found = record.read()
+        workers = Assignment.of(found).durables
+        taken = [name for name in workers if was_taken(found, name, offer)]
+        step(len(taken), len(workers))
+        if len(taken) == len(workers):
+            return
+        if pending(found, ()) != offer:
+            raise ValueError("another rebuild began, or Redis was lost: run it again")
+        if time.monotonic() > end:
+            waiting = ", ".join(sorted(set(workers) - set(taken)))
+            raise ValueError(
+                f"{waiting} did not take the rows over within {_TAKEN_TIMEOUT_S:.0f} s; it "
+                "does so when it runs under this feature set: `whiteboard status`"
+            )
+        time.sleep(_POLL_S)
 
 
 def _remove_files_of_backfill(lake: Lake) -> None:

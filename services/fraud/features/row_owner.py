@@ -2,37 +2,46 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
 from contextlib import suppress
+from uuid import uuid4
 
 from nats.js import JetStreamContext
 from redis import Redis
 from redis.exceptions import RedisError
 
+from features.online import Fence
 from features.redis_connection import RedisConnection
 from features.spec import Key, State
+from services.fraud.features.assignment import Assignment, floor
 from services.fraud.features.handover import (
+    ASSIGNMENT,
     RECORD,
     Offer,
     OnlineRecord,
     Record,
     decoded,
     entries,
+    owner_field,
     pending,
     replace_rows,
 )
-from services.fraud.ingestion.events import STREAM, shard
+from services.fraud.features.states import STATES
+from services.fraud.ingestion.events import STREAM
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
 from services.platform.streaming.consumer import OrderedConsumer
 
 log = logging.getLogger(__name__)
 
-_POLL_S = 1.0
+POLL_S = 1.0
 
 
 class RowOwner:
-    """The rows that one worker owns: which of them are complete, and taking over an offer."""
+    """The rows that one worker owns: which of them are complete, and taking over an offer.
+
+    Attributes:
+        fence: What holds while this process may write them.
+    """
 
     def __init__(
         self,
@@ -40,18 +49,16 @@ class RowOwner:
         js: JetStreamContext,
         redis: RedisConnection,
         consumer: OrderedConsumer,
-        name: str,
-        states: Sequence[State],
-        number: int | None = None,
+        assignment: Assignment,
+        worker: int,
     ) -> None:
         """Open nothing yet.
 
         Args:
             redis: The connection that the worker writes by.
             consumer: Its consumer, which does not run while `prepare` does.
-            name: Its name.
-            states: The states it owns rows of.
-            number: The shard of the rows, None for all.
+            assignment: Which rows are which worker's.
+            worker: Its number.
         """
         self._js = js
         self._redis = redis
@@ -59,11 +66,42 @@ class RowOwner:
         self._record = OnlineRecord(self._bulk)
         self._lake = Lake(config)
         self._consumer = consumer
-        self._name = name
-        self._states = states
-        self._shards = config.shards
-        self._number = number
+        self._assignment = assignment
+        self._worker = worker
+        self._name = assignment.durable(worker)
+        self._states = STATES
+        self._process = uuid4().hex[:12]
         self._seen: Record = {}
+        encoded = assignment.encoded().encode() if assignment.epoch else None
+        owner = owner_field(self._name)
+        self.fence = Fence(RECORD, {ASSIGNMENT: encoded, owner: self._process.encode()})
+
+    async def enter(self) -> None:
+        """Become the one process that runs as this worker; one that did so before writes no more.
+
+        Raises:
+            redis.RedisError, OSError: Redis is unavailable.
+        """
+        await self._redis.execute([("HSET", RECORD, owner_field(self._name), self._process)])
+
+    async def still_owns(self) -> bool:
+        """Whether the rows are this worker's as before; false once there is another assignment.
+
+        A record that was lost with Redis is entered again.
+
+        Raises:
+            RuntimeError: another process runs as this worker.
+            redis.RedisError, OSError: Redis is unavailable.
+        """
+        record = await self._read()
+        if Assignment.of(record) != self._assignment:
+            return False
+        process = record.get(owner_field(self._name))
+        if process is None:
+            await self.enter()
+        elif process != self._process:
+            raise RuntimeError(f"another process runs as feature worker {self._worker}")
+        return True
 
     async def prepare(self) -> list[State]:
         """Take over an offer if there is one. Returns the states whose rows are complete.
@@ -76,7 +114,7 @@ class RowOwner:
         if offer is not None:
             await self._take(offer)
         backfilled = (await self._js.stream_info(STREAM)).state.first_seq - 1
-        last_folded = max(await self._consumer.ack_floor(), backfilled)
+        last_folded = max(await floor(self._js, self._assignment, self._worker), backfilled)
         found = await asyncio.to_thread(self._record.usable, self._states, last_folded)
         for state in self._states:
             if state not in found:
@@ -85,13 +123,11 @@ class RowOwner:
         return found
 
     async def changed(self) -> None:
-        """Wait until there is another offer, or another entry for one of the states."""
+        """Wait until there is another assignment, owner, offer, or entry for one of the states."""
         while True:
-            await asyncio.sleep(_POLL_S)
+            await asyncio.sleep(POLL_S)
             with suppress(RedisError, OSError, TimeoutError):
-                [flat] = await self._redis.execute([("HGETALL", RECORD)])
-                now = decoded(zip(flat[::2], flat[1::2], strict=True))
-                if self._relevant(now) != self._relevant(self._seen):
+                if self._relevant(await self._read()) != self._relevant(self._seen):
                     return
 
     def close(self) -> None:
@@ -110,10 +146,17 @@ class RowOwner:
         await self._consumer.restart(after=offer.last_seq)
         await asyncio.to_thread(self._record.take, self._name, offer, self._states)
 
-    def _relevant(self, record: Record) -> tuple[object, object]:
-        return entries(record, self._states), pending(record, self._states, self._name)
+    async def _read(self) -> Record:
+        [flat] = await self._redis.execute([("HGETALL", RECORD)])
+        return decoded(zip(flat[::2], flat[1::2], strict=True))
+
+    def _relevant(self, record: Record) -> tuple[object, ...]:
+        return (
+            record.get(ASSIGNMENT),
+            record.get(owner_field(self._name)),
+            entries(record, self._states),
+            pending(record, self._states, self._name),
+        )
 
     def _owns(self, state: State, key: Key) -> bool:
-        """Whether the row of an entity is this worker's."""
-        entity = key[state.keys.index(state.shard)]
-        return self._number is None or shard(entity, self._shards) == str(self._number)
+        return self._assignment.owns(self._worker, state, key)

@@ -1,31 +1,44 @@
 """The feature worker: folds the stream into the online store and acknowledges after the write.
 
-One process owns a set of rows: all of them, or one shard of one entity (`--entity merchant_id
---shard 3`, one process per shard). For each batch it reads the rows, folds the events and writes
-the rows back. If it is killed in between, it folds the batch again; `seq` makes that harmless.
+Several processes may share the rows (`whiteboard up --feature-workers 3`): each reads all events
+and folds the rows of its shards, see `assignment.py`. For each batch a worker reads the rows, folds
+the events and writes the rows back. If it is killed in between, it folds the batch again; `seq`
+makes that harmless.
 
 It folds only into states whose rows are complete, and takes rebuilt rows over: see `handover.py`.
 """
 
 import argparse
 import asyncio
+import logging
 import time
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import numpy as np
+from nats.aio.client import Client
 from nats.js import JetStreamContext
-from prometheus_client import Histogram
+from prometheus_client import Gauge, Histogram
+from redis import Redis
 from redis.exceptions import RedisError
 
-from features.aggregation import fold_events, identify
-from features.online import RowStore
+from features.aggregation import fold_events, identify, select_rows
+from features.online import Fence, RowStore, Superseded
 from features.redis_connection import RedisConnection
-from features.spec import SEQ, State
-from services.fraud.features.row_owner import RowOwner
+from features.spec import SEQ, Key, State
+from services.fraud.features.assignment import (
+    NAME,
+    Assignment,
+    assign,
+    check_number,
+)
+from services.fraud.features.handover import ASSIGNMENT, RECORD
+from services.fraud.features.row_owner import POLL_S, RowOwner
 from services.fraud.features.states import STATES
 from services.fraud.ingestion.columns import Events
-from services.fraud.ingestion.events import DEAD, STREAM, Event, parse_event, worker_subject
+from services.fraud.ingestion.events import DEAD, STREAM, Event, parse_event
 from services.platform.runtime.tasks import cancel_tasks
 from services.platform.runtime.worker import freeze_gc
 from services.platform.settings import Settings
@@ -36,7 +49,8 @@ from services.platform.streaming.retry import retry_forever
 from services.platform.telemetry import EVENTS
 from services.platform.types import Floats, Integers
 
-NAME = "features"
+log = logging.getLogger(__name__)
+
 # How long to wait for a fuller batch: a batch of one costs nearly as much as a batch of ten.
 MAX_WAIT_S = 0.02
 
@@ -48,6 +62,10 @@ FRESHNESS_SECONDS = Histogram(
         5, 60,
     ),
 )  # fmt: skip
+
+
+# The page reads the other workers' figures, too.
+INSTANCES = Gauge("process_instances", "Processes that share this one's work")
 
 
 class FeatureWorker:
@@ -63,28 +81,43 @@ class FeatureWorker:
         js: JetStreamContext,
         redis: RedisConnection,
         states: Sequence[State],
-        name: str = NAME,
+        assignment: Assignment | None = None,
+        worker: int = 0,
+        fence: Fence | None = None,
     ) -> None:
+        """Open nothing.
+
+        Args:
+            assignment: Which rows are which worker's; None: all are its own.
+            worker: Its number.
+            fence: What must hold while it writes.
+        """
         self._js = js
         self.states = states
-        self._store = RowStore(redis, states)
-        self._name = name
+        self._store = RowStore(redis, states, fence)
+        self._assignment = assignment or Assignment()
+        self._worker = worker
         self.between_batches = asyncio.Lock()
 
     async def handle(self, batch: list[Message]) -> None:
         """Fold one batch; messages that cannot be parsed become dead letters.
 
+        Each message is counted by one worker: an event by the one that owns its customer, another
+        message by the first.
+
         Raises:
+            Superseded: the rows are another process's now.
             redis.RedisError, OSError, nats.errors.Error: an engine is unavailable; retry the batch.
         """
         async with self.between_batches:
-            events, seqs = await self._parse(batch)
-            if events:
-                await self.fold(Events.of(events, seqs))
+            parsed = await self._parse(batch)
+            if parsed:
+                await self.fold(Events.of([e for e, _ in parsed], [m.seq for _, m in parsed]))
         now = time.time()
-        for message in batch:
+        counted = [m for e, m in parsed if self._assignment.owner(e.customer_id) == self._worker]
+        for message in counted:
             FRESHNESS_SECONDS.observe(max(now - message.published_us / 1e6, 0.0))
-        EVENTS.labels(self._name, "folded").inc(len(events))
+        EVENTS.labels(NAME, "folded").inc(len(counted))
 
     async def warm_up(self) -> None:
         """Load the compiled kernel before the first events arrive."""
@@ -92,7 +125,7 @@ class FeatureWorker:
 
     async def fold(self, events: Events) -> None:
         """Read the rows of the events' entities, fold, write back. Raises as `handle` does."""
-        identified = {state.name: identify(state, events.keys) for state in self.states}
+        identified = {state.name: self._identify(state, events) for state in self.states}
         keys = {name: distinct for name, (_, distinct) in identified.items()}
         row_keys = self._store.row_keys(keys)
         tables = await self._store.read(row_keys)
@@ -102,17 +135,25 @@ class FeatureWorker:
         fold_events(self.states, events, rows, tables)
         await self._store.write(row_keys, tables)
 
-    async def _parse(self, batch: list[Message]) -> tuple[list[Event], list[int]]:
-        events: list[Event] = []
-        seqs: list[int] = []
+    def _identify(self, state: State, events: Events) -> tuple[Integers, list[Key]]:
+        """`identify`, of the entities that are this worker's."""
+        rows, keys = identify(state, events.keys)
+        if self._assignment.workers == 1:
+            return rows, keys
+        return select_rows(
+            rows, keys, [self._assignment.owns(self._worker, state, k) for k in keys]
+        )
+
+    async def _parse(self, batch: list[Message]) -> list[tuple[Event, Message]]:
+        parsed: list[tuple[Event, Message]] = []
         for message in batch:
             try:
-                events.append(parse_event(message))
-                seqs.append(message.seq)
+                parsed.append((parse_event(message), message))
             except ValueError as error:
-                await dead_letter(self._js, DEAD, self._name, message, str(error))
-                EVENTS.labels(self._name, "dead").inc()
-        return events, seqs
+                if self._worker == 0:
+                    await dead_letter(self._js, DEAD, NAME, message, str(error))
+                    EVENTS.labels(NAME, "dead").inc()
+        return parsed
 
 
 def _without_unread(rows: Integers, table: Floats) -> Integers:
@@ -121,41 +162,82 @@ def _without_unread(rows: Integers, table: Floats) -> Integers:
     return np.where(unread[rows], -1, rows) if unread.any() else rows
 
 
-async def main(config: Settings, entity: str | None = None, shard: int | None = None) -> None:
-    """Run until cancelled: on all rows, or on those of one shard of an entity."""
+async def main(config: Settings, worker: int = 0, workers: int | None = None) -> None:
+    """Run until cancelled.
+
+    Args:
+        worker: Which one this is; one that no rows are assigned to waits.
+        workers: How many there shall be; the first worker sees to it. None: as assigned.
+
+    Raises:
+        RuntimeError: another process runs as this worker.
+    """
     nc = await connect(config, "feature-worker", timeout_s=60.0)
-    name = NAME if entity is None else f"{NAME}-{entity}-{shard}"
-    states = [s for s in STATES if entity in (None, s.shard)]
-    consumer = OrderedConsumer(
-        nc, STREAM, name, worker_subject(entity, shard), max_wait_s=MAX_WAIT_S
-    )
     redis = RedisConnection(config.redis)
-    worker = FeatureWorker(nc.jetstream(), redis, states, name)
-    owner = RowOwner(config, nc.jetstream(), redis, consumer, name, states, shard)
-    lag = asyncio.create_task(report_lag({name: consumer}))
-    await worker.warm_up()
-    freeze_gc()
+    seeing_to = asyncio.create_task(_see_to(config, nc, workers if worker == 0 else None))
     try:
+        await FeatureWorker(nc.jetstream(), redis, STATES).warm_up()
+        freeze_gc()
         while True:
+            assignment = await retry_forever(partial(_read, redis), "assignment", (RedisError,))
+            INSTANCES.set(assignment.workers)
+            if worker < assignment.workers:
+                await _serve(config, nc, redis, assignment, worker)
+            else:
+                await asyncio.sleep(POLL_S)
+    finally:
+        seeing_to.cancel()
+        redis.close()
+        await nc.close()
+
+
+async def _read(redis: RedisConnection) -> Assignment:
+    [found] = await redis.execute([("HGET", RECORD, ASSIGNMENT)])
+    return Assignment.of({ASSIGNMENT: found.decode()} if found else {})
+
+
+async def _see_to(config: Settings, nc: Client, workers: int | None) -> None:
+    """Assign the rows to so many workers, once the present ones have taken what was rebuilt."""
+    if workers is None:
+        return
+    with Redis.from_url(config.redis, socket_timeout=60.0) as redis:
+        work = partial(assign, nc.jetstream(), redis, workers, config.shards)
+        await retry_forever(work, f"{workers} workers", (RedisError, ValueError))
+
+
+async def _serve(
+    config: Settings, nc: Client, redis: RedisConnection, assignment: Assignment, number: int
+) -> None:
+    """Own a worker's rows until there is another assignment."""
+    name, js = assignment.durable(number), nc.jetstream()
+    log.info("%s: worker %d of %d", name, number, assignment.workers)
+    consumer = OrderedConsumer(
+        nc, STREAM, name, max_wait_s=MAX_WAIT_S, first_after=assignment.after
+    )
+    owner = RowOwner(config, js, redis, consumer, assignment, number)
+    worker = FeatureWorker(js, redis, STATES, assignment, number, owner.fence)
+    lag = asyncio.create_task(report_lag({NAME: consumer}))
+    try:
+        await retry_forever(owner.enter, "becoming the owner", (RedisError,))
+        while await retry_forever(owner.still_owns, "the assignment", (RedisError,)):
             worker.states = await retry_forever(owner.prepare, "taking over", (RedisError,))
             await _run_until_changed(worker, owner, consumer)
     finally:
         lag.cancel()
         owner.close()
-        redis.close()
-        await nc.close()
 
 
 async def _run_until_changed(
     worker: FeatureWorker, owner: RowOwner, consumer: OrderedConsumer
 ) -> None:
-    """Consume until there is something for `RowOwner.prepare` to do; nothing is in flight then."""
+    """Consume until there is something for `RowOwner` to do; nothing is in flight then."""
     consuming = asyncio.create_task(consume(consumer, worker.handle, retry_on=(RedisError,)))
     watching = asyncio.create_task(owner.changed())
     try:
         await asyncio.wait((consuming, watching), return_when=asyncio.FIRST_COMPLETED)
         if consuming.done():
-            consuming.result()  # it ends by an error only
+            with suppress(Superseded):
+                consuming.result()  # it ends by an error only
         async with worker.between_batches:
             await cancel_tasks(consuming)
         await consumer.stop()
@@ -166,12 +248,14 @@ async def _run_until_changed(
 def parse_arguments(config: Settings, arguments: Sequence[str]) -> dict[str, Any]:
     """The options of `main` from the command line."""
     parser = argparse.ArgumentParser(prog="feature-worker", description=__doc__)
-    entities = sorted({state.shard for state in STATES})
-    parser.add_argument("--entity", choices=entities, help="own one shard of this entity")
-    parser.add_argument("--shard", type=int, help="which shard")
+    parser.add_argument("--worker", type=int, default=0, help="which one this is, from 0")
+    parser.add_argument("--workers", type=int, help="how many there shall be; from the first")
     options = parser.parse_args(arguments)
-    if (options.entity is None) != (options.shard is None):
-        parser.error("--entity and --shard go together")
-    if options.shard is not None and not 0 <= options.shard < config.shards:
-        parser.error(f"--shard {options.shard}: there are {config.shards} shards, from 0")
+    if not 0 <= options.worker < config.shards:
+        parser.error(f"--worker {options.worker}: from 0, and fewer than {config.shards} shards")
+    if options.workers is not None:
+        try:
+            check_number(options.workers, config.shards)
+        except ValueError as error:
+            parser.error(str(error))
     return vars(options)

@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 from services.fraud.problem import CURRENCY
-from services.platform.streaming.consumer import ALL_SUBJECTS, Message
+from services.platform.streaming.consumer import Message
 from services.platform.streaming.messages import validation_message
 
 STREAM = "FRAUD"
@@ -270,18 +270,6 @@ def decision_subject(customer_id: str, decision: Outcome, shards: int) -> str:
     """
     token = _APPROVED if decision == "approve" else _FLAGGED
     return f"{DECISION}.{shard(customer_id, shards)}.{token}"
-
-
-def worker_subject(entity: str | None = None, number: int | None = None) -> str:
-    """The subject that a feature worker consumes: all events, or one shard of one entity.
-
-    >>> worker_subject("merchant_id", 3)
-    'fraud.*.*.3.*.*'
-    """
-    if entity is None:
-        return ALL_SUBJECTS
-    tokens = [str(number) if e == entity else "*" for e in ENTITIES]
-    return ".".join(("fraud.*", *tokens))
 
 
 def parse_event(message: Message) -> Event:

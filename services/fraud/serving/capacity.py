@@ -57,14 +57,14 @@ def capacity(config: Settings) -> Capacity:
             ),
             Part(
                 "feature-worker",
-                "deliveries",
+                "events",
                 Measured(56, 125, 160, "whiteboard bench stream", "2026-11-26"),
-                # Transaction and label, to a worker of each of four entity types.
-                per_decision=8,
-                max_instances=4 * shards,
-                bound=f"a worker a shard of four entity types, WHITEBOARD_SHARDS={shards}",
+                # Transaction and label.
+                per_decision=2,
+                max_instances=1,
+                bound="every worker reads every event: four hold 1.3 times what one does (ADR 23)",
                 memory_mb=298,
-                network_bytes=8 * 1_500,
+                network_bytes=2 * 1_500,
             ),
             Part(
                 "lake-writer",
@@ -87,8 +87,6 @@ def capacity(config: Settings) -> Capacity:
             ),
         ),
         notes=(
-            "a feature worker of one entity type is taken to cost what one of all types costs: an "
-            "upper bound",
             "a hot entity has one owner: its events must fit one core of a feature worker",
             "rules, reasons, the review desk, shadow mode and S3's own cores are left out",
             "memory of Redis counts customers' rows alone; disk is transaction and label as "

@@ -72,6 +72,7 @@ class OrderedConsumer:
         batch: int = 1_000,
         max_wait_s: float = 0.0,
         new_only: bool = False,
+        first_after: int = 0,
     ) -> None:
         """Request nothing yet.
 
@@ -81,6 +82,7 @@ class OrderedConsumer:
             batch: Messages per pull request; a batch has at most twice as many.
             max_wait_s: How long `batches` waits for more messages, seconds.
             new_only: A new consumer begins with the next message instead of the first.
+            first_after: A new consumer begins behind this sequence, if the stream reaches it.
         """
         self._nc = nc
         self._js = nc.jetstream()
@@ -90,6 +92,7 @@ class OrderedConsumer:
         self._batch = batch
         self._max_wait_s = max_wait_s
         self._new_only = new_only
+        self._first_after = first_after
         self._subscription: Subscription | None = None
         self._buffer: list[Msg] = []
         self._arrived, self._full = asyncio.Event(), asyncio.Event()
@@ -112,13 +115,14 @@ class OrderedConsumer:
             self._inbox, cb=self._receive, pending_msgs_limit=-1
         )
         if after is not None:
-            last = (await self._js.stream_info(self._stream)).state.last_seq
+            last = await self._last_seq()
             await self.restart(after if after <= last else 0)
             return after <= last
         try:
             info = await self._js.consumer_info(self._stream, self._durable)
         except NotFoundError:
-            await self._create(start=None)
+            begins_later = self._first_after and self._first_after <= await self._last_seq()
+            await self._create(start=self._first_after + 1 if begins_later else None)
             return True
         subject = info.config.filter_subject if info.config else None
         if info.num_ack_pending or subject != self._subject:
@@ -231,6 +235,9 @@ class OrderedConsumer:
             self._expected += 1
             delivered.append(made)
         return delivered
+
+    async def _last_seq(self) -> int:
+        return (await self._js.stream_info(self._stream)).state.last_seq
 
     async def _create(self, start: int | None) -> None:
         # Handlers are idempotent, so a crash between deletion and creation costs a pass over the

@@ -18,7 +18,7 @@ from features.online import OnlineTable, RowLayout
 from features.state_log import log_folder
 from infra.local.engines import environment
 from services.fraud.evaluation.run_report import wait_until_processed
-from services.fraud.features import worker as feature_worker
+from services.fraud.features import assignment as feature_worker
 from services.fraud.features.backfill import backfill_states, write_states
 from services.fraud.features.decisions import read_decisions
 from services.fraud.features.handover import RECORD, OnlineRecord

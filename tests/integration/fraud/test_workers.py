@@ -4,14 +4,12 @@ import asyncio
 import signal
 
 import numpy as np
-import pytest
 from nats.js.errors import NotFoundError
 from redis import Redis
 
 from features.aggregation import backfill
 from features.online import OnlineTable
-from features.redis_connection import RedisConnection
-from services.fraud.features import worker as feature_worker
+from services.fraud.features import assignment as feature_worker
 from services.fraud.features.states import STATES
 from services.fraud.ingestion import lake_writer
 from services.fraud.ingestion.columns import Events
@@ -20,7 +18,6 @@ from services.fraud.ingestion.tables import LABELS_TABLE, TRANSACTIONS_TABLE
 from services.fraud.simulator.day import DAY_US, START_US
 from services.fraud.simulator.gateway import simulated_events
 from services.fraud.simulator.traffic import Traffic
-from services.platform.runtime.tasks import cancel_tasks
 from services.platform.storage.lake import Lake
 from services.platform.storage.lake_writer import MAX_WAIT_S
 from tests.integration.conftest import lag, publish, until
@@ -121,31 +118,3 @@ async def test_malformed_messages_become_dead_letters_and_the_stream_goes_on(nc,
         assert OnlineTable(redis, done.state).load(done.keys).tobytes() == done.table.tobytes()
     rows = Lake(config).read(TRANSACTIONS_TABLE)
     assert len(rows) == sum(isinstance(e, TransactionEvent) for e in events)
-
-
-@pytest.mark.parametrize("entity", ["merchant_id"])
-async def test_shards_together_equal_one_worker(nc, config, entity):
-    """One worker per shard, each with its own subjects, in this process."""
-    from services.fraud.ingestion.events import worker_subject
-    from services.platform.streaming.consumer import OrderedConsumer, consume
-
-    events = live(400)
-    seqs = await publish(nc, events, config.shards)
-    states = [s for s in STATES if s.shard == entity]
-    consumers, tasks, redis = [], [], RedisConnection(config.redis)
-    for number in range(config.shards):
-        name = f"features-{number}"
-        consumer = OrderedConsumer(nc, STREAM, name, worker_subject(entity, number))
-        made = feature_worker.FeatureWorker(nc.jetstream(), redis, states)
-        consumers.append(name)
-        tasks.append(asyncio.create_task(consume(consumer, made.handle)))
-    for name in consumers:
-        await until(lambda name=name: settled(nc, STREAM, name))
-    await cancel_tasks(*tasks)
-    redis.close()
-    expected = backfill(STATES, Events.of(events, seqs))
-    with Redis.from_url(config.redis) as online:
-        for state in states:
-            done = expected[state.name]
-            found = OnlineTable(online, state).load(done.keys)
-            assert found.tobytes() == done.table.tobytes()

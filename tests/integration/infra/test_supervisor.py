@@ -52,6 +52,20 @@ def test_programs_run_with_their_arguments_and_logs(home, tmp_path, monkeypatch)
     assert started.states() == {}
 
 
+def test_a_program_that_is_removed_can_be_started_again(tmp_path):
+    sleep = (sys.executable, "-c", "import time; time.sleep(60)")
+    one, other = Program("one", sleep), Program("other", sleep)
+    manager = Supervisor(Settings(home=tmp_path))
+    try:
+        manager.start([one, other])
+        manager.remove("other")
+        assert manager.states() == {"one": "RUNNING"}
+        assert manager.start([one, other]) == {"one"}
+        assert manager.states() == {"one": "RUNNING", "other": "RUNNING"}
+    finally:
+        manager.stop(lambda _: None)
+
+
 def test_a_socket_folder_that_others_can_enter_is_refused(tmp_path, monkeypatch):
     folder = tmp_path / "open"
     folder.mkdir()

@@ -16,7 +16,6 @@ from services.fraud.ingestion.events import (
     microseconds,
     parse_event,
     subject,
-    worker_subject,
 )
 from services.platform.streaming.consumer import Message
 from services.platform.streaming.messages import validation_message
@@ -82,7 +81,6 @@ def test_a_subject_carries_a_shard_for_every_entity():
     tokens = subject("fraud.tx", found, 4).split(".")
     assert len(tokens) == 6
     assert all(0 <= int(token) < 4 for token in tokens[2:])
-    assert worker_subject("merchant_id", 3) == "fraud.*.*.3.*.*"
 
 
 def message(data, published):

@@ -3,15 +3,13 @@
 from importlib import import_module
 
 import pytest
-import yaml
 
 from infra.kubernetes.generate import FOLDER, files, write
 from infra.kubernetes.pods import OPERATOR_LABEL, TRAINING_LABEL
-from infra.kubernetes.sizes import SHARD_ENTITIES, SHARDS, WORKLOADS, workload
+from infra.kubernetes.sizes import WORKLOADS, workload
 from services.cv_inspection.ingestion import events as cv_events
 from services.cv_inspection.serving import worker as inspection_worker
 from services.designs import DESIGNS
-from services.fraud.features.states import STATES
 from services.platform.design import SCHEDULER, HttpApp
 from services.platform.settings import Settings
 from tests.conformance.toy.design import TOY
@@ -114,30 +112,26 @@ def test_a_stream_s_single_owner_is_a_stateful_set_and_the_rest_scales(base):
     assert metadata["consumer"] == inspection_worker.DURABLE
 
 
-def test_feature_workers_own_a_shard_each():
-    assert set(SHARD_ENTITIES) == {state.shard for state in STATES}
-    config = defaults(shards=SHARDS)
-    made = list(yaml.safe_load_all(files(config)["overlays/production/shards.yaml"]))
-    sets = [one for one in made if one["kind"] == "StatefulSet"]
+def feature_workers(objects):
+    """Replicas of the feature worker, its arguments, and its environment."""
+    [one] = [one for one in objects if one["kind"] == "StatefulSet"
+             and one["metadata"]["name"] == "feature-worker"]  # fmt: skip
+    [container] = one["spec"]["template"]["spec"]["containers"]
+    return one["spec"]["replicas"], container["command"][5:], container["env"]
+
+
+@pytest.mark.parametrize(("variant", "count"), [("local", 1), ("production", 4)],
+                         indirect=["variant"])  # fmt: skip
+def test_feature_workers_share_the_rows(objects, count):
+    replicas, arguments, environment = feature_workers(objects)
+    values = {one["name"]: one.get("value") for one in environment}
+    assert (replicas, values["WORKERS"]) == (count, str(count))
     worker = import_module("services.fraud.features.worker")
-    owned = set()
-    for one in sets:
-        [container] = one["spec"]["template"]["spec"]["containers"]
-        arguments = container["command"][5:]
-        assert arguments[-1] == "$(SHARD)"
-        for number in range(one["spec"]["replicas"]):
-            options = worker.parse_arguments(config, [*arguments[:-1], str(number)])
-            owned.add((options["entity"], options["shard"]))
-    assert owned == {(entity, n) for entity in SHARD_ENTITIES for n in range(SHARDS)}
-
-
-@pytest.mark.parametrize("variant", ["production"], indirect=True)
-def test_production_has_as_many_shards_as_workers(objects):
-    [settings] = [one for one in objects if one["kind"] == "ConfigMap"]
-    assert settings["data"]["WHITEBOARD_SHARDS"] == str(SHARDS)
-    named = {one["spec"]["template"]["metadata"]["labels"].get("whiteboard/entity")
-             for one in objects if one["kind"] == "StatefulSet"}  # fmt: skip
-    assert named - {None} == set(SHARD_ENTITIES)
+    for number in range(replicas):
+        given = [a.replace("$(WORKERS)", values["WORKERS"]).replace("$(WORKER)", str(number))
+                 for a in arguments]  # fmt: skip
+        options = worker.parse_arguments(defaults(), given)
+        assert options == {"worker": number, "workers": count}
 
 
 def test_the_settings_are_settings(base):

@@ -35,11 +35,12 @@ def test_a_process_is_found_by_design_and_name():
         (["weather", "worker"], "no design 'weather': choose from fraud, cv, shared"),
         (["fraud", "painter"], "no process 'painter': choose from scorer, feature-worker"),
         (["fraud", "lake-writer", "--shard", "3"], "lake-writer takes no arguments: --shard 3"),
-        (["fraud", "feature-worker", "--shard", "3"], "--entity and --shard go together"),
         (
-            ["fraud", "feature-worker", "--entity", "merchant_id", "--shard", "99"],
-            "there are 16 shards",
+            ["fraud", "feature-worker", "--worker", "16"],
+            "--worker 16: from 0, and fewer than 16 shards",
         ),
+        (["fraud", "feature-worker", "--workers", "17"], "choose 1 to 16, one a shard at most"),
+        (["fraud", "feature-worker", "--workers", "many"], "invalid int value: 'many'"),
         (["shared", "scheduler"], "which program runs the jobs"),
     ],
 )
@@ -66,8 +67,8 @@ def test_a_workers_own_arguments_become_its_options(monkeypatch):
 
     monkeypatch.setattr("services.fraud.features.worker.main", main)
     monkeypatch.setattr("services.platform.runtime.worker.run_worker", run_worker)
-    start(Settings(), worker, ["--entity", "merchant_id", "--shard", "3"], 9)
-    assert seen == {"entity": "merchant_id", "shard": 3, "port": 9}
+    start(Settings(), worker, ["--worker", "2", "--workers", "3"], 9)
+    assert seen == {"worker": 2, "workers": 3, "port": 9}
 
 
 @pytest.mark.parametrize("worker", WORKERS, ids=lambda worker: worker.name)
