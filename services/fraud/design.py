@@ -314,6 +314,7 @@ FRAUD = Design(
         "drill",
         "bench",
         "rebuild",
+        "backfill",
         "federate",
     ),
     figures={
