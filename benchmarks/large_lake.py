@@ -4,7 +4,7 @@
 
 It writes to the engines of the settings: give it a home of its own (`WHITEBOARD_HOME`), with its
 engines running. Copy k of an event is of copy k of its parties (`c17.k`), right behind the event in
-the stream, so the numbers of events and of parties grow alike and the events of all copies alternate.
+the stream: events and parties grow alike, and the events of all copies alternate.
 The stream of events begins behind them: `whiteboard backfill fraud --no-wait` reads them all.
 """
 

@@ -85,7 +85,7 @@ def _show(found: "Backfilled") -> None:
     shown.add_row("engine", f"{found.engine} {found.master}".strip())
     shown.add_row("events", f"{found.events:,}")
     shown.add_row("entities", entities)
-    shown.add_row("seconds", f"{found.seconds:,.1f}")
+    shown.add_row("seconds", f"{found.seconds:,.1f}, {found.cpu_seconds:,.1f} of a processor")
     shown.add_row("peak memory", f"{found.peak_mb:,} MB, of this machine")
     if found.compared is not None:
         of = found.compared

@@ -1,6 +1,7 @@
 """The jobs of a backfill on Spark: one an entity type, each with the states of its shards."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -40,23 +41,25 @@ def fold_on_spark(
         OSError: S3 did not answer.
     """
     check(request)
-    since = _since(lake, last_seq)
+    since = _since(lake, last_seq) if request.state_log else None
     offer, run = new_offer(last_seq), f"spark-{uuid4().hex[:8]}"
     shards = request.shards or max(_MIN_SHARDS, -(-last_seq // _EVENTS_PER_SHARD))
     events, entities = 0, dict.fromkeys((state.name for state in STATES), 0)
-    with bar("starting Spark") as step, session(request, config.home) as spark:
-        step(1, 1)
-        with bar("folding the lake's events on Spark") as step:
-            jobs = states_by_shard()
-            for number, (entity, states) in enumerate(jobs.items(), start=1):
-                keys = tuple(dict.fromkeys([entity, *(k for s in states for k in s.keys)]))
-                read = _read_task(_with_password(config), lake, keys, last_seq)
-                fold = FoldTask(read.config, states, keys,
-                                since if request.state_log else None, offer, run)  # fmt: skip
-                for name, folded, rows in _run(spark, read, fold, shards):
-                    entities[name] += rows
-                    events += folded if name == STATES[0].name else 0
-                step(number, len(jobs))
+    with ExitStack() as stack:
+        with bar("starting Spark") as step:
+            spark = stack.enter_context(session(request, config.home))
+            step(1, 1)
+        step = stack.enter_context(bar("folding the lake's events on Spark"))
+        jobs = states_by_shard()
+        for number, (entity, states) in enumerate(jobs.items(), start=1):
+            keys = tuple(dict.fromkeys([entity, *(k for s in states for k in s.keys)]))
+            read = _read_task(_with_password(config), lake, keys, last_seq)
+            fold = FoldTask(read.config, states, keys, since, offer, run)
+            for name, folded, rows in _run(spark, read, fold, shards):
+                entities[name] += rows
+                # Every event has the first state's entity, a customer.
+                events += folded if name == STATES[0].name else 0
+            step(number, len(jobs))
     if request.state_log:
         for state in STATES:
             keep_log_files(lake, state, lambda file: f"/{run}-" in file)
@@ -95,8 +98,8 @@ def _run(
 
 
 def _read_task(config: Settings, lake: Lake, entities: Sequence[str], last_seq: int) -> ReadTask:
-    groups = [_groups(lake, table) for table in (TRANSACTIONS_TABLE, LABELS_TABLE)]
-    return ReadTask(config, *groups, entities, last_seq)
+    transactions, labels = _groups(lake, TRANSACTIONS_TABLE), _groups(lake, LABELS_TABLE)
+    return ReadTask(config, transactions, labels, entities, last_seq)
 
 
 def _groups(lake: Lake, table: str) -> list[list[str]]:

@@ -94,27 +94,46 @@ def _joined(tables: list[pa.Table]) -> pa.Table | None:
 def _compare_log(
     state: State, expected: pa.Table | None, written: pa.Table | None, since: float, found: Compared
 ) -> None:
-    here, there = (_logged(state, rows, since) for rows in (expected, written))
-    both = set(here) | set(there)
+    here, there = (_from(rows, since) for rows in (expected, written))
+    # Almost always. `equals` does not tell 0.0 from -0.0, and the bytes do.
+    if here is not None and there is not None and here.equals(there.cast(here.schema)):
+        found.logged += len(here)
+        found.mismatches += _different(state, here, there)
+        return
+    rows, others = (_by_sequence(state, one) for one in (here, there))
+    both = set(rows) | set(others)
     found.logged += len(both)
-    found.mismatches += sum(here.get(seq) != there.get(seq) for seq in both)
+    found.mismatches += sum(rows.get(seq) != others.get(seq) for seq in both)
 
 
-def _logged(state: State, rows: pa.Table | None, since: float) -> dict[int, bytes]:
+def _from(rows: pa.Table | None, since: float) -> pa.Table | None:
+    """A log's rows of events from a time on; None without any."""
+    if rows is None:
+        return None
+    first = pa.scalar(round(since * 1e6), pa.int64()).cast(pa.timestamp("us", tz="UTC"))
+    found = rows.filter(pc.greater_equal(rows[TIME_COLUMN], first)).combine_chunks()
+    return found if len(found) else None
+
+
+def _states(state: State, rows: pa.Table) -> Floats:
+    flat = pc.list_flatten(rows[state.name]).to_numpy()
+    return np.ascontiguousarray(flat.reshape(len(rows), state.width))
+
+
+def _different(state: State, rows: pa.Table, others: pa.Table) -> int:
+    """How many of two tables' equally many states differ in a byte."""
+    here, there = (_states(state, one).view(np.int64) for one in (rows, others))
+    return int((here != there).any(axis=1).sum())
+
+
+def _by_sequence(state: State, rows: pa.Table | None) -> dict[int, bytes]:
     """By sequence, the bytes of a log's row: its keys, time and state."""
     if rows is None:
         return {}
-    first = pa.scalar(round(since * 1e6), pa.int64()).cast(pa.timestamp("us", tz="UTC"))
-    rows = rows.filter(pc.greater_equal(rows[TIME_COLUMN], first)).combine_chunks()
-    if not len(rows):
-        return {}
-    states = np.ascontiguousarray(
-        pc.list_flatten(rows[state.name]).to_numpy().reshape(len(rows), state.width)
-    )
     times = rows[TIME_COLUMN].cast(pa.int64()).to_pylist()
     keys = zip(*(rows[key].to_pylist() for key in state.keys), strict=True)
+    columns = rows[SEQ_COLUMN].to_pylist(), keys, times, _states(state, rows)
     return {
         seq: f"{key} {time} ".encode() + row.tobytes()
-        for seq, key, time, row in zip(rows[SEQ_COLUMN].to_pylist(), keys, times, states,
-                                       strict=True)
-    }  # fmt: skip
+        for seq, key, time, row in zip(*columns, strict=True)
+    }

@@ -5,6 +5,7 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -67,9 +68,16 @@ def check(request: SparkRequest) -> None:
 
 
 def java() -> str | None:
-    """The path of `java`: of JAVA_HOME if that is set, else on the PATH; None without one."""
+    """The path of `java`: of JAVA_HOME if set, else of `infra/tools.sh java` or on the PATH."""
     home = os.environ.get("JAVA_HOME")
-    return shutil.which("java", path=str(Path(home) / "bin") if home else None)
+    if home:
+        return shutil.which("java", path=str(Path(home) / "bin"))
+    return str(own_java()) if own_java().exists() else shutil.which("java")
+
+
+def own_java() -> Path:
+    """Where `infra/tools.sh java` puts `java`: in this virtual environment."""
+    return Path(sys.prefix) / "java" / "bin" / "java"
 
 
 def java_version(text: str) -> int:

@@ -1,6 +1,7 @@
 """A whole backfill by either engine: fold, compare if asked, offer the rows; with its figures."""
 
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -9,8 +10,8 @@ from services.fraud.features.lake_fold import Folded, fold_here
 from services.fraud.features.rebuild import rebuild
 from services.fraud.features.spark.backfill import fold_on_spark
 from services.fraud.features.spark.comparison import Compared, compare
-from services.fraud.features.spark.memory import peak_memory
 from services.fraud.features.spark.request import SparkRequest
+from services.fraud.features.spark.usage import measured
 from services.platform.progress import ProgressBar
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
@@ -26,6 +27,7 @@ class Backfilled:
         events: Events folded.
         entities: By state name, how many entities have a row.
         seconds: Time of the fold alone, without comparison and offer.
+        cpu_seconds: Its processor time, of all processes on this machine.
         peak_mb: Peak of the memory of this process and its children during the fold.
         compared: What was compared with a fold in this process; None if not asked for.
     """
@@ -35,6 +37,7 @@ class Backfilled:
     events: int
     entities: dict[str, int]
     seconds: float
+    cpu_seconds: float
     peak_mb: int
     compared: Compared | None = None
 
@@ -69,16 +72,17 @@ def backfill(
         ValueError, ConnectionError, OSError, redis.RedisError: as `rebuild` and `fold_on_spark`.
     """
     found = Backfilled("embedded" if request is None else "spark",
-                       request.master if request else "", 0, {}, 0.0, 0)  # fmt: skip
+                       request.master if request else "", 0, {}, 0.0, 0.0, 0)  # fmt: skip
     engine = fold_here if request is None else partial(fold_on_spark, config, request)
     with_log = request is None or request.state_log
 
     def fold(lake: Lake, last_seq: int, bar: ProgressBar) -> Folded:
         begin = time.monotonic()
-        with peak_memory() as peak:
+        with measured() as used:
             folded = engine(lake, last_seq, bar)
+        found.cpu_seconds = round(used.cpu_s, 1)
         found.events, found.entities = folded.events, folded.entities
-        found.seconds, found.peak_mb = round(time.monotonic() - begin, 1), round(peak.mb)
+        found.seconds, found.peak_mb = round(time.monotonic() - begin, 1), round(used.peak_mb)
         if with_comparison:
             with bar("comparing with a fold in this process") as step:
                 found.compared = compare(lake, last_seq, folded, with_log, step)
@@ -87,8 +91,6 @@ def backfill(
                 raise Mismatch
         return folded
 
-    try:
+    with suppress(Mismatch):
         rebuild(config, bar, wait, fold)
-    except Mismatch:
-        pass
     return found

@@ -6,11 +6,11 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from services.fraud.features.spark.request import SparkRequest
+from services.fraud.features.spark.request import SparkRequest, own_java
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -34,14 +34,16 @@ def session(request: SparkRequest, home: Path) -> "Iterator[SparkSession]":
     folder = home / "spark"
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "spark.log"
-    with _alone(folder), _work_folder(folder / "work") as work, _jvm_ended():
-        # Inside, since the text of Spark's errors comes from the JVM.
-        with _failures_as_sentences(log):
-            opened = _open(request, work, log)
-            if not request.is_local:
-                _wait_for_executors(opened)
-            yield opened
-            opened.stop()
+    with ExitStack() as stack:
+        stack.enter_context(_alone(folder))
+        work = stack.enter_context(_work_folder(folder / "work"))
+        stack.enter_context(_jvm_ended())
+        # Within the JVM's life: the text of Spark's errors comes from there.
+        stack.enter_context(_failures_as_sentences(log))
+        opened = _open(request, work, log)
+        if not request.is_local:
+            _wait_for_executors(opened)
+        yield opened
 
 
 @contextmanager
@@ -66,6 +68,8 @@ def _open(request: SparkRequest, work: Path, log: Path) -> "SparkSession":
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     if request.is_local:
         os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+    if own_java().exists():
+        os.environ.setdefault("JAVA_HOME", str(own_java().parents[1]))
     with _standard_error_to(log):
         return builder.getOrCreate()
 
