@@ -4,7 +4,8 @@
 
 It writes to the engines of the settings: give it a home of its own (`WHITEBOARD_HOME`), with its
 engines running. Copy k of an event is of copy k of its parties (`c17.k`), right behind the event in
-the stream: events and parties grow alike, and the events of all copies alternate.
+the stream: events and parties grow alike, and the events of all copies alternate. `--hot 0.5` makes
+half of all events those of one merchant.
 The stream of events begins behind them: `whiteboard backfill fraud --no-wait` reads them all.
 """
 
@@ -29,7 +30,7 @@ from services.platform.streaming.connection import connect
 _SEED = 7
 
 
-def write(config: Settings, days: int, times: int) -> int:
+def write(config: Settings, days: int, times: int, hot: float = 0.0) -> int:
     """Write the lake and create the streams. Returns how many events there are."""
     lake = Lake(config)
     lake.remove(["fraud"])
@@ -43,7 +44,7 @@ def write(config: Settings, days: int, times: int) -> int:
         for table, rows in tables.items():
             lake.write(
                 table,
-                multiplied(rows, times),
+                heated(multiplied(rows, times), hot),
                 f"history-{day.number:05d}",
                 table == TRANSACTIONS_TABLE,
             )
@@ -68,6 +69,16 @@ def multiplied(rows: pa.Table, times: int) -> pa.Table:
     return found.set_column(0, found.schema.field("seq"), pa.array(seq))
 
 
+def heated(rows: pa.Table, share: float) -> pa.Table:
+    """A share of N rows, by their sequences, is of one merchant; the others stay as they are."""
+    if not share:
+        return rows
+    is_hot = pa.array(rows["seq"].to_numpy() % 1000 < share * 1000)
+    index = rows.column_names.index("merchant_id")
+    merchants = pc.if_else(is_hot, pa.scalar("hot"), rows["merchant_id"])
+    return rows.set_column(index, rows.schema.field("merchant_id"), merchants)
+
+
 async def _begin_streams(config: Settings, last_seq: int) -> None:
     nc = await connect(config, "large-lake")
     try:
@@ -85,8 +96,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--days", type=int, default=50)
     parser.add_argument("--times", type=int, default=1)
+    parser.add_argument("--hot", type=float, default=0.0)
     given = parser.parse_args()
-    print(json.dumps({"events": write(settings(), given.days, given.times)}))
+    print(json.dumps({"events": write(settings(), given.days, given.times, given.hot)}))
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@ snapshots of one chunk, and all rows. `services/fraud/features/spark` does it on
 `fold_chunk` too. Both leave the log in the lake, and the rows where `rebuild` offers them from.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from uuid import uuid4
 
 import numpy as np
@@ -28,6 +28,23 @@ _ROWS_PER_FILE = 100_000
 
 
 @dataclass(frozen=True)
+class ShardLoad:
+    """How much work the shards of an entity type were.
+
+    Attributes:
+        shards: How many there were.
+        median_events, max_events: Events of the median and of the largest shard.
+        median_s, max_s: Seconds that it took to fold them.
+    """
+
+    shards: int
+    median_events: int
+    max_events: int
+    median_s: float
+    max_s: float
+
+
+@dataclass(frozen=True)
 class Folded:
     """What a fold of the lake's events wrote.
 
@@ -35,11 +52,13 @@ class Folded:
         offer: Its rows, in the lake, not offered yet.
         events: Events folded.
         entities: By state name, how many entities have a row.
+        shards: By entity type, the load of its shards, where the fold had some.
     """
 
     offer: Offer
     events: int
     entities: dict[str, int]
+    shards: Mapping[str, ShardLoad] = field(default_factory=dict)
 
 
 # Folds the lake's events up to a sequence; writes the state log and the rows to offer.

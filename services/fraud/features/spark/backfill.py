@@ -1,7 +1,8 @@
 """The jobs of a backfill on Spark: one an entity type, each with the states of its shards."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from statistics import median
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -9,8 +10,8 @@ from pydantic import SecretStr
 
 from features.spec import DAY, State
 from services.fraud.features.backfill import WARM_UP_DAYS
-from services.fraud.features.lake_fold import Folded, keep_log_files, new_offer
-from services.fraud.features.spark.request import SparkRequest, check
+from services.fraud.features.lake_fold import Folded, ShardLoad, keep_log_files, new_offer
+from services.fraud.features.spark.request import SparkRequest
 from services.fraud.features.spark.session import session
 from services.fraud.features.spark.shard import SUMMARY, FoldTask, ReadTask, columns_ddl
 from services.fraud.features.states import STATES
@@ -22,6 +23,9 @@ from services.platform.storage.lake import Lake
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
+
+# Of a shard: state, events, entities, seconds.
+_Row = tuple[str, int, int, float]
 
 # Events of a shard, all entity types alike: its sort fits into half of a heap of 1 GB.
 _EVENTS_PER_SHARD = 1_000_000
@@ -36,15 +40,14 @@ def fold_on_spark(
     """Fold the lake's events up to a sequence on Spark; writes the state log and the rows.
 
     Raises:
-        ValueError: Spark cannot run or failed, or the lake has no events where it should.
-        ConnectionError: the master does not answer.
+        ValueError: Spark failed, or the lake has no events where it should.
         OSError: S3 did not answer.
     """
-    check(request)
     since = _since(lake, last_seq) if request.state_log else None
     offer, run = new_offer(last_seq), f"spark-{uuid4().hex[:8]}"
     shards = request.shards or max(_MIN_SHARDS, -(-last_seq // _EVENTS_PER_SHARD))
     events, entities = 0, dict.fromkeys((state.name for state in STATES), 0)
+    loads: dict[str, ShardLoad] = {}
     with ExitStack() as stack:
         with bar("starting Spark") as step:
             spark = stack.enter_context(session(request, config.home))
@@ -55,15 +58,17 @@ def fold_on_spark(
             keys = tuple(dict.fromkeys([entity, *(k for s in states for k in s.keys)]))
             read = _read_task(_with_password(config), lake, keys, last_seq)
             fold = FoldTask(read.config, states, keys, since, offer, run)
-            for name, folded, rows in _run(spark, read, fold, shards):
-                entities[name] += rows
-                # Every event has the first state's entity, a customer.
-                events += folded if name == STATES[0].name else 0
+            done = _run(spark, read, fold, shards)
+            for name, _, count, _ in done:
+                entities[name] += count
+            loads[entity] = _load([row for row in done if row[0] == states[-1].name])
+            # Every event has the first state's entity, a customer.
+            events = events or sum(row[1] for row in done)
             step(number, len(jobs))
     if request.state_log:
         for state in STATES:
             keep_log_files(lake, state, lambda file: f"/{run}-" in file)
-    return Folded(offer, events, entities)
+    return Folded(offer, events, entities, loads)
 
 
 def states_by_shard() -> Mapping[str, Sequence[State]]:
@@ -82,10 +87,8 @@ def states_by_shard() -> Mapping[str, Sequence[State]]:
     return found
 
 
-def _run(
-    spark: "SparkSession", read: ReadTask, fold: FoldTask, shards: int
-) -> Iterator[tuple[str, int, int]]:
-    """Run a job. Yields (state, events, entities) of each shard."""
+def _run(spark: "SparkSession", read: ReadTask, fold: FoldTask, shards: int) -> list[_Row]:
+    """Run a job. Returns a row a state of each shard."""
     done = (
         spark.range(0, read.groups, 1, max(read.groups, 1))
         .mapInArrow(read, columns_ddl(read.entities))
@@ -93,8 +96,19 @@ def _run(
         .sortWithinPartitions("seq")
         .mapInArrow(fold, ", ".join(f"{name} {kind}" for name, kind in SUMMARY.items()))
     )
-    for row in done.collect():
-        yield row["state"], row["events"], row["entities"]
+    return [tuple(row) for row in done.collect()]
+
+
+def _load(rows: Sequence[_Row]) -> ShardLoad:
+    """The load of a job's shards, a row each."""
+    events, seconds = [row[1] for row in rows], [row[3] for row in rows]
+    return ShardLoad(
+        len(rows),
+        round(median(events)),
+        max(events),
+        round(median(seconds), 2),
+        round(max(seconds), 2),
+    )
 
 
 def _read_task(config: Settings, lake: Lake, entities: Sequence[str], last_seq: int) -> ReadTask:

@@ -1,16 +1,17 @@
 """A whole backfill by either engine: fold, compare if asked, offer the rows; with its figures."""
 
 import time
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
-from services.fraud.features.lake_fold import Folded, fold_here
+from services.fraud.features.lake_fold import Folded, ShardLoad, fold_here
 from services.fraud.features.rebuild import rebuild
 from services.fraud.features.spark.backfill import fold_on_spark
 from services.fraud.features.spark.comparison import Compared, compare
-from services.fraud.features.spark.request import SparkRequest
+from services.fraud.features.spark.request import SparkRequest, check
 from services.fraud.features.spark.usage import measured
 from services.platform.progress import ProgressBar
 from services.platform.settings import Settings
@@ -29,6 +30,7 @@ class Backfilled:
         seconds: Time of the fold alone, without comparison and offer.
         cpu_seconds: Its processor time, of all processes on this machine.
         peak_mb: Peak of the memory of this process and its children during the fold.
+        shards: By entity type, the load of Spark's shards.
         compared: What was compared with a fold in this process; None if not asked for.
     """
 
@@ -39,6 +41,7 @@ class Backfilled:
     seconds: float
     cpu_seconds: float
     peak_mb: int
+    shards: Mapping[str, ShardLoad] = field(default_factory=dict)
     compared: Compared | None = None
 
     @property
@@ -69,8 +72,11 @@ def backfill(
         bar: Opens a progress bar with a title.
 
     Raises:
-        ValueError, ConnectionError, OSError, redis.RedisError: as `rebuild` and `fold_on_spark`.
+        ValueError, ConnectionError, OSError, redis.RedisError: as `check`, `rebuild` and
+            `fold_on_spark`.
     """
+    if request is not None:
+        check(request)
     found = Backfilled("embedded" if request is None else "spark",
                        request.master if request else "", 0, {}, 0.0, 0.0, 0)  # fmt: skip
     engine = fold_here if request is None else partial(fold_on_spark, config, request)
@@ -82,6 +88,7 @@ def backfill(
             folded = engine(lake, last_seq, bar)
         found.cpu_seconds = round(used.cpu_s, 1)
         found.events, found.entities = folded.events, folded.entities
+        found.shards = folded.shards
         found.seconds, found.peak_mb = round(time.monotonic() - begin, 1), round(used.peak_mb)
         if with_comparison:
             with bar("comparing with a fold in this process") as step:

@@ -3,6 +3,7 @@
 Both are generators over Arrow batches, so a worker holds a batch, and a fold one chunk besides.
 """
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -16,7 +17,8 @@ from features.spec import State
 from features.state_log import write_log
 from services.fraud.features.handover import Offer
 from services.fraud.features.lake_fold import fold_chunk, write_rows
-from services.fraud.ingestion.columns import Events, seconds
+from services.fraud.ingestion.columns import Events
+from services.fraud.ingestion.columns import seconds as to_seconds
 from services.fraud.ingestion.tables import (
     LABEL_SCHEMA,
     STATE_LOG,
@@ -31,9 +33,14 @@ _ROWS_PER_BATCH = 50_000
 _TRANSACTION, _GENUINE, _FRAUD = 0, 1, 2
 _NAMES = {"seq": "bigint", "time_us": "bigint", "kind": "tinyint", "amount_minor": "bigint"}
 # What a fold answers: a row a state of a shard.
-SUMMARY = {"state": "string", "events": "bigint", "entities": "bigint"}
+SUMMARY = {"state": "string", "events": "bigint", "entities": "bigint", "seconds": "double"}
 _SUMMARY_SCHEMA = pa.schema(
-    [("state", pa.string()), ("events", pa.int64()), ("entities", pa.int64())]
+    [
+        ("state", pa.string()),
+        ("events", pa.int64()),
+        ("entities", pa.int64()),
+        ("seconds", pa.float64()),
+    ]
 )
 
 
@@ -98,9 +105,9 @@ class ReadTask:
         else:
             kind = np.full(count, _TRANSACTION, np.int8)
             amount = rows["amount_minor"]
-        time = rows["event_time"].cast(pa.int64())
+        time_us = rows["event_time"].cast(pa.int64())
         keys = [rows[entity] for entity in self.entities]
-        columns = [rows["seq"], time, pa.array(kind), amount, *keys]
+        columns = [rows["seq"], time_us, pa.array(kind), amount, *keys]
         return pa.RecordBatch.from_arrays(columns, names=[*_NAMES, *self.entities])
 
 
@@ -125,12 +132,13 @@ class FoldTask:
     run: str
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """Fold a shard, write its log and rows. Yields how many events and entities it had.
+        """Fold a shard, write its log and rows. Yields the columns of `SUMMARY`.
 
         Names of files depend on the shard alone, so a task that Spark runs again overwrites them.
         """
         from pyspark import TaskContext
 
+        begin = time.monotonic()
         context = TaskContext.get()
         shard = context.partitionId() if context else 0
         lake = Lake(self.config)
@@ -146,7 +154,8 @@ class FoldTask:
         for table in tables.values():
             write_rows(lake, self.offer, table, f"shard-{shard:05d}")
         entities = [len(table.keys) for table in tables.values()]
-        columns = [list(tables), list(counts.values()), entities]
+        seconds = [time.monotonic() - begin] * len(tables)
+        columns = [list(tables), list(counts.values()), entities, seconds]
         arrays = [pa.array(c, f.type) for c, f in zip(columns, _SUMMARY_SCHEMA, strict=True)]
         yield pa.RecordBatch.from_arrays(arrays, schema=_SUMMARY_SCHEMA)
 
@@ -154,7 +163,7 @@ class FoldTask:
         kind = rows["kind"].to_numpy()
         return Events(
             seq=rows["seq"].to_numpy(),
-            time=seconds(rows["time_us"].to_numpy()),
+            time=to_seconds(rows["time_us"].to_numpy()),
             is_transaction=kind == _TRANSACTION,
             amount=rows["amount_minor"].to_numpy() / 100.0,
             chargeback=kind == _FRAUD,
