@@ -12,7 +12,7 @@ from features.spec import DAY, State
 from services.fraud.features.backfill import WARM_UP_DAYS
 from services.fraud.features.lake_fold import Folded, ShardLoad, keep_log_files, new_offer
 from services.fraud.features.spark.request import SparkRequest
-from services.fraud.features.spark.session import session
+from services.fraud.features.spark.session import collected, session
 from services.fraud.features.spark.shard import SUMMARY, FoldTask, ReadTask, columns_ddl
 from services.fraud.features.states import STATES
 from services.fraud.ingestion.columns import EventReader
@@ -22,7 +22,7 @@ from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
 
 if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
+    from pyspark.sql import DataFrame, SparkSession
 
 # Of a shard: state, events, entities, seconds.
 _Row = tuple[str, int, int, float]
@@ -54,17 +54,17 @@ def fold_on_spark(
             step(1, 1)
         step = stack.enter_context(bar("folding the lake's events on Spark"))
         jobs = states_by_shard()
-        for number, (entity, states) in enumerate(jobs.items(), start=1):
+        for entity, states in jobs.items():
             keys = tuple(dict.fromkeys([entity, *(k for s in states for k in s.keys)]))
             read = _read_task(_with_password(config), lake, keys, last_seq)
             fold = FoldTask(read.config, states, keys, since, offer, run)
-            done = _run(spark, read, fold, shards)
+            frame = _job(spark, read, fold, shards)
+            done: list[_Row] = collected(frame, step, len(jobs) * (read.groups + shards))
             for name, _, count, _ in done:
                 entities[name] += count
             loads[entity] = _load([row for row in done if row[0] == states[-1].name])
             # Every event has the first state's entity, a customer.
             events = events or sum(row[1] for row in done)
-            step(number, len(jobs))
     if request.state_log:
         for state in STATES:
             keep_log_files(lake, state, lambda file: f"/{run}-" in file)
@@ -87,16 +87,15 @@ def states_by_shard() -> Mapping[str, Sequence[State]]:
     return found
 
 
-def _run(spark: "SparkSession", read: ReadTask, fold: FoldTask, shards: int) -> list[_Row]:
-    """Run a job. Returns a row a state of each shard."""
-    done = (
+def _job(spark: "SparkSession", read: ReadTask, fold: FoldTask, shards: int) -> "DataFrame":
+    """A row a state of each shard: the columns of `SUMMARY`."""
+    return (
         spark.range(0, read.groups, 1, max(read.groups, 1))
         .mapInArrow(read, columns_ddl(read.entities))
         .repartition(shards, read.entities[0])
         .sortWithinPartitions("seq")
         .mapInArrow(fold, ", ".join(f"{name} {kind}" for name, kind in SUMMARY.items()))
     )
-    return [tuple(row) for row in done.collect()]
 
 
 def _load(rows: Sequence[_Row]) -> ShardLoad:

@@ -6,14 +6,17 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from services.fraud.features.spark.request import SparkRequest, own_java
+from services.platform.progress import ProgressCallback
 
 if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
+    from pyspark import StatusTracker
+    from pyspark.sql import DataFrame, SparkSession
 
 _EXECUTOR_TIMEOUT_S = 60.0
 # Events that Spark hands to a Python worker at once: 5 MB.
@@ -79,6 +82,7 @@ def _options(request: SparkRequest, work: Path) -> dict[str, str]:
         "spark.driver.memory": f"{request.memory_mb}m",
         "spark.executor.memory": f"{request.memory_mb}m",
         "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
         "spark.log.level": "ERROR",
         "spark.local.dir": str(work),
         "spark.sql.warehouse.dir": str(work / "warehouse"),
@@ -95,6 +99,29 @@ def _options(request: SparkRequest, work: Path) -> dict[str, str]:
             "spark.driver.bindAddress": "127.0.0.1",
         }
     return options
+
+
+def collected(frame: "DataFrame", step: ProgressCallback, tasks: int) -> list[Any]:
+    """The rows of a frame.
+
+    Args:
+        step: Called once a second with the tasks of this session that are done.
+        tasks: All tasks of this session.
+    """
+    tracker = frame.sparkSession.sparkContext.statusTracker()
+    with ThreadPoolExecutor(1) as pool:
+        rows = pool.submit(frame.collect)
+        while not wait([rows], timeout=1.0).done:
+            step(_completed(tracker), tasks)
+        found = rows.result()
+    step(_completed(tracker), tasks)
+    return found
+
+
+def _completed(tracker: "StatusTracker") -> int:
+    jobs = [tracker.getJobInfo(job) for job in tracker.getJobIdsForGroup()]
+    stages = [tracker.getStageInfo(one) for job in jobs if job for one in job.stageIds]
+    return sum(stage.numCompletedTasks for stage in stages if stage)
 
 
 @contextmanager
