@@ -74,7 +74,7 @@ check: setup
 test-e2e: setup federated-setup  ## The whole stack, killed and mended; minutes
 	$(BIN)/pytest -m e2e tests/e2e/test_demo.py tests/e2e/test_drill.py tests/e2e/test_evaluate.py \
 	    tests/e2e/test_federated.py tests/e2e/test_mutated_files.py tests/e2e/test_page.py \
-	    tests/e2e/test_schemathesis.py
+	    tests/e2e/test_schemathesis.py tests/unit/cv_inspection/test_vision_candidates.py
 
 test-questions: setup  ## Every command of docs/questions.md on a stack; half an hour
 	$(BIN)/pytest -m e2e tests/e2e/test_questions.py

@@ -21,8 +21,9 @@ from services.platform.progress import ProgressCallback
 from services.platform.runtime.scrape import quantile, read_buckets
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
+from services.platform.telemetry import PUBLISH_STAGE
 
-STAGES = ("validate", "fetch", "read", "infer", "encode")
+STAGES = ("validate", "fetch", "read", "infer", "rules", "encode")
 RATE = 50.0
 
 
@@ -97,7 +98,7 @@ def _stages(header: str) -> dict[str, float]:
 
 
 def _published(url: str) -> tuple[float, float]:
-    found = read_buckets(f"{url}/metrics", "stage_duration_seconds", {"stage": "publish"})
+    found = read_buckets(f"{url}/metrics", "stage_duration_seconds", {"stage": PUBLISH_STAGE})
     return quantile({}, found, 0.5) * 1e3, quantile({}, found, 0.95) * 1e3
 
 

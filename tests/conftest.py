@@ -5,7 +5,7 @@ import random
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ import hypothesis
 import numpy as np
 import pyarrow as pa
 import pytest
+from filelock import FileLock
 from pydantic import SecretStr
 
 from features.aggregation import BackfilledState
@@ -240,18 +241,46 @@ def onnx(candidate: Candidate) -> bytes:
     return write_card(candidate.export(), card())
 
 
+def _shared(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """A folder that the first test process makes, for all of them (xdist)."""
+    folder = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    with FileLock(folder / f"{name}.lock"):
+        made = folder / name
+        if not made.exists():
+            begun = folder / f"{name}.begun"
+            begun.mkdir(exist_ok=True)
+            make(begun)
+            begun.rename(made)
+    return made
+
+
 @pytest.fixture(scope="session")
-def vision_candidate() -> "ImageCandidate":
+def vision_candidate(tmp_path_factory: pytest.TempPathFactory) -> "ImageCandidate":
     """A small EfficientNet, trained on a few images."""
-    from tests.unit.cv_inspection.vision_fixtures import trained
+    from services.cv_inspection.problem import CLASSES
+    from services.cv_inspection.retraining.training import new_candidate
+    from tests.unit.cv_inspection.vision_fixtures import SMALL, trained
 
-    return trained("efficientnet", epochs=6)
+    folder = _shared(
+        tmp_path_factory, "candidate", lambda path: trained("efficientnet", epochs=6).save(path)
+    )
+    made = new_candidate("efficientnet", CLASSES, {**SMALL, "epochs": 6})
+    made.load(folder)
+    return made
 
 
 @pytest.fixture(scope="session")
-def vision_file(vision_candidate: "ImageCandidate") -> bytes:
+def vision_file(
+    tmp_path_factory: pytest.TempPathFactory, vision_candidate: "ImageCandidate"
+) -> bytes:
     """The image candidate's file without a card."""
-    return vision_candidate.export()
+
+    def export(path: Path) -> None:
+        (path / "model.onnx").write_bytes(vision_candidate.export())
+
+    return (_shared(tmp_path_factory, "exported", export) / "model.onnx").read_bytes()
 
 
 @pytest.fixture(scope="session")

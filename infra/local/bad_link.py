@@ -71,7 +71,8 @@ async def behind_proxy(
         finally:
             if engine.returncode is None:
                 engine.terminate()
-            await asyncio.wait_for(engine.wait(), _STOP_S)
+            async with asyncio.timeout(_STOP_S):
+                await engine.wait()
     finally:
         await asyncio.to_thread(supervisor.bring_back, name)
     return proxy

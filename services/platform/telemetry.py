@@ -36,6 +36,8 @@ LAG = Gauge("consumer_lag_events", "Stream events not acknowledged yet", ["consu
 LEFT_OUT = Counter(
     "other_feature_set_total", "Rows and decisions of another feature set, left out", ["what"]
 )
+# The stage in which an event is written, after its answer.
+PUBLISH_STAGE = "publish"
 _LOG_INTERVAL_S = 60.0
 
 

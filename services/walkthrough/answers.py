@@ -4,10 +4,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-# Metrics that the report of a fault needs, whatever a diagram shows.
+# Metrics that the report of a fault and the waterfall need, whatever a diagram shows.
 METRICS = frozenset(
     {"requests_total", "decisions_total", "request_duration_seconds", "outbox_events",
-     "outbox_dropped_events", "consumer_lag_events"}
+     "outbox_dropped_events", "consumer_lag_events", "stage_duration_seconds"}
 )  # fmt: skip
 Name = Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,40}$")]
 CostName = Annotated[str, Field(pattern=r"^[a-z_]{1,40}$")]
@@ -147,6 +147,17 @@ class LiveDesign(BaseModel):
     arrows: list[LiveArrow]
 
 
+class StageState(BaseModel):
+    """Mean time of a stage of a design's requests over the newest readings, milliseconds.
+
+    `on_path` is false for what is done after the answer.
+    """
+
+    name: str
+    mean_ms: float
+    on_path: bool
+
+
 class Tick(BaseModel):
     """What one reading of all sources changed, by design."""
 
@@ -206,6 +217,7 @@ class JobRequest(BaseModel):
     design: Name
     rate: Annotated[int, Field(ge=1, le=2_000)] = 50
     seconds: Annotated[int, Field(ge=5, le=600)] = 60
+    knee: bool = False
     candidate: Annotated[str, Field(pattern=r"^[a-z0-9_]{1,40}$")] | None = None
     drift: Annotated[str, Field(pattern=r"^[a-z_]+=(0(\.\d{1,3})?|1(\.0)?)$|^none$")] | None = None
     costs: Annotated[dict[CostName, Amount], Field(max_length=12)] = {}

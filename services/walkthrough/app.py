@@ -33,6 +33,7 @@ from services.walkthrough.answers import (
     LabelRequest,
     Name,
     Problem,
+    StageState,
     State,
     Tick,
 )
@@ -110,6 +111,11 @@ def _add_state(app: FastAPI, board: Board) -> None:
     @app.get(WALKTHROUGH.route, tags=["state"], summary="Everything that the page shows")
     async def state() -> State:
         return await board.state()
+
+    @app.get("/api/stages", tags=["state"], summary="Where the time of requests goes",
+             responses=_problems(_404="No such design"))  # fmt: skip
+    async def stages(design: Annotated[Name, Query()]) -> list[StageState]:
+        return await board.stages(_design(board, design).name)
 
     @app.get("/api/designs", tags=["state"], summary="The same without waiting for figures")
     async def designs() -> State:

@@ -12,12 +12,14 @@ from services.platform.design import SHARED_PROCESSES, WALKTHROUGH, Design
 from services.platform.diagram import Arrow, Box, Diagram, Measure, default_diagram
 from services.platform.progress import progress_folder, read_notes
 from services.platform.settings import Settings
+from services.platform.telemetry import PUBLISH_STAGE
 from services.walkthrough import answers, code
-from services.walkthrough.figures import QUANTILE_READINGS, value
+from services.walkthrough.figures import QUANTILE_READINGS, means, value
 from services.walkthrough.labels import Label, label_places, live_texts
 from services.walkthrough.sources import Scrape, Sources
 
 INTERVAL_S = 1.0
+_STAGES = "stage_duration_seconds"
 
 
 def diagram_of(design: Design) -> Diagram:
@@ -84,6 +86,18 @@ class Board:
             while min(map(len, self.readings.values())) < 2:
                 await self.next_reading()
             return self.describe()
+
+    async def stages(self, design: str) -> list[answers.StageState]:
+        """Where the time of a design's requests goes, stage by stage, over the newest readings."""
+        source = self.designs[design].http.name
+        async with self.watched():
+            while len(self.readings[source]) < 2:
+                await self.next_reading()
+            found = means(_STAGES, "stage", self.readings[source])
+        return [
+            answers.StageState(name=name, mean_ms=mean * 1e3, on_path=name != PUBLISH_STAGE)
+            for name, mean in found.items()
+        ]
 
     def describe(self) -> answers.State:
         """Everything as of the newest reading."""

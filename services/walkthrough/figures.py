@@ -31,13 +31,40 @@ def value(measure: Measure, readings: Sequence[Scrape]) -> float | None:
     return found * measure.scale if found is not None and isfinite(found) else None
 
 
+def means(metric: str, label: str, readings: Sequence[Scrape]) -> dict[str, float]:
+    """Mean of a histogram's observations among the readings, by one of its labels.
+
+    In order of its series; those without an observation are left out. A counter that fell began
+    again at 0.
+
+    Args:
+        readings: Of its source, oldest first.
+    """
+    answered = [one for one in readings if one.state == "running"]
+    if len(answered) < 2:
+        return {}
+    series = answered[-1].samples.get(f"{metric}_count", ())
+    found = {}
+    for name in (labels[label] for labels, _ in series):
+        totals, counts = (
+            _growth(Measure(name, "", f"{metric}_{part}", labels={label: name}), answered)
+            for part in ("sum", "count")
+        )
+        if counts:
+            found[name] = totals / counts
+    return found
+
+
 def _rate(measure: Measure, readings: Sequence[Scrape]) -> float | None:
     """Growth a second. A counter that fell began again at 0."""
     if len(readings) < 2:
         return None
+    return _growth(measure, readings) / (readings[-1].at - readings[0].at)
+
+
+def _growth(measure: Measure, readings: Sequence[Scrape]) -> float:
     sums = [_sum(measure, one) or 0.0 for one in readings]
-    grown = sum(b - a if b >= a else b for a, b in pairwise(sums))
-    return grown / (readings[-1].at - readings[0].at)
+    return sum(b - a if b >= a else b for a, b in pairwise(sums))
 
 
 def _p95(measure: Measure, readings: Sequence[Scrape]) -> float | None:

@@ -21,7 +21,10 @@ _ARGUMENTS: dict[str, Callable[[JobRequest], list[str]]] = {
         "--rate", str(r.rate), "--seconds", str(r.seconds), "--json",
         *(["--drift", r.drift] if r.drift else []),
     ],
-    "load": lambda r: ["--rate", str(r.rate), "--duration", str(r.seconds), "--json"],
+    "load": lambda r: [
+        "--rate", str(r.rate), "--duration", str(r.seconds), "--json",
+        *(["--knee"] if r.knee else []),
+    ],
     "swap": lambda r: [r.candidate or "", "--json"],
     "rollback": lambda r: [],
     "night": lambda r: ["--json"],
@@ -46,6 +49,8 @@ def arguments(request: JobRequest) -> list[str]:
 
     >>> arguments(JobRequest(verb="load", design="fraud", rate=300, seconds=30))
     ['load', 'fraud', '--rate', '300', '--duration', '30', '--json']
+    >>> arguments(JobRequest(verb="load", design="fraud", rate=300, seconds=30, knee=True))[-1]
+    '--knee'
     """
     if request.verb == "swap" and not request.candidate:
         raise ValueError("candidate: which one?")
@@ -82,7 +87,8 @@ class Job:
             with suppress(ProcessLookupError):
                 self._process.terminate()
             try:
-                await asyncio.wait_for(self._process.wait(), _STOP_S)
+                async with asyncio.timeout(_STOP_S):
+                    await self._process.wait()
             except TimeoutError:
                 self._process.kill()
         await asyncio.gather(self.task, return_exceptions=True)

@@ -26,7 +26,7 @@ Read = Callable[[], Awaitable[Samples]]
 
 _LINE = re.compile(r"^([a-z_]+)(?:\{([^}]*)\})? (\S+)$")
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
-_SUFFIXES = ("", "_bucket")
+_SUFFIXES = ("", "_bucket", "_count", "_sum")
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,8 @@ class Sources:
 
     async def _one(self, read: Read) -> Scrape:
         try:
-            samples = await asyncio.wait_for(read(), TIMEOUT_S)
+            async with asyncio.timeout(TIMEOUT_S):
+                samples = await read()
         except TimeoutError:
             return Scrape(time.monotonic(), "hanging")
         except (aiohttp.ClientError, RedisError, OSError, ValueError):

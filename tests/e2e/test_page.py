@@ -223,6 +223,33 @@ def test_a_load_runs_and_shows_its_percentiles(page, design, rate):
     assert float(figures["p95 ms"].replace(",", "")) > 0
     assert figures["failures"] == "0"
     assert page.locator("#view svg.line").count() == 2
+    stages = page.locator(".waterfall tbody th").all_inner_texts()
+    assert {"infer", "encode", "publish"} <= set(stages)
+    assert stages[-1] == "publish"
+
+
+def test_a_load_goes_on_to_the_knee(page):
+    go(page, "cv", "load")
+    page.get_by_label("Requests a second").fill("60")
+    page.get_by_label("for seconds").fill("5")
+    page.get_by_label("then raise the rate to the knee").check()
+    page.get_by_role("button", name="Run", exact=True).click()
+    page.get_by_role("figure").filter(has_text="The knee").wait_for()
+    assert "p95 was" in page.locator("#view").inner_text()
+
+
+def test_a_death_is_red_within_two_seconds(page, here):
+    go(page, "fraud", "diagram")
+    supervisor = Supervisor(here.settings())
+    for name in ("feature-worker", "lake-writer"):
+        wait_state(page, name, "running")
+        supervisor.take_away(name)  # returns once it has ended
+        begin = time.perf_counter()
+        wait_state(page, name, "down")
+        took = time.perf_counter() - begin
+        supervisor.bring_back(name)
+        wait_state(page, name, "running")
+        assert took < 2.0, name
 
 
 def test_redis_is_killed_from_the_page_and_seen_red_and_green(page):

@@ -15,6 +15,7 @@ from services.platform.models.promotion import ModelLifecycle, announce
 from services.platform.models.promotion_log import append_record, read_history
 from services.platform.models.served_model import ServedModel
 from services.platform.retraining.commands import CONTROL
+from services.platform.runtime.tasks import cancel_tasks
 from services.platform.storage.lake import Lake
 from services.platform.streaming.connection import connect, ensure_bucket, ensure_stream
 from tests.conftest import card
@@ -135,7 +136,7 @@ async def test_a_bad_note_is_skipped_counted_and_logged(config, nc, note, caplog
         watching = asyncio.create_task(served.watch(nc))
         await until(lambda: "not an announcement" in caplog.text or watching.done())
     assert not watching.done()
-    watching.cancel()
+    await cancel_tasks(watching)
     assert await ModelLifecycle(config, "fraud").champion() is None
 
 

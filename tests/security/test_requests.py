@@ -54,7 +54,8 @@ async def answer(port: int, *parts: bytes) -> bytes:
             writer.write(part)
             await writer.drain()
             await asyncio.sleep(0)
-        return await asyncio.wait_for(reader.readline(), 20)
+        async with asyncio.timeout(20):
+            return await reader.readline()
     except ConnectionError:
         return b""
     finally:

@@ -12,7 +12,7 @@ from services.cv_inspection.model import ImageModel
 from services.cv_inspection.serving.inspect import InspectionResult, inspect
 from services.cv_inspection.serving.known import KnownInspections
 from services.platform.models.served_model import ServedModel
-from services.platform.runtime.worker import cancel_tasks
+from services.platform.runtime.tasks import cancel_tasks
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
 from services.platform.streaming.outbox import Outbox

@@ -117,7 +117,8 @@ class KnownInspections:
         """
         if identity in self._ids:
             return True
-        await asyncio.wait_for(self._loaded.wait(), _WAIT_S)
+        async with asyncio.timeout(_WAIT_S):
+            await self._loaded.wait()
         await self._published()
         async with self._refreshing:
             if identity not in self._ids:

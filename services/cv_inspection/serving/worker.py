@@ -34,7 +34,7 @@ from services.cv_inspection.model import ImageModel, read_model
 from services.cv_inspection.problem import DESIGN
 from services.cv_inspection.serving.inspect import inspect
 from services.platform.models.served_model import ServedModel
-from services.platform.runtime.worker import cancel_tasks
+from services.platform.runtime.tasks import cancel_tasks
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
 from services.platform.streaming.connection import connect

@@ -26,6 +26,7 @@ from services.cv_inspection.simulator.camera import LINES, LIVE_FROM, Camera, Sh
 from services.cv_inspection.simulator.drift import CameraDrift
 from services.platform.progress import ProgressCallback
 from services.platform.runtime.client import open_session, post
+from services.platform.runtime.tasks import cancel_tasks
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
 from services.platform.streaming.connection import connect, ensure_bucket
@@ -143,7 +144,7 @@ class Station:
         try:
             yield
         finally:
-            consuming.cancel()
+            await cancel_tasks(consuming)
             with suppress(NatsError, OSError, TimeoutError):
                 await inspections.delete()
 

@@ -26,7 +26,8 @@ from services.fraud.features.row_owner import RowOwner
 from services.fraud.features.states import STATES
 from services.fraud.ingestion.columns import Events
 from services.fraud.ingestion.events import DEAD, STREAM, Event, parse_event, worker_subject
-from services.platform.runtime.worker import cancel_tasks, freeze_gc
+from services.platform.runtime.tasks import cancel_tasks
+from services.platform.runtime.worker import freeze_gc
 from services.platform.settings import Settings
 from services.platform.streaming.connection import connect
 from services.platform.streaming.consumer import Message, OrderedConsumer, consume, dead_letter

@@ -39,7 +39,7 @@ from services.fraud.rules.outcome import combine
 from services.fraud.serving.row_cache import RowCache
 from services.platform.models.served_model import ServedModel
 from services.platform.models.tabular import TabularModel
-from services.platform.runtime.worker import cancel_tasks
+from services.platform.runtime.tasks import cancel_tasks
 from services.platform.settings import Settings
 from services.platform.streaming.outbox import Outbox
 from services.platform.telemetry import Stages

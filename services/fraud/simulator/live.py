@@ -1,7 +1,6 @@
 """The live simulation: its time, its drift and the labels it withholds, kept between runs."""
 
 import asyncio
-import contextlib
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -26,6 +25,7 @@ from services.fraud.simulator.drift import Drift, Schedule
 from services.fraud.simulator.gateway import Gateway, TrafficReport, simulated_events
 from services.fraud.simulator.traffic import Traffic
 from services.platform.progress import ProgressCallback
+from services.platform.runtime.tasks import cancel_tasks
 from services.platform.settings import Settings
 from services.platform.streaming.connection import connect, ensure_bucket
 from services.platform.streaming.retry import retry_forever
@@ -181,13 +181,11 @@ async def simulate_live(
         gateway = Gateway(nc, SCORER.url(config), config.shards, held=held)
         simulated = simulated_events(Traffic(seed, state.schedule), state.cursor_us)
         report = await gateway.run(simulated, rate, round(rate * seconds), step, state.advance)
-        checkpoints.cancel()
+        await cancel_tasks(checkpoints)
         await state.checkpoint()
         return report
     finally:
-        checkpoints.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await checkpoints
+        await cancel_tasks(checkpoints)
         await nc.close()
 
 

@@ -1,7 +1,6 @@
 """Send the transactions of a file through the gateway, each of them once."""
 
 import asyncio
-import contextlib
 from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,6 +13,7 @@ from services.fraud.service import SCORER
 from services.fraud.simulator.gateway import Gateway, TrafficReport
 from services.fraud.simulator.replay_log import ReplayLog, ReplayProgress, ReplayRecord
 from services.platform.progress import ProgressCallback
+from services.platform.runtime.tasks import cancel_tasks
 from services.platform.settings import Settings
 from services.platform.streaming.connection import connect
 
@@ -80,9 +80,7 @@ async def replay(
                 on_published=progress.published,
             )
         finally:
-            checkpoints.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await checkpoints
+            await cancel_tasks(checkpoints)
             if previous or gateway.report.labels or record.transactions:
                 await log.write(progress.update())
             else:

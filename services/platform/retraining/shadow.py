@@ -25,7 +25,8 @@ from services.platform.models.names import CHALLENGER
 from services.platform.models.onnx import ScoringModel
 from services.platform.models.served_model import M, ServedModel
 from services.platform.models.tabular import pad_sets
-from services.platform.runtime.worker import cancel_tasks, lower_priority
+from services.platform.runtime.tasks import cancel_tasks
+from services.platform.runtime.worker import lower_priority
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
 from services.platform.streaming.connection import connect
@@ -118,7 +119,8 @@ class ShadowScorer(Generic[M]):
             return
         work = asyncio.to_thread(self._score, champion, challenger, batch)
         try:
-            rows = await asyncio.wait_for(work, _HANG_TIMEOUT_S)
+            async with asyncio.timeout(_HANG_TIMEOUT_S):
+                rows = await work
         except TimeoutError:
             log.critical("the challenger hangs: exiting")
             os._exit(1)

@@ -17,8 +17,9 @@ from services.platform.storage.lake import Lake
 from services.platform.streaming.connection import connect
 from services.platform.types import Floats
 
-# A challenger that scores nothing while this many decisions pass has failed.
-_MAX_UNSCORED = 3_000
+# A challenger that scores nothing while this many decisions pass, and for this long, has failed.
+# Its worker takes idle time only: on a busy machine it needs a while to probe and load the file.
+_MAX_UNSCORED, _MAX_UNSCORED_S = 3_000, 60.0
 _POLL_S = 1.0
 
 
@@ -53,7 +54,7 @@ def measure_shadow(
     """
     before = _request_buckets(spec, settings)
     first = last = asyncio.run(_decision_count(spec, settings))
-    idle_since = time.monotonic()
+    begin = idle_since = time.monotonic()
     wanted = spec.min_shadowed
     with bar("shadowing live decisions") as step:
         while True:
@@ -66,7 +67,8 @@ def measure_shadow(
             now = asyncio.run(_decision_count(spec, settings))
             if now > last:
                 last, idle_since = now, time.monotonic()
-            if last - first > _MAX_UNSCORED and not len(seconds):
+            waited = time.monotonic() - begin
+            if not len(seconds) and last - first > _MAX_UNSCORED and waited > _MAX_UNSCORED_S:
                 return _failed(last - first)
             if time.monotonic() - idle_since > traffic.timeout_s:
                 raise NoTraffic(

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 import uvloop
 
 from services.platform.runtime.metrics_server import serve_metrics
+from services.platform.runtime.tasks import cancel_tasks
 from services.platform.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -44,18 +45,6 @@ def training_threads() -> int:
     """
     cores = os.cpu_count() or 1
     return max(cores // 2, 1) if os.nice(0) else cores
-
-
-async def cancel_tasks(*tasks: asyncio.Future[None]) -> None:
-    """Cancel tasks and wait until they have ended.
-
-    It cancels again: before Python 3.12 `asyncio.wait_for` loses a cancellation that coincides with
-    its result.
-    """
-    while pending := [task for task in tasks if not task.done()]:
-        for task in pending:
-            task.cancel()
-        await asyncio.wait(pending, timeout=1.0)
 
 
 async def _run_until_signal(main: Callable[[], Awaitable[None]]) -> None:

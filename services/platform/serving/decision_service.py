@@ -25,7 +25,8 @@ from services.platform.runtime.http import (
     error_response,
 )
 from services.platform.runtime.pages import add_pages
-from services.platform.runtime.worker import cancel_tasks, freeze_gc
+from services.platform.runtime.tasks import cancel_tasks
+from services.platform.runtime.worker import freeze_gc
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
 from services.platform.storage.reports import add_reports

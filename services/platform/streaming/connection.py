@@ -13,6 +13,7 @@ from nats.js.errors import NotFoundError
 from nats.js.kv import KeyValue
 
 from services.platform.access import inbox_prefix
+from services.platform.runtime.tasks import cancel_tasks
 from services.platform.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -86,10 +87,13 @@ async def connect(settings: Settings, name: str, timeout_s: float = 5.0) -> Clie
     """
     client, connecting = open_connection(settings, name)
     try:
-        await asyncio.wait_for(connecting, timeout_s)
+        async with asyncio.timeout(timeout_s):
+            await asyncio.shield(connecting)
     except (TimeoutError, OSError, NatsError) as error:
         where = settings.nats.rpartition("@")[2]
         raise ConnectionError(f"no NATS at {where}: is the stack up? `whiteboard up`") from error
+    finally:
+        await cancel_tasks(connecting)
     return client
 
 

@@ -136,7 +136,8 @@ class OrderedConsumer:
             await self._wait()
             if self._buffer and self._max_wait_s:
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._full.wait(), self._max_wait_s)
+                    async with asyncio.timeout(self._max_wait_s):
+                        await self._full.wait()
             messages, self._buffer = self._buffer, []
             self._full.clear()
             delivered = await self._in_order(messages)
@@ -150,7 +151,8 @@ class OrderedConsumer:
             return
         self._arrived.clear()
         try:
-            await asyncio.wait_for(self._arrived.wait(), _PULL_EXPIRES_S + _GRACE_S)
+            async with asyncio.timeout(_PULL_EXPIRES_S + _GRACE_S):
+                await self._arrived.wait()
         except TimeoutError:
             # Not even the request's expiry arrived: it was lost with a connection. Request again.
             self._outstanding = 0

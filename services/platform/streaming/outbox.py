@@ -22,8 +22,8 @@ import orjson
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
-from services.platform.runtime.worker import cancel_tasks
-from services.platform.telemetry import observe_stages
+from services.platform.runtime.tasks import cancel_tasks
+from services.platform.telemetry import PUBLISH_STAGE, observe_stages
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +122,7 @@ class Outbox:
             self._spill_events(batch)
             raise
         if not failed:
-            observe_stages(("publish", perf_counter() - event.queued) for event in batch)
+            observe_stages((PUBLISH_STAGE, perf_counter() - event.queued) for event in batch)
         self._spill_events(failed)
         return not failed
 

@@ -15,7 +15,7 @@ from nats.errors import Error as NatsError
 from nats.js import api
 from nats.js.errors import APIError, NotFoundError
 
-from services.platform.runtime.worker import cancel_tasks
+from services.platform.runtime.tasks import cancel_tasks
 from services.platform.streaming.consumer import Message, OrderedConsumer, read_message
 
 # After this, what a killed process had is delivered to another.

@@ -45,6 +45,27 @@ export function curves(title, across, up, series, { logX = false, logY = false, 
     h("p", { className: "small keys" }, shown.map(([name], i) => h("span", { className: `key s${i}` }, name))));
 }
 
+// Where a request's time goes: each stage begins where the one before ended; what follows the answer is set apart.
+export function waterfall(stages) {
+  const path = stages.filter((one) => one.on_path), after = stages.filter((one) => !one.on_path);
+  const total = path.reduce((sum, one) => sum + one.mean_ms, 0);
+  let begin = 0;
+  const row = (one, left, wide, kind) => {
+    const bar = h("span", { className: `stage ${kind}` });
+    bar.style.marginLeft = `${(100 * left).toFixed(2)}%`;
+    bar.style.width = `${Math.max(0.4, 100 * Math.min(wide, 1 - left)).toFixed(2)}%`;
+    return h("tr", {}, h("th", { scope: "row" }, one.name), h("td", {}, figure(one.mean_ms, "ms")), h("td", { className: "track" }, bar));
+  };
+  const rows = path.map((one) => {
+    const left = begin;
+    begin += one.mean_ms / total;
+    return row(one, left, one.mean_ms / total, "on-path");
+  });
+  return h("table", { className: "waterfall" }, h("caption", {}, `In the service: ${figure(total, "ms")}, means of the last half minute`),
+    h("thead", {}, h("tr", {}, ["stage", "mean", ""].map((text) => h("th", { scope: "col" }, text)))),
+    h("tbody", {}, rows, after.map((one) => h("tr", {}, h("th", { scope: "row" }, one.name), h("td", {}, figure(one.mean_ms, "ms")), h("td", {}, "after the answer")))));
+}
+
 // A function from values to a length, and the values at both ends.
 function scale(values, log, length, most) {
   const top = Math.max(...values, most || -Infinity), bottom = log ? Math.min(...values) : 0;

@@ -1,7 +1,7 @@
 // The views beside the diagram: follow one event, newest decisions, models, drift, load, break.
 import { events, get, mayChange, post } from "api";
 import { figure, h, number, table } from "dom";
-import { line } from "chart";
+import { curves, line, waterfall } from "chart";
 import { faultForm, jobForm, notAllowed, numberInput, runFigures, selectInput } from "jobs";
 
 export function followView(design, diagram) {
@@ -168,9 +168,10 @@ export function loadView(design, live) {
   const [rate, rateValue] = numberInput("Requests a second", design.load_rate > 200 ? 200 : design.load_rate, 1, 2000);
   const [seconds, secondsValue] = numberInput("for seconds", 30, 5, 300);
   const service = design.boxes.find((box) => box.step === 5 && box.figures.some((f) => f.label === "p95"));
-  const charts = h("div", {});
+  const charts = h("div", {}), stages = h("div", {}), knee = h("input", { type: "checkbox" });
   live.onTick = (history) => {
     if (!service) return;
+    get(`/api/stages?design=${design.name}`).then((found) => stages.replaceChildren(...(found.length ? [waterfall(found)] : []))).catch(() => {});
     charts.replaceChildren(...service.figures.slice(0, 2).flatMap((f, i) => {
       const values = history.map((tick) => tick.boxes[service.id]?.figures[i] ?? null);
       return [h("h3", {}, `${service.label}: ${f.label} ${figure(values.at(-1), f.unit)}`), line(values, f.label, f.unit, f.unit === "ms" ? design.budget_ms : null)];
@@ -178,7 +179,17 @@ export function loadView(design, live) {
   };
   return h("section", { className: "view" }, h("h2", {}, "Load"),
     h("p", {}, `Locust sends requests at a fixed rate, whatever the answers' time. The budget is p95 under ${design.budget_ms} ms.`), notAllowed(),
-    jobForm(design, "load", "Run", [rate, seconds], () => ({ rate: rateValue(), seconds: secondsValue() }), runFigures), charts);
+    jobForm(design, "load", "Run", [rate, seconds, h("label", {}, knee, " then raise the rate to the knee")],
+      () => ({ rate: rateValue(), seconds: secondsValue(), knee: knee.checked }), (figures) => loadFigures(design, figures)), charts, stages);
+}
+
+function loadFigures(design, figures) {
+  if (!figures.knee) return runFigures(figures);
+  const steps = figures.knee, last = steps.at(-1), held = steps.filter((one) => one.p95_ms < design.budget_ms).at(-1);
+  return h("div", {}, runFigures(figures),
+    h("p", {}, held ? `It held ${number(held.rate)} requests/s at a p95 of ${figure(held.p95_ms, "ms")}` : "It held none of these rates", `; at ${number(last.rate)}/s p95 was ${figure(last.p95_ms, "ms")}.`),
+    curves("The knee", "requests a second", "p95, ms", [{ name: "p95", points: steps.map((one) => [one.rate, one.p95_ms]) },
+      { name: "budget", points: [[steps[0].rate, design.budget_ms], [last.rate, design.budget_ms]] }]));
 }
 
 export function breakView(design) {

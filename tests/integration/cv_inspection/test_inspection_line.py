@@ -37,6 +37,7 @@ from services.platform.models.onnx import write_card
 from services.platform.models.promotion import announce
 from services.platform.models.served_file import put_served
 from services.platform.retraining.shadow import shadow_table
+from services.platform.runtime.tasks import cancel_tasks
 from services.platform.storage.lake import Lake
 from services.platform.streaming.outbox import Outbox, OutboxEvent, SpillFile
 from tests.integration.conftest import lag, until
@@ -241,7 +242,7 @@ async def test_many_new_inspections_are_read_and_the_oldest_forgotten(config, nc
     assert await ids.holds(newest[-1], js)
     assert all([await ids.holds(one, js) for one in (*newest, *old[15:])])
     assert not await ids.holds(old[0], js)
-    reading.cancel()
+    await cancel_tasks(reading)
 
 
 async def test_a_put_into_the_store_triggers_an_inspection(config, nc, line):

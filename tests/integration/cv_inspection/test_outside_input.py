@@ -33,6 +33,7 @@ from services.platform.models.names import CHAMPION
 from services.platform.models.onnx import write_card
 from services.platform.models.served_file import put_served
 from services.platform.models.served_model import ServedModel
+from services.platform.runtime.tasks import cancel_tasks
 from services.platform.storage.lake import Lake
 from services.platform.storage.signed import get_version, request
 from services.platform.streaming.consumer import OrderedConsumer, consume
@@ -84,8 +85,7 @@ async def running_worker(config, nc):
     try:
         yield worker
     finally:
-        task.cancel()
-        await asyncio.wait([task])
+        await cancel_tasks(task)
         await worker.close()
         await consumer.stop()
 

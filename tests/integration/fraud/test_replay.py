@@ -1,7 +1,6 @@
 """A replay into the real stream: every event once, whatever stops it and however often it runs."""
 
 import asyncio
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import orjson
@@ -12,6 +11,8 @@ from services.fraud.ingestion.replay import LabelCounts
 from services.fraud.ingestion.transaction_file import TransactionFile
 from services.fraud.simulator.replay import AlreadyReplayed, ReplayRequest, replay
 from services.fraud.simulator.replay_log import ReplayLog
+from services.platform.runtime.tasks import cancel_tasks
+from tests.integration.conftest import until
 from tests.unit.fraud.replay_files import mapping, write_csv
 
 ROWS = 40
@@ -75,11 +76,8 @@ async def test_a_stopped_replay_goes_on(config, nc, file, most):
 
 async def test_an_interrupted_replay_goes_on(config, nc, file):
     task = asyncio.create_task(send(config, file, rate=10.0))
-    while not await stored(nc):
-        await asyncio.sleep(0.1)
-    task.cancel()
-    with suppress(asyncio.CancelledError):
-        await task
+    await until(lambda: stored(nc))
+    await cancel_tasks(task)
     assert 0 < len(await stored(nc)) < len(EVERYTHING)
     report = await send(config, file, resume=True)
     assert report.duplicates == 0

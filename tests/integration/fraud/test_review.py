@@ -29,6 +29,7 @@ from services.fraud.review.presence import SIMULATED_KEY, report_present
 from services.fraud.review.queue import LeaseLost, ReviewQueue
 from services.fraud.review.worker import ReviewDesk
 from services.fraud.serving.app import EXAMPLE_TRANSACTION
+from services.platform.runtime.tasks import cancel_tasks
 
 
 def case(number):
@@ -137,4 +138,4 @@ async def test_costs_have_a_history_and_scorers_follow(js, nc):
         await asyncio.sleep(0.6)
         assert policies.current.costs.opex == 90_000
     finally:
-        watching.cancel()
+        await cancel_tasks(watching)

@@ -13,6 +13,7 @@ from services.fraud.rules.lists import list_text, reference
 from services.fraud.rules.live import LiveRules
 from services.fraud.rules.rule import Rule, RuleSet
 from services.fraud.serving.app import EXAMPLE_TRANSACTION
+from services.platform.runtime.tasks import cancel_tasks
 from services.platform.streaming.connection import connect
 from tests.conftest import ended, start_engine
 from tests.integration.conftest import until
@@ -52,7 +53,7 @@ async def test_a_scorer_takes_a_set_and_keeps_it_over_a_restart_without_nats(cli
     assert record.version == 1
     await until(lambda: live.rules.label.startswith("1:"))
     assert [one.id for one in live.fired(TRANSACTION, vector(), 0.1)] == ["one"]
-    watching.cancel()
+    await cancel_tasks(watching)
     assert LiveRules(folder).rules.label == live.rules.label
     assert LiveRules(folder).fired(TRANSACTION, vector(), 0.1)
 

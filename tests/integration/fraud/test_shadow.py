@@ -24,6 +24,7 @@ from services.platform.models.served_file import put_served
 from services.platform.models.served_model import ServedModel
 from services.platform.models.tabular import TabularModel
 from services.platform.retraining.shadow import NAME, shadow_table
+from services.platform.runtime.tasks import cancel_tasks
 from services.platform.storage.lake import Lake
 from tests.conftest import card
 from tests.integration.conftest import lag, until
@@ -176,7 +177,7 @@ async def test_a_refused_file_is_tried_once_until_another_is_announced(
     await announce_challenger(config, nc, onnx, 1)
     await until(lambda: challenger.model is not None)
     assert len(tried) == 2
-    watching.cancel()
+    await cancel_tasks(watching)
 
 
 async def test_shadow_mode_survives_a_challenger_file_that_is_not_a_model(

@@ -20,6 +20,7 @@ from services.fraud.ingestion.tables import LABELS_TABLE, TRANSACTIONS_TABLE
 from services.fraud.simulator.day import DAY_US, START_US
 from services.fraud.simulator.gateway import simulated_events
 from services.fraud.simulator.traffic import Traffic
+from services.platform.runtime.tasks import cancel_tasks
 from services.platform.storage.lake import Lake
 from services.platform.storage.lake_writer import MAX_WAIT_S
 from tests.integration.conftest import lag, publish, until
@@ -140,8 +141,7 @@ async def test_shards_together_equal_one_worker(nc, config, entity):
         tasks.append(asyncio.create_task(consume(consumer, made.handle)))
     for name in consumers:
         await until(lambda name=name: settled(nc, STREAM, name))
-    for task in tasks:
-        task.cancel()
+    await cancel_tasks(*tasks)
     redis.close()
     expected = backfill(STATES, Events.of(events, seqs))
     with Redis.from_url(config.redis) as online:

@@ -57,7 +57,8 @@ async def test_a_reset_is_seen_as_one():
         reader, writer = await asyncio.open_connection(HOST, port)
         writer.write(b"x")
         with pytest.raises(ConnectionResetError):
-            await asyncio.wait_for(reader.readexactly(1), 10)
+            async with asyncio.timeout(10):
+                await reader.readexactly(1)
         writer.close()
         assert proxy.resets == 1
 
@@ -67,7 +68,8 @@ async def test_what_does_not_listen_ends_the_connection():
     server = await proxy.serve(HOST, 0)
     reader, writer = await asyncio.open_connection(HOST, server.sockets[0].getsockname()[1])
     with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
-        await asyncio.wait_for(reader.readexactly(1), 10)
+        async with asyncio.timeout(10):
+            await reader.readexactly(1)
     writer.close()
     await proxy.close(server)
 

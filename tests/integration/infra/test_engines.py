@@ -23,7 +23,7 @@ from services.platform.runtime.http import has_bearer_token
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
 from services.platform.streaming.connection import connect
-from tests.conftest import ended, make_settings, start_engine
+from tests.conftest import make_settings, start_engine
 from tests.unit.platform.test_settings import PASSWORDS
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -44,9 +44,8 @@ def start():
 
     yield begin
     for process in running:
-        process.terminate()
-    for process in running:
-        ended(process)
+        process.kill()
+        process.wait(20)
 
 
 @pytest.fixture

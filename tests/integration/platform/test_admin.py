@@ -13,6 +13,7 @@ from services.platform.models.promotion_log import PromotionEvent, PromotionReco
 from services.platform.retraining.admin import add_admin
 from services.platform.retraining.commands import CONTROL, Command
 from services.platform.retraining.scheduler import Scheduler, schedule_nights
+from services.platform.runtime.tasks import cancel_tasks
 from services.platform.streaming.connection import ensure_stream
 
 TOKEN = SecretStr("open-sesame").get_secret_value()
@@ -104,7 +105,7 @@ async def test_the_scheduler_queues_commands_and_one_retraining_an_hour_on_alert
         scheduler.queue_command("fraud", b'{"verb": "dance"}')
     working = asyncio.create_task(scheduler.run_jobs())
     await asyncio.sleep(0.05)
-    working.cancel()
+    await cancel_tasks(working)
     assert started == [
         ("swap", "fraud", "gnn"), ("rollback", "cv", "--reason", "why not"),
         ("night", "fraud"), ("night", "cv"),

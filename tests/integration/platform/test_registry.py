@@ -16,7 +16,7 @@ from services.platform.models.promotion import ModelLifecycle, NoPreviousChampio
 from services.platform.models.promotion_log import HISTORY_STREAM
 from services.platform.models.registry import ModelRegistry, TrainingRun, store_model
 from services.platform.models.tabular import TabularModel
-from services.platform.runtime.worker import cancel_tasks
+from services.platform.runtime.tasks import cancel_tasks
 from services.platform.serving.decision_service import DecisionService
 from services.platform.storage.lake import Lake
 from tests.conftest import card

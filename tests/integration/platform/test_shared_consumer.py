@@ -6,6 +6,7 @@ from collections import Counter
 import pytest
 
 from services.fraud.ingestion.events import STREAM
+from services.platform.runtime.tasks import cancel_tasks
 from services.platform.streaming.consumer import ALL_SUBJECTS, OrderedConsumer, consume
 from services.platform.streaming.shared_consumer import SharedConsumer
 from tests.integration.conftest import lag, until
@@ -36,8 +37,7 @@ async def test_owners_share_the_messages_and_each_is_handled_once(nc):
     seen = Counter()
     tasks = [working(nc, seen, name) for name in ("a", "b", "c")]
     await until(lambda: all_acknowledged(nc))
-    for task in tasks:
-        task.cancel()
+    await cancel_tasks(*tasks)
     assert sorted(number for _, number in seen) == list(range(200))
     assert set(seen.values()) == {1}
     assert min(Counter(name for name, _ in seen).values()) > 10
@@ -53,7 +53,7 @@ async def test_what_a_dead_owner_had_goes_to_another(nc, monkeypatch):
     seen = Counter()
     task = working(nc, seen, "b")
     await until(lambda: all_acknowledged(nc))
-    task.cancel()
+    await cancel_tasks(task)
     assert sorted(number for _, number in seen) == list(range(30))
 
 
@@ -63,8 +63,7 @@ async def test_a_slow_owner_keeps_what_it_has(nc, monkeypatch):
     seen = Counter()
     tasks = [working(nc, seen, name, delay_s=0.3) for name in ("a", "b")]
     await until(lambda: all_acknowledged(nc))
-    for task in tasks:
-        task.cancel()
+    await cancel_tasks(*tasks)
     assert sorted(number for _, number in seen) == list(range(24))
     assert set(seen.values()) == {1}
 
@@ -80,8 +79,7 @@ async def test_a_durable_of_a_single_owner_is_replaced_where_it_stopped(nc):
     seen = Counter()
     tasks = [working(nc, seen, name) for name in ("a", "b")]
     await until(lambda: all_acknowledged(nc))
-    for task in tasks:
-        task.cancel()
+    await cancel_tasks(*tasks)
     assert sorted({number for _, number in seen}) == list(range(10, 20))
     assert await lag(nc, STREAM, "before") == 1  # it is gone
 

@@ -7,6 +7,7 @@ from nats.aio.msg import Msg
 from nats.js.api import StreamConfig
 
 from services.fraud.ingestion.events import DEAD, DEAD_STREAM, STREAM
+from services.platform.runtime.tasks import cancel_tasks
 from services.platform.streaming.connection import ensure_stream
 from services.platform.streaming.consumer import (
     OrderedConsumer,
@@ -65,8 +66,7 @@ async def test_a_lost_delivery_restarts_the_consumer_in_order(nc):
     await consumer.ack(seen[-1])
     await acknowledged(consumer, 10)
     await consumer._pull()
-    while len(consumer._buffer) < 5:
-        await asyncio.sleep(0.01)
+    await until(lambda: len(consumer._buffer) >= 5)
     del consumer._buffer[1]  # as if a connection broke while messages were in flight
     rest = await take(consumer, 20)
     assert [int(m.data) for m in rest] == list(range(10, 30))
@@ -81,7 +81,7 @@ async def test_pull_requests_do_not_accumulate(nc, monkeypatch):
         await fill(nc, 12, begin)
         await asyncio.sleep(0.5)
     waiting = (await nc.jetstream().consumer_info(STREAM, "d")).num_waiting
-    reading.cancel()
+    await cancel_tasks(reading)
     assert 1 <= waiting <= 2
 
 
@@ -96,10 +96,27 @@ async def test_a_batch_is_retried_until_it_succeeds(nc):
 
     consumer = OrderedConsumer(nc, STREAM, "d")
     task = asyncio.create_task(consume(consumer, handle))
-    while len(tries) < 2 or await consumer.lag():
-        await asyncio.sleep(0.05)
-    task.cancel()
+
+    async def done():
+        return len(tries) > 1 and not await consumer.lag()
+
+    await until(done)
+    await cancel_tasks(task)
     assert tries[0] == tries[1]
+
+
+@pytest.mark.parametrize("turns", range(4))
+async def test_cancelled_as_a_message_arrives_it_ends(nc, turns):
+    consumer = OrderedConsumer(nc, STREAM, "d")
+    await consumer.start()
+    reading = asyncio.create_task(anext(consumer.batches()))
+    await until(lambda: consumer._outstanding)
+    consumer._arrived.set()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    reading.cancel()
+    await asyncio.wait([reading], timeout=1.0)
+    assert reading.cancelled()
 
 
 async def test_a_batch_gathers_messages_until_its_maximum_wait(nc):

@@ -37,6 +37,14 @@ async def test_engines_run_and_a_process_is_down_once_it_was_started(client, con
     log.unlink()
 
 
+async def test_where_nothing_was_asked_there_are_no_stages_and_no_decisions(client, nc):
+    for design in ("fraud", "cv"):
+        assert (await client.get(f"/api/stages?design={design}")).json() == []
+        answer = await client.get(f"/api/decisions?design={design}")
+        assert (answer.status_code, answer.json()) == (200, [])
+    assert (await client.get("/api/stages?design=weather")).status_code == 404
+
+
 async def test_a_first_start_is_shown_as_it_happens(client, config):
     bar = noted(progress_folder(config.home), "fraud", silent)
     with bar("simulating 60 days") as step:
@@ -73,7 +81,8 @@ async def test_a_watcher_who_comes_as_another_leaves_is_served(config):
         async with board.watched():
             leaving = asyncio.create_task(_watch_once(board))
             await board.next_reading()
-        await asyncio.wait_for(leaving, 10)
+        async with asyncio.timeout(10):
+            await leaving
     assert board._task is None
 
 

@@ -14,8 +14,17 @@ from services.platform.models.onnx import ModelRefused, write_card
 from tests.conftest import card
 from tests.unit.cv_inspection.vision_fixtures import SIZE, SMALL, cv_card, quiet, simulated, trained
 
+# Each of these takes 10 to 20 s to export: `make test-e2e` runs them.
+LARGE = {"efficientnet_lite2", "tiny_vit", "vit"}
 
-@pytest.fixture(scope="module", params=sorted(CANDIDATES.all()))
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(name, marks=[pytest.mark.e2e] if name in LARGE else [])
+        for name in sorted(CANDIDATES.all())
+    ],
+)
 def made(request, vision_candidate):
     known = vision_candidate.name == request.param
     return vision_candidate if known else trained(request.param, epochs=1)

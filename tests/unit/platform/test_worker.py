@@ -1,6 +1,5 @@
 """How workers share the machine, and how they stop."""
 
-import asyncio
 import os
 import subprocess
 import sys
@@ -12,7 +11,6 @@ from infra.local.engines import engines
 from services.cli.stack import programs
 from services.designs import DESIGNS
 from services.platform.design import DEFERRABLE_NICE, WORKER_NICE
-from services.platform.runtime.worker import cancel_tasks
 from services.platform.settings import Settings
 
 THREADS = "from services.platform.runtime.worker import training_threads; print(training_threads())"
@@ -47,22 +45,6 @@ def test_containers_have_the_priorities_of_processes(tmp_path):
     containers = yaml.safe_load(Path("docker-compose.yml").read_text())["services"]
     for name, value in nice.items():
         assert containers[name].get("cpu_shares", 1024) == shares[value], name
-
-
-async def test_a_task_that_lost_its_cancellation_is_cancelled_again():
-    """Before Python 3.12 `wait_for` loses one that coincides with its result."""
-
-    async def ignores_once():
-        try:
-            await asyncio.sleep(60)
-        except asyncio.CancelledError:
-            await asyncio.sleep(60)
-
-    ignoring, done = asyncio.create_task(ignores_once()), asyncio.create_task(asyncio.sleep(0))
-    await asyncio.sleep(0.01)
-    await asyncio.wait_for(cancel_tasks(ignoring, done), timeout=10)
-    assert ignoring.cancelled()
-    assert done.done()
 
 
 def test_a_worker_stops_on_a_signal_even_if_its_task_ignores_the_first_cancellation():

@@ -12,7 +12,7 @@ from services.walkthrough.answers import FaultReport, JobRequest
 from services.walkthrough.board import Board
 from services.walkthrough.code import candidates
 from services.walkthrough.faults import _count
-from services.walkthrough.figures import value
+from services.walkthrough.figures import means, value
 from services.walkthrough.jobs import arguments
 from services.walkthrough.recording import page
 from services.walkthrough.sources import Scrape
@@ -52,6 +52,23 @@ def test_p95_is_of_the_newest_observations():
     found = value(p95, [timed(0, 100.0, 100.0), timed(1, 100.0, 200.0)])
     assert found == pytest.approx(48)
     assert value(p95, [timed(0, 5.0, 5.0), timed(1, 5.0, 5.0)]) is None
+
+
+def staged(at, **stages):
+    samples = {"took_sum": [], "took_count": []}
+    for name, (total, count) in stages.items():
+        samples["took_sum"].append(({"stage": name}, total))
+        samples["took_count"].append(({"stage": name}, count))
+    return reading(at, 0, **samples)
+
+
+def test_means_are_of_the_newest_observations_and_survive_a_restart():
+    before = staged(0, read=(5.0, 10.0), idle=(1.0, 4.0))
+    after = staged(1, read=(11.0, 13.0), idle=(1.0, 4.0))
+    restarted = staged(2, read=(3.0, 3.0), idle=(0.0, 0.0))
+    assert means("took", "stage", [before, after]) == {"read": 2.0}
+    assert means("took", "stage", [before, after, restarted]) == {"read": 1.5}
+    assert means("took", "stage", [after]) == {}
 
 
 def test_a_fault_counts_answers_and_those_in_budget():
