@@ -34,7 +34,7 @@ class ShardLoad:
     Attributes:
         shards: How many there were.
         median_events, max_events: Events of the median and of the largest shard.
-        median_s, max_s: Seconds that it took to fold them.
+        median_s, max_s: Processor seconds that it took to fold them.
     """
 
     shards: int

@@ -122,6 +122,7 @@ def test_spark_s_errors_become_sentences(tmp_path):
     log = tmp_path / "spark.log"
     assert "the disk is full" in _sentence("java.io.IOException: No space left on device", log)
     assert "does not answer as a Spark master" in _sentence("All masters are unresponsive!", log)
+    assert "more --shards" in _sentence("Python worker exited unexpectedly (crashed)", log)
     assert "Spark failed: it ended" in _sentence("", log)
     text = "Traceback\n  File x\nOSError: S3 did not answer\n SQLSTATE: 38000"
     assert "Spark failed: OSError: S3 did not answer" in _sentence(text, log)

@@ -213,6 +213,8 @@ def _sentence(text: str, log: Path) -> str:
         return f"what listens at the master's address does not answer as a Spark master {where}"
     if "No space left on device" in text + logged:
         return f"the disk is full: the events are sorted in {log.parent} {where}"
+    if "Python worker exited unexpectedly" in text:
+        return f"a Python worker was killed, for memory if by the kernel: more --shards {where}"
     if "FileNotFoundError" in text:
         return f"a file of the lake was replaced by a compaction meanwhile: run it again {where}"
     lines = [line.strip() for line in text.splitlines() if line.strip()]

@@ -138,7 +138,7 @@ class FoldTask:
         """
         from pyspark import TaskContext
 
-        begin = time.monotonic()
+        begin = time.process_time()
         context = TaskContext.get()
         shard = context.partitionId() if context else 0
         lake = Lake(self.config)
@@ -154,7 +154,7 @@ class FoldTask:
         for table in tables.values():
             write_rows(lake, self.offer, table, f"shard-{shard:05d}")
         entities = [len(table.keys) for table in tables.values()]
-        seconds = [time.monotonic() - begin] * len(tables)
+        seconds = [time.process_time() - begin] * len(tables)
         columns = [list(tables), list(counts.values()), entities, seconds]
         arrays = [pa.array(c, f.type) for c, f in zip(columns, _SUMMARY_SCHEMA, strict=True)]
         yield pa.RecordBatch.from_arrays(arrays, schema=_SUMMARY_SCHEMA)
