@@ -90,7 +90,7 @@ async def test_rows_and_log_are_those_of_the_embedded_backfill(
 
 @pytest.mark.e2e
 async def test_killed_and_started_again_it_completes(config, lake, simulated, worker):
-    """The command: killed at its second job; then the rows are compared, offered and taken."""
+    """The command: killed in its first job; then the rows are compared, offered and taken."""
     worker("fraud", "feature-worker")
     killed = subprocess.Popen([*COMMAND, "--memory-mb", "512"], env=environment(),
                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
