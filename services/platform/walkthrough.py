@@ -54,6 +54,7 @@ class DecisionView:
         model: "candidate:version".
         reason: Why it was decided in an unusual way, in words.
         reasons: Why it was stopped, in words, the strongest first.
+        note: Why reasons or image are missing, empty where none is.
         facts: Names and values.
         values: Values beside the usual ones, the most unusual first.
         image: Key of the image in the inbox, empty for none.
@@ -70,6 +71,7 @@ class DecisionView:
     model: str
     reason: str = ""
     reasons: Sequence[str] = ()
+    note: str = ""
     facts: Mapping[str, str] = field(default_factory=dict)
     values: Sequence[ComparedValue] = ()
     image: str = ""

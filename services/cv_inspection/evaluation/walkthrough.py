@@ -34,6 +34,7 @@ _SEED = 7
 _FIRST, _IMAGES = 1_900_000_000, 90_000_000
 _RESULT_S, _LAKE_S = 30.0, 60.0
 # Inspections that the page labels.
+_NOT_KEPT = "Its image was posted and is not kept; images that land in the store are shown here."
 _LABELLED = 200
 
 
@@ -178,6 +179,7 @@ def _view(event: InspectionEvent) -> DecisionView:
         threshold=event.threshold,
         model=event.model,
         reason=event.reason,
+        note="" if event.key else _NOT_KEPT,
         facts=facts,
         image=event.key or "",
         mask=event.mask_key or "",

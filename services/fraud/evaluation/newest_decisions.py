@@ -29,6 +29,7 @@ _COMPARED = 200
 # A reader of the page takes a minute or two before labelling; read so many at once.
 _LABELLED, _CHUNK = 10_000, 500
 _MOST_UNUSUAL = 8
+_NOT_WRITTEN = "Its reasons are not written. They come within a second: read again."
 
 
 async def newest(config: Settings, count: int) -> list[DecisionView]:
@@ -141,18 +142,20 @@ def _view(event: DecisionEvent, usual: np.ndarray, reasons: tuple[str, ...]) -> 
         "IP address": t.ip or "none",
         "items": ", ".join(item.category for item in t.cart[:6]) or "none",
     }
+    stopped = event.decision != "approve"
     values = _unusual(np.array(_floats(event.features)), usual) if _is_current(event) else []
     return DecisionView(
         id=event.decision_id,
         at=t.event_time.isoformat(),
         title=f"{t.amount_minor / 100:,.2f} {t.currency} at {t.merchant_id}",
         decision=event.decision,
-        stopped=event.decision != "approve",
+        stopped=stopped,
         score=event.score,
         threshold=event.threshold,
         model=event.model,
         reason="decided without the online store" if event.degraded else "",
         reasons=reasons,
+        note=_NOT_WRITTEN if stopped and not reasons else "",
         facts=facts,
         values=values,
     )

@@ -7,6 +7,7 @@ campaigns it is validated on.
 
 import hashlib
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,6 +39,9 @@ _MIN_DAYS = VALIDATION_DAYS + 5
 _MIN_FEED_SHARE = 0.01
 
 log = logging.getLogger(__name__)
+
+# (settings, N rows) to their features, (N, len(TABULAR)).
+PointInTime = Callable[[Settings, pa.Table], Floats]
 
 
 class NotEnoughData(ValueError):
@@ -136,7 +140,7 @@ def examples(
     )
 
 
-def point_in_time(settings: Settings, rows: pa.Table, graph: bool) -> Floats:
+def point_in_time(settings: Settings, rows: pa.Table, graph: bool = False) -> Floats:
     """Feature vectors as of each transaction, from Feast's `get_historical_features`.
 
     Args:
@@ -167,17 +171,26 @@ def point_in_time_embeddings(settings: Settings, rows: pa.Table) -> Floats:
 
 
 def training_data(
-    settings: Settings, lake: Lake, candidate: type[Candidate], seed: int, bar: ProgressBar
+    settings: Settings,
+    lake: Lake,
+    candidate: type[Candidate],
+    seed: int,
+    bar: ProgressBar,
+    read: PointInTime = point_in_time,
 ) -> TrainingData:
     """Labelled examples as of their point in time, split by time.
 
     For a graph candidate the encoder is trained first if there is none.
+
+    Args:
+        read: Returns the tabular features of rows. At a first start the backfill has just computed
+            them: Feast would join the same bytes in 27 s.
     """
     rows = training_rows(lake)
     time = event_times(rows)
     is_late = time >= time.max() - VALIDATION_DAYS * DAY
     with bar("reading point-in-time features"):
-        vectors = point_in_time(settings, rows, graph=False)
+        vectors = read(settings, rows)
     if "graph" in candidate.groups:
         days = (float(time.min()), float(time[~is_late].max()))
         seqs, fraud = rows["seq"].to_numpy()[~is_late], rows["fraud"].to_numpy()[~is_late]

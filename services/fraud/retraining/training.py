@@ -13,7 +13,13 @@ from services.fraud.model import read_model
 from services.fraud.monitoring.drift import reference
 from services.fraud.problem import CONF, DESIGN, CostModel
 from services.fraud.reasons.explainer import ATTACHMENT, explanation_file, first_reasons
-from services.fraud.retraining.dataset import TrainingData, feature_names, training_data
+from services.fraud.retraining.dataset import (
+    PointInTime,
+    TrainingData,
+    feature_names,
+    point_in_time,
+    training_data,
+)
 from services.fraud.retraining.fallback import train_fallback
 from services.platform.models.attachments import attach
 from services.platform.models.candidates import Candidate, Examples
@@ -49,7 +55,13 @@ def choose_threshold(candidate: Candidate, validation: Examples) -> float:
     )
 
 
-def train(settings: Settings, name: str, seed: int, bar: ProgressBar) -> RegisteredModel:
+def train(
+    settings: Settings,
+    name: str,
+    seed: int,
+    bar: ProgressBar,
+    read: PointInTime = point_in_time,
+) -> RegisteredModel:
     """Train a candidate on the lake's labelled transactions and register it, without serving it.
 
     Args:
@@ -57,6 +69,7 @@ def train(settings: Settings, name: str, seed: int, bar: ProgressBar) -> Registe
         name: The candidate.
         seed: Seed of the training.
         bar: Opens a progress bar with a title.
+        read: See `training_data`.
 
     Raises:
         KeyError: no such candidate.
@@ -64,7 +77,7 @@ def train(settings: Settings, name: str, seed: int, bar: ProgressBar) -> Registe
     """
     candidate = new_candidate(name)
     begin = perf_counter()
-    data = training_data(settings, Lake(settings), type(candidate), seed, bar)
+    data = training_data(settings, Lake(settings), type(candidate), seed, bar, read)
     with bar(f"training {name}") as step:
         candidate.fit(data.train, data.validation, seed, step)
     drift_reference = reference_of(candidate, data)

@@ -21,6 +21,9 @@ MAX_ROWS = 40_000
 _MAX_WAITING = 5_000
 
 _Keys = Mapping[str, str | None]
+_Key = tuple[str | None, ...]
+# By view name, keys and rows (1, width), the newest last.
+KeptRows = Mapping[str, Sequence[tuple[_Key, Floats]]]
 
 
 class RowCache:
@@ -28,7 +31,7 @@ class RowCache:
 
     def __init__(self, views: Sequence[View], max_rows: int = MAX_ROWS) -> None:
         self._views = [(view.name, view.keys, view.width) for view in views]
-        self._rows: dict[str, dict[tuple[str | None, ...], Floats]] = {v.name: {} for v in views}
+        self._rows: dict[str, dict[_Key, Floats]] = {v.name: {} for v in views}
         self._max_rows = max_rows
         self._waiting: list[tuple[_Keys, Mapping[str, Floats]]] = []
 
@@ -63,6 +66,31 @@ class RowCache:
             row = self._rows[name].get(tuple([keys[entity] for entity in entities]))
             found[name] = np.full((1, width), np.nan) if row is None else row
         return found
+
+    @property
+    def views(self) -> list[str]:
+        """Names of the views."""
+        return list(self._rows)
+
+    def kept(self, view: str) -> list[tuple[_Key, Floats]]:
+        """The rows of a view with their keys, the newest last."""
+        self.absorb()
+        return list(self._rows[view].items())
+
+    def restore(self, kept: KeptRows) -> None:
+        """Take the rows of an earlier run, as older than every row of this one.
+
+        Raises:
+            ValueError: a view is unknown, or its rows have another width.
+        """
+        widths = {name: width for name, _, width in self._views}
+        for name, rows in kept.items():
+            if name not in widths or any(row.shape != (1, widths[name]) for _, row in rows):
+                raise ValueError(f"rows of an unknown view {name!r}")
+        self.absorb()
+        for name, rows in kept.items():
+            newer = self._rows[name]
+            self._rows[name] = {key: row for key, row in rows if key not in newer} | newer
 
     def __len__(self) -> int:
         """Number of kept rows that were read, of all views."""

@@ -36,6 +36,7 @@ from services.fraud.review.live import LivePolicy, in_eur
 from services.fraud.review.policy import Policy
 from services.fraud.rules.live import LiveRules
 from services.fraud.rules.outcome import combine
+from services.fraud.serving import row_file
 from services.fraud.serving.row_cache import RowCache
 from services.platform.models.served_model import ServedModel
 from services.platform.models.tabular import TabularModel
@@ -109,7 +110,7 @@ class Scorer:
         self._redis = redis
         self._reader = OnlineReader(redis, STATES)
         self._embedding_reader = OnlineReader(redis, (*STATES, *EMBEDDINGS))
-        self._cache = RowCache(STATES)
+        self.cache = RowCache(STATES)
         self._outbox = outbox
         self._shards = shards
         self.redis_up = True
@@ -140,7 +141,7 @@ class Scorer:
         degraded = rows is None
         decider = (model.fallback if degraded else None) or model
         if rows is None:
-            rows = _MISSING_ROWS if decider is model else self._cache.known(keys)
+            rows = _MISSING_ROWS if decider is model else self.cache.known(keys)
         vector = feature_vectors(rows, np.array([request_features(transaction)]))
         stages.mark("read")
         sets = {"items": cart_set(transaction)} if decider.card.sets else {}
@@ -176,7 +177,7 @@ class Scorer:
         """Ping Redis while it is unavailable, and sort the cache. Runs until cancelled."""
         while True:
             await asyncio.sleep(_PING_INTERVAL_S)
-            self._cache.absorb()
+            self.cache.absorb()
             if not self.redis_up:
                 with suppress(RedisError, OSError, TimeoutError):
                     await self._redis.execute([("PING",)], _PING_INTERVAL_S)
@@ -192,7 +193,7 @@ class Scorer:
         try:
             reader = self._embedding_reader if embeddings else self._reader
             rows = await reader.read(keys, FETCH_BUDGET_S)
-            self._cache.keep(keys, rows)
+            self.cache.keep(keys, rows)
             self._timeouts_since = 0.0
             return rows
         except TimeoutError:
@@ -296,14 +297,22 @@ async def open_scorer(
     rules = await asyncio.to_thread(LiveRules, config.home / "scorer" / "rules")
     policies = LivePolicy()
     scorer = Scorer(champion, redis, outbox, config.shards, rules, policies, config.control_share)
+    kept = config.home / "scorer" / "rows.npz"
+    await row_file.load(scorer.cache, kept)
     _warm_up()
     await scorer.connect()
-    watching = (scorer.watch_redis(), rules.watch(nats()), policies.watch(nats()))
+    watching = (
+        scorer.watch_redis(),
+        rules.watch(nats()),
+        policies.watch(nats()),
+        row_file.save_forever(scorer.cache, kept),
+    )
     tasks = [asyncio.create_task(one) for one in watching]
     try:
         yield scorer
     finally:
         await cancel_tasks(*tasks)
+        await row_file.save(scorer.cache, kept)
         redis.close()
 
 

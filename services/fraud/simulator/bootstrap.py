@@ -5,6 +5,7 @@ is interrupted earlier starts over.
 """
 
 import asyncio
+from typing import TYPE_CHECKING
 
 from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
@@ -17,6 +18,9 @@ from services.platform.progress import ProgressBar
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
 from services.platform.streaming.connection import connect, ensure_stream
+
+if TYPE_CHECKING:
+    from services.fraud.retraining.dataset import PointInTime
 
 
 def bootstrap(config: Settings, candidate: str, seed: int, days: int, bar: ProgressBar) -> bool:
@@ -37,16 +41,18 @@ def bootstrap(config: Settings, candidate: str, seed: int, days: int, bar: Progr
         NotEnoughData: `days` are too few to train on.
     """
     is_new = not asyncio.run(_streams_exist(config))
+    backfilled = None
     if is_new:
-        _backfill(config, seed, days, bar)
+        backfilled = _backfill(config, seed, days, bar)
     else:
         _rebuild_if_needed(config, bar)
     untrained = not Lake(config).exists(served_path(DESIGN))
     if untrained:
+        from services.fraud.retraining.dataset import point_in_time
         from services.fraud.retraining.training import train
         from services.platform.retraining.challenge import promote_without_gate
 
-        made = train(config, candidate, seed, bar)
+        made = train(config, candidate, seed, bar, backfilled or point_in_time)
         promote_without_gate(config, made, "the first champion")
     return is_new or untrained
 
@@ -61,7 +67,8 @@ def _rebuild_if_needed(config: Settings, bar: ProgressBar) -> None:
         rebuild.rebuild(config, bar, wait=False)
 
 
-def _backfill(config: Settings, seed: int, days: int, bar: ProgressBar) -> None:
+def _backfill(config: Settings, seed: int, days: int, bar: ProgressBar) -> "PointInTime":
+    """Make lake, states, online store and streams. Returns a reader of what training needs."""
     from features.online import OnlineTable
     from services.fraud.features import backfill
     from services.fraud.features.handover import OnlineRecord
@@ -92,6 +99,7 @@ def _backfill(config: Settings, seed: int, days: int, bar: ProgressBar) -> None:
         backfill.load_online(tables, states, step)
         OnlineRecord(redis).reset(STATES)
     asyncio.run(_start_live(config, made.last_seq, START_US + days * DAY_US))
+    return lambda _, rows: backfill.vectors_before(states, rows)
 
 
 async def _streams_exist(config: Settings) -> bool:

@@ -45,7 +45,7 @@ export function decisionsView(design) {
       else list.replaceChildren(...views.map((view) => h("button", { type: "button", className: view.stopped ? "decision-row stopped" : "decision-row",
         onclick: () => detail.replaceChildren(...decision(design, view)) },
         h("b", {}, `${view.stopped ? "■" : "○"} ${view.decision}`), h("span", {}, view.title), h("span", { className: "score" }, view.score.toFixed(3)))));
-      if (views.length) detail.replaceChildren(...decision(design, views.find((view) => view.stopped) || views[0]));
+      if (views.length) detail.replaceChildren(...decision(design, views.find((view) => view.stopped && view.image) || views.find((view) => view.stopped) || views[0]));
     } catch (error) {
       detail.hidden = true;
       list.replaceChildren(h("p", { className: "bad" }, error.message));
@@ -63,8 +63,8 @@ function decision(design, view) {
   return [
     h("h3", {}, view.title),
     h("p", {}, h("b", {}, view.decision), `: score ${view.score.toFixed(4)} against ${view.threshold.toFixed(4)}, by ${view.model}. ${view.reason}`),
-    view.reasons.length ? h("div", {}, h("h4", {}, "Reasons"), h("ul", {}, view.reasons.map((text) => h("li", {}, text))))
-      : view.stopped && !view.image ? h("p", { className: "small" }, "No reasons are written. Those of a declined payment come within a second: read again.") : null,
+    view.reasons.length ? h("div", {}, h("h4", {}, "Reasons"), h("ul", {}, view.reasons.map((text) => h("li", {}, text)))) : null,
+    view.note ? h("p", { className: "small" }, view.note) : null,
     view.image ? picture(view) : null,
     h("dl", { className: "pairs" }, facts),
     rows.length ? table("Its most unusual values", ["feature", "value", "usual: 5 % · median · 95 % of the newest decisions"], rows) : null,

@@ -9,7 +9,7 @@ import pytest
 from features.spec import SEQ, TIME, TIME_COLUMN
 from features.state_log import row_table
 from features.store import open_store
-from services.fraud.features.backfill import write_states
+from services.fraud.features.backfill import vectors_before, write_states
 from services.fraud.features.request import entity_frame
 from services.fraud.features.states import EMBEDDING_FEATURES, EMBEDDINGS, FEATURE_SET, TABULAR
 from services.fraud.ingestion.tables import STATE_LOG
@@ -34,6 +34,12 @@ def test_historical_features_equal_the_kernels_bytes(store, simulated):
     chosen = np.sort(rng.choice(len(simulated.transactions), 5_000, replace=False))
     frame = entity_frame(simulated.transactions.take(chosen))
     assert historical(store, frame).tobytes() == simulated.vectors[chosen, : len(TABULAR)].tobytes()
+
+
+def test_training_at_a_first_start_sees_what_feast_would_return(store, simulated):
+    rows = simulated.transactions.slice(30_000, 4_000)
+    found = vectors_before(simulated.states, rows)
+    assert found.tobytes() == historical(store, entity_frame(rows)).tobytes()
 
 
 def test_order_of_rows_is_kept(store, simulated):

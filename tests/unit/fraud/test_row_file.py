@@ -1,0 +1,93 @@
+"""The cache of rows survives a restart, and a bad file spoils nothing."""
+
+import asyncio
+
+import numpy as np
+import pytest
+
+from services.fraud.features.states import STATES
+from services.fraud.serving import row_file
+from services.fraud.serving.row_cache import RowCache
+
+
+def filled(count=5):
+    cache = RowCache(STATES)
+    for n in range(count):
+        keys = {entity: f"{entity}-{n}" for state in STATES for entity in state.keys}
+        keys["ip"] = None if n == 2 else keys["ip"]
+        cache.keep(keys, {s.name: np.full((1, s.width), float(n)) for s in STATES})
+    return cache
+
+
+def everything(cache):
+    return {name: {k: row.tolist() for k, row in cache.kept(name)} for name in cache.views}
+
+
+def test_what_is_written_is_read():
+    cache, again = filled(), RowCache(STATES)
+    again.restore(row_file.decode(row_file.encode({v: cache.kept(v) for v in cache.views})))
+    assert everything(again) == everything(cache)
+    assert len(again) == len(cache) > 0
+    assert [key for key, _ in again.kept(STATES[0].name)] == [
+        key for key, _ in cache.kept(STATES[0].name)
+    ]
+
+
+async def test_a_restarted_scorer_has_the_rows_of_the_last_run(tmp_path):
+    cache, again = filled(), RowCache(STATES)
+    path = tmp_path / "scorer" / "rows.npz"
+    await row_file.save(cache, path)
+    await row_file.load(again, path)
+    assert everything(again) == everything(cache)
+    assert [one.name for one in path.parent.iterdir()] == ["rows.npz"]
+
+
+async def test_rows_that_were_read_meanwhile_are_newer(tmp_path):
+    again, path = filled(1), tmp_path / "rows.npz"
+    old = filled(2)
+    old.kept(STATES[0].name)[0][1][:] = 99.0
+    await row_file.save(old, path)
+    await row_file.load(again, path)
+    assert [row.item(0) for _, row in again.kept(STATES[0].name)] == [1.0, 0.0]
+
+
+@pytest.mark.parametrize("cut", [0, 10, 200, -1])
+async def test_a_file_that_is_cut_short_is_ignored_with_a_reason(tmp_path, caplog, cut):
+    path, cache = tmp_path / "rows.npz", filled()
+    await row_file.save(cache, path)
+    path.write_bytes(path.read_bytes()[:cut])
+    again = RowCache(STATES)
+    await row_file.load(again, path)
+    assert len(again) == 0
+    assert "rows.npz is ignored" in caplog.text
+
+
+async def test_rows_of_another_feature_set_are_ignored(tmp_path, caplog, monkeypatch):
+    path = tmp_path / "rows.npz"
+    await row_file.save(filled(), path)
+    other = row_file.FEATURE_SET.__class__
+    monkeypatch.setattr(other, "hash", property(lambda _: "another"))
+    again = RowCache(STATES)
+    await row_file.load(again, path)
+    assert len(again) == 0
+    assert "another feature set" in caplog.text
+
+
+async def test_a_missing_file_is_no_matter(tmp_path, caplog):
+    await row_file.load(RowCache(STATES), tmp_path / "rows.npz")
+    assert caplog.text == ""
+
+
+async def test_a_folder_that_cannot_be_written_is_logged(tmp_path, caplog):
+    (tmp_path / "file").touch()
+    await row_file.save(filled(), tmp_path / "file" / "rows.npz")
+    assert "rows are not saved" in caplog.text
+
+
+async def test_it_is_saved_again_and_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(row_file, "_SAVE_INTERVAL_S", 0.01)
+    task = asyncio.create_task(row_file.save_forever(filled(), tmp_path / "rows.npz"))
+    async with asyncio.timeout(20):
+        while not (tmp_path / "rows.npz").exists():
+            await asyncio.sleep(0.01)
+    task.cancel()
