@@ -13,7 +13,7 @@ was written before rows had one, or by Feast; it counts as one of `View.first_ha
 """
 
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeVar
@@ -144,6 +144,10 @@ class RowLayout:
             begin += size
         return tuple(parts)
 
+    def holds(self, key: bytes) -> bool:
+        """Whether a Redis key is of an entity of this view."""
+        return key.startswith(self.prefix) and key.endswith(_PROJECT)
+
     def is_first(self, raw: bytes) -> bool:
         """Whether a stored value has no hash and is of this view's declaration nevertheless."""
         return len(raw) == self.end and self.view.hash == self.view.first_hash
@@ -260,6 +264,34 @@ class OnlineReader:
         for layout, raw in zip(requested, replies, strict=True):
             rows[layout.view.name] = layout.decode((raw,))
         return rows
+
+    async def scan(self, count: int) -> AsyncIterator[dict[str, list[tuple[Key, Floats]]]]:
+        """All stored rows, in no order: by view name, keys and rows (1, width), a page at a time.
+
+        Rows under another hash are left out. SCAN may return a row twice.
+
+        Args:
+            count: Redis keys a page.
+
+        Raises:
+            redis.RedisError, OSError: Redis is unavailable.
+        """
+        cursor = b"0"
+        while True:
+            [[cursor, keys]] = await self._redis.execute([("SCAN", cursor, "COUNT", str(count))])
+            found = {layout: [k for k in keys if layout.holds(k)] for layout in self._layouts}
+            commands = [c for layout, held in found.items() for c in layout.read_commands(held)]
+            raws = iter(await self._redis.execute(commands))
+            yield {
+                layout.view.name: [
+                    (layout.entity(key), layout.decode((raw,)))
+                    for key, raw in zip(held, islice(raws, len(held)), strict=True)
+                    if raw is not None and raw[layout.end :] == layout.trailer
+                ]
+                for layout, held in found.items()
+            }
+            if cursor == b"0":
+                return
 
 
 class RowStore:

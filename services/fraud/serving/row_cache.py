@@ -31,7 +31,9 @@ class RowCache:
 
     def __init__(self, views: Sequence[View], max_rows: int = MAX_ROWS) -> None:
         self._views = [(view.name, view.keys, view.width) for view in views]
+        # Rows that requests have read, and those of the last run and of the store's scan.
         self._rows: dict[str, dict[_Key, Floats]] = {v.name: {} for v in views}
+        self._older: dict[str, dict[_Key, Floats]] = {v.name: {} for v in views}
         self._max_rows = max_rows
         self._waiting: list[tuple[_Keys, Mapping[str, Floats]]] = []
 
@@ -50,20 +52,24 @@ class RowCache:
         """Sort what was kept since the last time by entity: 3 us a request."""
         waiting, self._waiting = self._waiting, []
         for name, entities, _ in self._views:
-            kept = self._rows[name]
+            kept, older = self._rows[name], self._older[name]
             for keys, rows in waiting:
                 key = tuple([keys[entity] for entity in entities])
                 kept.pop(key, None)  # the newest are last
+                older.pop(key, None)
                 kept[key] = rows[name]
-            while len(kept) > self._max_rows:
-                del kept[next(iter(kept))]
+            while len(kept) + len(older) > self._max_rows:
+                first = older or kept
+                del first[next(iter(first))]
 
     def known(self, keys: _Keys) -> dict[str, Floats]:
-        """By view name, the kept row (1, width), NaN for an entity that was not read lately."""
+        """By view name, the kept row (1, width), NaN for an entity without one."""
         self.absorb()
         found = {}
         for name, entities, width in self._views:
-            row = self._rows[name].get(tuple([keys[entity] for entity in entities]))
+            key = tuple([keys[entity] for entity in entities])
+            row = self._rows[name].get(key)
+            row = self._older[name].get(key) if row is None else row
             found[name] = np.full((1, width), np.nan) if row is None else row
         return found
 
@@ -75,10 +81,15 @@ class RowCache:
     def kept(self, view: str) -> list[tuple[_Key, Floats]]:
         """The rows of a view with their keys, the newest last."""
         self.absorb()
-        return list(self._rows[view].items())
+        return [*self._older[view].items(), *self._rows[view].items()]
 
-    def restore(self, kept: KeptRows) -> None:
-        """Take the rows of an earlier run, as older than every row of this one.
+    def add_older(self, kept: KeptRows) -> bool:
+        """Take rows of entities that no request has read, while there is room.
+
+        They are the first to go when room is short, and a later call replaces those of an earlier.
+
+        Returns:
+            Whether there is still room.
 
         Raises:
             ValueError: a view is unknown, or its rows have another width.
@@ -89,12 +100,15 @@ class RowCache:
                 raise ValueError(f"rows of an unknown view {name!r}")
         self.absorb()
         for name, rows in kept.items():
-            newer = self._rows[name]
-            self._rows[name] = {key: row for key, row in rows if key not in newer} | newer
+            read, older = self._rows[name], self._older[name]
+            for key, row in rows:
+                if key in older or (key not in read and self._room(name) > 0):
+                    older[key] = row
+        return any(self._room(name) for name in self._rows)
+
+    def _room(self, view: str) -> int:
+        return self._max_rows - len(self._rows[view]) - len(self._older[view])
 
     def __len__(self) -> int:
         """Number of kept rows that were read, of all views."""
-        self.absorb()
-        return sum(
-            not np.isnan(row.item(SEQ)) for kept in self._rows.values() for row in kept.values()
-        )
+        return sum(not np.isnan(row.item(SEQ)) for v in self.views for _, row in self.kept(v))

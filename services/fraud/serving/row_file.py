@@ -60,7 +60,7 @@ async def load(cache: RowCache, path: Path) -> None:
     """Fill an empty cache from a file; one that is missing or unusable changes nothing."""
     try:
         kept = await asyncio.to_thread(lambda: decode(path.read_bytes()))
-        cache.restore(kept)
+        cache.add_older(kept)
     except FileNotFoundError:
         return
     except (OSError, ValueError) as error:

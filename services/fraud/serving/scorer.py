@@ -38,6 +38,7 @@ from services.fraud.rules.live import LiveRules
 from services.fraud.rules.outcome import combine
 from services.fraud.serving import row_file
 from services.fraud.serving.row_cache import RowCache
+from services.fraud.serving.row_preload import preload
 from services.platform.models.served_model import ServedModel
 from services.platform.models.tabular import TabularModel
 from services.platform.runtime.tasks import cancel_tasks
@@ -306,6 +307,7 @@ async def open_scorer(
         rules.watch(nats()),
         policies.watch(nats()),
         row_file.save_forever(scorer.cache, kept),
+        preload(scorer.cache, OnlineReader(redis, STATES)),
     )
     tasks = [asyncio.create_task(one) for one in watching]
     try:

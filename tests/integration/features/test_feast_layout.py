@@ -20,6 +20,8 @@ from features.store import open_store
 from services.fraud.features.kernel import feature_vectors
 from services.fraud.features.request import REQUEST_FEATURES
 from services.fraud.features.states import CUSTOMER, EMBEDDINGS, FEATURE_SET, FEATURES, PAIR, STATES
+from services.fraud.serving.row_cache import RowCache
+from services.fraud.serving.row_preload import preload
 from services.platform.telemetry import LEFT_OUT
 
 names = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), min_size=1, max_size=30)
@@ -143,6 +145,27 @@ async def test_an_entity_without_events_is_zero_and_a_null_key_is_nan(config):
     assert not rows["customer_state"].any()
     for name in ("device_state", "ip_state", "customer_device_state"):
         assert np.isnan(rows[name]).all()
+
+
+async def test_a_scorers_cache_is_filled_from_the_store(config):
+    rng = np.random.default_rng(3)
+    keys = {s.name: [tuple(f"{k}-{n}" for k in s.keys) for n in range(500)] for s in STATES}
+    rows = {state.name: filled(state, rng, 500) for state in STATES}
+    connection, cache = RedisConnection(config.redis), RowCache(STATES)
+    with Redis.from_url(config.redis) as redis:
+        tables = {state.name: OnlineTable(redis, state) for state in STATES}
+        for name, table in tables.items():
+            table.clear()
+            table.store(keys[name], rows[name])
+        await preload(cache, OnlineReader(connection, STATES))
+        for state in STATES:
+            kept = dict(cache.kept(state.name))
+            assert set(kept) == set(keys[state.name])
+            found = np.concatenate([kept[key] for key in keys[state.name]])
+            assert found.tobytes() == rows[state.name].tobytes()
+        for table in tables.values():
+            table.clear()
+    connection.close()
 
 
 def test_clearing_a_state_leaves_the_others(config):

@@ -25,7 +25,7 @@ def everything(cache):
 
 def test_what_is_written_is_read():
     cache, again = filled(), RowCache(STATES)
-    again.restore(row_file.decode(row_file.encode({v: cache.kept(v) for v in cache.views})))
+    again.add_older(row_file.decode(row_file.encode({v: cache.kept(v) for v in cache.views})))
     assert everything(again) == everything(cache)
     assert len(again) == len(cache) > 0
     assert [key for key, _ in again.kept(STATES[0].name)] == [
@@ -91,3 +91,20 @@ async def test_it_is_saved_again_and_again(tmp_path, monkeypatch):
         while not (tmp_path / "rows.npz").exists():
             await asyncio.sleep(0.01)
     task.cancel()
+
+
+def test_rows_that_no_request_read_go_first():
+    first = STATES[:1]
+    cache = RowCache(first, max_rows=3)
+
+    def rows(*numbers):
+        return [((f"c{n}",), np.full((1, first[0].width), float(n))) for n in numbers]
+
+    assert cache.add_older({first[0].name: rows(1)})
+    assert not cache.add_older({first[0].name: rows(2, 3, 4)})
+    cache.keep({"customer_id": "c9"}, {first[0].name: rows(9)[0][1]})
+    cache.keep({"customer_id": "c2"}, {first[0].name: rows(8)[0][1]})
+    kept = {key: row.item(0) for key, row in cache.kept(first[0].name)}
+    assert kept == {("c3",): 3.0, ("c9",): 9.0, ("c2",): 8.0}
+    with pytest.raises(ValueError, match="nowhere"):
+        cache.add_older({"nowhere": rows(1)})
