@@ -15,7 +15,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-e2e test-questions test-compose test-security test-federated federated \
-    federated-setup check bench architecture kubernetes picture page-setup lock down wipe
+    federated-setup spark-setup test-spark check bench architecture kubernetes picture page-setup lock down wipe
 
 help:  ## Show this
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,15 @@ federated-setup: $(FEDERATED_STAMP)  ## Create .venv-federated with Flower, for 
 
 federated: setup federated-setup  ## Train one model over four banks that share no row; minutes
 	$(BIN)/whiteboard federate fraud
+
+# PySpark is 490 MB, and needs Java 17: neither is part of `make setup`.
+spark-setup: setup  ## Install PySpark, and Java 17 where there is none, for `backfill --engine spark`
+	$(BIN)/pip install --quiet --no-deps --require-hashes -r requirements-spark.lock
+	infra/tools.sh java
+
+test-spark: spark-setup  ## The backfill on Spark: against the embedded one, killed, on a standalone master
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "e2e or not e2e" tests/unit/fraud/test_spark.py \
+	    tests/integration/features/test_spark.py
 
 test-federated: setup federated-setup  ## The banks' code, in the banks' environment
 	$(FEDERATED)/bin/python -m pytest -q -p no:cacheprovider -o addopts= -o filterwarnings=ignore \
@@ -98,7 +107,8 @@ picture: page-setup  ## Record a minute of the running stack: docs/recording.htm
 lock: setup  ## Add what pyproject.toml asks for to the locks, with hashes; pins that are there stay
 	$(BIN)/pip install --quiet uv
 	@for name in "requirements pyproject.toml --extra=dev" "requirements-federated requirements-federated.in" \
-	        "requirements-serve requirements-serve.in --constraint=requirements.lock"; do \
+	        "requirements-serve requirements-serve.in --constraint=requirements.lock" \
+	        "requirements-spark requirements-spark.in --constraint=requirements.lock"; do \
 	    set -- $$name; lock=$$1.lock; shift; cp $$lock $$lock.new; \
 	    $(BIN)/uv pip compile --quiet "$$@" --universal --python-version 3.11 --no-emit-index-url \
 	        --no-annotate --no-header --generate-hashes --output-file $$lock.new; \

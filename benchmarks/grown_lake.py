@@ -161,7 +161,7 @@ def _newest() -> dict[str, object]:
 
 
 def _rebuild() -> dict[str, object]:
-    from services.fraud.features.rebuild import fold_lake
+    from services.fraud.features.lake_fold import fold_lake
 
     lake = Lake(settings())
     last = int(lake.read(TRANSACTIONS_TABLE, ["seq"])["seq"][-1].as_py())

@@ -41,14 +41,15 @@ def write_log(
         name: How the files' names begin.
     """
     count = 0
-    for number, rows in enumerate(_log(events, result, since)):
+    for number, rows in enumerate(log_tables(events, result, since)):
         where = f"{folder}/{log_folder(result.state)}"
         lake.write(where, rows, f"{name}-{number:05d}", partition=False)
         count += rows.num_rows
     return count
 
 
-def _log(events: EventColumns, result: BackfilledState, since: float) -> Iterator[pa.Table]:
+def log_tables(events: EventColumns, result: BackfilledState, since: float) -> Iterator[pa.Table]:
+    """The log's rows of one state, as `write_log` writes them, in order of their sequences."""
     chosen, following, last = _next_events(result.rows)
     # The state after an event is the snapshot before the entity's next event.
     following_time = events.time[np.where(last, chosen, following)]

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Brings into .venv/bin, out of Debian's packages, what only checks need: promtool for the alert
-# rules, kustomize for the Kubernetes manifests. Nothing is installed on the machine, and no server
-# is started. Needs apt; without it, or without the package, says so and goes on.
+# rules, kustomize for the Kubernetes manifests; with the argument `java`, Java 17 for Spark, as
+# .venv/java. Nothing is installed on the machine, and no server is started. Needs apt; without it, or
+# without the package, says so and goes on.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -19,6 +20,26 @@ bring() {
     rm -rf "$folder"
 }
 
+# Debian's Java keeps its configuration in /etc, by absolute links.
+bring_java() {
+    if command -v java >/dev/null || [ -x .venv/java/bin/java ]; then return; fi
+    command -v apt-get >/dev/null || { echo "no apt here: no Java for Spark"; return; }
+    local folder package=openjdk-17-jre-headless
+    folder=$(mktemp -d)
+    (
+        cd "$folder"
+        apt-get download -qq $package 2>/dev/null || { apt-get update -qq && apt-get download -qq $package; }
+        dpkg -x $package*_*.deb .
+        cd usr/lib/jvm/java-17-openjdk-*/
+        find . -type l -lname '/etc/java-17-openjdk/*' | while read -r link; do
+            cp --remove-destination -r "$folder$(readlink "$link")" "$link"
+        done
+        mv "$PWD" "$folder/java"
+    ) && rm -rf .venv/java && mv "$folder/java" .venv/java || echo "no package $package here: no Java for Spark"
+    rm -rf "$folder"
+}
+
+if [ "${1:-}" = java ]; then bring_java; exit; fi
 bring promtool prometheus "alert rules are"
 # kubectl has kustomize in it.
 command -v kubectl >/dev/null || bring kustomize kustomize "rendered Kubernetes manifests are"

@@ -333,6 +333,7 @@ FRAUD = Design(
         "drill",
         "bench",
         "rebuild",
+        "backfill",
         "federate",
     ),
     figures={

@@ -60,9 +60,14 @@ class Offer:
     last_seq: int
     hashes: dict[str, str]
 
+    @property
+    def folder(self) -> str:
+        """Where its rows are in the lake."""
+        return f"{OFFERS_FOLDER}/{self.id}"
+
     def table(self, state: State) -> str:
         """Where the rows of a state are in the lake."""
-        return f"{OFFERS_FOLDER}/{self.id}/{state.name}"
+        return f"{self.folder}/{state.name}"
 
 
 class OnlineRecord:

@@ -16,9 +16,7 @@ In memory are the events and snapshots of one chunk, and all rows.
 
 import asyncio
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
-from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
@@ -27,12 +25,10 @@ from nats.js.errors import NotFoundError
 from redis import Redis
 from redis.exceptions import RedisError
 
-from features.aggregation import BackfilledState, RowTable, fold_events, identify
 from features.online import OnlineTable
-from features.spec import DAY, SEQ, Embedding
-from features.state_log import log_folder, row_table, stack, write_log
+from features.spec import SEQ, Embedding
+from features.state_log import log_folder, stack
 from services.fraud.features.assignment import Assignment
-from services.fraud.features.backfill import WARM_UP_DAYS
 from services.fraud.features.embedding_log import read_embedding_log
 from services.fraud.features.handover import (
     OFFERS_FOLDER,
@@ -42,9 +38,9 @@ from services.fraud.features.handover import (
     pending,
     was_taken,
 )
+from services.fraud.features.lake_fold import Fold, fold_here
 from services.fraud.features.states import EMBEDDINGS, FEATURE_SET, STATES
 from services.fraud.ingestion import lake_writer
-from services.fraud.ingestion.columns import EventReader, Events
 from services.fraud.ingestion.events import STREAM
 from services.fraud.ingestion.tables import STATE_LOG
 from services.platform.progress import ProgressBar, ProgressCallback
@@ -52,9 +48,7 @@ from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
 from services.platform.streaming.connection import connect
 
-# Events per chunk; its snapshots take about 200 MB.
-_CHUNK = 200_000
-_ROWS_PER_FILE = 100_000
+_ROWS_PER_WRITE = 100_000
 _TAKEN_TIMEOUT_S = 120.0
 _POLL_S = 0.25
 
@@ -76,7 +70,9 @@ class Rebuilt:
     feature_set: str
 
 
-def rebuild(config: Settings, bar: ProgressBar, wait: bool = True) -> Rebuilt:
+def rebuild(
+    config: Settings, bar: ProgressBar, wait: bool = True, fold: Fold = fold_here
+) -> Rebuilt:
     """Rebuild rows and state log, and offer the rows to the feature workers.
 
     Args:
@@ -84,6 +80,7 @@ def rebuild(config: Settings, bar: ProgressBar, wait: bool = True) -> Rebuilt:
         bar: Opens a progress bar with a title.
         wait: Whether to wait until the workers have taken the rows. Without it, they do so when
             they start, and the old log of another feature set stays.
+        fold: What folds: this process, or Spark (`services/fraud/features/spark`).
 
     Raises:
         ValueError: there is nothing to rebuild from, or no worker took the rows.
@@ -92,11 +89,10 @@ def rebuild(config: Settings, bar: ProgressBar, wait: bool = True) -> Rebuilt:
     begin = time.monotonic()
     lake = Lake(config)
     last_seq = asyncio.run(_handled_by(config, lake_writer.NAME))
-    with bar("folding the lake's events") as step:
-        tables, count = fold_lake(lake, last_seq, step)
+    folded = fold(lake, last_seq, bar)
+    offer = folded.offer
     with _open_redis(config) as redis:
-        with bar("offering the rows to the feature worker") as step:
-            offer = _offer(lake, redis, tables, last_seq, step)
+        _offer(lake, redis, offer)
         with bar("writing the embeddings") as step:
             _restore_embeddings(lake, redis, step)
         if wait:
@@ -105,8 +101,8 @@ def rebuild(config: Settings, bar: ProgressBar, wait: bool = True) -> Rebuilt:
             lake.remove([OFFERS_FOLDER])
             _remove_other_logs(lake)
     return Rebuilt(
-        events=count,
-        entities={name: len(table.keys) for name, table in tables.items()},
+        events=folded.events,
+        entities=folded.entities,
         seconds=round(time.monotonic() - begin, 1),
         feature_set=FEATURE_SET.hash,
     )
@@ -145,54 +141,6 @@ def incomplete(config: Settings) -> list[str]:
     return [state.name for state in STATES if state not in usable]
 
 
-def fold_lake(lake: Lake, last_seq: int, step: ProgressCallback) -> tuple[dict[str, RowTable], int]:
-    """Fold the lake's events up to a sequence and write the state log.
-
-    Returns:
-        By state name, the rows; and the number of events.
-
-    Raises:
-        ValueError: the lake has no events where it should.
-        OSError: S3 did not answer.
-    """
-    tables = {state.name: RowTable(state) for state in STATES}
-    count = 0
-    for begin, events, since in _chunks(lake, last_seq):
-        for folded in _fold(tables, events):
-            write_log(lake, STATE_LOG, events, folded, since, f"seq-{begin:012d}")
-        count += len(events)
-        step(min(begin + _CHUNK, last_seq), last_seq)
-    _remove_files_of_backfill(lake)
-    return tables, count
-
-
-def _fold(tables: dict[str, RowTable], events: Events) -> Iterator[BackfilledState]:
-    """Fold a chunk of events, and return each state's part that the chunk touched."""
-    identified = {state.name: identify(state, events.keys) for state in STATES}
-    positions = {name: tables[name].positions(keys) for name, (_, keys) in identified.items()}
-    rows = {name: codes for name, (codes, _) in identified.items()}
-    parts = {name: tables[name].load(found) for name, found in positions.items()}
-    snapshots = fold_events(STATES, events, rows, parts, np.arange(len(events)))
-    for state in STATES:
-        name = state.name
-        tables[name].store(positions[name], parts[name])
-        yield BackfilledState(state, identified[name][1], parts[name], rows[name], snapshots[name])
-
-
-def _chunks(lake: Lake, last_seq: int) -> Iterator[tuple[int, Events, float]]:
-    """(sequence before the chunk, its events, event time from which states are logged)."""
-    if not last_seq:
-        return  # the stream holds all events
-    reader = EventReader(lake)
-    oldest = reader.begin(last_seq)
-    if oldest is None:
-        raise ValueError(f"the lake holds no events up to {last_seq}: it was lost")
-    for begin in range(0, last_seq, _CHUNK):
-        events = Events.from_tables(*reader.between(begin, min(begin + _CHUNK, last_seq)))
-        if len(events):
-            yield begin, events, oldest + WARM_UP_DAYS * DAY
-
-
 def _open_redis(config: Settings) -> Redis:
     """A connection that answers. ConnectionError if it does not."""
     redis = Redis.from_url(config.redis)
@@ -224,26 +172,12 @@ async def _ack_floor(js: JetStreamContext, durable: str) -> int:
     return info.ack_floor.stream_seq if info.ack_floor else 0
 
 
-def _offer(
-    lake: Lake, redis: Redis, tables: dict[str, RowTable], last_seq: int, step: ProgressCallback
-) -> Offer:
-    """Write the rows into the lake and offer them; earlier offers' rows are removed."""
-    hashes = {state.name: state.hash for state in STATES}
-    offer = Offer(f"{last_seq:012d}-{uuid4().hex[:8]}", last_seq, hashes)
-    for number, table in enumerate(tables.values(), start=1):
-        keys, rows = table.keys, table.rows
-        # One file at least: a folder that is missing is an offer whose rows were removed.
-        for begin in range(0, max(len(keys), 1), _ROWS_PER_FILE):
-            part = slice(begin, begin + _ROWS_PER_FILE)
-            written = row_table(table.state, keys[part], rows[part])
-            where = offer.table(table.state)
-            lake.write(where, written, f"part-{begin:09d}", partition=False)
-        step(number, len(tables))
+def _offer(lake: Lake, redis: Redis, offer: Offer) -> None:
+    """Offer rows to the workers; earlier offers' rows are removed."""
     earlier = [f for f in lake.files(OFFERS_FOLDER) if f"/{offer.id}/" not in f]
     OnlineRecord(redis).offer(offer)
     for file in earlier:
         lake.filesystem.delete_file(file)
-    return offer
 
 
 def _restore_embeddings(lake: Lake, redis: Redis, step: ProgressCallback) -> None:
@@ -262,8 +196,8 @@ def _restore_embedding(table: OnlineTable, view: Embedding, logged: pa.Table) ->
         .sort_values("seq", kind="stable")
         .drop_duplicates(list(view.keys), keep="last")
     )
-    for begin in range(0, len(newest), _ROWS_PER_FILE):
-        part = newest.iloc[begin : begin + _ROWS_PER_FILE]
+    for begin in range(0, len(newest), _ROWS_PER_WRITE):
+        part = newest.iloc[begin : begin + _ROWS_PER_WRITE]
         keys = [(key,) for key in part[view.keys[0]]]
         rows = stack(part[view.name], view.width)
         is_older = ~(table.load(keys)[:, SEQ] >= rows[:, SEQ])
@@ -291,14 +225,6 @@ def _wait_until_taken(redis: Redis, offer: Offer, step: ProgressCallback) -> Non
                 "does so when it runs under this feature set: `whiteboard status`"
             )
         time.sleep(_POLL_S)
-
-
-def _remove_files_of_backfill(lake: Lake) -> None:
-    """The rebuilt log holds what the backfill's files hold, and more."""
-    for state in STATES:
-        for file in lake.files(f"{STATE_LOG}/{log_folder(state)}"):
-            if "/part-" in file:
-                lake.filesystem.delete_file(file)
 
 
 def _remove_other_logs(lake: Lake) -> None:

@@ -272,7 +272,7 @@ async def test_rows_without_a_record_are_not_trusted_and_the_offer_waits(config,
 
 
 async def test_the_state_log_of_a_rebuild_is_that_of_the_backfill(config, nc, small, monkeypatch):
-    from services.fraud.features import rebuild as module
+    from services.fraud.features import lake_fold as module
 
     await upgraded(config, nc, small, without_hash=True)
     lake = Lake(config)
