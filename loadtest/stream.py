@@ -20,7 +20,7 @@ from nats.js import JetStreamContext
 from redis import Redis
 
 from infra.local.engines import engines, environment, free_port
-from services.fraud.features.assignment import Assignment, assign, floor
+from services.fraud.features.ownership.assignment import Assignment, assign, floor
 from services.fraud.ingestion.events import LABEL, STREAM, TX, TransactionEvent, subject
 from services.fraud.simulator.bootstrap import create_streams
 from services.fraud.simulator.tables import events_of_day, label, transaction

@@ -117,19 +117,19 @@ def _demo() -> Demo:
 
 
 def _feature_workers(config: Settings) -> int:
-    from services.fraud.features.assignment import present_assignment
+    from services.fraud.features.ownership.assignment import present_assignment
 
     return present_assignment(config).workers
 
 
 def _check_feature_workers(config: Settings, number: int) -> None:
-    from services.fraud.features.assignment import check_number
+    from services.fraud.features.ownership.assignment import check_number
 
     check_number(number, config.shards)
 
 
 def _assign_feature_workers(config: Settings, number: int) -> None:
-    from services.fraud.features.assignment import assign_workers
+    from services.fraud.features.ownership.assignment import assign_workers
 
     assign_workers(config, number)
 

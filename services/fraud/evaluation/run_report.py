@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from nats.js.errors import NotFoundError
 
-from services.fraud.features.assignment import present_assignment
+from services.fraud.features.ownership.assignment import present_assignment
 from services.fraud.ingestion import lake_writer
 from services.fraud.ingestion.events import DECISIONS_STREAM, STREAM
 from services.fraud.ingestion.tables import DECISIONS_TABLE

@@ -15,7 +15,7 @@ from features.aggregation import BackfilledState, RowTable, fold_events, identif
 from features.spec import DAY, State
 from features.state_log import log_folder, row_table, write_log
 from services.fraud.features.backfill import WARM_UP_DAYS
-from services.fraud.features.handover import Offer
+from services.fraud.features.ownership.handover import Offer
 from services.fraud.features.states import STATES
 from services.fraud.ingestion.columns import EventReader, Events
 from services.fraud.ingestion.tables import STATE_LOG

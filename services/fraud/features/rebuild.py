@@ -28,9 +28,10 @@ from redis.exceptions import RedisError
 from features.online import OnlineTable
 from features.spec import SEQ, Embedding
 from features.state_log import log_folder, stack
-from services.fraud.features.assignment import Assignment
 from services.fraud.features.embedding_log import read_embedding_log
-from services.fraud.features.handover import (
+from services.fraud.features.lake_fold import Fold, fold_here
+from services.fraud.features.ownership.assignment import Assignment
+from services.fraud.features.ownership.handover import (
     OFFERS_FOLDER,
     Offer,
     OnlineRecord,
@@ -38,7 +39,6 @@ from services.fraud.features.handover import (
     pending,
     was_taken,
 )
-from services.fraud.features.lake_fold import Fold, fold_here
 from services.fraud.features.states import EMBEDDINGS, FEATURE_SET, STATES
 from services.fraud.ingestion import lake_writer
 from services.fraud.ingestion.events import STREAM

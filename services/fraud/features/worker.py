@@ -28,14 +28,14 @@ from features.aggregation import fold_events, identify, select_rows
 from features.online import Fence, RowStore, Superseded
 from features.redis_connection import RedisConnection
 from features.spec import SEQ, Key, State
-from services.fraud.features.assignment import (
+from services.fraud.features.ownership.assignment import (
     NAME,
     Assignment,
     assign,
     check_number,
 )
-from services.fraud.features.handover import ASSIGNMENT, RECORD
-from services.fraud.features.row_owner import POLL_S, RowOwner
+from services.fraud.features.ownership.handover import ASSIGNMENT, RECORD
+from services.fraud.features.ownership.row_owner import POLL_S, RowOwner
 from services.fraud.features.states import STATES
 from services.fraud.ingestion.columns import Events
 from services.fraud.ingestion.events import DEAD, STREAM, Event, parse_event

@@ -71,7 +71,7 @@ def _backfill(config: Settings, seed: int, days: int, bar: ProgressBar) -> "Poin
     """Make lake, states, online store and streams. Returns a reader of what training needs."""
     from features.online import OnlineTable
     from services.fraud.features import backfill
-    from services.fraud.features.handover import OnlineRecord
+    from services.fraud.features.ownership.handover import OnlineRecord
     from services.fraud.features.states import STATES
     from services.fraud.ingestion.columns import Events
     from services.fraud.simulator.day import DAY_US, START_US

@@ -6,8 +6,8 @@ from contextlib import nullcontext
 import pytest
 from redis import Redis
 
-from services.fraud.features.handover import OFFERS_FOLDER, OnlineRecord, pending
 from services.fraud.features.lake_fold import fold_here
+from services.fraud.features.ownership.handover import OFFERS_FOLDER, OnlineRecord, pending
 from services.fraud.features.spark import run
 from services.fraud.features.states import IP, STATES
 from services.fraud.ingestion.events import STREAM

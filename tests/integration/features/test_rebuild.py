@@ -18,10 +18,10 @@ from features.online import OnlineTable, RowLayout
 from features.state_log import log_folder
 from infra.local.engines import environment
 from services.fraud.evaluation.run_report import wait_until_processed
-from services.fraud.features import assignment as feature_worker
 from services.fraud.features.backfill import backfill_states, write_states
 from services.fraud.features.decisions import read_decisions
-from services.fraud.features.handover import RECORD, OnlineRecord
+from services.fraud.features.ownership import assignment as feature_worker
+from services.fraud.features.ownership.handover import RECORD, OnlineRecord
 from services.fraud.features.rebuild import incomplete, rebuild, unfinished
 from services.fraud.features.states import CUSTOMER, FEATURE_SET, FEATURES, STATES
 from services.fraud.ingestion.columns import Events
@@ -294,7 +294,7 @@ def log_rows(lake, state):
 def test_an_offer_of_another_set_is_not_taken(config):
     from dataclasses import replace
 
-    from services.fraud.features.handover import Offer, pending
+    from services.fraud.features.ownership.handover import Offer, pending
 
     with Redis.from_url(config.redis) as redis:
         record = OnlineRecord(redis)

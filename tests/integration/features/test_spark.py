@@ -16,7 +16,7 @@ from features.online import OnlineTable
 from features.state_log import log_folder
 from infra.local.engines import environment
 from services.fraud.features import worker as feature_worker
-from services.fraud.features.handover import OFFERS_FOLDER, OnlineRecord, pending
+from services.fraud.features.ownership.handover import OFFERS_FOLDER, OnlineRecord, pending
 from services.fraud.features.spark.backfill import fold_on_spark
 from services.fraud.features.spark.comparison import compare
 from services.fraud.features.spark.request import SparkRequest, java

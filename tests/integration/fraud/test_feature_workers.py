@@ -11,8 +11,14 @@ from features.aggregation import backfill
 from features.online import Fence, OnlineTable, RowStore, Superseded
 from features.redis_connection import RedisConnection
 from infra.local.engines import free_port
-from services.fraud.features.assignment import Assignment, assign, read_assignment
-from services.fraud.features.handover import ASSIGNMENT, RECORD, Offer, OnlineRecord, owner_field
+from services.fraud.features.ownership.assignment import Assignment, assign, read_assignment
+from services.fraud.features.ownership.handover import (
+    ASSIGNMENT,
+    RECORD,
+    Offer,
+    OnlineRecord,
+    owner_field,
+)
 from services.fraud.features.states import CUSTOMER, STATES
 from services.fraud.ingestion.columns import Events
 from services.fraud.ingestion.events import DEAD_STREAM, STREAM
@@ -169,7 +175,7 @@ async def test_the_number_does_not_change_before_rebuilt_rows_are_taken(nc, conf
 
 @pytest.mark.parametrize("number", [0, 17])
 async def test_more_workers_than_shards_are_refused(nc, config, redis, number):
-    from services.fraud.features.assignment import assign_workers
+    from services.fraud.features.ownership.assignment import assign_workers
 
     with pytest.raises(ValueError, match=r"choose 1 to 16, one a shard at most"):
         await asyncio.to_thread(assign_workers, config, number)

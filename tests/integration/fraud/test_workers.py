@@ -9,7 +9,7 @@ from redis import Redis
 
 from features.aggregation import backfill
 from features.online import OnlineTable
-from services.fraud.features import assignment as feature_worker
+from services.fraud.features.ownership import assignment as feature_worker
 from services.fraud.features.states import STATES
 from services.fraud.ingestion import lake_writer
 from services.fraud.ingestion.columns import Events

@@ -15,8 +15,8 @@ import pyarrow.dataset as ds
 from features.aggregation import RowTable
 from features.spec import State
 from features.state_log import write_log
-from services.fraud.features.handover import Offer
 from services.fraud.features.lake_fold import fold_chunk, write_rows
+from services.fraud.features.ownership.handover import Offer
 from services.fraud.ingestion.columns import Events
 from services.fraud.ingestion.columns import seconds as to_seconds
 from services.fraud.ingestion.tables import (

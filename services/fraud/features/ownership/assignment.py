@@ -26,7 +26,13 @@ from redis import Redis
 from redis.exceptions import RedisError, WatchError
 
 from features.spec import Key, State
-from services.fraud.features.handover import ASSIGNMENT, RECORD, decoded, fields_of, pending
+from services.fraud.features.ownership.handover import (
+    ASSIGNMENT,
+    RECORD,
+    decoded,
+    fields_of,
+    pending,
+)
 from services.fraud.features.states import STATES
 from services.fraud.ingestion.events import STREAM, shard
 from services.platform.settings import Settings

@@ -12,8 +12,8 @@ from redis.exceptions import RedisError
 from features.online import Fence
 from features.redis_connection import RedisConnection
 from features.spec import Key, State
-from services.fraud.features.assignment import Assignment, floor
-from services.fraud.features.handover import (
+from services.fraud.features.ownership.assignment import Assignment, floor
+from services.fraud.features.ownership.handover import (
     ASSIGNMENT,
     RECORD,
     Offer,
