@@ -82,7 +82,7 @@ class Process:
         nice: `WORKER_NICE` or `DEFERRABLE_NICE`.
         access: What its account may do at the engines.
         instances: Where several share its work. `--worker N` tells each which one it is, and the
-            first shows in the gauge `process_instances` how many there are.
+            first shows in the gauge `sharing_processes` how many there are.
     """
 
     name: str

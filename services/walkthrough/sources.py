@@ -29,7 +29,7 @@ _LINE = re.compile(r"^([a-z_]+)(?:\{([^}]*)\})? (\S+)$")
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 _SUFFIXES = ("", "_bucket", "_count", "_sum")
 # A process's gauge: how many share its work.
-_INSTANCES = "process_instances"
+_INSTANCES = "sharing_processes"
 _LAG = "consumer_lag_events"
 
 

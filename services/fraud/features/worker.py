@@ -65,7 +65,7 @@ FRESHNESS_SECONDS = Histogram(
 
 
 # The page reads the other workers' figures, too.
-INSTANCES = Gauge("process_instances", "Processes that share this one's work")
+INSTANCES = Gauge("sharing_processes", "Processes that share this one's work")
 
 
 class FeatureWorker:

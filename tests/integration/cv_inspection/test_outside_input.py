@@ -79,7 +79,7 @@ async def running_worker(config, nc):
     champion = ServedModel(config, DESIGN, read_model)
     champion.load()
     lakes = Lake(config, config.inbox), Lake(config, config.results)
-    worker = inspection.InspectionWorker(nc.jetstream(), *lakes, champion)
+    worker = inspection.InspectionWorker(nc.jetstream(), *lakes, champion, audit_share=0.0)
     consumer = OrderedConsumer(nc, STREAM, inspection.NAME, f"{IMAGE}.>", inspection.BATCH)
     task = asyncio.create_task(consume(consumer, worker.handle))
     try:
