@@ -223,7 +223,7 @@ def test_rules_and_costs_changed_under_load_fail_no_request(here, tmp_path):
 
 @pytest.mark.timeout(600)
 def test_an_inspector_is_trained_shadowed_and_judged(here):
-    """The traffic that shadows it brings the labels it is judged by, of a quarter of its images."""
+    """The traffic that shadows it brings the labels for the gate, of a quarter of its images."""
     output = here.run(
         "swap", "cv", "efficientnet", "--retrain", "--traffic", "20", "--json", code=None
     )

@@ -94,7 +94,7 @@ def test_it_listens_and_answers_as_listed(stack):
 
 
 def test_the_home_is_its_owners_alone(stack):
-    """Row 10: nobody else enters it, and no file of the secrets or the configuration is open."""
+    """Row 10: no other user enters it, and no file of the secrets or the configuration is open."""
     for folder in (stack.home, stack.home / "secrets", stack.home / "conf"):
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     for path in (stack.home / "secrets").iterdir():

@@ -65,7 +65,7 @@ class LabelledInspections:
 def labelled_inspections(lake: Lake, since: float) -> LabelledInspections:
     """Labelled inspections of images in the store, since an event time `since` (seconds).
 
-    Of earlier parts, those that customers sent back since then: nobody has learned from them yet.
+    Of earlier parts, those that customers sent back since then: no training has had them yet.
 
     Raises:
         OSError: S3 does not answer.

@@ -15,7 +15,7 @@ from services.fraud.serving.row_cache import RowCache
 
 log = logging.getLogger(__name__)
 
-# A page takes 2 ms of the event loop; at this pace 60,000 entities take 15 s.
+# A page takes .7 ms of the event loop (2026-11-28); at this pace 60,000 entities take 15 s or more.
 _PAGE, _PAUSE_S = 200, 0.05
 
 
