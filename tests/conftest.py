@@ -121,10 +121,15 @@ def wait_for_port(port: int, seconds: float = 30.0) -> None:
 
 
 @pytest.fixture
-def default_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def default_environment() -> Iterator[None]:
     """No setting comes from the environment, whatever engines the session has started."""
-    for name in [name for name in os.environ if name.startswith("WHITEBOARD_")]:
-        monkeypatch.delenv(name)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("WHITEBOARD_")]:
+            patch.delenv(name)
+        settings.cache_clear()
+        yield
+    # What a test read must not be what the next one finds.
+    settings.cache_clear()
 
 
 @pytest.fixture(scope="session")

@@ -78,7 +78,8 @@ def labelled_inspections(lake: Lake, since: float) -> LabelledInspections:
         columns = (*wanted, "label", WEIGHT)
         return LabelledInspections(pd.DataFrame({name: [] for name in columns}))
     rows = with_labels(inspections, labels).dropna(subset=["key"])
-    new = rows["event_time"] > pd.Timestamp(since, unit="s", tz="UTC")
+    # A float of seconds is off by a quarter of a microsecond: the newest part would be new again.
+    new = rows["event_time"] > pd.Timestamp(since, unit="s", tz="UTC").round("us")
     rows = rows[new | (rows[WEIGHT] == 0)]
     return LabelledInspections(rows.sort_values("event_time").reset_index(drop=True))
 
