@@ -360,7 +360,7 @@ FRAUD = Design(
         publishes=("fraud.tx.>", "fraud.label.>"),
         listens=("fraud.decision.>",),
         reads=("FRAUD", "FRAUD_DECISIONS"),
-        watches=("FRAUD_COSTS",),
+        watches=("FRAUD_COSTS", "fraud_reasons"),
     ),
     simulator_access=Access(
         publishes=("fraud.tx.>", "fraud.label.>"),

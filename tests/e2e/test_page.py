@@ -157,6 +157,13 @@ def test_a_decision_opens_and_takes_a_verdict(page, design, label):
     page.get_by_text("the label is in the stream").wait_for()
 
 
+def test_a_stopped_payment_has_its_reasons(page):
+    go(page, "fraud", "decisions")
+    page.locator(".decision-row.stopped").last.click()
+    page.get_by_role("heading", name="Reasons").wait_for()
+    assert page.locator("#view li", has_text="log-odds").count() >= 1
+
+
 def test_text_from_data_is_never_markup(page):
     evil = "<img src=x onerror=document.title='broken'>"
 
@@ -353,3 +360,10 @@ def test_axe_finds_nothing(page, design, scheme):
 
 def test_the_page_is_a_process_of_the_stack(here):
     assert WALKTHROUGH.url(here.settings()) in page_url(here.settings())
+
+
+def test_no_process_lacked_a_right(here):
+    """NATS logs what an account may not do; the process would only see that nothing answers."""
+    log = (here.settings().home / "logs" / "nats.log").read_text()
+    refused = [line for line in log.splitlines() if "Violation" in line]
+    assert refused == []

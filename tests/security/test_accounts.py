@@ -11,6 +11,7 @@ from nats.js.errors import NotFoundError
 
 from monitoring.sources import sources_path
 from services.designs import DESIGNS
+from services.fraud.reasons.report import fetch, open_bucket, store
 from services.platform.design import accounts
 from services.platform.models.names import ANNOUNCEMENTS, announced_version
 from services.platform.models.promotion import ModelLifecycle, announce
@@ -71,6 +72,16 @@ async def test_no_service_deletes_or_purges_a_stream(config, nc):
     await asyncio.gather(*map(attack, ACCOUNTS))
     for stream in ("FRAUD", "CV"):
         await nc.jetstream().stream_info(stream)
+
+
+async def test_the_page_reads_the_reasons_that_it_shows(config, nc):
+    report = {"decision_id": "d1", "reasons": []}
+    await store(await open_bucket(nc.jetstream()), report)
+    page = await connect(config.with_account("walkthrough"), "page")
+    try:
+        assert await fetch(page.jetstream(timeout=2.0), "d1") == report
+    finally:
+        await page.close()
 
 
 async def answered(nc, subject: str, body: dict) -> dict:
