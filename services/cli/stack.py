@@ -34,6 +34,7 @@ from services.platform.settings import Settings
 from services.walkthrough.token import page_url
 
 _READY_S = 60.0
+_LOADED_S = 600.0
 # The scheduler runs its jobs by this command.
 _WHITEBOARD = (sys.executable, "-m", "services.cli.main")
 
@@ -233,6 +234,8 @@ def start_engines(config: Settings) -> Supervisor:
             _wait_for_port(config.host, port, program.name)
     if "seaweedfs" not in running:
         _wait_for_bucket(config)
+    if "redis" not in running:
+        _wait_for_redis(config)
     return supervisor
 
 
@@ -295,6 +298,23 @@ def _wait_for_url(url: str, name: str) -> None:
             last = str(error)
         time.sleep(0.1)
     fail(f"{name} is not ready: {last}")
+
+
+def _wait_for_redis(config: Settings) -> None:
+    """Redis listens before it has loaded its file: 1.7 s for 300 MB (2026-11-28)."""
+    from redis import Redis
+    from redis.exceptions import BusyLoadingError
+
+    end = time.monotonic() + _LOADED_S
+    with Redis.from_url(config.redis) as redis:
+        while True:
+            try:
+                redis.ping()
+                return
+            except BusyLoadingError:
+                if time.monotonic() > end:
+                    fail(f"Redis still loads its file after {_LOADED_S:.0f} s: run it again later")
+                time.sleep(0.1)
 
 
 def _wait_for_bucket(config: Settings) -> None:
