@@ -7,17 +7,17 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
-from nats.js.errors import NotFoundError
 
 from infra.local.engines import environment, free_port
 from services.platform.models.names import served_path
 from services.platform.streaming.connection import connect, ensure_stream
 from tests.conformance.toy.design import TOY
 from tests.conformance.toy.ingestion import DECISION, DECISIONS_STREAM
+from tests.streams import delete_stream
 
 REGISTRY = {"WHITEBOARD_DESIGNS": "tests.conformance.registry"}
 
@@ -105,8 +105,7 @@ async def test_it_is_served_shadowed_and_decided_on_by_the_gate(config, processe
     from services.platform.storage.lake import Lake
 
     nc = await connect(config, "test")
-    with suppress(NotFoundError):
-        await nc.jetstream().delete_stream(DECISIONS_STREAM)
+    await delete_stream(config, nc.jetstream(), DECISIONS_STREAM)
     await ensure_stream(nc.jetstream(), DECISIONS_STREAM, [f"{DECISION}.>"])
     champion = await asyncio.to_thread(TOY.train, config, "limit", 0, bar, None)
     await asyncio.to_thread(promote_without_gate, config, champion, "the first champion")

@@ -24,6 +24,7 @@ from services.fraud.simulator.bootstrap import create_streams
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
 from services.platform.streaming.connection import connect
+from tests.streams import delete_streams
 
 
 @pytest.fixture
@@ -31,8 +32,7 @@ async def nc(config: Settings) -> AsyncIterator[Client]:
     """A connection, with empty streams, an empty store and an empty lake."""
     client = await connect(config, "test")
     js = client.jetstream()
-    for stream in await js.streams_info():
-        await js.delete_stream(stream.config.name)
+    await delete_streams(config, js)
     await create_streams(js, last_seq=0)
     await make_cv_streams(config)
     with Redis.from_url(config.redis) as redis:

@@ -1,11 +1,9 @@
 """Which parts of the simulated line get a label, whose it is, and how often it counts."""
 
 import asyncio
-import contextlib
 import itertools
 
 import orjson
-from nats.js.errors import NotFoundError
 
 from services.cv_inspection.ingestion.events import (
     DECISIONS_STREAM,
@@ -29,14 +27,14 @@ from services.platform.streaming.connection import ensure_bucket
 from services.platform.streaming.stored import history
 from tests.integration.conftest import until
 from tests.integration.cv_inspection.test_inspection_line import is_up
+from tests.streams import delete_stream
 from tests.unit.cv_inspection.vision_fixtures import cv_card, quiet
 
 IMAGES, SEED, SHARE = 60, 3, 0.1
 
 
-async def forget_simulation(nc):
-    with contextlib.suppress(NotFoundError):
-        await nc.jetstream().delete_key_value(BUCKET)
+async def forget_simulation(config, nc):
+    await delete_stream(config, nc.jetstream(), f"KV_{BUCKET}")
 
 
 async def read(nc, stream, subject, parse):
@@ -47,7 +45,7 @@ async def read(nc, stream, subject, parse):
 async def test_a_label_comes_of_stopped_parts_audits_and_returns_only(
     config, nc, vision_file, worker, monkeypatch
 ):
-    await forget_simulation(nc)
+    await forget_simulation(config, nc)
     # Of what escapes, every second part comes back: five images later, the others after the run.
     monkeypatch.setattr(returns, "_EARLIEST", 5)
     turns = itertools.cycle((0.0, 1.0))
@@ -92,8 +90,8 @@ async def readers(config, inspections, seen, back):
     assert set(monitored.rows["inspection_id"]) == seen
 
 
-async def test_returns_are_kept_between_runs(nc):
-    await forget_simulation(nc)
+async def test_returns_are_kept_between_runs(config, nc):
+    await forget_simulation(config, nc)
     bucket = await ensure_bucket(nc.jetstream(), BUCKET)
     first = await Returns.open(bucket)
     await first.send_out("a", "pit", 100)

@@ -14,6 +14,7 @@ from services.fraud.ingestion.events import STREAM
 from services.fraud.ingestion.tables import TRANSACTIONS_TABLE
 from services.fraud.simulator.bootstrap import create_streams
 from services.platform.storage.lake import Lake
+from tests.streams import delete_stream
 
 COUNT = 1_500
 
@@ -26,7 +27,7 @@ def no_bar(_):
 async def lake(config, nc, simulated):
     """A part of the simulated days, and a stream that begins behind it."""
     rows = simulated.transactions.slice(0, COUNT)
-    await nc.jetstream().delete_stream(STREAM)
+    await delete_stream(config, nc.jetstream(), STREAM)
     await create_streams(nc.jetstream(), rows["seq"][-1].as_py())
     made = Lake(config)
     made.write(TRANSACTIONS_TABLE, rows, "history-0")

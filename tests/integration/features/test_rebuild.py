@@ -40,6 +40,7 @@ from tests.conftest import wait_for_port
 from tests.docs_features import PATH, ROOT, patched
 from tests.integration.conftest import empty, lag, publish, until
 from tests.integration.fraud.test_workers import live
+from tests.streams import delete_stream
 
 BEGIN_US = START_US + 20 * DAY_US
 PACKAGES = ("features", "infra", "loadtest", "monitoring", "services")
@@ -216,7 +217,7 @@ async def lag_is_zero(nc):
 
 async def upgraded(config, nc, simulated, without_hash):
     """A home whose backfill was written without a record, its rows with or without hashes."""
-    await nc.jetstream().delete_stream(STREAM)
+    await delete_stream(config, nc.jetstream(), STREAM)
     await create_streams(nc.jetstream(), simulated.last_seq)
     lake = Lake(config)
     lake.write(TRANSACTIONS_TABLE, simulated.transactions, "history-0")

@@ -25,6 +25,7 @@ from services.fraud.ingestion.events import STREAM
 from services.fraud.ingestion.tables import LABELS_TABLE, STATE_LOG, TRANSACTIONS_TABLE
 from services.fraud.simulator.bootstrap import create_streams
 from services.platform.storage.lake import Lake
+from tests.streams import delete_stream
 
 MISSING = "PySpark" if find_spec("pyspark") is None else "Java" if java() is None else ""
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"no {MISSING} here: `make spark-setup`")
@@ -34,7 +35,7 @@ COMMAND = (sys.executable, "-m", "services.cli.main", "backfill", "fraud", "--en
 @pytest.fixture
 async def lake(config, nc, simulated):
     """The simulated days in the lake, a batch of them twice, and a stream that begins behind."""
-    await nc.jetstream().delete_stream(STREAM)
+    await delete_stream(config, nc.jetstream(), STREAM)
     await create_streams(nc.jetstream(), simulated.last_seq)
     made = Lake(config)
     half = len(simulated.transactions) // 2

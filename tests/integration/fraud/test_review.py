@@ -1,11 +1,9 @@
 """The review queue on a real stream: leases, one verdict a case, defaults; and live costs."""
 
 import asyncio
-from contextlib import suppress
 from dataclasses import replace
 
 import pytest
-from nats.js.errors import NotFoundError
 
 from services.fraud.ingestion.events import (
     REVIEWS_STREAM,
@@ -30,6 +28,7 @@ from services.fraud.review.queue import LeaseLost, ReviewQueue
 from services.fraud.review.worker import ReviewDesk
 from services.fraud.serving.app import EXAMPLE_TRANSACTION
 from services.platform.runtime.tasks import cancel_tasks
+from tests.streams import delete_stream
 
 
 def case(number):
@@ -40,12 +39,11 @@ def case(number):
 
 
 @pytest.fixture
-async def js(nc):
+async def js(config, nc):
     js = nc.jetstream()
     yield js
     for name in (REVIEWS_STREAM, f"KV_{BUCKET}"):
-        with suppress(NotFoundError):
-            await js.delete_stream(name)
+        await delete_stream(config, js, name)
 
 
 async def verdicts(js):

@@ -25,6 +25,7 @@ from services.platform.models.names import reference_path
 from services.platform.storage.lake import Lake
 from services.platform.streaming.consumer import Message
 from tests.integration.conftest import lag, until
+from tests.streams import delete_stream
 
 DAY = 86_400.0
 BEGIN = 1.65e9 - 1.65e9 % DAY
@@ -75,12 +76,7 @@ def windows(config):
 
 
 async def test_drift_raises_one_alert_a_window_and_restarts_lose_none(config, nc, normal, worker):
-    from contextlib import suppress
-
-    from nats.js.errors import NotFoundError
-
-    with suppress(NotFoundError):
-        await nc.jetstream().delete_stream(STREAM)
+    await delete_stream(config, nc.jetstream(), STREAM)
     rng = np.random.default_rng(1)
     first = worker("fraud", "monitor")
     await decide(nc, rng, 20, away=range(900, 1_100))

@@ -15,6 +15,7 @@ from services.platform.retraining.commands import CONTROL, Command
 from services.platform.retraining.scheduler import Scheduler, schedule_nights
 from services.platform.runtime.tasks import cancel_tasks
 from services.platform.streaming.connection import ensure_stream
+from tests.streams import delete_stream
 
 TOKEN = SecretStr("open-sesame").get_secret_value()
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
@@ -27,11 +28,11 @@ def client(nc, token=TOKEN):
 
 
 @pytest.fixture
-async def control(nc):
+async def control(config, nc):
     js = nc.jetstream()
     await ensure_stream(js, CONTROL, ["control.>"])
     yield js
-    await js.delete_stream(CONTROL)
+    await delete_stream(config, js, CONTROL)
 
 
 async def test_the_routes_are_disabled_without_a_token(nc):

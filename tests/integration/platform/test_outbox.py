@@ -5,6 +5,7 @@ import pytest
 from services.fraud.ingestion.events import DECISION, DECISIONS_STREAM
 from services.platform.streaming.outbox import Outbox
 from tests.integration.conftest import until
+from tests.streams import delete_stream
 
 BATCH = 40
 
@@ -55,10 +56,10 @@ async def test_a_batch_with_a_duplicate_adds_the_others(nc, outbox):
     assert sorted(int(m.data) for m in await stored(nc, BATCH)) == list(range(BATCH))
 
 
-async def test_without_its_stream_a_batch_waits_in_the_file(nc, outbox):
+async def test_without_its_stream_a_batch_waits_in_the_file(config, nc, outbox):
     js = nc.jetstream()
     stream = (await js.stream_info(DECISIONS_STREAM)).config
-    await js.delete_stream(DECISIONS_STREAM)
+    await delete_stream(config, js, DECISIONS_STREAM)
     put(outbox, range(BATCH))
     outbox.start()
     await until(lambda: outbox._spill.count == BATCH)

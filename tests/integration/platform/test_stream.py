@@ -16,6 +16,7 @@ from services.platform.streaming.consumer import (
     dead_letter,
 )
 from tests.integration.conftest import until
+from tests.streams import delete_stream
 
 
 async def fill(nc, count, begin=0):
@@ -129,16 +130,16 @@ async def test_a_batch_gathers_messages_until_its_maximum_wait(nc):
     assert len(await taking) == 10
 
 
-async def test_a_stream_can_start_at_a_sequence(nc):
+async def test_a_stream_can_start_at_a_sequence(config, nc):
     js = nc.jetstream()
-    await js.delete_stream(STREAM)
+    await delete_stream(config, js, STREAM)
     await ensure_stream(js, STREAM, ["fraud.tx.>"], first_seq=1_001)
     assert (await js.publish("fraud.tx.0.0.0.0", b"")).seq == 1_001
 
 
-async def test_an_older_stream_is_updated_to_allow_atomic_batches(nc):
+async def test_an_older_stream_is_updated_to_allow_atomic_batches(config, nc):
     js = nc.jetstream()
-    await js.delete_stream(STREAM)
+    await delete_stream(config, js, STREAM)
     await js.add_stream(StreamConfig(name=STREAM, subjects=["fraud.tx.>"], first_seq=1_001))
     await fill(nc, 3)
     await ensure_stream(js, STREAM, ["fraud.tx.>"])
