@@ -8,6 +8,7 @@ SCORER = HttpApp(
     "services.fraud.serving.app:create_app",
     "/score",
     18080,
+    shares_port=True,
     access=Access(
         redis="read",
         # Verdicts and costs: people's, by routes that need a token.

@@ -5,6 +5,7 @@ catalogue and the command line follow from it or are tested against it.
 """
 
 import ast
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -52,6 +53,17 @@ WORKER_NICE, DEFERRABLE_NICE = 10, 19
 
 # Ports of further processes of one kind, counted from `metrics_port`.
 _INSTANCES_OFFSET = 40
+# More scorers than cores only wait for each other; some more do no harm.
+_PROCESSES_A_CORE = 4
+
+
+def instance_name(name: str, number: int) -> str:
+    """Name of one of several processes that share one's work.
+
+    >>> instance_name("worker", 0), instance_name("worker", 2)
+    ('worker', 'worker-2')
+    """
+    return f"{name}-{number}" if number else name
 
 
 @dataclass(frozen=True)
@@ -94,12 +106,8 @@ class Process:
     port_setting = "metrics_port"
 
     def instance(self, number: int) -> str:
-        """Name of one of several, as the process manager and Compose call it.
-
-        >>> Process("worker", "module", 0, 10).instance(2)
-        'worker-2'
-        """
-        return f"{self.name}-{number}" if number else self.name
+        """Name of one of several, as the process manager and Compose call it."""
+        return instance_name(self.name, number)
 
     def port(self, settings: Settings, number: int = 0) -> int:
         """Its Prometheus port.
@@ -129,6 +137,8 @@ class HttpApp:
         object_events: The route that takes the object store's notifications; empty: none does.
         access: What its account may do at the engines.
         nice: 0 on the request path.
+        shares_port: Whether several processes may serve it on one port, as many as the setting
+            `<name>_processes` says.
     """
 
     name: str
@@ -138,11 +148,34 @@ class HttpApp:
     object_events: str = ""
     access: Access = NOTHING
     nice: int = 0
+    shares_port: bool = False
 
     @property
     def port_setting(self) -> str:
         """Name of the setting that moves its port."""
         return f"{self.name}_port"
+
+    @property
+    def processes_setting(self) -> str:
+        """Name of the setting that says how many processes share its port."""
+        return f"{self.name}_processes"
+
+    def processes(self, settings: Settings) -> int:
+        """How many processes share its port. ValueError says what else is possible."""
+        if not self.shares_port:
+            return 1
+        said = settings.value(self.processes_setting, "1").strip()
+        most = (os.cpu_count() or 1) * _PROCESSES_A_CORE
+        if not (said.isascii() and said.isdigit() and 1 <= int(said) <= most):
+            raise ValueError(
+                f"WHITEBOARD_{self.processes_setting.upper()}={said}: choose a number from 1 to "
+                f"{most}, {_PROCESSES_A_CORE} for each core of this machine"
+            )
+        return int(said)
+
+    def instance(self, number: int) -> str:
+        """Name of one of several, as the process manager calls it."""
+        return instance_name(self.name, number)
 
     def port(self, settings: Settings) -> int:
         """The port it listens on."""

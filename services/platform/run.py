@@ -11,7 +11,7 @@ from functools import partial
 from importlib import import_module
 
 from services.platform.design import SHARED_PROCESSES, HttpApp, Process, named, registered
-from services.platform.runtime.server import serve_app
+from services.platform.runtime.server import serve_app, serve_instance
 from services.platform.secret_files import make_private
 from services.platform.settings import Settings, keep_home, settings, use_account
 
@@ -42,7 +42,10 @@ def start(
     """
     if isinstance(process, HttpApp):
         _no(arguments, process)
-        serve_app(process.factory, config.host, port)
+        if config.instance:
+            serve_instance(config, process.name, process.factory, port)
+        else:
+            serve_app(process.factory, config.host, port)
         return
     from services.platform.runtime.worker import run_worker
 

@@ -104,6 +104,14 @@ class Settings(BaseSettings):
     )
 
     designs: str = Field("services.designs", description="Module that lists the designs.")
+    instance: str = Field(
+        "", description="Name of a process among those that share its port; `up` gives it."
+    )
+    build: str = Field(
+        "",
+        description="What runs, for /readyz and /metrics: a commit or an image's tag; `up` and "
+        "`deploy` give the checkout's commit.",
+    )
 
     nats_port: int = Field(14222, description="NATS clients.")
     nats_http_port: int = Field(18222, description="NATS monitoring page.")
@@ -313,6 +321,10 @@ class Settings(BaseSettings):
     def plain_verify_key(self) -> str:
         """Public key of promotion, hex; empty: there is none, and no model is served."""
         return self.verify_key or read_secret(self.home, f"{PROMOTION}.public")
+
+    def folder(self, service: str) -> Path:
+        """Where a process of a service keeps what is its own."""
+        return self.home / (self.instance or service)
 
     def with_account(self, user: str) -> "Settings":
         """These settings with another account of this home, unless `user` is set."""

@@ -148,14 +148,18 @@ class LivePolicy:
     async def watch(self, nc: Client) -> None:
         """Follow the bucket. Runs until cancelled; what cannot be read keeps the costs."""
         while True:
-            try:
-                await self.poll(nc.jetstream())
-            except (NatsError, OSError, TimeoutError) as error:
-                log.debug("polling for costs: %s", error)
-            except (ValueError, TypeError, KeyError) as error:
-                log.error("costs refused, keeping the present ones: %s", error)
-            self._replace()
+            await self.look(nc)
             await asyncio.sleep(POLL_S)
+
+    async def look(self, nc: Client) -> None:
+        """Take the present costs and price, if NATS answers and they can be read."""
+        try:
+            await self.poll(nc.jetstream())
+        except (NatsError, OSError, TimeoutError) as error:
+            log.debug("polling for costs: %s", error)
+        except (ValueError, TypeError, KeyError) as error:
+            log.error("costs refused, keeping the present ones: %s", error)
+        self._replace()
 
     async def poll(self, js: JetStreamContext) -> None:
         """Read costs and price once."""

@@ -77,10 +77,14 @@ class LiveRules:
         It polls, as promotions are polled (ADR 5).
         """
         while True:
-            with suppress(NatsError, OSError, TimeoutError):
-                await self.follow(nc.jetstream())
+            await self.look(nc)
             RULE_ERRORS.set(sum(self.rules.errors.values()))
             await asyncio.sleep(_POLL_S)
+
+    async def look(self, nc: Client) -> None:
+        """Take the announced set, if it is another one and NATS answers."""
+        with suppress(NatsError, OSError, TimeoutError):
+            await self.follow(nc.jetstream())
 
     async def follow(self, js: JetStreamContext) -> None:
         """Take the announced set, if it is another one.

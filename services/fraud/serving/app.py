@@ -19,7 +19,8 @@ from services.fraud.problem import DESIGN
 from services.fraud.reasons.report import fetch
 from services.fraud.review.routes import add_reviews
 from services.fraud.service import SCORER
-from services.fraud.serving.scorer import Decision, ExplainedDecision, Scorer, open_scorer
+from services.fraud.serving.lifespan import open_scorer
+from services.fraud.serving.scorer import Decision, ExplainedDecision, Scorer
 from services.platform.runtime.http import (
     DirectApp,
     JsonResponse,

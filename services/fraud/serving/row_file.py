@@ -56,6 +56,12 @@ def decode(data: bytes) -> KeptRows:
         raise ValueError(f"not a file of rows: {error}") from error
 
 
+def newest(own: Path, service: str) -> Path:
+    """The newest file of a service's processes: the own one may be of long ago, or missing."""
+    files = [path for path in own.parent.parent.glob(f"{service}*/{own.name}") if path.is_file()]
+    return max(files, key=lambda path: path.stat().st_mtime, default=own)
+
+
 async def load(cache: RowCache, path: Path) -> None:
     """Fill an empty cache from a file; one that is missing or unusable changes nothing."""
     try:

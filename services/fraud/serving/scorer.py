@@ -2,8 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from math import isnan
 from random import getrandbits
@@ -12,7 +11,6 @@ from typing import Annotated
 
 import numpy as np
 import orjson
-from nats.aio.client import Client
 from pydantic import Field
 from redis.exceptions import RedisError
 
@@ -20,7 +18,7 @@ from features.online import OnlineReader
 from features.redis_connection import RedisConnection
 from features.spec import SEQ
 from services.fraud.features.kernel import feature_vectors
-from services.fraud.features.request import REQUEST_FEATURES, cart_set, request_features
+from services.fraud.features.request import cart_set, request_features
 from services.fraud.features.states import EMBEDDINGS, FEATURE_SET, STATES
 from services.fraud.ingestion.events import (
     ENTITIES,
@@ -29,20 +27,15 @@ from services.fraud.ingestion.events import (
     decision_subject,
 )
 from services.fraud.model import FraudModel, needs_embeddings
-from services.fraud.reasons import forest
 from services.fraud.reasons.explainer import Reason, explainer_of
 from services.fraud.review.control import is_control, propensity_of
 from services.fraud.review.live import LivePolicy, in_eur
 from services.fraud.review.policy import Policy
 from services.fraud.rules.live import LiveRules
 from services.fraud.rules.outcome import combine
-from services.fraud.serving import row_file
 from services.fraud.serving.row_cache import RowCache
-from services.fraud.serving.row_preload import preload
 from services.platform.models.served_model import ServedModel
 from services.platform.models.tabular import TabularModel
-from services.platform.runtime.tasks import cancel_tasks
-from services.platform.settings import Settings
 from services.platform.streaming.outbox import Outbox
 from services.platform.telemetry import Stages
 from services.platform.types import Floats
@@ -142,7 +135,7 @@ class Scorer:
         degraded = rows is None
         decider = (model.fallback if degraded else None) or model
         if rows is None:
-            rows = _MISSING_ROWS if decider is model else self.cache.known(keys)
+            rows = MISSING_ROWS if decider is model else self.cache.known(keys)
         vector = feature_vectors(rows, np.array([request_features(transaction)]))
         stages.mark("read")
         sets = {"items": cart_set(transaction)} if decider.card.sets else {}
@@ -255,7 +248,8 @@ class Scorer:
         self._outbox.put(subject, decision.decision_id, data)
 
 
-_MISSING_ROWS = {state.name: np.full((1, state.width), np.nan) for state in STATES}
+# By view name, rows of entities that the online store does not know.
+MISSING_ROWS = {state.name: np.full((1, state.width), np.nan) for state in STATES}
 
 
 def _seq(row: Floats) -> int | None:
@@ -280,45 +274,3 @@ def decide(
         model=card.label,
         degraded=degraded,
     )
-
-
-@asynccontextmanager
-async def open_scorer(
-    config: Settings,
-    champion: ServedModel[FraudModel],
-    outbox: Outbox,
-    nats: Callable[[], Client],
-) -> AsyncIterator[Scorer]:
-    """A scorer and its Redis connection, closed at exit. It starts without Redis too.
-
-    Args:
-        nats: Returns the connection by which rules and costs are followed.
-    """
-    redis = RedisConnection(config.redis)
-    rules = await asyncio.to_thread(LiveRules, config.home / "scorer" / "rules")
-    policies = LivePolicy()
-    scorer = Scorer(champion, redis, outbox, config.shards, rules, policies, config.control_share)
-    kept = config.home / "scorer" / "rows.npz"
-    await row_file.load(scorer.cache, kept)
-    _warm_up()
-    await scorer.connect()
-    watching = (
-        scorer.watch_redis(),
-        rules.watch(nats()),
-        policies.watch(nats()),
-        row_file.save_forever(scorer.cache, kept),
-        preload(scorer.cache, OnlineReader(redis, STATES)),
-    )
-    tasks = [asyncio.create_task(one) for one in watching]
-    try:
-        yield scorer
-    finally:
-        await cancel_tasks(*tasks)
-        await row_file.save(scorer.cache, kept)
-        redis.close()
-
-
-def _warm_up() -> None:
-    """Load the compiled kernels before the first request."""
-    feature_vectors(_MISSING_ROWS, np.zeros((1, len(REQUEST_FEATURES))))
-    forest.warm_up()

@@ -257,10 +257,13 @@ async def _refuse_body(_: Request, error: Exception) -> Response:
 def add_operations(app: FastAPI, ready: Readiness) -> None:
     """Add `/healthz`, `/readyz`, `/metrics` and `/ping`.
 
+    The app's `state.metrics_page` makes the page of metrics, `state.ready` is `ready`.
+
     Args:
         ready: Returns names and values of what readiness depends on; any False: not ready.
     """
     not_ready: dict[int | str, dict[str, Any]] = {503: {"description": "It cannot answer requests"}}
+    app.state.metrics_page, app.state.ready = generate_latest, ready
 
     @app.get("/healthz", tags=["operations"], summary="Liveness: the process runs")
     async def healthz() -> dict[str, str]:
@@ -288,7 +291,7 @@ def add_operations(app: FastAPI, ready: Readiness) -> None:
         response_class=PlainTextResponse,
     )
     async def metrics() -> Response:
-        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+        return Response(app.state.metrics_page(), media_type=CONTENT_TYPE_LATEST)
 
 
 def _readiness(ready: Readiness) -> Response:

@@ -5,6 +5,9 @@
 
 import argparse
 import resource
+from typing import Any
+
+from services.platform.settings import Settings
 
 # Idle connections stay open for longer than common clients keep theirs (Go 90 s; AWS's load
 # balancer and nginx 60 s): the client closes them, and no request meets one that closes.
@@ -26,23 +29,31 @@ def serve_app(factory: str, host: str, port: int, log_level: str = "warning") ->
     # Imported here because workers import this module too, and need no FastAPI.
     import uvicorn
 
+    uvicorn.run(factory, factory=True, host=host, port=port, **_options(log_level))
+
+
+def serve_instance(config: Settings, service: str, factory: str, port: int) -> None:
+    """Serve an app as one of several processes on a port. See `serve_shared`."""
+    from services.platform.runtime.sharing.server import serve_shared
+
+    serve_shared(config, service, factory, port, _options("warning"))
+
+
+def _options(log_level: str) -> dict[str, Any]:
+    """Uvicorn's arguments, and as many open files as they need."""
     from services.platform.runtime.bounded_http import MAX_CONNECTIONS, BoundedProtocol
 
     may_open(MAX_CONNECTIONS + _OWN_FILES)
-    uvicorn.run(
-        factory,
-        factory=True,
-        host=host,
-        port=port,
-        loop="uvloop",
-        http=BoundedProtocol,
-        access_log=False,
-        log_level=log_level,
-        timeout_keep_alive=KEEP_ALIVE_S,
+    return {
+        "loop": "uvloop",
+        "http": BoundedProtocol,
+        "access_log": False,
+        "log_level": log_level,
+        "timeout_keep_alive": KEEP_ALIVE_S,
         # No proxy stands in front, so X-Forwarded-For is ignored.
-        proxy_headers=False,
-        server_header=False,
-    )
+        "proxy_headers": False,
+        "server_header": False,
+    }
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ for health, metrics, reports and admin. A design adds what it needs to decide, a
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, suppress
 from time import perf_counter
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -31,8 +31,10 @@ from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
 from services.platform.storage.reports import add_reports
 from services.platform.streaming.connection import open_connection
+from services.platform.streaming.orphans import held, take_over_forever
 from services.platform.streaming.outbox import Outbox
 from services.platform.telemetry import (
+    BUILD,
     OUTBOX_DEPTH,
     OUTBOX_DROPPED,
     Stages,
@@ -124,6 +126,8 @@ class DecisionService(Generic[M, D]):
             return {"started": False}
         model = self.champion.model
         return {
+            "process": self._config.instance or self._name,
+            "build": self._config.build,
             "model": model.card.label if model else False,
             "model_refused": self.champion.refused,
             "registry_alias": self._registry_alias,
@@ -137,7 +141,11 @@ class DecisionService(Generic[M, D]):
         config = self._config
         self.nats, connecting = open_connection(config, self._name)
         await asyncio.to_thread(self.champion.load)
-        folder, max_bytes = config.home / self._name, config.outbox_megabytes << 20
+        folder, max_bytes = config.folder(self._name), config.outbox_megabytes << 20
+        BUILD.labels(config.instance or self._name, config.build).set(1)
+        resources = ExitStack()
+        if config.instance:
+            await asyncio.to_thread(resources.enter_context, held(folder))
         self.outbox = Outbox(self.nats, folder, config.outbox_events, max_bytes)
         self.outbox.start()
         tasks = [
@@ -146,6 +154,9 @@ class DecisionService(Generic[M, D]):
             asyncio.create_task(self._set_gauges()),
             asyncio.create_task(self._check_alias()),
         ]
+        if config.instance:
+            left = take_over_forever(self.outbox, config.home, self._name, folder)
+            tasks.append(asyncio.create_task(left))
         try:
             async with self._open_decider(config, self.champion, self.outbox) as self.decider:
                 freeze_gc()
@@ -155,6 +166,7 @@ class DecisionService(Generic[M, D]):
             self._started = False
             await cancel_tasks(*tasks)
             await self.outbox.close()
+            resources.close()
             with suppress(NatsError, TimeoutError):
                 await self.nats.close()
 

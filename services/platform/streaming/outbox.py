@@ -12,6 +12,7 @@ and a flush is most of the cost of an event. Source: NATS' architecture decision
 import asyncio
 import logging
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -33,6 +34,10 @@ _RETRY_S = 0.5
 _MAX_WAIT_S = 0.05
 # An atomic batch of any size costs the server as much as about a dozen single events.
 _MIN_ATOMIC_EVENTS = 16
+# What a process that ends may take to publish its file.
+_CLOSE_S = 5.0
+# The name of the file of a process's events.
+FILE = "outbox.jsonl"
 
 
 @dataclass(slots=True)
@@ -90,13 +95,24 @@ class Outbox:
         self._queue.append(OutboxEvent(subject, event_id, data, perf_counter()))
         self._wake.set()
 
+    def adopt(self, events: list[OutboxEvent]) -> None:
+        """Publish events of another process's file."""
+        self._spill_events(events)
+        self._wake.set()
+
     async def close(self) -> None:
-        """Publish what the stream takes now; keep the rest in the file."""
+        """Publish what the stream takes now, of the file for a few seconds; keep the rest in it."""
         if self._task is not None:
             await cancel_tasks(self._task)
         while self._queue and self._nc.is_connected:
             if not await self._flush():
                 break
+        else:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_CLOSE_S):
+                    while self._spill.count and self._nc.is_connected:
+                        if not await self._unspill():
+                            break
         self._spill_events(list(self._queue))
         self._queue.clear()
 
@@ -212,7 +228,7 @@ class SpillFile:
 
     def __init__(self, folder: Path, max_bytes: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._path = folder / "outbox.jsonl"
+        self._path = folder / FILE
         self._max_bytes = max_bytes
         self._path.touch()
         self._size = self._path.stat().st_size
