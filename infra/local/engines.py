@@ -51,6 +51,8 @@ class Program:
         environment: Variables besides ours; no secrets, they are part of a command line.
         nice: Nice value, 0 to 19.
         directory: Its working directory; None: that of the process that starts it.
+        drains: Whether it ends gracefully by SIGUSR1, with status 0, and stays ended then. Such
+            programs may share a port.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Program:
     environment: dict[str, str] = field(default_factory=dict)
     nice: int = 0
     directory: Path | None = None
+    drains: bool = False
 
 
 def binary(name: str) -> str:

@@ -61,8 +61,11 @@ class Supervisor:
         self._socket = _socket_path(self._home)
         self.logs = self._home / "logs"
 
-    def start(self, programs: list[Program]) -> set[str]:
+    def start(self, programs: list[Program], only: str = "") -> set[str]:
         """Start the manager and all programs that do not run yet.
+
+        Args:
+            only: The one to start, of all that this home has; empty: all.
 
         Returns:
             Names of the programs that ran already.
@@ -72,10 +75,11 @@ class Supervisor:
             RuntimeError: a program does not stay up; the message quotes the end of its log.
         """
         running = {name for name, state in self.states().items() if state == "RUNNING"}
-        missing = [program for program in programs if program.name not in running]
+        missing = [p for p in programs if p.name not in running and only in ("", p.name)]
         if missing:
+            ours = {port for p in programs if p.name in running for port in p.ports.values()}
             for program in missing:
-                self._check_ports(program)
+                self._check_ports(program, ours if program.drains else set())
             self._write_conf(programs)
             if not self.alive():
                 self._launch()
@@ -141,6 +145,17 @@ class Supervisor:
         """Start one process again."""
         self._rpc().supervisor.startProcess(name, True)
 
+    def drain(self, name: str, seconds: float) -> bool:
+        """Let one process finish and end. False if it still runs after so many seconds."""
+        with contextlib.suppress(Fault):  # it does not run
+            self._rpc().supervisor.signalProcess(name, "USR1")
+        end = time.monotonic() + seconds
+        while self.states().get(name) == "RUNNING":
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.05)
+        return True
+
     def remove(self, name: str) -> None:
         """Stop one process and forget it; `start` knows it again."""
         with contextlib.suppress(Fault):  # it was not running
@@ -152,9 +167,9 @@ class Supervisor:
             _check_private(self._socket.parent)
         return ServerProxy("http://localhost", transport=_SocketTransport(str(self._socket)))
 
-    def _check_ports(self, program: Program) -> None:
+    def _check_ports(self, program: Program, shared: set[int]) -> None:
         for setting, port in program.ports.items():
-            if taken(self._settings.host, port):
+            if port not in shared and taken(self._settings.host, port):
                 raise PortTaken(
                     f"port {port}, where {program.name} has to listen, is taken: free it, or set "
                     f"WHITEBOARD_{setting.upper()} to another one"
@@ -201,10 +216,11 @@ class Supervisor:
                     raise self._failed(waiting[name], state)
 
     def _failed(self, program: Program, why: str) -> RuntimeError:
-        log = self._tail(program.name)
+        log = self.log_tail(program.name)
         return RuntimeError(f"{program.name} does not start ({why}); the end of its log:\n{log}")
 
-    def _tail(self, name: str) -> str:
+    def log_tail(self, name: str) -> str:
+        """The last lines of a process's log."""
         log = self.logs / f"{name}.log"
         lines = log.read_text(errors="replace").splitlines()[-8:] if log.exists() else []
         return "\n".join(lines) or "(empty)"
@@ -228,6 +244,8 @@ class Supervisor:
             command=" ".join(_quoted(word) for word in words),
             directory=self._directory(program),
             priority=_PRIORITY.get(program.name, 50),
+            # An end with status 0 is expected.
+            restart="unexpected" if program.drains else "true",
         )
 
     def _directory(self, program: Program) -> str:
@@ -263,7 +281,7 @@ _PROGRAM = """[program:{name}]
 command={command}
 {directory}priority={priority}
 autostart=false
-autorestart=true
+autorestart={restart}
 startsecs=1
 startretries=3
 stopwaitsecs=15

@@ -2,29 +2,21 @@
 
 import os
 import socket
-import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich.markup import escape
 
-from infra.local.engines import Program, engines
+from infra.local.engines import Program
+from infra.local.rolling import Rolling
 from infra.local.supervisor import Supervisor
 from services.cli.made_beside import MadeBeside
 from services.cli.options import DESIGNS, FIRST, errors_as_messages
 from services.cli.output import bar, err, fail, say
-from services.platform.design import (
-    DEFERRABLE_NICE,
-    SCHEDULER,
-    WALKTHROUGH,
-    Design,
-    HttpApp,
-    Process,
-    accounts,
-)
+from services.cli.programs import counts, local_engines, program, programs
+from services.platform.design import DEFERRABLE_NICE, WALKTHROUGH, Design, Process
 from services.platform.models.names import served_path
 from services.platform.progress import noted, progress_folder
 from services.platform.run import SHARED
@@ -35,68 +27,6 @@ from services.walkthrough.token import page_url
 
 _READY_S = 60.0
 _LOADED_S = 600.0
-# The scheduler runs its jobs by this command.
-_WHITEBOARD = (sys.executable, "-m", "services.cli.main")
-
-
-def programs(
-    config: Settings, designs: Iterable[Design], counts: Mapping[str, int] | None = None
-) -> list[Program]:
-    """The processes of designs, and the shared ones, as programs of this machine.
-
-    Args:
-        counts: By process, how many there are where it is not one.
-    """
-    own = [
-        program
-        for design in designs
-        for process in design.everything
-        for program in _programs(config, design.name, process, (counts or {}).get(process.name, 1))
-    ]
-    return [
-        *own,
-        _program(config, SHARED, SCHEDULER, *_WHITEBOARD),
-        _program(config, SHARED, WALKTHROUGH),
-    ]
-
-
-def local_engines(config: Settings) -> list[Program]:
-    """The engines to run here; the store notifies the design that takes its notifications."""
-    urls = [
-        f"{design.http.url(config)}{design.http.object_events}"
-        for design in DESIGNS.values()
-        if design.http.object_events
-    ]
-    return engines(config, next(iter(urls), ""), accounts(DESIGNS.values()))
-
-
-def _program(config: Settings, owner: str, process: HttpApp | Process, *more: str) -> Program:
-    command = (sys.executable, "-m", "services.platform.run", owner, process.name, *more)
-    ports = {process.port_setting: process.port(config)}
-    environment = {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
-    return Program(process.name, command, ports, environment, process.nice)
-
-
-def _programs(
-    config: Settings, owner: str, process: HttpApp | Process, count: int
-) -> Iterator[Program]:
-    """One, or those that share its work."""
-    first = _program(config, owner, process)
-    yield first
-    if isinstance(process, HttpApp):
-        return
-    for number in range(1, count):
-        port = process.port(config, number)
-        run, rest = first.command[:3], first.command[3:]
-        command = (*run, "--port", str(port), *rest, "--worker", str(number))
-        ports = {process.port_setting: port}
-        yield replace(first, name=process.instance(number), command=command, ports=ports)
-
-
-def _counts(config: Settings, designs: Iterable[Design]) -> dict[str, int]:
-    """By process that others share the work of, how many there are to be."""
-    every = (process for design in designs for process in design.processes)
-    return {p.name: p.instances.count(config) for p in every if p.instances is not None}
 
 
 def change_count(config: Settings, supervisor: Supervisor, process: Process, count: int) -> None:
@@ -144,6 +74,9 @@ class StackStart:
     def __init__(self, config: Settings, seed: int, days: int) -> None:
         """Start the page and the engines, and the processes that make what is missing."""
         self._config, self._seed, self._days = config, seed, days
+        with errors_as_messages():  # before anything starts
+            for design in DESIGNS.values():
+                design.http.processes(config)
         start_page(config)
         with err.status("starting NATS, Redis, SeaweedFS"):
             self.supervisor = start_engines(config)
@@ -218,7 +151,7 @@ def start_page(config: Settings) -> None:
     # It reads its password as it starts.
     make_secret(config.home, WALKTHROUGH.name)
     with err.status("starting the walkthrough"):
-        _start(supervisor, [_program(config, SHARED, WALKTHROUGH)])
+        _start(supervisor, [program(config, SHARED, WALKTHROUGH)])
     # As text: a terminal makes a link of it, and Rich would colour it in parts.
     err.print(f"the walkthrough: {page_url(config)}", markup=False, highlight=False, soft_wrap=True)
 
@@ -228,10 +161,10 @@ def start_engines(config: Settings) -> Supervisor:
     supervisor = Supervisor(config)
     _note_first_secrets(config, supervisor)
     wanted = local_engines(config)
-    running = _start(supervisor, [*wanted, _program(config, SHARED, WALKTHROUGH)])
-    for program in wanted:
-        for port in program.ports.values():
-            _wait_for_port(config.host, port, program.name)
+    running = _start(supervisor, [*wanted, program(config, SHARED, WALKTHROUGH)])
+    for one in wanted:
+        for port in one.ports.values():
+            _wait_for_port(config.host, port, one.name)
     if "seaweedfs" not in running:
         _wait_for_bucket(config)
     if "redis" not in running:
@@ -250,20 +183,24 @@ def start_services(
     config: Settings,
     supervisor: Supervisor,
     designs: Sequence[Design],
-    counts: Mapping[str, int] | None = None,
+    numbers: Mapping[str, int] | None = None,
 ) -> None:
     """Start the designs' processes beside the engines and wait until they are ready.
 
     Args:
-        counts: By process, how many there are where it is not as many as before.
+        numbers: By process, how many there are where it is not as many as before.
     """
-    wanted = programs(config, designs, _counts(config, designs) | dict(counts or {}))
+    wanted = programs(config, designs, counts(config, designs) | dict(numbers or {}))
     _start(supervisor, [*local_engines(config), *wanted])
     for design in designs:
         _wait_for_url(f"{design.http.url(config)}/readyz", design.http.name)
-    for program in wanted:
-        for port in program.ports.values():
-            _wait_for_port(config.host, port, program.name)
+        if design.http.shares_port:
+            with errors_as_messages():
+                sharing = Rolling(supervisor, config.home, design.http.name, wanted)
+                sharing.settle(design.http.processes(config))
+    for one in wanted:
+        for port in one.ports.values():
+            _wait_for_port(config.host, port, one.name)
 
 
 def _start(supervisor: Supervisor, wanted: list[Program]) -> set[str]:

@@ -15,6 +15,7 @@ from services.cli.options import DESIGNS, FIRST, JsonOption
 from services.cli.output import out, show_json, table
 from services.platform.models.alias import alias_conflict
 from services.platform.models.names import label_version
+from services.platform.runtime.sharing.siblings import ask_ready, number_of, shared_folder
 from services.platform.settings import Settings, settings
 
 _CONNECT_S = 0.5
@@ -40,6 +41,7 @@ def status(as_json: JsonOption = False) -> None:
         "redis_version": ".".join(map(str, redis_server()[1])),
         "processes": processes,
         **{design.http.name: ready[name] for name, design in DESIGNS.items()},
+        "sharing": _sharing(config, running),
         "registry": _registry(config, ready),
         "alerts": [] if nats_stopped else _alerts(config),
         "reports": _reports(config),
@@ -79,6 +81,10 @@ def _show(figures: dict[str, Any]) -> None:
         for name, value in figures[service].items():
             if name != _ALIAS:  # `_registry` looks now
                 out.print(f"  {service} {name}: {escape(str(value))}", highlight=False)
+    for name, one in figures["sharing"].items():
+        state = "answers" if one.get("accepts") else "does not answer"
+        details = (f"{key} {one[key]}" for key in ("build", "model", "connections") if key in one)
+        out.print(f"  {name} {state}: {escape(', '.join(details))}", highlight=False)
     for conflict in figures["registry"].values():
         out.print(f"  [red]{conflict}[/]", highlight=False)
     for alert in figures["alerts"]:
@@ -88,6 +94,16 @@ def _show(figures: dict[str, Any]) -> None:
         out.print(f"  newest report of {name}: {report}", highlight=False)
     for name, url in figures["urls"].items():
         out.print(f"  {name:<9} {escape(url)}", highlight=False)
+
+
+def _sharing(config: Settings, running: set[str]) -> dict[str, dict[str, Any]]:
+    """By process of those that share a port, what it says of itself; empty: it does not answer."""
+    found: dict[str, dict[str, Any]] = {}
+    for app in (design.http for design in DESIGNS.values() if design.http.shares_port):
+        folder = shared_folder(config.home, app.name)
+        names = sorted(name for name in running if number_of(name, app.name) is not None)
+        found |= {name: ask_ready(folder, name) or {} for name in names}
+    return found
 
 
 def _registry(config: Settings, ready: dict[str, dict[str, Any]]) -> dict[str, str]:

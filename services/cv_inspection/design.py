@@ -251,6 +251,7 @@ INSPECTION = Design(
     commands=("batch", "reconcile", "edge", "suspects"),
     absent={
         "audit": "an image's features are its pixels: nothing is stored that could differ",
+        "deploy": "one process serves it, and `whiteboard down` and `up` restart it",
         "drill": "`whiteboard night cv` retrains the inspector",
         "replay": "`whiteboard train cv --data FOLDER` and `batch cv` take files",
     },

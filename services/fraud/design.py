@@ -335,6 +335,7 @@ FRAUD = Design(
         "rebuild",
         "backfill",
         "federate",
+        "deploy",
     ),
     figures={
         "problem": _cost,

@@ -47,7 +47,7 @@ def test_status_and_messages_name_it(tmp_path):
 
 def test_up_would_start_its_processes():
     code = """from services.cli.options import DESIGNS
-from services.cli.stack import programs
+from services.cli.programs import programs
 from services.platform.settings import settings
 for program in programs(settings(), DESIGNS.values()):
     print(program.name, *program.ports.values(), *program.command[2:])"""

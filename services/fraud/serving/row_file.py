@@ -16,6 +16,7 @@ import orjson
 
 from services.fraud.features.states import FEATURE_SET
 from services.fraud.serving.row_cache import KeptRows, RowCache
+from services.platform.runtime.sharing.siblings import number_of
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +59,8 @@ def decode(data: bytes) -> KeptRows:
 
 def newest(own: Path, service: str) -> Path:
     """The newest file of a service's processes: the own one may be of long ago, or missing."""
-    files = [path for path in own.parent.parent.glob(f"{service}*/{own.name}") if path.is_file()]
+    found = own.parent.parent.glob(f"{service}*/{own.name}")
+    files = [path for path in found if number_of(path.parent.name, service) is not None]
     return max(files, key=lambda path: path.stat().st_mtime, default=own)
 
 

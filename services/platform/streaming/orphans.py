@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from services.platform.runtime.sharing.siblings import number_of
 from services.platform.streaming.outbox import FILE, Outbox, SpillFile
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ async def take_over_forever(outbox: Outbox, home: Path, service: str, own: Path)
     """
     while True:
         for folder in sorted(home.glob(f"{service}*")):
-            is_process = folder.name == service or folder.name[len(service) + 1 :].isdigit()
+            is_process = number_of(folder.name, service) is not None
             if is_process and folder != own and _waits(folder) and not outbox.spilled:
                 await take_over(outbox, folder)
         await asyncio.sleep(_LOOK_S)

@@ -4,7 +4,7 @@ import pytest
 from typer.testing import CliRunner
 
 from services.cli.main import app
-from services.cli.stack import programs
+from services.cli.programs import programs
 from services.designs import DESIGNS
 from services.platform.settings import Settings
 

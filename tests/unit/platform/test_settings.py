@@ -29,6 +29,8 @@ def test_the_example_file_names_every_setting_with_its_default():
     for design in DESIGNS:
         defaults[design.http.port_setting] = design.http.default_port
         defaults[f"{design.http.name}_url"] = ""
+        if design.http.shares_port:
+            defaults[design.http.processes_setting] = "1"
     assert example == {f"WHITEBOARD_{name.upper()}": str(d) for name, d in defaults.items()}
 
 

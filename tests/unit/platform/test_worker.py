@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 
 from infra.local.engines import engines
-from services.cli.stack import programs
+from services.cli.programs import programs
 from services.designs import DESIGNS
 from services.platform.design import DEFERRABLE_NICE, WORKER_NICE
 from services.platform.settings import Settings

@@ -8,12 +8,11 @@ another leaves each to it for a millisecond.
 
 import asyncio
 import logging
-import mmap
-import os
 import socket
-import struct
 from collections.abc import Callable
 from pathlib import Path
+
+import numpy as np
 
 log = logging.getLogger(__name__)
 
@@ -21,10 +20,9 @@ _BACKLOG = 2048
 _WAIT_S = 0.001
 # Where the system gives no more, as asyncio's own servers do.
 _PAUSE_S = 1.0
-_COUNT = struct.Struct("=i")
 # Of the file: as many processes as can be numbered.
 MAX_PROCESSES = 1024
-_NONE = -1
+_NONE = np.iinfo(np.int32).max
 
 
 class ConnectionCounts:
@@ -40,29 +38,31 @@ class ConnectionCounts:
         Args:
             number: This process's number, from 0.
         """
-        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            os.ftruncate(file, MAX_PROCESSES * _COUNT.size)
-            self._map = mmap.mmap(file, MAX_PROCESSES * _COUNT.size)
-        finally:
-            os.close(file)
-        self._at = number * _COUNT.size
+        self._counts = np.memmap(_sized(path), np.int32, "r+", shape=MAX_PROCESSES)
+        self._number = number
 
     def clear(self) -> None:
         """Forget all processes."""
-        self._map[:] = _COUNT.pack(_NONE) * MAX_PROCESSES
+        self._counts[:] = _NONE
 
     def set(self, count: int) -> None:
         """Tell the others how many this process has."""
-        _COUNT.pack_into(self._map, self._at, count)
+        self._counts[self._number] = count
 
     def leave(self) -> None:
         """Tell the others that this process takes none."""
         self.set(_NONE)
 
     def least(self) -> int:
-        """The smallest number, that of this process included; 0 where none takes any."""
-        return min((c for (c,) in _COUNT.iter_unpack(self._map) if c != _NONE), default=0)
+        """The smallest number of all processes that take any."""
+        return int(self._counts.min())
+
+
+def _sized(path: Path) -> Path:
+    """A file of as many bytes as there are counts, made if need be."""
+    with path.open("ab") as file:
+        file.truncate(MAX_PROCESSES * 4)
+    return path
 
 
 class Acceptor:

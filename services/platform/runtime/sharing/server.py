@@ -19,7 +19,7 @@ from uvicorn.config import STARTUP_FAILURE
 
 from services.platform.runtime.sharing.acceptor import Acceptor, ConnectionCounts
 from services.platform.runtime.sharing.metrics import SharedMetrics
-from services.platform.runtime.sharing.siblings import Member, shared_folder
+from services.platform.runtime.sharing.siblings import Member, number_of, shared_folder
 from services.platform.runtime.tasks import cancel_tasks
 from services.platform.settings import Settings
 
@@ -51,7 +51,6 @@ class SharedServer(uvicorn.Server):
         """What `siblings.ask_ready` shows of the server."""
         return {
             "accepts": self.started and not (self._draining or self.should_exit),
-            "draining": self._draining,
             "connections": len(self.server_state.connections),
             "requests": self.server_state.total_requests,
         }
@@ -125,17 +124,9 @@ def serve_shared(
     module, _, function = factory.partition(":")
     app = getattr(import_module(module), function)()
     app.state.metrics_page = metrics.page
-    server = SharedServer(uvicorn.Config(app, **options), member, metrics, number_of(name, service))
+    number = number_of(name, service) or 0
+    server = SharedServer(uvicorn.Config(app, **options), member, metrics, number)
     member.ready = lambda: {**app.state.ready(), **server.state()}
     server.run()
     if not server.started:
         sys.exit(STARTUP_FAILURE)
-
-
-def number_of(name: str, service: str) -> int:
-    """Which one of a service's processes a name means.
-
-    >>> number_of("scorer", "scorer"), number_of("scorer-2", "scorer")
-    (0, 2)
-    """
-    return int(name.removeprefix(service).removeprefix("-") or 0)

@@ -9,6 +9,7 @@ are never reset while processes come and go.
 import fcntl
 import logging
 import os
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -34,6 +35,16 @@ _MAX_ANSWER = 65_536
 def shared_folder(home: Path, service: str) -> Path:
     """Where the processes of a service find each other."""
     return home / service / "shared"
+
+
+def number_of(name: str, service: str) -> int | None:
+    """Which one of a service's processes a name means; None: of none.
+
+    >>> [number_of(name, "scorer") for name in ("scorer", "scorer-2", "scorer-x", "other")]
+    [0, 2, None, None]
+    """
+    found = re.fullmatch(rf"{re.escape(service)}(?:-([1-9][0-9]*))?", name)
+    return int(found[1] or 0) if found else None
 
 
 def names(folder: Path) -> list[str]:
@@ -73,7 +84,7 @@ class Member:
         """
         folder.mkdir(parents=True, exist_ok=True)
         self.name, self.folder = name, make_private(folder)
-        self.ready: Ready = dict
+        self.ready: Ready = lambda: {"accepts": False}
         # Two that start at once: the second asks the first.
         with _locked(folder / "lock"):
             found = self._from_another()
