@@ -25,6 +25,7 @@ _INFER = Measure("infer p95", "scorer", "stage_duration_seconds", "p95", "ms",
                  {"stage": "infer"}, scale=1e3)  # fmt: skip
 _DEGRADED = Measure("degraded", "scorer", "decisions_total", labels={"degraded": "true"})
 _DECLINED = Measure("declined", "scorer", "decisions_total", labels={"decision": "decline"})
+_PROCESSES = Measure("processes", "scorer", "service_build_info", "gauge", "")
 _OUTBOX = Measure("in the outbox", "scorer", "outbox_events", "gauge", "")
 _EVENTS, _DECISIONS = stream_rate("FRAUD", "events"), stream_rate("FRAUD_DECISIONS", "decisions")
 
@@ -42,14 +43,15 @@ _BOXES = (
     ),
     Box(
         "scorer", "Scorer", "serving", 300, 40, "scorer",
-        (_REQUESTS, _P95, _DEGRADED, _OUTBOX), _DEGRADED,
+        (_REQUESTS, _P95, _DEGRADED, _OUTBOX, _PROCESSES), _DEGRADED,
         command="whiteboard load fraud --rate 300 --duration 30",
         question="Where do 50 ms go? What would you cut first?",
         answer="One Redis round trip, one computation of features and one ONNX call; the answer's "
         "Server-Timing header has the time of each. Publishing the decision is off the hot path.",
         faults={
             "kill": "Requests on their way fail, Supervisor starts it again within seconds, and "
-            "decisions in its outbox's file are published then.",
+            "decisions in its outbox's file are published then. With WHITEBOARD_SCORER_PROCESSES "
+            "above 1 the other processes answer meanwhile.",
             "hang": "Requests wait until their clients give up; nothing restarts a process that "
             "hangs without a probe of /healthz.",
             "away": "No payment is decided; the gateway lets customers pay without a decision.",

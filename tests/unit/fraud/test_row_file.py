@@ -1,6 +1,7 @@
 """The cache of rows survives a restart, and a bad file spoils nothing."""
 
 import asyncio
+import os
 
 import numpy as np
 import pytest
@@ -108,3 +109,14 @@ def test_rows_that_no_request_read_go_first():
     assert kept == {("c3",): 3.0, ("c9",): 9.0, ("c2",): 8.0}
     with pytest.raises(ValueError, match="nowhere"):
         cache.add_older({"nowhere": rows(1)})
+
+
+def test_the_newest_file_of_all_processes_is_read(tmp_path):
+    own = tmp_path / "scorer-1" / "rows.npz"
+    assert row_file.newest(own, "scorer") == own
+    for number, folder in enumerate(("scorer-1", "scorer", "scorer-x")):
+        path = tmp_path / folder / "rows.npz"
+        path.parent.mkdir()
+        path.touch()
+        os.utime(path, (number, number))
+    assert row_file.newest(own, "scorer") == tmp_path / "scorer" / "rows.npz"

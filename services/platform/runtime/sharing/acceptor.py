@@ -116,10 +116,11 @@ class Acceptor:
         """Return at once: connections are waited for by who has them."""
 
     def _look(self) -> None:
-        if self.note() > self._counts.least():
-            self._pause(_WAIT_S)
-        else:
-            self._accept()
+        """Take what waits, as long as no other process has fewer."""
+        while self.note() <= self._counts.least():
+            if not self._accept():
+                return
+        self._pause(_WAIT_S)
 
     def _pause(self, seconds: float) -> None:
         self._loop.remove_reader(self._listener)
@@ -131,15 +132,16 @@ class Acceptor:
             self._loop.add_reader(self._listener, self._look)
             self._accept()
 
-    def _accept(self) -> None:
+    def _accept(self) -> bool:
+        """Accept one. False if none waits any more, or after a pause."""
         try:
             connection, _ = self._listener.accept()
         except (BlockingIOError, ConnectionAbortedError):
-            return  # another process was first, or the client has gone
+            return False  # another process was first, or the client has gone
         except OSError as error:
             log.error("no connection is accepted for a second: %s", error)
             self._pause(_PAUSE_S)
-            return
+            return False
         connection.setblocking(False)
         opening = self._loop.create_task(
             self._loop.connect_accepted_socket(self._make_protocol, connection)
@@ -147,6 +149,7 @@ class Acceptor:
         self._opening.add(opening)
         opening.add_done_callback(self._opened)
         self.note()
+        return True
 
     def _opened(self, opening: "asyncio.Task[object]") -> None:
         self._opening.discard(opening)

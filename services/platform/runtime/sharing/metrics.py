@@ -66,14 +66,16 @@ class SharedMetrics:
         """Prometheus' text: of this process, or of all where there are others."""
         if not self._has_others():
             return generate_latest(self._registry)
-        pages = [self._now(), *self._of_others()]
+        # Written too: whichever process answers next counts at least what this one shows now.
+        pages = [self.write(), *self._of_others()]
         return generate_latest(_Pages(_together(pages)))
 
-    def write(self) -> None:
-        """Leave the present samples for the others."""
+    def write(self) -> _Page:
+        """Leave the present samples for the others, and return them."""
+        now = self._now()
         page = {
             name: [f.type, f.documentation, [[*key, value] for key, value in f.samples.items()]]
-            for name, f in self._now().items()
+            for name, f in now.items()
         }
         partial = self._own.with_suffix(".partial")
         try:
@@ -82,6 +84,7 @@ class SharedMetrics:
                 os.replace(partial, self._own)
         except OSError as error:
             log.warning("metrics are not shared: %s", error)
+        return now
 
     async def write_forever(self) -> None:
         """Write every second while there are others. Runs until cancelled."""
@@ -137,7 +140,7 @@ def _read(path: Path) -> _Page | None:
         return {name: _family(*family) for name, family in found.items()}
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         log.warning("%s is left out of the metrics: %s", path.name, error)
         return None
 
