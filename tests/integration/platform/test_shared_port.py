@@ -151,7 +151,7 @@ async def test_a_process_is_replaced_under_load_without_a_failed_request(service
         timed = await metric(session, service.url, "request_duration_seconds_count")
     # A request that was on its way when the load ended may be counted or not.
     assert 0 <= counted - load.answers.total() <= 8
-    assert counted == timed
+    assert 0 <= timed - load.answers.total() <= 8
 
 
 async def test_the_metrics_of_all_never_fall_when_one_is_killed(service):

@@ -53,9 +53,9 @@ def pair(tmp_path):
 
 EXPECTED = {
     ("requests_total", "/score"): 7.0,
-    ("seconds_bucket", "/score", "0.1"): 7.0,
-    ("seconds_bucket", "/score", "1.0"): 7.0,
-    ("seconds_bucket", "/score", "+Inf"): 7.0,
+    ("seconds_bucket", "0.1", "/score"): 7.0,
+    ("seconds_bucket", "1.0", "/score"): 7.0,
+    ("seconds_bucket", "+Inf", "/score"): 7.0,
     ("seconds_count", "/score"): 7.0,
     ("seconds_sum", "/score"): pytest.approx(0.35),
     ("outbox_events",): 3.0,
