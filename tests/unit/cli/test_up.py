@@ -51,7 +51,7 @@ def test_scorers_share_their_port_and_nothing_else(tmp_path):
     assert [one.name for one in found] == ["scorer", "scorer-1"]
     assert [one.environment["WHITEBOARD_INSTANCE"] for one in found] == ["scorer", "scorer-1"]
     assert {one.environment["WHITEBOARD_BUILD"] for one in found} == {"b"}
-    assert {tuple(one.ports.items()) for one in found} == {(("scorer_port", 18080),)}
+    assert {tuple(one.ports.items()) for one in found} == {(("scorer_port", SCORER.port(config)),)}
     assert all(one.drains for one in found)
     own = {config.model_copy(update={"instance": one.name}).folder("scorer") for one in found}
     assert own == {tmp_path / "scorer", tmp_path / "scorer-1"}
