@@ -302,6 +302,10 @@ class Superseded(Exception):
     """Another process owns the rows now; nothing was written."""
 
 
+class RowsLost(Exception):
+    """Redis has lost rows that it had acknowledged; nothing was written since."""
+
+
 @dataclass(frozen=True)
 class Fence:
     """What must hold while rows are written: fields of a Redis hash, compared as bytes.
@@ -309,20 +313,24 @@ class Fence:
     Attributes:
         key: The hash.
         fields: By field, its value; None: it has none.
+        position: Another hash and its field, with the sequence up to which rows were written. It
+            is written with them, so it tells what Redis still has of them.
     """
 
     key: str
     fields: Mapping[str, bytes | None]
+    position: tuple[str, str]
 
     @property
     def commands(self) -> list[Command]:
         """Commands after which a transaction fails if the hash changes."""
-        return [("WATCH", self.key), ("HMGET", self.key, *self.fields)]
+        return [("WATCH", self.key), ("HMGET", self.key, *self.fields), ("HGET", *self.position)]
 
-    def check(self, replies: Sequence[Any]) -> None:
-        """Check the replies to `commands`. Raises Superseded."""
+    def check(self, replies: Sequence[Any]) -> int:
+        """Check the replies to `commands`. Returns the position. Raises Superseded."""
         if list(replies[1]) != list(self.fields.values()):
             raise Superseded
+        return int(replies[2] or 0)
 
 
 class RowStore:
@@ -330,7 +338,10 @@ class RowStore:
 
     With a fence, rows are written only while it holds, however late a write arrives: what is read
     begins with WATCH, what is written is a transaction
-    (https://redis.io/docs/latest/develop/using-commands/transactions/).
+    (https://redis.io/docs/latest/develop/using-commands/transactions/). Each read also finds out
+    whether Redis still has the rows of the write before: killed while a flush of its file is slow,
+    it loses up to two seconds of what it acknowledged
+    (https://redis.io/docs/latest/operate/oss_and_stack/management/persistence/).
     """
 
     def __init__(
@@ -340,6 +351,7 @@ class RowStore:
         self._layouts = {view.name: RowLayout.of(view) for view in views}
         self._fence = fence
         self._session = 0
+        self._position = 0  # that this process wrote last
 
     def row_keys(self, keys: Mapping[str, Sequence[Key]]) -> RowKeys:
         """By state name, the Redis keys of its K entities."""
@@ -352,18 +364,24 @@ class RowStore:
 
         Raises:
             Superseded: the fence does not hold.
+            RowsLost: Redis does not have what `write` wrote last. The next call reads what it has.
             redis.RedisError, OSError: Redis is unavailable.
         """
         layouts = self._layouts
         commands = [c for name, keys in row_keys.items() for c in layouts[name].read_commands(keys)]
-        found = iter(await self._watched(commands) if commands else [])
+        found = iter(await self._watched(commands) if commands or self._fence else [])
         return {
             name: layouts[name].decode(list(islice(found, len(keys))))
             for name, keys in row_keys.items()
         }
 
-    async def write(self, row_keys: RowKeys, rows: Mapping[str, Floats]) -> None:
+    async def write(
+        self, row_keys: RowKeys, rows: Mapping[str, Floats], position: int | None = None
+    ) -> None:
         """Write rows (K, width) back after `read`; rows without events are left out.
+
+        Args:
+            position: All events up to this sequence are in them, see `Fence`; None: as before.
 
         Raises:
             Superseded: the fence does not hold.
@@ -378,11 +396,15 @@ class RowStore:
         if self._fence is None:
             await self._redis.execute(commands)
             return
+        if position is not None:
+            commands.append(("HSET", *self._fence.position, str(position)))
         for begin in range(0, len(commands), _IN_TRANSACTION):
             if begin:
                 await self._watched([])
             part = commands[begin : begin + _IN_TRANSACTION]
             await self._transact(part)
+        if position is not None:
+            self._position = position
 
     async def _watched(self, commands: list[Command]) -> list[Any]:
         """Replies to commands, with the fence set before them."""
@@ -391,7 +413,10 @@ class RowStore:
         before = self._fence.commands
         replies = await self._redis.execute([*before, *commands])
         self._session = self._redis.session
-        self._fence.check(replies)
+        position = self._fence.check(replies)
+        if position < self._position:
+            self._position = position
+            raise RowsLost
         return replies[len(before) :]
 
     async def _transact(self, commands: list[Command]) -> None:

@@ -20,7 +20,7 @@ from services.platform.design import DEFERRABLE_NICE, WALKTHROUGH, Design, Proce
 from services.platform.models.names import served_path
 from services.platform.progress import noted, progress_folder
 from services.platform.run import SHARED
-from services.platform.runtime.worker import lower_priority
+from services.platform.runtime.worker import lower_priority, training_threads
 from services.platform.secret_files import make_secret, secrets_folder
 from services.platform.settings import Settings
 from services.walkthrough.token import page_url
@@ -137,7 +137,8 @@ def bootstrap_missing(
     """
     if idle:
         lower_priority(os.getpid())
-        os.nice(DEFERRABLE_NICE)  # fewer threads train: see `training_threads`
+        os.nice(DEFERRABLE_NICE)  # fewer threads train: see `TrainingThreads`
+        training_threads.expect_signal()
     folder = progress_folder(config.home)
     with errors_as_messages():
         made = [one.bootstrap(config, seed, days, noted(folder, one.name, bar)) for one in designs]
@@ -148,6 +149,8 @@ def start_page(config: Settings) -> None:
     """Start the walkthrough before everything else, and print its address."""
     supervisor = Supervisor(config)
     _note_first_secrets(config, supervisor)
+    if supervisor.pids().keys() <= {WALKTHROUGH.name} and supervisor.changed_settings():
+        supervisor.stop(lambda _: None)  # an `up` that failed left it; this one has other settings
     # It reads its password as it starts.
     make_secret(config.home, WALKTHROUGH.name)
     with err.status("starting the walkthrough"):

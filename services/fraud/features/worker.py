@@ -25,7 +25,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from features.aggregation import fold_events, identify, select_rows
-from features.online import Fence, RowStore, Superseded
+from features.online import Fence, RowsLost, RowStore, Superseded
 from features.redis_connection import RedisConnection
 from features.spec import SEQ, Key, State
 from services.fraud.features.ownership.assignment import (
@@ -107,12 +107,13 @@ class FeatureWorker:
 
         Raises:
             Superseded: the rows are another process's now.
+            RowsLost: Redis has lost rows of earlier batches.
             redis.RedisError, OSError, nats.errors.Error: an engine is unavailable; retry the batch.
         """
         async with self.between_batches:
             parsed = await self._parse(batch)
-            if parsed:
-                await self.fold(Events.of([e for e, _ in parsed], [m.seq for _, m in parsed]))
+            events = Events.of([e for e, _ in parsed], [m.seq for _, m in parsed])
+            await self.fold(events, batch[-1].seq)
         now = time.time()
         counted = [m for e, m in parsed if self._assignment.owner(e.customer_id) == self._worker]
         for message in counted:
@@ -123,8 +124,12 @@ class FeatureWorker:
         """Load the compiled kernel before the first events arrive."""
         await self.fold(Events.of([], []))
 
-    async def fold(self, events: Events) -> None:
-        """Read the rows of the events' entities, fold, write back. Raises as `handle` does."""
+    async def fold(self, events: Events, position: int | None = None) -> None:
+        """Read the rows of the events' entities, fold, write back. Raises as `handle` does.
+
+        Args:
+            position: The rows have all events up to this sequence then; None: as before.
+        """
         identified = {state.name: self._identify(state, events) for state in self.states}
         keys = {name: distinct for name, (_, distinct) in identified.items()}
         row_keys = self._store.row_keys(keys)
@@ -133,7 +138,7 @@ class FeatureWorker:
             name: _without_unread(codes, tables[name]) for name, (codes, _) in identified.items()
         }
         fold_events(self.states, events, rows, tables)
-        await self._store.write(row_keys, tables)
+        await self._store.write(row_keys, tables, position)
 
     def _identify(self, state: State, events: Events) -> tuple[Integers, list[Key]]:
         """`identify`, of the entities that are this worker's."""
@@ -236,7 +241,7 @@ async def _run_until_changed(
     try:
         await asyncio.wait((consuming, watching), return_when=asyncio.FIRST_COMPLETED)
         if consuming.done():
-            with suppress(Superseded):
+            with suppress(Superseded, RowsLost):
                 consuming.result()  # it ends by an error only
         async with worker.between_batches:
             await cancel_tasks(consuming)

@@ -18,6 +18,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import orjson
 from nats.js import JetStreamContext
@@ -28,6 +29,7 @@ from redis.exceptions import RedisError, WatchError
 from features.spec import Key, State
 from services.fraud.features.ownership.handover import (
     ASSIGNMENT,
+    POSITIONS,
     RECORD,
     decoded,
     fields_of,
@@ -152,12 +154,14 @@ async def assign(js: JetStreamContext, redis: Redis, workers: int, shards: int) 
             return old
         _check_taken(record, old)
         epoch = max(old.epoch + 1, int(time.time()))
-        new = Assignment(epoch, workers, shards, await _lowest(js, old))
+        positions: Any = redis.hmget(POSITIONS, old.durables)
+        new = Assignment(epoch, workers, shards, await _lowest(js, old, positions))
         pipe.multi()
         added, removed = fields_of(record, new.durables, old.durables)
         pipe.hset(RECORD, mapping={**added, ASSIGNMENT: new.encoded()})
         if removed:
             pipe.hdel(RECORD, *removed)
+        pipe.hdel(POSITIONS, *old.durables)
         try:
             pipe.execute()
         except WatchError:
@@ -178,9 +182,14 @@ def _check_taken(record: Mapping[str, str], old: Assignment) -> None:
         )
 
 
-async def _lowest(js: JetStreamContext, old: Assignment) -> int:
-    """The sequence up to which every worker has folded all events. It may only be too low."""
-    return min([await floor(js, old, worker) for worker in range(old.workers)])
+async def _lowest(js: JetStreamContext, old: Assignment, positions: list[bytes | None]) -> int:
+    """The sequence up to which every worker has folded all events. It may only be too low.
+
+    Args:
+        positions: By worker, up to which sequence Redis has its rows, where that is known.
+    """
+    floors = [await floor(js, old, worker) for worker in range(old.workers)]
+    return min([*floors, *(int(position) for position in positions if position is not None)])
 
 
 async def floor(js: JetStreamContext, assignment: Assignment, worker: int) -> int:

@@ -38,6 +38,8 @@ from services.platform.storage.lake import Lake
 log = logging.getLogger(__name__)
 
 RECORD = f"{PROJECT}:{DESIGN}:features"
+# By durable consumer, the sequence up to which its worker's rows are in Redis.
+POSITIONS = f"{PROJECT}:{DESIGN}:positions"
 OFFERS_FOLDER = f"{DESIGN}/rebuild"
 _OFFER = "offer"
 # The field with the workers' assignment: see `assignment.py`.
@@ -88,7 +90,7 @@ class OnlineRecord:
 
     def reset(self, states: Sequence[State]) -> None:
         """Begin a new record, in which the rows of states are complete."""
-        self._redis.delete(RECORD)
+        self._redis.delete(RECORD, POSITIONS)
         self.complete(states)
 
     def offer(self, offer: Offer) -> None:

@@ -15,6 +15,7 @@ from features.spec import Key, State
 from services.fraud.features.ownership.assignment import Assignment, floor
 from services.fraud.features.ownership.handover import (
     ASSIGNMENT,
+    POSITIONS,
     RECORD,
     Offer,
     OnlineRecord,
@@ -74,7 +75,8 @@ class RowOwner:
         self._seen: Record = {}
         encoded = assignment.encoded().encode() if assignment.epoch else None
         owner = owner_field(self._name)
-        self.fence = Fence(RECORD, {ASSIGNMENT: encoded, owner: self._process.encode()})
+        holds = {ASSIGNMENT: encoded, owner: self._process.encode()}
+        self.fence = Fence(RECORD, holds, (POSITIONS, self._name))
 
     async def enter(self) -> None:
         """Become the one process that runs as this worker; one that did so before writes no more.
@@ -104,7 +106,9 @@ class RowOwner:
         return True
 
     async def prepare(self) -> list[State]:
-        """Take over an offer if there is one. Returns the states whose rows are complete.
+        """Take over an offer if there is one, and go back to what Redis has of the rows.
+
+        Returns the states whose rows are complete.
 
         Raises:
             redis.RedisError, OSError, nats.errors.Error: an engine is unavailable. Try again.
@@ -115,12 +119,30 @@ class RowOwner:
             await self._take(offer)
         backfilled = (await self._js.stream_info(STREAM)).state.first_seq - 1
         last_folded = max(await floor(self._js, self._assignment, self._worker), backfilled)
+        last_folded = await self._go_back(last_folded)
         found = await asyncio.to_thread(self._record.usable, self._states, last_folded)
         for state in self._states:
             if state not in found:
                 log.warning("%s: rows are not complete, run `whiteboard rebuild fraud`", state.name)
         self._seen = await asyncio.to_thread(self._record.read)
         return found
+
+    async def _go_back(self, last_folded: int) -> int:
+        """Have the events folded again whose rows Redis has lost. Returns the last before them."""
+        [position] = await self._redis.execute([("HGET", POSITIONS, self._name)])
+        if position is None:  # its rows are from before positions were noted
+            await self._note_position(last_folded)
+        elif int(position) < last_folded:
+            log.warning(
+                "%s: Redis has lost the rows of sequence %d to %d: folding them again",
+                self._name, int(position) + 1, last_folded,
+            )  # fmt: skip
+            await self._consumer.restart(after=int(position))
+            return int(position)
+        return last_folded
+
+    async def _note_position(self, seq: int) -> None:
+        await self._redis.execute([("HSET", POSITIONS, self._name, str(seq))])
 
     async def changed(self) -> None:
         """Wait until there is another assignment, owner, offer, or entry for one of the states."""
@@ -143,6 +165,7 @@ class RowOwner:
                 replace_rows, self._bulk, self._lake, offer, state, self._owns
             )
             log.info("%s: %d rows", state.name, count)
+        await self._note_position(offer.last_seq)
         await self._consumer.restart(after=offer.last_seq)
         await asyncio.to_thread(self._record.take, self._name, offer, self._states)
 

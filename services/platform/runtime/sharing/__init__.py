@@ -1,1 +1,1 @@
-"""Several processes of one HTTP service on one machine: one port, one page of metrics (ADR 24)."""
+"""Several processes of one HTTP service on one machine: one port, one page of metrics (ADR 25)."""
