@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
-from redis import Redis
 
+from features.cluster.clients import open_redis
 from services.fraud.ingestion.events import STREAM, STREAMS
 from services.fraud.problem import DESIGN
 from services.platform.models.names import served_path
@@ -92,7 +92,7 @@ def _backfill(config: Settings, seed: int, days: int, bar: ProgressBar) -> "Poin
     with bar("logging states for training") as step:
         since = (START_US + backfill.WARM_UP_DAYS * DAY_US) / 1e6
         backfill.write_states(lake, events, states, since, step)
-    with bar("loading the online store") as step, Redis.from_url(config.redis) as redis:
+    with bar("loading the online store") as step, open_redis(config) as redis:
         tables = {state.name: OnlineTable(redis, state) for state in STATES}
         for table in tables.values():
             table.clear()

@@ -25,6 +25,7 @@ from nats.js.errors import NotFoundError
 from redis import Redis
 from redis.exceptions import RedisError, WatchError
 
+from features.cluster.clients import open_redis
 from features.spec import Key, State
 from services.fraud.features.ownership.handover import (
     ASSIGNMENT,
@@ -88,6 +89,17 @@ class Assignment:
         """Whether a row is a worker's; a pair's is the one's that owns its sharding entity."""
         return self.owner(key[state.keys.index(state.shard)]) == worker
 
+    def shards_of(self, worker: int, shards: int) -> range:
+        """The shards that a worker owns.
+
+        Args:
+            shards: How many there are.
+
+        >>> list(Assignment(epoch=1, workers=3, shards=8).shards_of(1, 8))
+        [1, 4, 7]
+        """
+        return range(worker, shards, self.workers)
+
     def encoded(self) -> str:
         """As it is stored."""
         return orjson.dumps(asdict(self)).decode()
@@ -110,7 +122,7 @@ def read_assignment(redis: Redis) -> Assignment:
 
 def present_assignment(config: Settings) -> Assignment:
     """The present assignment; the first one while Redis does not answer."""
-    with suppress(RedisError), Redis.from_url(config.redis, socket_timeout=5.0) as redis:
+    with suppress(RedisError), open_redis(config, socket_timeout=5.0) as redis:
         return read_assignment(redis)
     return Assignment()
 
@@ -129,7 +141,7 @@ def assign_workers(config: Settings, workers: int) -> Assignment:
 async def _assign(config: Settings, workers: int) -> Assignment:
     nc = await connect(config, "feature-workers")
     try:
-        with Redis.from_url(config.redis, socket_timeout=60.0) as redis:
+        with open_redis(config, socket_timeout=60.0) as redis:
             return await assign(nc.jetstream(), redis, workers, config.shards)
     except RedisError as error:
         raise ConnectionError(f"no Redis: {error}: is the stack up? `whiteboard up`") from None
@@ -144,7 +156,7 @@ async def assign(js: JetStreamContext, redis: Redis, workers: int, shards: int) 
         ValueError: as `assign_workers`; or another process changed the record just now.
         redis.RedisError, OSError, nats.errors.Error: an engine is unavailable.
     """
-    with redis.pipeline() as pipe:
+    with redis.pipeline(transaction=True) as pipe:
         pipe.watch(RECORD)
         record = decoded(pipe.hgetall(RECORD).items())  # type: ignore[union-attr]
         old = Assignment.of(record)

@@ -181,6 +181,20 @@ def owner_field(worker: str) -> str:
     return f"owner:{worker}"
 
 
+def shard_field(shard: int) -> str:
+    """The field that says that a shard of a cluster has its rows."""
+    return f"shard:{shard}"
+
+
+def shards_of(record: Record) -> frozenset[int]:
+    """The shards of a cluster that have their rows.
+
+    >>> sorted(shards_of({"shard:3": "1", "state:x": "ab"}))
+    [3]
+    """
+    return frozenset(int(f.removeprefix("shard:")) for f in record if f.startswith("shard:"))
+
+
 def fields_of(
     record: Record, new: Sequence[str], old: Sequence[str]
 ) -> tuple[dict[str, str], list[str]]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Iterable
 from contextlib import suppress
 from uuid import uuid4
 
@@ -10,7 +11,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from features.online import Fence
-from features.redis_connection import RedisConnection
+from features.redis_connection import RedisLink
 from features.spec import Key, State
 from services.fraud.features.ownership.assignment import Assignment, floor
 from services.fraud.features.ownership.handover import (
@@ -24,6 +25,8 @@ from services.fraud.features.ownership.handover import (
     owner_field,
     pending,
     replace_rows,
+    shard_field,
+    shards_of,
 )
 from services.fraud.features.states import STATES
 from services.fraud.ingestion.events import STREAM
@@ -41,13 +44,16 @@ class RowOwner:
 
     Attributes:
         fence: What holds while this process may write them.
+        known_shards: In a cluster, the shards that had rows when `still_owns` was asked.
+        took_over: Whether the last `prepare` took an offer.
     """
 
     def __init__(
         self,
         config: Settings,
         js: JetStreamContext,
-        redis: RedisConnection,
+        redis: RedisLink,
+        bulk: Redis,
         consumer: OrderedConsumer,
         assignment: Assignment,
         worker: int,
@@ -56,13 +62,14 @@ class RowOwner:
 
         Args:
             redis: The connection that the worker writes by.
+            bulk: A blocking client, which it closes.
             consumer: Its consumer, which does not run while `prepare` does.
             assignment: Which rows are which worker's.
             worker: Its number.
         """
         self._js = js
         self._redis = redis
-        self._bulk = Redis.from_url(config.redis, socket_timeout=60.0)
+        self._bulk = bulk
         self._record = OnlineRecord(self._bulk)
         self._lake = Lake(config)
         self._consumer = consumer
@@ -72,6 +79,8 @@ class RowOwner:
         self._states = STATES
         self._process = uuid4().hex[:12]
         self._seen: Record = {}
+        self.known_shards: frozenset[int] = frozenset()
+        self.took_over = False
         encoded = assignment.encoded().encode() if assignment.epoch else None
         owner = owner_field(self._name)
         self.fence = Fence(RECORD, {ASSIGNMENT: encoded, owner: self._process.encode()})
@@ -96,6 +105,7 @@ class RowOwner:
         record = await self._read()
         if Assignment.of(record) != self._assignment:
             return False
+        self.known_shards = shards_of(record)
         process = record.get(owner_field(self._name))
         if process is None:
             await self.enter()
@@ -111,6 +121,7 @@ class RowOwner:
         """
         record = await asyncio.to_thread(self._record.read)
         offer = pending(record, self._states, self._name)
+        self.took_over = offer is not None
         if offer is not None:
             await self._take(offer)
         backfilled = (await self._js.stream_info(STREAM)).state.first_seq - 1
@@ -130,6 +141,14 @@ class RowOwner:
                 if self._relevant(await self._read()) != self._relevant(self._seen):
                     return
 
+    async def note_shards(self, claimed: Iterable[int]) -> None:
+        """Note that shards of a cluster have their rows. Raises redis.RedisError, OSError."""
+        new = [
+            pair for n in claimed if n not in self.known_shards for pair in (shard_field(n), "1")
+        ]
+        if new:
+            await self._redis.execute([("HSET", RECORD, *new)])
+
     def close(self) -> None:
         """Close its connection."""
         self._bulk.close()
@@ -137,7 +156,8 @@ class RowOwner:
     async def _take(self, offer: Offer) -> None:
         log.info("taking over the rows as of sequence %d", offer.last_seq)
         # What was sent to Redis before this reply has been executed.
-        await self._redis.execute([("PING",)])
+        for node in self._redis.nodes:
+            await node.execute([("PING",)])
         for state in self._states:
             count = await asyncio.to_thread(
                 replace_rows, self._bulk, self._lake, offer, state, self._owns
