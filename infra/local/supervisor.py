@@ -69,11 +69,17 @@ class Supervisor:
 
         Raises:
             PortTaken: another program listens where one of them has to.
-            RuntimeError: a program does not stay up; the message quotes the end of its log.
+            RuntimeError: a program does not stay up, the message quotes the end of its log; or
+                settings changed since the manager was started, and it hands on those of then.
         """
         running = {name for name, state in self.states().items() if state == "RUNNING"}
         missing = [program for program in programs if program.name not in running]
         if missing:
+            if changed := self.changed_settings():
+                raise RuntimeError(
+                    f"what runs was started with another {', '.join(changed)}: `whiteboard down`, "
+                    "then `whiteboard up`"
+                )
             for program in missing:
                 self._check_ports(program)
             self._write_conf(programs)
@@ -110,6 +116,19 @@ class Supervisor:
             return bool(self._rpc().supervisor.getState()["statecode"] == 1)
         except (OSError, Fault):
             return False
+
+    def changed_settings(self) -> list[str]:
+        """Names of the settings in the environment that are not what the manager was given."""
+        import psutil
+
+        if not self.alive():
+            return []
+        with contextlib.suppress(psutil.Error):
+            then = psutil.Process(self._rpc().supervisor.getPID()).environ()
+            names = {n for n in then | environment() if n.startswith("WHITEBOARD_")}
+            now = self._environment()
+            return sorted(name for name in names if then.get(name) != now.get(name))
+        return []
 
     def states(self) -> dict[str, str]:
         """State of each process by name, empty while the manager does not run."""
@@ -171,13 +190,16 @@ class Supervisor:
             check=True,
             start_new_session=True,
             stdout=subprocess.DEVNULL,
-            env={**environment(), "WHITEBOARD_HOME": str(self._home)},
+            env=self._environment(),
         )
         end = time.monotonic() + 10
         while not self.alive():
             if time.monotonic() > end:
                 raise RuntimeError(f"supervisord did not start: see {self.logs}/supervisord.log")
             time.sleep(0.05)
+
+    def _environment(self) -> dict[str, str]:
+        return {**environment(), "WHITEBOARD_HOME": str(self._home)}
 
     def _start_missing(self, programs: list[Program]) -> None:
         """Start programs at the same time, and wait until each has stayed up for a second."""

@@ -1,11 +1,11 @@
 """`whiteboard`: two ML system-design answers, drawn so that they run."""
 
 import sys
-from importlib import import_module
 
 import typer
 from rich.markup import escape
 
+from services.cli.lazy import lazy_group
 from services.cli.options import DESIGNS, FIRST
 from services.cli.output import err
 
@@ -16,8 +16,14 @@ SHARED = (
     "scorecard", "describe", "plan", "fault", "load", "open", "record", "secrets",
 )  # fmt: skip
 
+# Each command with the heading it is listed under.
+COMMANDS: dict[str, str | None] = dict.fromkeys(SHARED) | {
+    command: f"{design.title} only" for design in DESIGNS.values() for command in design.commands
+}
+
 app = typer.Typer(
     name="whiteboard",
+    cls=lazy_group(COMMANDS),
     help=__doc__,
     no_args_is_help=True,
     rich_markup_mode="rich",
@@ -29,16 +35,9 @@ app = typer.Typer(
 )
 
 
-def _mount(command: str, panel: str | None = None) -> None:
-    function = getattr(import_module(f"services.cli.{command}"), command)
-    app.command(command, rich_help_panel=panel)(function)
-
-
-for _command in SHARED:
-    _mount(_command)
-for _design in DESIGNS.values():
-    for _command in _design.commands:
-        _mount(_command, f"{_design.title} only")
+@app.callback()
+def whiteboard() -> None:
+    """Make the application a group of commands: it has none of its own."""
 
 
 def main() -> None:

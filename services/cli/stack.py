@@ -215,6 +215,8 @@ def start_page(config: Settings) -> None:
     """Start the walkthrough before everything else, and print its address."""
     supervisor = Supervisor(config)
     _note_first_secrets(config, supervisor)
+    if supervisor.pids().keys() <= {WALKTHROUGH.name} and supervisor.changed_settings():
+        supervisor.stop(lambda _: None)  # an `up` that failed left it; this one has other settings
     # It reads its password as it starts.
     make_secret(config.home, WALKTHROUGH.name)
     with err.status("starting the walkthrough"):

@@ -91,3 +91,21 @@ def test_every_socket_path_fits():
         path = module._socket_path(Path("/" + "é" * length))
         # Supervisor appends a dot and its process id while it binds.
         assert len(os.fsencode(path)) + len(".4194304") <= 107
+
+
+def test_what_runs_keeps_its_settings_and_a_new_program_is_told_so(tmp_path, monkeypatch):
+    sleep = (sys.executable, "-c", "import time; time.sleep(60)")
+    one, other = Program("one", sleep), Program("other", sleep)
+    manager = Supervisor(Settings(home=tmp_path))
+    try:
+        manager.start([one])
+        assert manager.changed_settings() == []
+        monkeypatch.setenv("WHITEBOARD_NATS_PORT", "14999")
+        assert manager.changed_settings() == ["WHITEBOARD_NATS_PORT"]
+        assert manager.start([one]) == {"one"}
+        with pytest.raises(RuntimeError, match=r"another WHITEBOARD_NATS_PORT: `whiteboard down`"):
+            manager.start([one, other])
+        manager.stop(lambda _: None)
+        assert manager.start([one, other]) == set()
+    finally:
+        manager.stop(lambda _: None)

@@ -13,12 +13,11 @@ from typer.testing import CliRunner
 from infra.local.engines import Program
 from infra.local.supervisor import PortTaken, Supervisor
 from services.cli.lifecycle import _ignore_sklearn_warnings
-from services.cli.main import app
+from services.cli.main import COMMANDS, app
 from services.fraud.design import FRAUD
 from services.fraud.evaluation.live import demo_failures
 from services.platform.settings import Settings
 
-COMMANDS = [command.name for command in app.registered_commands]
 # What takes long to import; no command needs it to show help or what runs.
 HEAVY = (
     "numpy",
@@ -41,13 +40,27 @@ def test_every_command_has_help_with_an_example(command):
     assert f"whiteboard {command}" in done.output
 
 
+def test_the_list_of_commands_has_each_with_its_first_sentence():
+    listed = runner.invoke(app, ["--help"], env={"COLUMNS": "200"}).output
+    for command in COMMANDS:
+        shown = runner.invoke(app, [command, "--help"], env={"COLUMNS": "200"}).output
+        sentence = next(line for line in shown.splitlines()[2:] if line.strip()).strip()
+        assert any(sentence[:40] in line and f" {command} " in line for line in listed.splitlines())
+
+
+def test_a_misspelt_command_is_answered_with_the_nearest():
+    done = runner.invoke(app, ["stats"])
+    assert done.exit_code == 2
+    assert "Did you mean 'status'" in done.output
+
+
 @pytest.mark.parametrize(
     "arguments", [["--help"], ["status", "--json"], ["describe", "fraud"], ["history", "cv"]]
 )
 def test_what_answers_at_once_imports_no_heavy_library(arguments, tmp_path):
     code = f"""import sys
 sys.argv[1:] = {arguments!r}
-from services.cli.main import app
+from services.cli.main import COMMANDS, app
 try:
     app()
 except SystemExit:
