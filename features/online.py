@@ -509,21 +509,31 @@ class OnlineTable:
         self._layout = RowLayout.of(view, getattr(redis, "shards", 0))
 
     def load(self, keys: Sequence[Key]) -> Floats:
-        """(K, width) rows of K entities, as `RowLayout.decode`. Raises redis.RedisError."""
-        return self._layout.decode(
-            self._execute(self._layout.read_commands(self._redis_keys(keys)))
-        )
+        """(K, width) rows of K entities, as `decode_all`. Raises redis.RedisError."""
+        name, found = self._layout.view.name, self._redis_keys(keys)
+        replies = self._execute(self._layout.read_commands(found))
+        return decode_all({name: self._layout}, {name: found}, replies)[name]
 
     def store(self, keys: Sequence[Key], rows: Floats) -> None:
-        """Write rows (K, width); rows without events are left out. Raises redis.RedisError."""
-        self._execute(self._layout.write_commands(self._redis_keys(keys), rows))
+        """Write rows (K, width); rows without events are left out. Raises redis.RedisError.
+
+        A key of another type is replaced.
+        """
+        commands = self._layout.write_commands(self._redis_keys(keys), rows)
+        replies = self._execute(commands)
+        wrong = [c for c, reply in zip(commands, replies, strict=True) if is_wrong_type(reply)]
+        if wrong:
+            self._execute([("DEL", command[1]) for command in wrong])
+            self._execute(wrong)
 
     def entities(self) -> Iterator[Key]:
         """Keys of the entities that have a row, under whatever hash. Raises redis.RedisError."""
         for page in _pages(self._redis.scan_iter(self._layout.pattern, count=_PAGE)):
             held = self._execute([("HEXISTS", key, self._layout.field) for key in page])
             yield from (
-                self._layout.entity(k) for k, has_row in zip(page, held, strict=True) if has_row
+                self._layout.entity(key)
+                for key, has_row in zip(page, held, strict=True)
+                if has_row and not is_wrong_type(has_row)
             )
 
     def delete(self, keys: Iterable[Key]) -> None:
@@ -543,14 +553,19 @@ class OnlineTable:
         """
         for key in self.entities():
             [raw] = self._execute(self._layout.read_commands([self._layout.key(key)]))
-            return raw is not None and self._layout.is_first(raw)
+            return isinstance(raw, bytes) and self._layout.is_first(raw)
         return None
 
     def _redis_keys(self, keys: Sequence[Key]) -> list[bytes]:
         return list(map(self._layout.key, keys))
 
     def _execute(self, commands: Sequence[Command]) -> list[Any]:
+        """Replies, an exception for each key of another type. Raises redis.RedisError."""
         pipeline = self._redis.pipeline(transaction=False)
         for command in commands:
             pipeline.execute_command(*command)
-        return pipeline.execute()
+        replies = pipeline.execute(raise_on_error=False)
+        for reply in replies:
+            if isinstance(reply, Exception) and not is_wrong_type(reply):
+                raise reply
+        return replies

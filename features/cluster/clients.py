@@ -5,6 +5,8 @@ from typing import Any, cast
 
 from redis import Redis
 from redis.cluster import ClusterNode, RedisCluster
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisClusterException
 
 from features.cluster.link import ClusterLink
 from features.cluster.rows import ClusterRowStore
@@ -38,10 +40,13 @@ def open_redis(config: Settings, **options: Any) -> Redis:
     parsed = Redis.from_url(url.node(url.seeds[0])).connection_pool.connection_kwargs
     account = {k: parsed[k] for k in ("username", "password") if k in parsed}
     seeds = [ClusterNode(host, port) for host, port in url.seeds]
-    made = _ShardedCluster(
-        startup_nodes=seeds, ssl=url.scheme == "rediss", require_full_coverage=False,
-        **account, **options,
-    )  # fmt: skip
+    try:
+        made = _ShardedCluster(
+            startup_nodes=seeds, ssl=url.scheme == "rediss", require_full_coverage=False,
+            **account, **options,
+        )  # fmt: skip
+    except RedisClusterException as error:
+        raise RedisConnectionError(str(error)) from error
     made.shards = config.shards
     # Not a subclass of Redis, but it has the methods that are called.
     return cast(Redis, made)
@@ -55,6 +60,13 @@ class _ShardedCluster(RedisCluster):
     """
 
     shards: int
+
+    def execute_command(self, *args: Any, **kwargs: Any) -> Any:
+        """Execute a command. Raises redis.RedisError, of which redis-py's own are no kind."""
+        try:
+            return super().execute_command(*args, **kwargs)  # type: ignore[no-untyped-call]
+        except RedisClusterException as error:
+            raise RedisConnectionError(str(error)) from error
 
 
 def row_store(

@@ -40,7 +40,8 @@ RATE = float(os.environ.get("CLUSTER_RATE", "20"))
 SECONDS = float(os.environ.get("CLUSTER_SECONDS", "40"))
 # In the middle of a run a node is killed; this much later it is started again.
 AWAY_S = 12.0
-# Answers in budget: the 50 ms of the decision, and what a busy test machine adds.
+# Half of the answers are in the decision's budget, or take three times as long as before a kill at
+# most: a test machine that runs everything may be slow.
 BUDGET_MS = 50.0
 
 
@@ -71,6 +72,7 @@ class Clusters:
             *store_nodes(self.config, store, services),
         ]
         self.engines = Engines(programs, home)
+        self.calm: dict = {}
         form_redis(self.config, redis[:3], {redis[3]: redis[0]})
         wait_for_port(s3)
         _make_bucket(self.config)
@@ -94,6 +96,13 @@ class Clusters:
         assert running.returncode == 0
         print(name, out)
         return json.loads(out)
+
+    def calm_run(self, seconds: float) -> dict:
+        """Send transactions while every node is there. The run's figures."""
+        told = ("--rate", str(RATE), "--seconds", str(seconds))
+        found = self.here.figures("simulate", "fraud", *told)
+        print("calm", found)
+        return found
 
     def audit(self) -> dict:
         """The audit, once the lake and the rows have every event."""
@@ -164,13 +173,19 @@ def clusters(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clusters]:
     with ExitStack() as stack:
         made = Clusters(tmp_path_factory.mktemp("clusters"))
         stack.callback(made.close)
-        made.here.run("up", "--days", "40")
+        for _ in range(3):  # a service may be slow to start beside so many engines
+            done = made.here.finished(["up", "--days", "40"], 600)
+            if done.returncode == 0:
+                break
+        assert done.returncode == 0, done.stderr[-3_000:]
+        made.calm = made.calm_run(20)
         yield made
 
 
-def check(found: dict, audit: dict) -> None:
+def check(found: dict, audit: dict, calm: dict) -> None:
     assert found["failures"] == 0, found
     assert found["requests"] == RATE * SECONDS
+    assert found["p50_ms"] < max(BUDGET_MS, 3 * calm["p50_ms"])
     assert audit["mismatches"] == audit["gaps"] == 0, audit
 
 
@@ -182,10 +197,10 @@ def decisions(config: Settings) -> int:
 
 
 def test_a_nats_server_is_killed(clusters):
-    before = clusters.audit()["vectors"] if Lake(clusters.config).files(DECISIONS_TABLE) else 0
+    before = clusters.audit()["vectors"]
     found = clusters.run_and_kill(asyncio.run(clusters.leader()))
     audit = clusters.audit()
-    check(found, audit)
+    check(found, audit, clusters.calm)
     assert audit["vectors"] - before == found["requests"]
 
 
@@ -193,9 +208,9 @@ def test_a_nats_server_is_killed(clusters):
 def test_a_redis_master_is_killed(clusters, name):
     found = clusters.run_and_kill(name)
     audit = clusters.audit()
-    check(found, audit)
+    check(found, audit, clusters.calm)
     assert found["degraded"] < found["requests"] * 0.6
-    calm = clusters.here.figures("simulate", "fraud", "--rate", str(RATE), "--seconds", "10")
+    calm = clusters.calm_run(10)
     # A busy machine may be too late for a single read.
     assert calm["failures"] == 0
     assert calm["degraded"] <= 0.05 * calm["requests"]
@@ -204,7 +219,7 @@ def test_a_redis_master_is_killed(clusters, name):
 def test_a_volume_server_is_killed(clusters):
     found = clusters.run_and_kill("store-volume-1")
     audit = clusters.audit()
-    check(found, audit)
+    check(found, audit, clusters.calm)
 
 
 def test_every_row_is_the_fold_of_the_lakes_events(clusters):
