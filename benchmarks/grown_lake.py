@@ -63,7 +63,7 @@ def write(history: int, live: int, flushes: int) -> dict[str, int]:
     labels = labels.sort_by("seq")
     events = Events.from_tables(transactions, labels)
     states = backfill_states(events)
-    write_states(lake, events, states, (START_US + WARM_UP_DAYS * DAY_US) / 1e6, lambda *_: None)
+    write_states(lake, events, states, (START_US + WARM_UP_DAYS * DAY_US) / 1e6)
     before = {n: done.snapshots[events.is_transaction] for n, done in states.items()}
     count = 0
     bounds = np.linspace(first_live, made.last_seq + 1, flushes + 1).astype(np.int64)

@@ -28,6 +28,7 @@ from features.online import (
     Fence,
     RowKeys,
     RowLayout,
+    RowsLost,
     RowStore,
     count_row_error,
     decode_all,
@@ -59,6 +60,9 @@ class ClusterRowStore:
         self._layouts = {view.name: RowLayout.of(view, link.shards) for view in views}
         self._fence = fence
         self._known: frozenset[int] = frozenset()
+        self._claimed: list[int] = []
+        # By shard, up to which sequence this process has written its rows.
+        self._positions: dict[int, int] = {}
         self.blocked: set[int] = set()
 
     def row_keys(self, keys: Mapping[str, Sequence[Key]]) -> RowKeys:
@@ -81,7 +85,9 @@ class ClusterRowStore:
         for shard, error in zip(wanted, errors, strict=True):
             if error is not None:
                 self._block(shard, error)
-        return [shard for shard in wanted if shard not in self.blocked]
+        self._claimed = [shard for shard in wanted if shard not in self.blocked]
+        self._positions = {}
+        return self._claimed
 
     async def is_mended(self) -> bool:
         """Whether one of the blocked shards can be written again; it stays blocked."""
@@ -105,14 +111,20 @@ class ClusterRowStore:
                 self._block(_shard_of(command), reply)
         return decode_all(layouts, row_keys, replies)
 
-    async def write(self, row_keys: RowKeys, rows: Mapping[str, Floats]) -> None:
+    async def write(
+        self, row_keys: RowKeys, rows: Mapping[str, Floats], position: int | None = None
+    ) -> None:
         """Write rows (K, width) back after `read`; rows without events are left out.
+
+        Args:
+            position: All events up to this sequence are in them, see `Fence`: noted with each
+                shard, also with those that have no such event. None: as before.
 
         Raises:
             Superseded: a shard is another process's now.
             redis.WatchError: its fence has changed. Read again.
         """
-        shards: _Shards = {}
+        shards: _Shards = {} if position is None else {shard: [] for shard in self._claimed}
         for name, keys in row_keys.items():
             for command in self._layouts[name].write_commands(keys, rows[name]):
                 shards.setdefault(_shard_of(command), []).append(command)
@@ -125,23 +137,32 @@ class ClusterRowStore:
                 nodes.setdefault(connection, (replicas, []))[1].append(shard)
             except OSError as error:
                 self._block(shard, error)
-        writes = (self._write(c, n, mine, shards) for c, (n, mine) in nodes.items())
+        writes = (self._write(c, n, mine, shards, position) for c, (n, mine) in nodes.items())
         for outcome in await asyncio.gather(*writes, return_exceptions=True):
             if outcome is not None:
                 raise outcome
 
     async def _write(
-        self, connection: RedisConnection, replicas: int, mine: list[int], shards: _Shards
+        self,
+        connection: RedisConnection,
+        replicas: int,
+        mine: list[int],
+        shards: _Shards,
+        position: int | None,
     ) -> None:
         """Write a node's shards, one after another: a connection watches one fence at a time."""
         written = []
         for shard in mine:
             try:
-                fence = self._fence_of(shard)
-                await RowStore(connection, [], fence).execute(shards[shard])
+                before = self._positions.get(shard, 0)
+                store = RowStore(connection, [], self._fence_of(shard), before)
+                await store.execute(shards[shard], position)
                 written.append(shard)
+                self._positions[shard] = before if position is None else position
             except WatchError:
                 raise
+            except RowsLost:
+                self._block(shard, ResponseError("LOST rows that its node had acknowledged"))
             except (OSError, RedisError) as error:
                 self._block(shard, error)
         try:
@@ -175,7 +196,9 @@ class ClusterRowStore:
     def _fence_of(self, shard: int) -> Fence | None:
         if self._fence is None:
             return None
-        return Fence(f"{hash_tag(shard).decode()}{self._fence.key}", self._fence.fields)
+        tag = hash_tag(shard).decode()
+        key, field = self._fence.position
+        return Fence(f"{tag}{self._fence.key}", self._fence.fields, (f"{tag}{key}", field))
 
     def _block(self, shard: int, error: Exception) -> None:
         if shard not in self.blocked:

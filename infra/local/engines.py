@@ -170,9 +170,9 @@ dir ../{folder}
 # An account for each service; no account may change the configuration or run scripts.
 user default off
 {users}
-# Written before it is answered, so a killed Redis loses nothing. Flushed every second, so a power
-# cut may lose a second of aggregated events; the lake holds them all, and flushing each write would
-# make every read wait for the disk.
+# Flushed every second: flushing each write would make every read wait for the disk. A power cut
+# may lose a second of aggregated events, and so may a kill while a flush is slow, since Redis
+# writes nothing then for up to two seconds. The feature worker finds that out and folds them again.
 appendonly yes
 appendfsync everysec
 auto-aof-rewrite-min-size 256mb

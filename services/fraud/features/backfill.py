@@ -48,12 +48,10 @@ def write_states(
     events: Events,
     states: dict[str, BackfilledState],
     since: float,
-    step: ProgressCallback,
 ) -> None:
     """Write the state log from event time `since` (seconds) on, for training."""
-    for number, state in enumerate(states.values(), start=1):
+    for state in states.values():
         write_log(lake, STATE_LOG, events, state, since)
-        step(number, len(states))
 
 
 def load_online(

@@ -26,7 +26,7 @@ from redis.exceptions import RedisError
 from features.aggregation import fold_events, identify, select_rows
 from features.cluster.clients import open_link, open_redis, row_store
 from features.cluster.rows import ClusterRowStore
-from features.online import Fence, Superseded
+from features.online import Fence, RowsLost, Superseded
 from features.redis_connection import RedisLink
 from features.spec import SEQ, Key, State
 from services.fraud.features.ownership.assignment import (
@@ -142,12 +142,13 @@ class FeatureWorker:
 
         Raises:
             Superseded: the rows are another process's now.
+            RowsLost: Redis has lost rows of earlier batches.
             redis.RedisError, OSError, nats.errors.Error: an engine is unavailable; retry the batch.
         """
         async with self.between_batches:
             parsed = await self._parse(batch)
-            if parsed:
-                await self.fold(Events.of([e for e, _ in parsed], [m.seq for _, m in parsed]))
+            events = Events.of([e for e, _ in parsed], [m.seq for _, m in parsed])
+            await self.fold(events, batch[-1].seq)
         now = time.time()
         counted = [m for e, m in parsed if self._assignment.owner(e.customer_id) == self._worker]
         for message in counted:
@@ -158,8 +159,12 @@ class FeatureWorker:
         """Load the compiled kernel before the first events arrive."""
         await self.fold(Events.of([], []))
 
-    async def fold(self, events: Events) -> None:
-        """Read the rows of the events' entities, fold, write back. Raises as `handle` does."""
+    async def fold(self, events: Events, position: int | None = None) -> None:
+        """Read the rows of the events' entities, fold, write back. Raises as `handle` does.
+
+        Args:
+            position: The rows have all events up to this sequence then; None: as before.
+        """
         identified = {state.name: self._identify(state, events) for state in self.states}
         keys = {name: distinct for name, (_, distinct) in identified.items()}
         row_keys = self._store.row_keys(keys)
@@ -168,7 +173,7 @@ class FeatureWorker:
             name: _without_unread(codes, tables[name]) for name, (codes, _) in identified.items()
         }
         fold_events(self.states, events, rows, tables)
-        await self._store.write(row_keys, tables)
+        await self._store.write(row_keys, tables, position)
 
     def _identify(self, state: State, events: Events) -> tuple[Integers, list[Key]]:
         """`identify`, of the entities that are this worker's."""
@@ -259,16 +264,23 @@ async def _serve(
     try:
         await retry_forever(owner.enter, "becoming the owner", (RedisError,))
         while await retry_forever(owner.still_owns, "the assignment", (RedisError,)):
-            claimed = await worker.claim(owner.known_shards)
-            worker.states = await retry_forever(owner.prepare, "taking over", (RedisError,))
-            if owner.took_over:  # rows that were lost are there again
-                claimed = await worker.claim(frozenset())
-            with suppress(RedisError, OSError):  # the record's node is away: next time
-                await owner.note_shards(claimed)
+            take_up = partial(_take_up, worker, owner)
+            worker.states = await retry_forever(take_up, "taking over", (RedisError,))
             await _run_until_changed(worker, owner, consumer)
     finally:
         lag.cancel()
         owner.close()
+
+
+async def _take_up(worker: FeatureWorker, owner: RowOwner) -> list[State]:
+    """Claim the shards of a cluster, and take over. Returns the states whose rows are complete."""
+    owner.claimed = await worker.claim(owner.known_shards)
+    found = await owner.prepare()
+    if owner.took_over:  # rows that were lost are there again
+        owner.claimed = await worker.claim(frozenset())
+    with suppress(RedisError, OSError):  # the record's node is away: next time
+        await owner.note_shards()
+    return found
 
 
 async def _run_until_changed(
@@ -281,7 +293,7 @@ async def _run_until_changed(
     try:
         await asyncio.wait((consuming, *watching), return_when=asyncio.FIRST_COMPLETED)
         if consuming.done():
-            with suppress(Superseded):
+            with suppress(Superseded, RowsLost):
                 consuming.result()  # it ends by an error only
         async with worker.between_batches:
             await cancel_tasks(consuming)

@@ -1,10 +1,12 @@
 """First start: backfill lake and online store, create the streams, train a first champion.
 
-Completed parts are skipped. The stream of events is created last in the backfill: a bootstrap that
-is interrupted earlier starts over.
+Completed parts are skipped. The stream of events is created last: a first start that is interrupted
+earlier starts over.
 """
 
 import asyncio
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nats.js import JetStreamContext
@@ -41,20 +43,33 @@ def bootstrap(config: Settings, candidate: str, seed: int, days: int, bar: Progr
         NotEnoughData: `days` are too few to train on.
     """
     is_new = not asyncio.run(_streams_exist(config))
-    backfilled = None
-    if is_new:
-        backfilled = _backfill(config, seed, days, bar)
-    else:
-        _rebuild_if_needed(config, bar)
     untrained = not Lake(config).exists(served_path(DESIGN))
-    if untrained:
-        from services.fraud.retraining.dataset import point_in_time
-        from services.fraud.retraining.training import train
-        from services.platform.retraining.challenge import promote_without_gate
-
-        made = train(config, candidate, seed, bar, backfilled or point_in_time)
-        promote_without_gate(config, made, "the first champion")
+    with ThreadPoolExecutor(1) as beside:
+        if is_new:
+            made = _backfill(config, seed, days, bar, beside)
+            if untrained:
+                _train(config, candidate, seed, bar, made.read)
+            with bar("logging states for training") as step:
+                step(0, 1)
+                made.logged.result()
+                step(1, 1)
+            asyncio.run(_start_live(config, made.last_seq, made.end_us))
+        else:
+            _rebuild_if_needed(config, bar)
+            if untrained:
+                _train(config, candidate, seed, bar, None)
     return is_new or untrained
+
+
+def _train(
+    config: Settings, candidate: str, seed: int, bar: ProgressBar, read: "PointInTime | None"
+) -> None:
+    from services.fraud.retraining.dataset import point_in_time
+    from services.fraud.retraining.training import train
+    from services.platform.retraining.challenge import promote_without_gate
+
+    made = train(config, candidate, seed, bar, read or point_in_time)
+    promote_without_gate(config, made, "the first champion")
 
 
 def _rebuild_if_needed(config: Settings, bar: ProgressBar) -> None:
@@ -67,8 +82,27 @@ def _rebuild_if_needed(config: Settings, bar: ProgressBar) -> None:
         rebuild.rebuild(config, bar, wait=False)
 
 
-def _backfill(config: Settings, seed: int, days: int, bar: ProgressBar) -> "PointInTime":
-    """Make lake, states, online store and streams. Returns a reader of what training needs."""
+@dataclass(frozen=True)
+class _Backfilled:
+    """What was backfilled.
+
+    Attributes:
+        read: Reads what training needs of it.
+        logged: Done when the lake has the log of states.
+        last_seq: Sequence of the last event.
+        end_us: Event time at which live traffic begins, microseconds.
+    """
+
+    read: "PointInTime"
+    logged: Future[None]
+    last_seq: int
+    end_us: int
+
+
+def _backfill(
+    config: Settings, seed: int, days: int, bar: ProgressBar, beside: Executor
+) -> _Backfilled:
+    """Make lake, states and online store; the log of states is written beside what follows."""
     from features.online import OnlineTable
     from services.fraud.features import backfill
     from services.fraud.features.ownership.handover import OnlineRecord
@@ -89,17 +123,20 @@ def _backfill(config: Settings, seed: int, days: int, bar: ProgressBar) -> "Poin
         events = Events.from_tables(transactions, labels)
         states = backfill.backfill_states(events)
         step(1, 1)
-    with bar("logging states for training") as step:
-        since = (START_US + backfill.WARM_UP_DAYS * DAY_US) / 1e6
-        backfill.write_states(lake, events, states, since, step)
+    since = (START_US + backfill.WARM_UP_DAYS * DAY_US) / 1e6
+    logged = beside.submit(backfill.write_states, lake, events, states, since)
     with bar("loading the online store") as step, open_redis(config) as redis:
         tables = {state.name: OnlineTable(redis, state) for state in STATES}
         for table in tables.values():
             table.clear()
         backfill.load_online(tables, states, step)
         OnlineRecord(redis).reset(STATES)
-    asyncio.run(_start_live(config, made.last_seq, START_US + days * DAY_US))
-    return lambda _, rows: backfill.vectors_before(states, rows)
+    return _Backfilled(
+        lambda _, rows: backfill.vectors_before(states, rows),
+        logged,
+        made.last_seq,
+        START_US + days * DAY_US,
+    )
 
 
 async def _streams_exist(config: Settings) -> bool:

@@ -19,7 +19,7 @@ from services.platform.storage.lake import Lake
 @pytest.fixture(scope="module")
 def store(config, simulated):
     lake = Lake(config)
-    write_states(lake, simulated.events, simulated.states, since=0.0, step=lambda *_: None)
+    write_states(lake, simulated.events, simulated.states, since=0.0)
     yield open_store(config, FEATURE_SET, f"s3://{config.bucket}/{STATE_LOG}")
     lake.remove([STATE_LOG])
 

@@ -277,7 +277,7 @@ async def test_the_state_log_of_a_rebuild_is_that_of_the_backfill(config, nc, sm
 
     await upgraded(config, nc, small, without_hash=True)
     lake = Lake(config)
-    write_states(lake, small.events, small.states, 0.0, lambda *_: None)
+    write_states(lake, small.events, small.states, 0.0)
     expected = {state.name: log_rows(lake, state) for state in STATES}
     monkeypatch.setattr(module, "WARM_UP_DAYS", 0)
     monkeypatch.setattr(module, "_CHUNK", 400)

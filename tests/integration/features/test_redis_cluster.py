@@ -141,7 +141,7 @@ async def test_a_key_of_another_type_is_one_entitys_trouble(cluster, link):
         reader = OnlineReader(link, [CUSTOMER])
         assert await reader.read({"customer_id": "bad"}) == {}
         assert CUSTOMER.name in await reader.read({"customer_id": "good"})
-        store = row_store(link, [CUSTOMER], Fence("f", {"owner": b"me"}))
+        store = row_store(link, [CUSTOMER], Fence("f", {"owner": b"me"}, ("p", "me")))
         assert isinstance(store, ClusterRowStore)
         await store.claim(range(config.shards))
         keys = store.row_keys({CUSTOMER.name: [("bad",), ("good",)]})
@@ -157,8 +157,8 @@ async def test_a_key_of_another_type_is_one_entitys_trouble(cluster, link):
 
 async def test_only_the_process_that_claimed_a_shard_writes_it(cluster, link):
     config, _ = cluster
-    old = ClusterRowStore(link, [CUSTOMER], Fence("f", {"owner": b"old"}))
-    new = ClusterRowStore(link, [CUSTOMER], Fence("f", {"owner": b"new"}))
+    old = ClusterRowStore(link, [CUSTOMER], Fence("f", {"owner": b"old"}, ("p", "me")))
+    new = ClusterRowStore(link, [CUSTOMER], Fence("f", {"owner": b"new"}, ("p", "me")))
     await old.claim(range(config.shards))
     keys = old.row_keys({CUSTOMER.name: [(f"w{n}",) for n in range(40)]})
     await old.read(keys)
@@ -173,7 +173,7 @@ async def test_only_the_process_that_claimed_a_shard_writes_it(cluster, link):
 
 async def test_a_full_node_blocks_its_shards_only(cluster, link):
     config, _ = cluster
-    store = ClusterRowStore(link, [CUSTOMER], Fence("f", {"owner": b"me"}))
+    store = ClusterRowStore(link, [CUSTOMER], Fence("f", {"owner": b"me"}, ("p", "me")))
     await store.claim(range(config.shards))
     keys = store.row_keys({CUSTOMER.name: [(f"o{n}",) for n in range(200)]})
     admin(config, 1).execute_command("CONFIG SET maxmemory 1")
@@ -202,7 +202,7 @@ async def test_a_full_node_blocks_its_shards_only(cluster, link):
 @pytest.mark.parametrize("kind", ["kill", "hang"])
 async def test_a_node_that_is_away_is_its_entities_trouble_and_mends(cluster, link, kind):
     config, engines = cluster
-    store = ClusterRowStore(link, [CUSTOMER], Fence("f", {"owner": b"me"}))
+    store = ClusterRowStore(link, [CUSTOMER], Fence("f", {"owner": b"me"}, ("p", "me")))
     await store.claim(range(config.shards))
     entities = [(f"k{n}",) for n in range(60)]
     keys = store.row_keys({CUSTOMER.name: entities})
@@ -258,7 +258,7 @@ async def test_a_moved_to_a_node_that_does_not_exist_is_one_entitys_trouble(link
 async def test_acknowledged_rows_outlive_their_master(cluster, link):
     """redis-1 has a replica, which takes over; what was written before is there, and is written."""
     config, engines = cluster
-    store = ClusterRowStore(link, [CUSTOMER], Fence("f", {"owner": b"me"}))
+    store = ClusterRowStore(link, [CUSTOMER], Fence("f", {"owner": b"me"}, ("p", "me")))
 
     async def claimed():
         await store.claim(range(config.shards))
@@ -286,7 +286,7 @@ async def test_acknowledged_rows_outlive_their_master(cluster, link):
 
 async def test_a_node_that_comes_back_empty_is_noticed(cluster, link):
     config, engines = cluster
-    store = ClusterRowStore(link, [CUSTOMER], Fence("f", {"owner": b"me"}))
+    store = ClusterRowStore(link, [CUSTOMER], Fence("f", {"owner": b"me"}, ("p", "me")))
 
     async def all_claimed():
         return len(await store.claim(range(config.shards))) == config.shards
@@ -306,3 +306,22 @@ async def test_a_node_that_comes_back_empty_is_noticed(cluster, link):
     assert 0 < len(store.blocked) < config.shards / 2
     assert not await store.is_mended()
     await until(all_claimed, 20)  # once its rows are made anew
+
+
+async def test_a_shard_that_lost_acknowledged_rows_is_not_written(cluster, link):
+    config, _ = cluster
+    store = ClusterRowStore(link, [CUSTOMER], Fence("f", {"owner": b"me"}, ("p", "me")))
+
+    async def all_claimed():
+        return len(await store.claim(range(config.shards))) == config.shards
+
+    await until(all_claimed, 20)
+    keys = store.row_keys({CUSTOMER.name: [("l1",)]})
+    await store.write(keys, {CUSTOMER.name: rows_of(1, 5.0)}, 5)
+    shard = shard_number("l1", config.shards)
+    # As after a restart from a file that is two seconds old.
+    await link.execute([("HSET", f"{{{shard}}}p", "me", "3")])
+    await store.write(keys, {CUSTOMER.name: rows_of(1, 6.0)}, 6)
+    assert store.blocked == {shard}
+    positions = await link.execute([("HGET", f"{{{n}}}p", "me") for n in range(config.shards)])
+    assert positions == [b"3" if n == shard else b"6" for n in range(config.shards)]

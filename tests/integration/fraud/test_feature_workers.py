@@ -14,6 +14,7 @@ from infra.local.engines import free_port
 from services.fraud.features.ownership.assignment import Assignment, assign, read_assignment
 from services.fraud.features.ownership.handover import (
     ASSIGNMENT,
+    POSITIONS,
     RECORD,
     Offer,
     OnlineRecord,
@@ -117,7 +118,8 @@ async def test_a_worker_that_hung_does_not_write_after_a_change(nc, config, redi
     """It has read its rows; then the rows become another's, who folds; then it writes."""
     connection = RedisConnection(config.redis)
     redis.hset(RECORD, owner_field("features"), "a")
-    fence = Fence(RECORD, {ASSIGNMENT: None, owner_field("features"): b"a"})
+    holds = {ASSIGNMENT: None, owner_field("features"): b"a"}
+    fence = Fence(RECORD, holds, (POSITIONS, "features"))
     store = RowStore(connection, [CUSTOMER], fence)
     keys = store.row_keys({CUSTOMER.name: [("c1",)]})
     rows = await store.read(keys)
@@ -144,6 +146,44 @@ async def test_a_worker_that_hung_does_not_write_after_a_change(nc, config, redi
         await store.write(keys, rows)
     assert OnlineTable(redis, CUSTOMER).load([("c1",)])[0, 0] == 7.0
     connection.close()
+
+
+def hashes_of(redis):
+    return {key: redis.hgetall(key) for key in redis.scan_iter(count=1_000)}
+
+
+def put_back(redis, hashes):
+    """Leave what Redis has after it was killed before the newest writes were in its file."""
+    with redis.pipeline() as pipe:
+        for key in redis.scan_iter(count=1_000):
+            pipe.delete(key)
+        for key, fields in hashes.items():
+            pipe.hset(key, mapping=fields)
+        pipe.execute()
+
+
+@pytest.mark.parametrize("meanwhile", ["runs", "killed", "reassigned"])
+async def test_what_redis_has_lost_is_folded_again(nc, config, start, redis, meanwhile):
+    """Killed while a flush of its file is slow, Redis loses writes that it acknowledged."""
+    events = live(300)
+    running = start()
+    seqs = await publish(nc, events[:100], config.shards)
+    await until(lambda: settled(nc, redis), seconds=100)
+    kept = hashes_of(redis)
+    seqs += await publish(nc, events[100:200], config.shards)
+    await until(lambda: settled(nc, redis))
+    if meanwhile == "killed":
+        running.kill()
+        await asyncio.to_thread(running.wait, 10)
+    put_back(redis, kept)
+    if meanwhile == "killed":
+        start()
+    if meanwhile == "reassigned":
+        await assign(nc.jetstream(), redis, 2, config.shards)
+        start(1)
+    seqs += await publish(nc, events[200:], config.shards)
+    await until(lambda: settled(nc, redis), seconds=100)
+    assert_equal_to_backfill(redis, events, seqs)
 
 
 async def test_a_second_process_of_one_number_ends_the_first(nc, config, start, redis):

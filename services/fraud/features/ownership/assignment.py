@@ -18,6 +18,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import orjson
 from nats.js import JetStreamContext
@@ -29,10 +30,12 @@ from features.cluster.clients import open_redis
 from features.spec import Key, State
 from services.fraud.features.ownership.handover import (
     ASSIGNMENT,
+    POSITIONS,
     RECORD,
     decoded,
     fields_of,
     pending,
+    position_keys,
 )
 from services.fraud.features.states import STATES
 from services.fraud.ingestion.events import STREAM, shard
@@ -164,12 +167,17 @@ async def assign(js: JetStreamContext, redis: Redis, workers: int, shards: int) 
             return old
         _check_taken(record, old)
         epoch = max(old.epoch + 1, int(time.time()))
-        new = Assignment(epoch, workers, shards, await _lowest(js, old))
+        positions = _positions(redis, old)
+        new = Assignment(epoch, workers, shards, await _lowest(js, old, positions))
         pipe.multi()
         added, removed = fields_of(record, new.durables, old.durables)
         pipe.hset(RECORD, mapping={**added, ASSIGNMENT: new.encoded()})
         if removed:
             pipe.hdel(RECORD, *removed)
+        if not getattr(
+            redis, "shards", 0
+        ):  # a cluster's are in other slots; their names never return
+            pipe.hdel(POSITIONS, *old.durables)
         try:
             pipe.execute()
         except WatchError:
@@ -190,9 +198,24 @@ def _check_taken(record: Mapping[str, str], old: Assignment) -> None:
         )
 
 
-async def _lowest(js: JetStreamContext, old: Assignment) -> int:
-    """The sequence up to which every worker has folded all events. It may only be too low."""
-    return min([await floor(js, old, worker) for worker in range(old.workers)])
+def _positions(redis: Redis, old: Assignment) -> list[bytes | None]:
+    """Up to which sequence Redis has the rows of each worker, and in a cluster of each shard."""
+    count = getattr(redis, "shards", 0)
+    found: list[Any] = []
+    for worker, name in enumerate(old.durables):
+        keys = position_keys(redis, old.shards_of(worker, count))
+        found += [redis.hget(key, name) for key in keys]
+    return found
+
+
+async def _lowest(js: JetStreamContext, old: Assignment, positions: list[bytes | None]) -> int:
+    """The sequence up to which every worker has folded all events. It may only be too low.
+
+    Args:
+        positions: By worker, up to which sequence Redis has its rows, where that is known.
+    """
+    floors = [await floor(js, old, worker) for worker in range(old.workers)]
+    return min([*floors, *(int(position) for position in positions if position is not None)])
 
 
 async def floor(js: JetStreamContext, assignment: Assignment, worker: int) -> int:

@@ -20,7 +20,7 @@ the sequence that it logs.
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -29,7 +29,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from redis import Redis
 
+from features.cluster.shards import hash_tag
 from features.online import PROJECT, OnlineTable
+from features.redis_connection import RedisLink
 from features.spec import Key, State
 from features.state_log import stack
 from services.fraud.problem import DESIGN
@@ -38,6 +40,8 @@ from services.platform.storage.lake import Lake
 log = logging.getLogger(__name__)
 
 RECORD = f"{PROJECT}:{DESIGN}:features"
+# By durable consumer, the sequence up to which its worker's rows are in Redis.
+POSITIONS = f"{PROJECT}:{DESIGN}:positions"
 OFFERS_FOLDER = f"{DESIGN}/rebuild"
 _OFFER = "offer"
 # The field with the workers' assignment: see `assignment.py`.
@@ -88,7 +92,8 @@ class OnlineRecord:
 
     def reset(self, states: Sequence[State]) -> None:
         """Begin a new record, in which the rows of states are complete."""
-        self._redis.delete(RECORD)
+        for key in (RECORD, *position_keys(self._redis)):
+            self._redis.delete(key)
         self.complete(states)
 
     def offer(self, offer: Offer) -> None:
@@ -179,6 +184,20 @@ def replace_rows(
 def owner_field(worker: str) -> str:
     """The field with the process that runs as a worker, which nothing but itself may write."""
     return f"owner:{worker}"
+
+
+def position_keys(redis: Redis | RedisLink, shards: Iterable[int] | None = None) -> list[str]:
+    """Where positions are: in one Redis, in one hash; in a cluster, in one a shard.
+
+    Args:
+        redis: A client of `features.cluster.clients`, or a connection.
+        shards: Which shards' of a cluster; all if None.
+    """
+    count = int(getattr(redis, "shards", 0))
+    if not count:
+        return [POSITIONS]
+    wanted = range(count) if shards is None else shards
+    return [f"{hash_tag(shard).decode()}{POSITIONS}" for shard in wanted]
 
 
 def shard_field(shard: int) -> str:

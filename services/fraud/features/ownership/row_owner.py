@@ -16,6 +16,7 @@ from features.spec import Key, State
 from services.fraud.features.ownership.assignment import Assignment, floor
 from services.fraud.features.ownership.handover import (
     ASSIGNMENT,
+    POSITIONS,
     RECORD,
     Offer,
     OnlineRecord,
@@ -24,6 +25,7 @@ from services.fraud.features.ownership.handover import (
     entries,
     owner_field,
     pending,
+    position_keys,
     replace_rows,
     shard_field,
     shards_of,
@@ -45,6 +47,7 @@ class RowOwner:
     Attributes:
         fence: What holds while this process may write them.
         known_shards: In a cluster, the shards that had rows when `still_owns` was asked.
+        claimed: In a cluster, the shards that it may write now.
         took_over: Whether the last `prepare` took an offer.
     """
 
@@ -80,10 +83,12 @@ class RowOwner:
         self._process = uuid4().hex[:12]
         self._seen: Record = {}
         self.known_shards: frozenset[int] = frozenset()
+        self.claimed: list[int] = []
         self.took_over = False
         encoded = assignment.encoded().encode() if assignment.epoch else None
         owner = owner_field(self._name)
-        self.fence = Fence(RECORD, {ASSIGNMENT: encoded, owner: self._process.encode()})
+        holds = {ASSIGNMENT: encoded, owner: self._process.encode()}
+        self.fence = Fence(RECORD, holds, (POSITIONS, self._name))
 
     async def enter(self) -> None:
         """Become the one process that runs as this worker; one that did so before writes no more.
@@ -114,7 +119,9 @@ class RowOwner:
         return True
 
     async def prepare(self) -> list[State]:
-        """Take over an offer if there is one. Returns the states whose rows are complete.
+        """Take over an offer if there is one, and go back to what Redis has of the rows.
+
+        Returns the states whose rows are complete.
 
         Raises:
             redis.RedisError, OSError, nats.errors.Error: an engine is unavailable. Try again.
@@ -126,12 +133,33 @@ class RowOwner:
             await self._take(offer)
         backfilled = (await self._js.stream_info(STREAM)).state.first_seq - 1
         last_folded = max(await floor(self._js, self._assignment, self._worker), backfilled)
+        last_folded = await self._go_back(last_folded)
         found = await asyncio.to_thread(self._record.usable, self._states, last_folded)
         for state in self._states:
             if state not in found:
                 log.warning("%s: rows are not complete, run `whiteboard rebuild fraud`", state.name)
         self._seen = await asyncio.to_thread(self._record.read)
         return found
+
+    async def _go_back(self, last_folded: int) -> int:
+        """Have the events folded again whose rows Redis has lost. Returns the last before them."""
+        keys = position_keys(self._redis, self.claimed)
+        found = await self._redis.execute([("HGET", key, self._name) for key in keys])
+        # Without one, rows are from before positions were noted.
+        absent = [key for key, position in zip(keys, found, strict=True) if position is None]
+        await self._note_position(last_folded, absent)
+        position = min((int(p) for p in found if p is not None), default=last_folded)
+        if position < last_folded:
+            log.warning(
+                "%s: Redis has lost the rows of sequence %d to %d: folding them again",
+                self._name, position + 1, last_folded,
+            )  # fmt: skip
+            await self._consumer.restart(after=position)
+            return position
+        return last_folded
+
+    async def _note_position(self, seq: int, keys: Iterable[str]) -> None:
+        await self._redis.execute([("HSET", key, self._name, str(seq)) for key in keys])
 
     async def changed(self) -> None:
         """Wait until there is another assignment, owner, offer, or entry for one of the states."""
@@ -141,10 +169,13 @@ class RowOwner:
                 if self._relevant(await self._read()) != self._relevant(self._seen):
                     return
 
-    async def note_shards(self, claimed: Iterable[int]) -> None:
-        """Note that shards of a cluster have their rows. Raises redis.RedisError, OSError."""
+    async def note_shards(self) -> None:
+        """Note that claimed shards have their rows. Raises redis.RedisError, OSError."""
         new = [
-            pair for n in claimed if n not in self.known_shards for pair in (shard_field(n), "1")
+            pair
+            for n in self.claimed
+            if n not in self.known_shards
+            for pair in (shard_field(n), "1")
         ]
         if new:
             await self._redis.execute([("HSET", RECORD, *new)])
@@ -163,6 +194,7 @@ class RowOwner:
                 replace_rows, self._bulk, self._lake, offer, state, self._owns
             )
             log.info("%s: %d rows", state.name, count)
+        await self._note_position(offer.last_seq, position_keys(self._redis, self.claimed))
         await self._consumer.restart(after=offer.last_seq)
         await asyncio.to_thread(self._record.take, self._name, offer, self._states)
 
