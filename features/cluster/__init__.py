@@ -4,7 +4,7 @@
 says that the online store is one. Rows of a shard lie in one slot: their keys begin with the
 shard's hash tag, `{7}`. So a worker writes the rows of a shard in one transaction, on the condition
 that it owns the shard: Redis' transactions span no two slots, and no account may run scripts
-(docs/adr/0024). A request asks each node once.
+(docs/adr/0025). A request asks each node once.
 
 One node's trouble is its own: what it has is left out of a request, which is decided by the cached
 rows then, and a feature worker goes on with the other nodes' shards. It acknowledges nothing
