@@ -28,7 +28,7 @@ from services.platform.design import (
 from services.platform.models.names import served_path
 from services.platform.progress import noted, progress_folder
 from services.platform.run import SHARED
-from services.platform.runtime.worker import lower_priority
+from services.platform.runtime.worker import lower_priority, training_threads
 from services.platform.secret_files import make_secret, secrets_folder
 from services.platform.settings import Settings
 from services.walkthrough.token import page_url
@@ -204,7 +204,8 @@ def bootstrap_missing(
     """
     if idle:
         lower_priority(os.getpid())
-        os.nice(DEFERRABLE_NICE)  # fewer threads train: see `training_threads`
+        os.nice(DEFERRABLE_NICE)  # fewer threads train: see `TrainingThreads`
+        training_threads.expect_signal()
     folder = progress_folder(config.home)
     with errors_as_messages():
         made = [one.bootstrap(config, seed, days, noted(folder, one.name, bar)) for one in designs]

@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 import signal
+import sys
 from collections.abc import Awaitable, Callable
 
 import uvloop
@@ -37,14 +38,35 @@ def lower_priority(pid: int) -> None:
             os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))
 
 
-def training_threads() -> int:
-    """Threads that training may use: all cores, or half of them at a nice value above 0.
+class TrainingThreads:
+    """How many threads training may use.
 
-    With every core busy, OpenMP's threads wait at their barriers for preempted ones, so that more
-    threads train no faster.
+    All cores, or half of them at a nice value above 0: with every core busy, OpenMP's threads wait
+    at their barriers for preempted ones, so that more threads train no faster. Once told by a
+    signal that nothing else runs, all cores again.
     """
-    cores = os.cpu_count() or 1
-    return max(cores // 2, 1) if os.nice(0) else cores
+
+    ALONE = signal.SIGUSR1
+
+    def __init__(self) -> None:
+        self._alone = False
+
+    def __call__(self) -> int:
+        """Number of threads."""
+        cores = os.cpu_count() or 1
+        return max(cores // 2, 1) if os.nice(0) and not self._alone else cores
+
+    def expect_signal(self) -> None:
+        """Take `ALONE` in this process from now on, also in the middle of training."""
+        signal.signal(self.ALONE, self._use_all_cores)
+
+    def _use_all_cores(self, *_: object) -> None:
+        self._alone = True
+        if torch := sys.modules.get("torch"):
+            torch.set_num_threads(self())
+
+
+training_threads = TrainingThreads()
 
 
 async def _run_until_signal(main: Callable[[], Awaitable[None]]) -> None:

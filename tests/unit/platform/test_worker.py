@@ -27,6 +27,15 @@ def test_background_training_leaves_cores_free():
     assert output_of(THREADS, 10) == str(max(os.cpu_count() // 2, 1))
 
 
+def test_background_training_takes_all_cores_once_it_is_alone():
+    code = """import os
+from services.platform.runtime.worker import training_threads
+training_threads.expect_signal()
+os.kill(os.getpid(), training_threads.ALONE)
+print(training_threads())"""
+    assert output_of(code, 10) == str(os.cpu_count())
+
+
 def test_lower_priority_puts_a_process_and_its_children_into_the_idle_class():
     child = "import os; print(os.sched_getscheduler(0) == os.SCHED_IDLE)"
     code = f"""import os, subprocess, sys
