@@ -14,7 +14,7 @@ REACHABLE_TORCH_INDEX = $$([ -z "$(TORCH_INDEX_URL)" ] || ! curl -fsIo /dev/null
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-e2e test-questions test-compose test-security test-federated federated \
+.PHONY: help setup demo test test-e2e test-cluster test-questions test-compose test-security test-federated federated \
     federated-setup spark-setup test-spark check bench architecture kubernetes picture page-setup lock down wipe
 
 help:  ## Show this
@@ -78,6 +78,9 @@ test-e2e: setup federated-setup  ## The whole stack, killed and mended; minutes
 
 test-questions: setup  ## Every command of docs/questions.md on a stack; half an hour
 	$(BIN)/pytest -m e2e tests/e2e/test_questions.py
+
+test-cluster: setup  ## Clusters of the engines on loopback, nodes killed under traffic; minutes
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m e2e tests/e2e/test_cluster.py
 
 # Tests of the page, and its picture, need Playwright, Debian's chromium, and axe-core from npm.
 page-setup: setup  ## Install Playwright and axe-core, for the page's tests

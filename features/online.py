@@ -10,6 +10,8 @@ and therefore skips (https://protobuf.dev/programming-guides/proto3/#unknowns). 
 both, so a row and its hash are always consistent. A row under another hash is left out wherever it
 is read: it becomes a row of NaN, as if it had not been read, and is counted. A row without a hash
 was written before rows had one, or by Feast; it counts as one of `View.first_hash`.
+
+In a cluster a key begins with the hash tag of its shard, and Feast's own reader finds no row there.
 """
 
 import struct
@@ -22,10 +24,12 @@ import mmh3
 import numpy as np
 from google.protobuf.timestamp_pb2 import Timestamp
 from hiredis import ReplyError
+from prometheus_client import Counter
 from redis import Redis
 from redis.exceptions import ResponseError, WatchError
 
-from features.redis_connection import TIMEOUT_S, Command, RedisConnection
+from features.cluster.shards import hash_tag, shard_number
+from features.redis_connection import TIMEOUT_S, Command, RedisConnection, RedisLink
 from features.spec import SEQ, TIME, Key, View
 from services.platform.telemetry import count_left_out
 from services.platform.types import Floats
@@ -47,6 +51,20 @@ _DOUBLE_LIST_TAG = b"\x7a"  # Value.double_list_val = 15, length-delimited
 _DOUBLE = np.dtype("<f8")
 _PACKED_TAG = b"\x0a"  # DoubleList.val = 1, packed
 _HASH_FIELD = 2047  # a number that Value.proto does not use, fixed64
+_WRONG_TYPE = "WRONGTYPE"
+
+ROW_ERRORS = Counter(
+    "online_row_errors_total", "Rows of the online store that were not read or written", ["reason"]
+)
+
+
+def count_row_error(error: Exception) -> None:
+    """Count a row that was not read or written, by why: WRONGTYPE, OOM, MOVED, timeout, away."""
+    if isinstance(error, ReplyError | ResponseError):
+        reason = str(error).partition(" ")[0].lower()
+    else:
+        reason = "timeout" if isinstance(error, TimeoutError) else "away"
+    ROW_ERRORS.labels(reason).inc()
 
 
 def _varint(value: int) -> bytes:
@@ -86,6 +104,8 @@ class RowLayout:
         absent: Value of an entity without events, which is not stored.
         zeros: Its float64s.
         unread: Float64s of a row under another hash: NaN.
+        sharding: Index of the view's key whose shard the rows lie in.
+        tags: In a cluster, the hash tag of each shard; none in one Redis.
     """
 
     view: View
@@ -101,10 +121,16 @@ class RowLayout:
     absent: bytes
     zeros: bytes
     unread: bytes
+    sharding: int
+    tags: tuple[bytes, ...]
 
     @classmethod
-    def of(cls, view: View) -> "RowLayout":
-        """The layout of a view."""
+    def of(cls, view: View, shards: int = 0) -> "RowLayout":
+        """The layout of a view.
+
+        Args:
+            shards: In a cluster, the shards by which the rows of an entity lie; 0 in one Redis.
+        """
         names = sorted(view.keys)
         joined = b"".join(_STRING + _sized(name) for name in names)
         packed = _PACKED_TAG + _varint(8 * view.width)
@@ -126,6 +152,8 @@ class RowLayout:
             absent=header + zeros + trailer,
             zeros=zeros,
             unread=np.full(view.width, np.nan, _DOUBLE).tobytes(),
+            sharding=view.keys.index(view.shard) if shards else 0,
+            tags=tuple(map(hash_tag, range(shards))),
         )
 
     def key(self, values: Sequence[str]) -> bytes:
@@ -135,11 +163,13 @@ class RowLayout:
             raw = values[i].encode()
             parts += (_STRING, _length(len(raw)), raw)
         parts.append(_PROJECT)
+        if self.tags:
+            parts.insert(0, self.tags[shard_number(values[self.sharding], len(self.tags))])
         return b"".join(parts)
 
     def entity(self, key: bytes) -> Key:
         """The keys of an entity, in the order of `View.keys`, from its Redis key."""
-        parts, begin = [""] * len(self.order), len(self.prefix)
+        parts, begin = [""] * len(self.order), self._tag_size(key) + len(self.prefix)
         for i in self.order:
             begin += len(_STRING)
             (size,) = _length_of(key, begin)
@@ -150,7 +180,17 @@ class RowLayout:
 
     def holds(self, key: bytes) -> bool:
         """Whether a Redis key is of an entity of this view."""
-        return key.startswith(self.prefix) and key.endswith(_PROJECT)
+        return key.startswith(self.prefix, self._tag_size(key)) and key.endswith(_PROJECT)
+
+    @property
+    def pattern(self) -> bytes:
+        """Redis glob pattern of the keys of the view's entities."""
+        tag = b"{*}" if self.tags else b""
+        return tag + _literal(self.prefix) + b"*" + _PROJECT
+
+    def _tag_size(self, key: bytes) -> int:
+        """Bytes of a key's hash tag."""
+        return key.find(b"}") + 1 if self.tags else 0
 
     def is_first(self, raw: bytes) -> bool:
         """Whether a stored value has no hash and is of this view's declaration nevertheless."""
@@ -236,16 +276,21 @@ def _timestamp(seconds: float) -> bytes:
 class OnlineReader:
     """Reads the rows that one request needs, in one round trip."""
 
-    def __init__(self, redis: RedisConnection, views: Sequence[View]) -> None:
+    def __init__(self, redis: RedisLink, views: Sequence[View]) -> None:
         self._redis = redis
-        self._layouts = [RowLayout.of(view) for view in views]
+        self._layouts = [RowLayout.of(view, redis.shards) for view in views]
+
+    def __len__(self) -> int:
+        """Number of views, and of rows that `read` returns at best."""
+        return len(self._layouts)
 
     async def read(
         self, keys: Mapping[str, str | None], timeout_s: float = TIMEOUT_S
     ) -> dict[str, Floats]:
         """By view name, (1, width): zeros for an entity without events.
 
-        NaN for a null key, and for a row under another hash.
+        NaN for a null key, and for a row under another hash. A row that is not read has no entry,
+        and is counted: its key is of another type, or its node in a cluster does not answer.
 
         Args:
             keys: By entity, the request's key, None where absent.
@@ -264,9 +309,12 @@ class OnlineReader:
                 requested.append(layout)
             else:
                 rows[layout.view.name] = np.full((1, layout.view.width), np.nan)
-        replies = await self._redis.execute(commands, timeout_s)
+        replies = await self._redis.results(commands, timeout_s)
         for layout, raw in zip(requested, replies, strict=True):
-            rows[layout.view.name] = layout.decode((raw,))
+            if isinstance(raw, Exception):
+                count_row_error(raw)
+            else:
+                rows[layout.view.name] = layout.decode((raw,))
         return rows
 
     async def scan(self, count: int) -> AsyncIterator[dict[str, list[tuple[Key, Floats]]]]:
@@ -280,22 +328,57 @@ class OnlineReader:
         Raises:
             redis.RedisError, OSError: Redis is unavailable.
         """
-        cursor = b"0"
-        while True:
-            [[cursor, keys]] = await self._redis.execute([("SCAN", cursor, "COUNT", str(count))])
-            found = {layout: [k for k in keys if layout.holds(k)] for layout in self._layouts}
-            commands = [c for layout, held in found.items() for c in layout.read_commands(held)]
-            raws = iter(await self._redis.execute(commands))
-            yield {
-                layout.view.name: [
-                    (layout.entity(key), layout.decode((raw,)))
-                    for key, raw in zip(held, islice(raws, len(held)), strict=True)
-                    if raw is not None and raw[layout.end :] == layout.trailer
-                ]
-                for layout, held in found.items()
-            }
-            if cursor == b"0":
-                return
+        await self._redis.open()
+        for node in self._redis.nodes:
+            cursor = b"0"
+            while True:
+                [[cursor, keys]] = await node.execute([("SCAN", cursor, "COUNT", str(count))])
+                yield await self._page(node, keys)
+                if cursor == b"0":
+                    break
+
+    async def _page(
+        self, node: RedisConnection, keys: list[bytes]
+    ) -> dict[str, list[tuple[Key, Floats]]]:
+        """The rows of some Redis keys of a node."""
+        found = {layout: [k for k in keys if layout.holds(k)] for layout in self._layouts}
+        commands = [c for layout, held in found.items() for c in layout.read_commands(held)]
+        raws = iter(await node.results(commands))
+        return {
+            layout.view.name: [
+                (layout.entity(key), layout.decode((raw,)))
+                for key, raw in zip(held, islice(raws, len(held)), strict=True)
+                if isinstance(raw, bytes) and raw[layout.end :] == layout.trailer
+            ]
+            for layout, held in found.items()
+        }
+
+
+def is_wrong_type(reply: Any) -> bool:
+    """Whether a reply says that a key holds no row but a value of another type."""
+    return isinstance(reply, Exception) and str(reply).startswith(_WRONG_TYPE)
+
+
+def decode_all(
+    layouts: Mapping[str, RowLayout], row_keys: RowKeys, replies: Sequence[Any]
+) -> dict[str, Floats]:
+    """By state name, the rows (K, width) of replies in the order of the keys.
+
+    NaN where the reply is an exception, which is counted.
+    """
+    found = iter(replies)
+    rows = {}
+    for name, keys in row_keys.items():
+        raws = list(islice(found, len(keys)))
+        unread = [at for at, raw in enumerate(raws) if isinstance(raw, Exception)]
+        for at in unread:
+            count_row_error(raws[at])
+            raws[at] = None
+        rows[name] = layouts[name].decode(raws)
+        if unread:
+            rows[name] = rows[name].copy()
+            rows[name][unread] = np.nan
+    return rows
 
 
 class Superseded(Exception):
@@ -327,7 +410,14 @@ class Fence:
         return [("WATCH", self.key), ("HMGET", self.key, *self.fields), ("HGET", *self.position)]
 
     def check(self, replies: Sequence[Any]) -> int:
-        """Check the replies to `commands`. Returns the position. Raises Superseded."""
+        """Check the replies to `commands`. Returns the position.
+
+        Raises:
+            Superseded: it does not hold. redis.ResponseError: a command was refused.
+        """
+        for reply in replies[:3]:
+            if isinstance(reply, ReplyError):
+                raise ResponseError(str(reply))
         if list(replies[1]) != list(self.fields.values()):
             raise Superseded
         return int(replies[2] or 0)
@@ -345,13 +435,22 @@ class RowStore:
     """
 
     def __init__(
-        self, redis: RedisConnection, views: Sequence[View], fence: Fence | None = None
+        self,
+        redis: RedisConnection,
+        views: Sequence[View],
+        fence: Fence | None = None,
+        position: int = 0,
     ) -> None:
+        """Read nothing yet.
+
+        Args:
+            position: Up to which sequence this process has written the rows.
+        """
         self._redis = redis
         self._layouts = {view.name: RowLayout.of(view) for view in views}
         self._fence = fence
         self._session = 0
-        self._position = 0  # that this process wrote last
+        self._position = position
 
     def row_keys(self, keys: Mapping[str, Sequence[Key]]) -> RowKeys:
         """By state name, the Redis keys of its K entities."""
@@ -360,7 +459,7 @@ class RowStore:
     async def read(self, row_keys: RowKeys) -> dict[str, Floats]:
         """By state name, (K, width) rows: zeros for entities without events.
 
-        NaN for a row under another hash, which `write` leaves as it is.
+        NaN for a row under another hash or of another type, which `write` leaves as it is.
 
         Raises:
             Superseded: the fence does not hold.
@@ -369,11 +468,11 @@ class RowStore:
         """
         layouts = self._layouts
         commands = [c for name, keys in row_keys.items() for c in layouts[name].read_commands(keys)]
-        found = iter(await self._watched(commands) if commands or self._fence else [])
-        return {
-            name: layouts[name].decode(list(islice(found, len(keys))))
-            for name, keys in row_keys.items()
-        }
+        replies = await self._watched(commands) if commands or self._fence else []
+        for reply in replies:
+            if isinstance(reply, ReplyError) and not is_wrong_type(reply):
+                raise ResponseError(str(reply))
+        return decode_all(layouts, row_keys, replies)
 
     async def write(
         self, row_keys: RowKeys, rows: Mapping[str, Floats], position: int | None = None
@@ -393,13 +492,24 @@ class RowStore:
             for name, keys in row_keys.items()
             for command in self._layouts[name].write_commands(keys, rows[name])
         ]
+        await self.execute(commands, position, watched=True)
+
+    async def execute(
+        self, commands: list[Command], position: int | None = None, watched: bool = False
+    ) -> None:
+        """Execute commands, which write, while the fence holds. Raises as `write` and `read` do.
+
+        Args:
+            position: See `write`.
+            watched: Whether `read` has set the fence just now.
+        """
         if self._fence is None:
             await self._redis.execute(commands)
             return
         if position is not None:
             commands.append(("HSET", *self._fence.position, str(position)))
         for begin in range(0, len(commands), _IN_TRANSACTION):
-            if begin:
+            if begin or not watched:
                 await self._watched([])
             part = commands[begin : begin + _IN_TRANSACTION]
             await self._transact(part)
@@ -409,9 +519,9 @@ class RowStore:
     async def _watched(self, commands: list[Command]) -> list[Any]:
         """Replies to commands, with the fence set before them."""
         if self._fence is None:
-            return await self._redis.execute(commands)
+            return await self._redis.results(commands)
         before = self._fence.commands
-        replies = await self._redis.execute([*before, *commands])
+        replies = await self._redis.results([*before, *commands])
         self._session = self._redis.session
         position = self._fence.check(replies)
         if position < self._position:
@@ -436,25 +546,35 @@ class OnlineTable:
 
     def __init__(self, redis: Redis, view: View) -> None:
         self._redis = redis
-        self._layout = RowLayout.of(view)
+        # A client of a cluster says by how many shards: see `features.cluster.clients`.
+        self._layout = RowLayout.of(view, getattr(redis, "shards", 0))
 
     def load(self, keys: Sequence[Key]) -> Floats:
-        """(K, width) rows of K entities, as `RowLayout.decode`. Raises redis.RedisError."""
-        return self._layout.decode(
-            self._execute(self._layout.read_commands(self._redis_keys(keys)))
-        )
+        """(K, width) rows of K entities, as `decode_all`. Raises redis.RedisError."""
+        name, found = self._layout.view.name, self._redis_keys(keys)
+        replies = self._execute(self._layout.read_commands(found))
+        return decode_all({name: self._layout}, {name: found}, replies)[name]
 
     def store(self, keys: Sequence[Key], rows: Floats) -> None:
-        """Write rows (K, width); rows without events are left out. Raises redis.RedisError."""
-        self._execute(self._layout.write_commands(self._redis_keys(keys), rows))
+        """Write rows (K, width); rows without events are left out. Raises redis.RedisError.
+
+        A key of another type is replaced.
+        """
+        commands = self._layout.write_commands(self._redis_keys(keys), rows)
+        replies = self._execute(commands)
+        wrong = [c for c, reply in zip(commands, replies, strict=True) if is_wrong_type(reply)]
+        if wrong:
+            self._execute([("DEL", command[1]) for command in wrong])
+            self._execute(wrong)
 
     def entities(self) -> Iterator[Key]:
         """Keys of the entities that have a row, under whatever hash. Raises redis.RedisError."""
-        pattern = _literal(self._layout.prefix) + b"*" + PROJECT.encode()
-        for page in _pages(self._redis.scan_iter(pattern, count=_PAGE)):
+        for page in _pages(self._redis.scan_iter(self._layout.pattern, count=_PAGE)):
             held = self._execute([("HEXISTS", key, self._layout.field) for key in page])
             yield from (
-                self._layout.entity(k) for k, has_row in zip(page, held, strict=True) if has_row
+                self._layout.entity(key)
+                for key, has_row in zip(page, held, strict=True)
+                if has_row and not is_wrong_type(has_row)
             )
 
     def delete(self, keys: Iterable[Key]) -> None:
@@ -474,14 +594,19 @@ class OnlineTable:
         """
         for key in self.entities():
             [raw] = self._execute(self._layout.read_commands([self._layout.key(key)]))
-            return raw is not None and self._layout.is_first(raw)
+            return isinstance(raw, bytes) and self._layout.is_first(raw)
         return None
 
     def _redis_keys(self, keys: Sequence[Key]) -> list[bytes]:
         return list(map(self._layout.key, keys))
 
     def _execute(self, commands: Sequence[Command]) -> list[Any]:
+        """Replies, an exception for each key of another type. Raises redis.RedisError."""
         pipeline = self._redis.pipeline(transaction=False)
         for command in commands:
             pipeline.execute_command(*command)
-        return pipeline.execute()
+        replies = pipeline.execute(raise_on_error=False)
+        for reply in replies:
+            if isinstance(reply, Exception) and not is_wrong_type(reply):
+                raise reply
+        return replies

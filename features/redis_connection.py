@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import hiredis
 from redis.asyncio.connection import parse_url
@@ -160,6 +160,36 @@ class _Protocol(asyncio.Protocol):
                 pending.future.set_result(pending.replies)
 
 
+class RedisLink(Protocol):
+    """What reads the online store: a connection to one Redis, or to the nodes of a cluster.
+
+    Attributes:
+        shards: In a cluster, the shards by which an entity's rows lie; 0 in one Redis.
+    """
+
+    shards: int
+
+    @property
+    def nodes(self) -> list["RedisConnection"]:
+        """The connections to every node that answers."""
+
+    @property
+    def away(self) -> list[str]:
+        """The nodes of a cluster that do not answer, as host:port."""
+
+    async def open(self) -> None:
+        """Connect now. Raises OSError or redis.RedisError."""
+
+    async def execute(self, commands: Sequence[Command], timeout_s: float = TIMEOUT_S) -> list[Any]:
+        """Replies to the commands. Raises OSError or redis.RedisError where one has none."""
+
+    async def results(self, commands: Sequence[Command], timeout_s: float = TIMEOUT_S) -> list[Any]:
+        """Replies to the commands, with exceptions among them for those that have none."""
+
+    def close(self) -> None:
+        """Close the connections."""
+
+
 class RedisConnection:
     """A shared connection. It opens at the first call or by `open`, and again after a loss.
 
@@ -167,7 +197,10 @@ class RedisConnection:
 
     Attributes:
         session: Number of the connection, counted from 1.
+        shards: 0: rows lie in one Redis, see `RedisLink`.
     """
+
+    shards = 0
 
     def __init__(self, url: str) -> None:
         self._options: dict[str, Any] = dict(parse_url(url))
@@ -175,13 +208,42 @@ class RedisConnection:
         self._opening = asyncio.Lock()
         self.session = 0
 
+    @property
+    def nodes(self) -> list["RedisConnection"]:
+        """The connection itself: one Redis is all of the store."""
+        return [self]
+
+    @property
+    def away(self) -> list[str]:
+        """None: where this Redis does not answer, calls raise."""
+        return []
+
     async def execute(
         self,
         commands: Sequence[Command],
         timeout_s: float = TIMEOUT_S,
         session: int | None = None,
     ) -> list[Any]:
-        """Replies to the commands, in one round trip.
+        """As `results`, but a refused command raises.
+
+        Raises:
+            TimeoutError: no reply within `timeout_s`.
+            OSError: Redis is unavailable, or the connection was lost.
+            redis.ResponseError: Redis refused a command.
+        """
+        replies = await self.results(commands, timeout_s, session)
+        for value in replies:
+            if isinstance(value, hiredis.ReplyError):
+                raise ResponseError(str(value))
+        return replies
+
+    async def results(
+        self,
+        commands: Sequence[Command],
+        timeout_s: float = TIMEOUT_S,
+        session: int | None = None,
+    ) -> list[Any]:
+        """Replies to the commands, in one round trip; hiredis.ReplyError for a refused one.
 
         Args:
             timeout_s: How long to wait for the connection and for the replies, seconds each.
@@ -190,7 +252,6 @@ class RedisConnection:
         Raises:
             TimeoutError: no reply within `timeout_s`.
             OSError: Redis is unavailable, or the connection was lost.
-            redis.ResponseError: Redis refused a command.
         """
         if not commands:
             return []
@@ -200,11 +261,7 @@ class RedisConnection:
             async with asyncio.timeout(timeout_s):
                 await self.open()
         packed = b"".join(map(hiredis.pack_command, commands))
-        replies = await self._protocol.execute(packed, len(commands), timeout_s)
-        for value in replies:
-            if isinstance(value, hiredis.ReplyError):
-                raise ResponseError(str(value))
-        return replies
+        return await self._protocol.execute(packed, len(commands), timeout_s)
 
     async def open(self) -> None:
         """Connect now. OSError: Redis is unavailable. redis.ResponseError: wrong credentials."""

@@ -70,6 +70,10 @@ class View(Protocol):
         """Columns that identify the entity."""
 
     @property
+    def shard(self) -> str:
+        """The one of them whose shard the rows are in."""
+
+    @property
     def width(self) -> int:
         """Number of float64 values in a row."""
 
@@ -165,6 +169,11 @@ class Embedding:
     size: int
     phrase: str = ""
     first_hash: str = ""
+
+    @property
+    def shard(self) -> str:
+        """See `View`: embeddings are of one entity."""
+        return self.keys[0]
 
     @property
     def width(self) -> int:

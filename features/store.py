@@ -29,6 +29,7 @@ from feast import (
 from feast.transformation.pandas_transformation import PandasTransformation
 from feast.types import Array, Float64, String
 
+from features.cluster.topology import ClusterUrl, is_cluster
 from features.feature_set import FeatureSet
 from features.groups import EmbeddingGroup, Group, Passthrough
 from features.online import PROJECT
@@ -50,9 +51,6 @@ def open_store(settings: Settings, features: FeatureSet, log_path: str = "") -> 
     registry = (home / f"{features.design}-{os.getpid()}.db").resolve()
     registry.unlink(missing_ok=True)
     atexit.register(registry.unlink, missing_ok=True)
-    url = urlsplit(settings.redis)
-    account = {"username": url.username, "password": url.password}
-    options = [f"{k}={_option(unquote(v))}" for k, v in account.items() if v]
     config = RepoConfig(
         project=PROJECT,
         provider="local",
@@ -60,10 +58,7 @@ def open_store(settings: Settings, features: FeatureSet, log_path: str = "") -> 
             "path": str(registry),
             "cache_ttl_seconds": 0,
         },
-        online_store={
-            "type": "redis",
-            "connection_string": ",".join([f"{url.hostname}:{url.port}", *options]),
-        },
+        online_store=_online_store(settings.redis),
         offline_store={"type": "features.offline.AsofOfflineStore"},
         entity_key_serialization_version=3,
         repo_path=home,
@@ -74,6 +69,21 @@ def open_store(settings: Settings, features: FeatureSet, log_path: str = "") -> 
     folder = log_path or f"s3://{settings.bucket}/{features.design}/states"
     store.apply(definitions(features, folder))
     return store
+
+
+def _online_store(url: str) -> dict[str, str]:
+    """Feast's configuration of a Redis. In a cluster, it finds no row: see `online.py`."""
+    of_cluster = is_cluster(url)
+    found = ClusterUrl.parse(url if of_cluster else url.replace("://", "+cluster://", 1))
+    login = urlsplit(found.node(found.seeds[0]))
+    account = {"username": login.username, "password": login.password}
+    options = [f"{k}={_option(unquote(v))}" for k, v in account.items() if v]
+    hosts = [f"{host}:{port}" for host, port in found.seeds]
+    return {
+        "type": "redis",
+        "redis_type": "redis_cluster" if of_cluster else "redis",
+        "connection_string": ",".join([*hosts, *options]),
+    }
 
 
 def _option(value: str) -> str:

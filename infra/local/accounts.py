@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 
-from services.platform.access import OPERATOR_REDIS_RULES, Access
+from services.platform.access import CLUSTER_REDIS_RULES, OPERATOR_REDIS_RULES, Access
 from services.platform.secret_files import make_secret
 from services.platform.settings import Settings
 
@@ -43,13 +43,23 @@ def nats_authorization(accounts: Iterable[Account]) -> str:
     return f"authorization {{\n  users: [\n{users}  ]\n}}\n"
 
 
-def redis_users(accounts: Iterable[Account]) -> str:
-    """Lines of Redis's access control list: no account may change the configuration."""
+def redis_users(accounts: Iterable[Account], of_cluster: bool = False) -> str:
+    """Lines of Redis's access control list: no account may change the configuration.
+
+    Args:
+        of_cluster: Whether they may follow a cluster's slots, too.
+    """
+    more = f" {CLUSTER_REDIS_RULES}" if of_cluster else ""
     return "".join(
-        f"user {one.name} on #{sha256(one.password.encode()).hexdigest()} resetchannels {rules}\n"
+        redis_user(one.name, one.password, f"{rules}{more}")
         for one in accounts
         if (rules := one.access.redis_rules if one.access else OPERATOR_REDIS_RULES)
     )
+
+
+def redis_user(name: str, password: str, rules: str) -> str:
+    """A line of Redis's access control list."""
+    return f"user {name} on #{sha256(password.encode()).hexdigest()} resetchannels {rules}\n"
 
 
 def s3_identities(settings: Settings, accounts: Iterable[Account]) -> str:

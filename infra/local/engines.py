@@ -117,22 +117,7 @@ def engines(
 
 
 def _nats(settings: Settings, conf: Path, accounts: list[Account]) -> Program:
-    _write(
-        conf / "nats.conf",
-        f"""# Written by `whiteboard up`.
-host: {quoted(settings.host)}
-port: {settings.nats_port}
-http: "{settings.host}:{settings.nats_http_port}"
-max_payload: 1MB
-jetstream {{
-  store_dir: "../nats"
-  # Above the sum of the streams' own limits, which NATS reserves here and not on the disk.
-  max_file_store: 128GB
-  # Flush before acknowledging: acknowledged messages are never lost.
-  sync_interval: always
-}}
-{nats_authorization(accounts)}""",
-    )
+    _write(conf / "nats.conf", nats_conf(settings, accounts))
     return Program(
         "nats",
         (binary("nats-server"), "-c", "nats.conf"),
@@ -142,26 +127,30 @@ jetstream {{
     )
 
 
+def nats_conf(settings: Settings, accounts: list[Account], folder: str = "nats") -> str:
+    """NATS's configuration.
+
+    Args:
+        folder: Folder of its data in the home.
+    """
+    return f"""# Written by `whiteboard up`.
+host: {quoted(settings.host)}
+port: {settings.nats_port}
+http: "{settings.host}:{settings.nats_http_port}"
+max_payload: 1MB
+jetstream {{
+  store_dir: "../{folder}"
+  # Above the sum of the streams' own limits, which NATS reserves here and not on the disk.
+  max_file_store: 128GB
+  # Flush before acknowledging: acknowledged messages are never lost.
+  sync_interval: always
+}}
+{nats_authorization(accounts)}"""
+
+
 def _redis(settings: Settings, conf: Path, accounts: list[Account]) -> Program:
     (settings.home / "redis").mkdir(parents=True, exist_ok=True)
-    _write(
-        conf / "redis.conf",
-        f"""# Written by `whiteboard up`.
-bind {settings.host}
-port {settings.redis_port}
-dir ../redis
-# An account for each service; no account may change the configuration or run scripts.
-user default off
-{redis_users(accounts)}
-# Flushed every second: flushing each write would make every read wait for the disk. A power cut
-# may lose a second of aggregated events, and so may a kill while a flush is slow, since Redis
-# writes nothing then for up to two seconds. The feature worker finds that out and folds them again.
-appendonly yes
-appendfsync everysec
-auto-aof-rewrite-min-size 256mb
-save ""
-""",
-    )
+    _write(conf / "redis.conf", redis_conf(settings, redis_users(accounts)))
     return Program(
         "redis",
         (redis_server()[0], "redis.conf"),
@@ -170,16 +159,35 @@ save ""
     )
 
 
+def redis_conf(settings: Settings, users: str, folder: str = "redis") -> str:
+    """Redis's configuration.
+
+    Args:
+        users: Lines of its access control list.
+        folder: Folder of its data in the home.
+    """
+    return f"""# Written by `whiteboard up`.
+bind {settings.host}
+port {settings.redis_port}
+dir ../{folder}
+# An account for each service; no account may change the configuration or run scripts.
+user default off
+{users}
+# Flushed every second: flushing each write would make every read wait for the disk. A power cut
+# may lose a second of aggregated events, and so may a kill while a flush is slow, since Redis
+# writes nothing then for up to two seconds. The feature worker finds that out and folds them again.
+appendonly yes
+appendfsync everysec
+auto-aof-rewrite-min-size 256mb
+save ""
+"""
+
+
 def _seaweedfs(
     settings: Settings, conf: Path, accounts: list[Account], object_events: str
 ) -> Program:
-    # Its log files would go to the temporary folder and stay there.
-    for folder in ("s3", "logs/seaweedfs"):
-        (settings.home / folder).mkdir(parents=True, exist_ok=True)
-    _write(conf / "s3.json", s3_identities(settings, accounts))
-    _write(conf / "notification.toml", _notifications(settings, object_events))
-    ensure_certificates(conf / _TLS, "seaweedfs")
-    _write(conf / "security.toml", _store_security(settings))
+    (settings.home / "s3").mkdir(parents=True, exist_ok=True)
+    write_store_conf(settings, conf, accounts, object_events)
     master, filer, volume, admin = (settings.s3_internal_port + n for n in range(4))
     return Program(
         "seaweedfs",
@@ -197,6 +205,18 @@ def _seaweedfs(
         nice=WORKER_NICE,
         directory=conf,
     )  # fmt: skip
+
+
+def write_store_conf(
+    settings: Settings, conf: Path, accounts: list[Account], object_events: str = ""
+) -> None:
+    """Write SeaweedFS's files: accounts of S3, notifications, tokens and certificates."""
+    # Its log files would go to the temporary folder and stay there.
+    (settings.home / "logs" / "seaweedfs").mkdir(parents=True, exist_ok=True)
+    _write(conf / "s3.json", s3_identities(settings, accounts))
+    _write(conf / "notification.toml", _notifications(settings, object_events))
+    ensure_certificates(conf / _TLS, "seaweedfs")
+    _write(conf / "security.toml", _store_security(settings))
 
 
 def _store_security(settings: Settings) -> str:

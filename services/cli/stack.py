@@ -242,11 +242,12 @@ def _wait_for_url(url: str, name: str) -> None:
 
 def _wait_for_redis(config: Settings) -> None:
     """Redis listens before it has loaded its file: 1.7 s for 300 MB (2026-11-28)."""
-    from redis import Redis
     from redis.exceptions import BusyLoadingError
 
+    from features.cluster.clients import open_redis
+
     end = time.monotonic() + _LOADED_S
-    with Redis.from_url(config.redis) as redis:
+    with open_redis(config) as redis:
         while True:
             try:
                 redis.ping()

@@ -161,3 +161,5 @@ def _place(place: str, buckets: Mapping[str, str]) -> str:
 OPERATOR = "operator"
 # Of commands on this machine: they make streams, train, promote. No account has `@dangerous`.
 OPERATOR_REDIS_RULES = f"{_REDIS['write']} +info +dbsize"
+# Of every account in a cluster: where slots are, and whether replicas have what was written.
+CLUSTER_REDIS_RULES = "+cluster|slots +asking +wait"

@@ -54,6 +54,16 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def _with_port(hosts: str, port: int) -> str:
+    """Hosts by comma, each with a port.
+
+    >>> _with_port("a", 1), _with_port("a:7,b,[::1]:8", 1)
+    ('a:1', 'a:7,b:1,[::1]:8')
+    """
+    found = [host.strip() for host in hosts.split(",") if host.strip()]
+    return ",".join(h if re.search(r":\d+$", h) else f"{h}:{port}" for h in found)
+
+
 def _bypass_proxies(hosts: Iterable[str]) -> None:
     """Make HTTP clients of this process and its children reach hosts without a proxy.
 
@@ -128,10 +138,28 @@ class Settings(BaseSettings):
         False,
         description="Each worker's Prometheus page is on a host of its own name, as in Compose.",
     )
-    nats_host: str = Field("", description="Host of NATS, another machine's; empty: `host`.")
-    redis_host: str = Field("", description="Host of Redis, another machine's; empty: `host`.")
-    nats_url: str = Field("", description="A NATS server or cluster; empty: the local one.")
-    redis_url: str = Field("", description="A Redis; empty: the local one.")
+    nats_host: str = Field(
+        "",
+        description="Host of NATS, another machine's; several, as a:4222,b:4222: its cluster's. "
+        "Empty: `host`.",
+    )
+    redis_host: str = Field(
+        "",
+        description="Host of Redis, another machine's; several, as a:6379,b:6379: a Redis "
+        "Cluster's. Empty: `host`.",
+    )
+    nats_url: str = Field(
+        "", description="A NATS server, or several of a cluster by comma; empty: the local one."
+    )
+    redis_url: str = Field(
+        "", description="A Redis, or redis+cluster://a:6379,b:6379; empty: the local one."
+    )
+    nats_replicas: int = Field(
+        1,
+        ge=1,
+        le=5,
+        description="Servers that have each stream and bucket that is made; 3 in a cluster.",
+    )
     s3_endpoint: str = Field("", description="An S3 endpoint; empty: the local one.")
     mlflow_uri: str = Field("", description="An MLflow server; empty: SQLite under `home`.")
 
@@ -250,14 +278,17 @@ class Settings(BaseSettings):
     @property
     def nats(self) -> str:
         """NATS URL with credentials, percent-encoded."""
-        where = f"{self.nats_host or self.host}:{self.nats_port}"
+        where = _with_port(self.nats_host or self.host, self.nats_port)
         return self.nats_url or f"nats://{self.user}:{self._quoted}@{where}"
 
     @property
     def redis(self) -> str:
-        """Redis URL with credentials, percent-encoded."""
-        where = f"{self.redis_host or self.host}:{self.redis_port}"
-        return self.redis_url or f"redis://{self.user}:{self._quoted}@{where}/0"
+        """Redis URL with credentials, percent-encoded; redis+cluster://… where it is a cluster."""
+        if self.redis_url:
+            return self.redis_url
+        where = _with_port(self.redis_host or self.host, self.redis_port)
+        login = f"{self.user}:{self._quoted}@{where}"
+        return f"redis+cluster://{login}" if "," in where else f"redis://{login}/0"
 
     @property
     def s3(self) -> str:

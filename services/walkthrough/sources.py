@@ -11,11 +11,13 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from operator import itemgetter
+from urllib.parse import urlsplit
 
 import aiohttp
 import orjson
 from redis.exceptions import RedisError
 
+from features.cluster.clients import open_link
 from features.redis_connection import RedisConnection
 from services.platform.design import HttpApp, Process
 from services.platform.settings import Settings
@@ -95,7 +97,7 @@ class Sources:
         """
         self._config = config
         self._wanted = frozenset(m + suffix for m in (*metrics, _INSTANCES) for suffix in _SUFFIXES)
-        self._redis = RedisConnection(config.redis)
+        self._redis = open_link(config)
         self._http: aiohttp.ClientSession | None = None
         self._reads: dict[str, Read] = {p.name: partial(self._process, p) for p in processes}
         engines = {"nats": self._nats, "redis": self._redis_info, "seaweedfs": self._s3}
@@ -149,7 +151,8 @@ class Sources:
 
     async def _nats(self) -> Samples:
         config = self._config
-        host = config.nats_host or config.host
+        # One of a cluster's servers knows the streams that it has a copy of.
+        host = urlsplit(f"//{config.nats_host.split(',')[0]}").hostname or config.host
         page = await self._get(f"http://{host}:{config.nats_http_port}/jsz?streams=1")
         streams = [
             stream
@@ -163,15 +166,16 @@ class Sources:
         }
 
     async def _redis_info(self) -> Samples:
-        [stats, memory] = await self._redis.execute(
-            [("INFO", "stats"), ("INFO", "memory")], TIMEOUT_S
-        )
-        found = dict(
-            line.split(":", 1) for line in (stats + memory).decode().splitlines() if ":" in line
-        )
+        """Figures of Redis, of a cluster's nodes together."""
+        await self._redis.open()
+        commands, memory = 0.0, 0.0
+        for node in self._redis.nodes:
+            found = await _redis_figures(node)
+            commands += float(found["total_commands_processed"])
+            memory += float(found["used_memory"])
         return {
-            "redis_commands_total": [({}, float(found["total_commands_processed"]))],
-            "redis_memory_bytes": [({}, float(found["used_memory"]))],
+            "redis_commands_total": [({}, commands)],
+            "redis_memory_bytes": [({}, memory)],
         }
 
     async def _s3(self) -> Samples:
@@ -184,3 +188,9 @@ class Sources:
         async with self._session().get(url) as answer:
             answer.raise_for_status()
             return await answer.read()
+
+
+async def _redis_figures(node: RedisConnection) -> dict[str, str]:
+    [stats, memory] = await node.execute([("INFO", "stats"), ("INFO", "memory")], TIMEOUT_S)
+    lines = (stats + memory).decode().splitlines()
+    return dict(line.split(":", 1) for line in lines if ":" in line)

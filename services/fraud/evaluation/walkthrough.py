@@ -17,8 +17,9 @@ from nats.errors import Error as NatsError
 from nats.js.errors import NotFoundError
 from redis.exceptions import RedisError
 
+from features.cluster.clients import open_link
 from features.online import OnlineReader
-from features.redis_connection import RedisConnection
+from features.redis_connection import RedisLink
 from features.spec import SEQ
 from services.fraud.features.states import STATES
 from services.fraud.ingestion.events import (
@@ -72,7 +73,7 @@ async def follow(config: Settings) -> AsyncIterator[Mark]:
         OSError: an engine or the scorer does not answer.
     """
     nc = await connect(config, NAME)
-    redis = RedisConnection(config.redis)
+    redis = open_link(config)
     try:
         payment = await _payment(nc)
         lake = Lake(config)
@@ -166,7 +167,7 @@ async def _event(
     return Mark("nats", "event is in the stream", _since(begin), took, detail)
 
 
-async def _readable(redis: RedisConnection, nc: Client, payment: Transaction, begin: float) -> Mark:
+async def _readable(redis: RedisLink, nc: Client, payment: Transaction, begin: float) -> Mark:
     """Wait until the customer's state holds the event."""
     seq = (await nc.jetstream().get_last_msg(STREAM, f"{TX}.>")).seq or 0
     reader = OnlineReader(redis, STATES[:1])
@@ -175,7 +176,7 @@ async def _readable(redis: RedisConnection, nc: Client, payment: Transaction, be
     while perf_counter() < end:
         try:
             row = (await reader.read(keys, 1.0))[STATES[0].name]
-        except (RedisError, OSError, TimeoutError):
+        except (RedisError, OSError, TimeoutError, KeyError):  # KeyError: its node is away
             row = np.zeros((1, SEQ + 1))
         found = float(row.item(SEQ))
         if found >= seq or await _holds(nc, int(found), payment):

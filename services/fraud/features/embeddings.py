@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import yaml
 from redis import Redis
 
+from features.cluster.clients import open_redis
 from features.online import OnlineTable
 from services.fraud.features import encoder as encoders
 from services.fraud.features.embedding_log import (
@@ -122,7 +123,7 @@ def _write(
     """Log the snapshots and write the last to the online store. Returns its parties."""
     with bar("writing the embedding log") as step:
         write_embedding_log(lake, log, snapshots, step)
-    with bar("writing the embeddings to the online store"), Redis.from_url(settings.redis) as redis:
+    with bar("writing the embeddings to the online store"), open_redis(settings) as redis:
         return _write_online(redis, log, snapshots[-1])
 
 

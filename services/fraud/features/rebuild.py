@@ -25,6 +25,7 @@ from nats.js.errors import NotFoundError
 from redis import Redis
 from redis.exceptions import RedisError
 
+from features.cluster.clients import open_redis
 from features.online import OnlineTable
 from features.spec import SEQ, Embedding
 from features.state_log import log_folder, stack
@@ -143,7 +144,7 @@ def incomplete(config: Settings) -> list[str]:
 
 def _open_redis(config: Settings) -> Redis:
     """A connection that answers. ConnectionError if it does not."""
-    redis = Redis.from_url(config.redis)
+    redis = open_redis(config)
     try:
         redis.ping()
     except RedisError as error:

@@ -21,12 +21,13 @@ import numpy as np
 from nats.aio.client import Client
 from nats.js import JetStreamContext
 from prometheus_client import Gauge, Histogram
-from redis import Redis
 from redis.exceptions import RedisError
 
 from features.aggregation import fold_events, identify, select_rows
-from features.online import Fence, RowsLost, RowStore, Superseded
-from features.redis_connection import RedisConnection
+from features.cluster.clients import open_link, open_redis, row_store
+from features.cluster.rows import ClusterRowStore
+from features.online import Fence, RowsLost, Superseded
+from features.redis_connection import RedisLink
 from features.spec import SEQ, Key, State
 from services.fraud.features.ownership.assignment import (
     NAME,
@@ -43,7 +44,13 @@ from services.platform.runtime.tasks import cancel_tasks
 from services.platform.runtime.worker import freeze_gc
 from services.platform.settings import Settings
 from services.platform.streaming.connection import connect
-from services.platform.streaming.consumer import Message, OrderedConsumer, consume, dead_letter
+from services.platform.streaming.consumer import (
+    ACK_WAIT_S,
+    Message,
+    OrderedConsumer,
+    consume,
+    dead_letter,
+)
 from services.platform.streaming.lag import report_lag
 from services.platform.streaming.retry import retry_forever
 from services.platform.telemetry import EVENTS
@@ -53,6 +60,8 @@ log = logging.getLogger(__name__)
 
 # How long to wait for a fuller batch: a batch of one costs nearly as much as a batch of ten.
 MAX_WAIT_S = 0.02
+# How long a node of a cluster may be away before its events are delivered again meanwhile.
+_LEFT_OUT_S = 6 * 3600.0
 
 FRESHNESS_SECONDS = Histogram(
     "freshness_seconds",
@@ -79,7 +88,7 @@ class FeatureWorker:
     def __init__(
         self,
         js: JetStreamContext,
-        redis: RedisConnection,
+        redis: RedisLink,
         states: Sequence[State],
         assignment: Assignment | None = None,
         worker: int = 0,
@@ -94,10 +103,36 @@ class FeatureWorker:
         """
         self._js = js
         self.states = states
-        self._store = RowStore(redis, states, fence)
+        self._store = row_store(redis, states, fence)
+        self._shards = redis.shards
         self._assignment = assignment or Assignment()
         self._worker = worker
         self.between_batches = asyncio.Lock()
+
+    def is_complete(self) -> bool:
+        """Whether all of its rows have the events so far: no shard of a cluster is left out."""
+        return not (isinstance(self._store, ClusterRowStore) and self._store.blocked)
+
+    async def claim(self, known: frozenset[int]) -> list[int]:
+        """In a cluster, become the one that writes its shards.
+
+        Args:
+            known: Shards that were claimed before, by whatever worker.
+
+        Returns:
+            Those that were claimed now; the others are left out.
+        """
+        if not isinstance(self._store, ClusterRowStore):
+            return []
+        mine = self._assignment.shards_of(self._worker, self._shards)
+        return await self._store.claim(mine, known)
+
+    async def mended(self) -> None:
+        """Wait until a shard that is left out can be written again."""
+        while True:
+            await asyncio.sleep(POLL_S)
+            if isinstance(self._store, ClusterRowStore) and await self._store.is_mended():
+                return
 
     async def handle(self, batch: list[Message]) -> None:
         """Fold one batch; messages that cannot be parsed become dead letters.
@@ -178,7 +213,7 @@ async def main(config: Settings, worker: int = 0, workers: int | None = None) ->
         RuntimeError: another process runs as this worker.
     """
     nc = await connect(config, "feature-worker", timeout_s=60.0)
-    redis = RedisConnection(config.redis)
+    redis = open_link(config)
     seeing_to = asyncio.create_task(_see_to(config, nc, workers if worker == 0 else None))
     try:
         await FeatureWorker(nc.jetstream(), redis, STATES).warm_up()
@@ -196,7 +231,7 @@ async def main(config: Settings, worker: int = 0, workers: int | None = None) ->
         await nc.close()
 
 
-async def _read(redis: RedisConnection) -> Assignment:
+async def _read(redis: RedisLink) -> Assignment:
     [found] = await redis.execute([("HGET", RECORD, ASSIGNMENT)])
     return Assignment.of({ASSIGNMENT: found.decode()} if found else {})
 
@@ -205,41 +240,58 @@ async def _see_to(config: Settings, nc: Client, workers: int | None) -> None:
     """Assign the rows to so many workers, once the present ones have taken what was rebuilt."""
     if workers is None:
         return
-    with Redis.from_url(config.redis, socket_timeout=60.0) as redis:
+    open_client = partial(asyncio.to_thread, open_redis, config, socket_timeout=60.0)
+    with await retry_forever(open_client, "redis", (RedisError,)) as redis:
         work = partial(assign, nc.jetstream(), redis, workers, config.shards)
         await retry_forever(work, f"{workers} workers", (RedisError, ValueError))
 
 
 async def _serve(
-    config: Settings, nc: Client, redis: RedisConnection, assignment: Assignment, number: int
+    config: Settings, nc: Client, redis: RedisLink, assignment: Assignment, number: int
 ) -> None:
     """Own a worker's rows until there is another assignment."""
     name, js = assignment.durable(number), nc.jetstream()
     log.info("%s: worker %d of %d", name, number, assignment.workers)
     consumer = OrderedConsumer(
-        nc, STREAM, name, max_wait_s=MAX_WAIT_S, first_after=assignment.after
-    )
-    owner = RowOwner(config, js, redis, consumer, assignment, number)
+        nc, STREAM, name, max_wait_s=MAX_WAIT_S, first_after=assignment.after,
+        ack_wait_s=_LEFT_OUT_S if redis.shards else ACK_WAIT_S,
+    )  # fmt: skip
+    open_client = partial(asyncio.to_thread, open_redis, config, socket_timeout=60.0)
+    bulk = await retry_forever(open_client, "redis", (RedisError,))
+    owner = RowOwner(config, js, redis, bulk, consumer, assignment, number)
     worker = FeatureWorker(js, redis, STATES, assignment, number, owner.fence)
     lag = asyncio.create_task(report_lag({NAME: consumer}))
     try:
         await retry_forever(owner.enter, "becoming the owner", (RedisError,))
         while await retry_forever(owner.still_owns, "the assignment", (RedisError,)):
-            worker.states = await retry_forever(owner.prepare, "taking over", (RedisError,))
+            take_up = partial(_take_up, worker, owner)
+            worker.states = await retry_forever(take_up, "taking over", (RedisError,))
             await _run_until_changed(worker, owner, consumer)
     finally:
         lag.cancel()
         owner.close()
 
 
+async def _take_up(worker: FeatureWorker, owner: RowOwner) -> list[State]:
+    """Claim the shards of a cluster, and take over. Returns the states whose rows are complete."""
+    owner.claimed = await worker.claim(owner.known_shards)
+    found = await owner.prepare()
+    if owner.took_over:  # rows that were lost are there again
+        owner.claimed = await worker.claim(frozenset())
+    with suppress(RedisError, OSError):  # the record's node is away: next time
+        await owner.note_shards()
+    return found
+
+
 async def _run_until_changed(
     worker: FeatureWorker, owner: RowOwner, consumer: OrderedConsumer
 ) -> None:
     """Consume until there is something for `RowOwner` to do; nothing is in flight then."""
-    consuming = asyncio.create_task(consume(consumer, worker.handle, retry_on=(RedisError,)))
-    watching = asyncio.create_task(owner.changed())
+    work = consume(consumer, worker.handle, retry_on=(RedisError,), may_ack=worker.is_complete)
+    consuming = asyncio.create_task(work)
+    watching = (asyncio.create_task(owner.changed()), asyncio.create_task(worker.mended()))
     try:
-        await asyncio.wait((consuming, watching), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((consuming, *watching), return_when=asyncio.FIRST_COMPLETED)
         if consuming.done():
             with suppress(Superseded, RowsLost):
                 consuming.result()  # it ends by an error only
@@ -247,7 +299,7 @@ async def _run_until_changed(
             await cancel_tasks(consuming)
         await consumer.stop()
     finally:
-        await cancel_tasks(consuming, watching)
+        await cancel_tasks(consuming, *watching)
 
 
 def parse_arguments(config: Settings, arguments: Sequence[str]) -> dict[str, Any]:

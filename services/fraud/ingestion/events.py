@@ -2,7 +2,6 @@
 
 import re
 import socket
-import zlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Literal
@@ -19,6 +18,7 @@ from pydantic import (
     WithJsonSchema,
 )
 
+from features.cluster.shards import shard_number
 from services.fraud.problem import CURRENCY
 from services.platform.streaming.consumer import Message
 from services.platform.streaming.messages import validation_message
@@ -253,7 +253,7 @@ def shard(value: str | None, shards: int) -> str:
     >>> shard("c1", 16), shard(None, 16)
     ('1', 'none')
     """
-    return NO_SHARD if value is None else str(zlib.crc32(value.encode()) % shards)
+    return NO_SHARD if value is None else str(shard_number(value, shards))
 
 
 def subject(prefix: str, parties: Parties, shards: int) -> str:

@@ -5,6 +5,7 @@ from pydantic import ValidationError
 from redis import Redis
 from redis.exceptions import RedisError
 
+from features.cluster.clients import open_redis
 from features.online import OnlineTable
 from features.reading import embedding_values
 from services.fraud.features.decisions import is_current
@@ -96,7 +97,7 @@ def _logged_decision(
 
 async def main(config: Settings) -> None:
     """Run until cancelled."""
-    decisions = DecisionReader(Redis.from_url(config.redis, socket_timeout=5.0))
+    decisions = DecisionReader(open_redis(config, socket_timeout=5.0))
     await shadow.serve(
         config, DESIGN, read_model, decisions.prepare, DECISIONS_STREAM, BATCH, (RedisError,)
     )

@@ -15,9 +15,9 @@ import orjson
 from nats.js.kv import KeyValue
 from prometheus_client import Histogram
 from pydantic import ValidationError
-from redis import Redis
 from redis.exceptions import RedisError
 
+from features.cluster.clients import open_redis
 from services.fraud.features.decisions import is_current
 from services.fraud.features.request import cart_set
 from services.fraud.ingestion.events import (
@@ -161,7 +161,7 @@ async def main(config: Settings) -> None:
     """Run until cancelled."""
     nc = await connect(config, f"{DESIGN}-{NAME}", timeout_s=60.0)
     consumer = OrderedConsumer(nc, DECISIONS_STREAM, NAME, FLAGGED_DECISIONS, batch=_BATCH)
-    redis = Redis.from_url(config.redis, socket_timeout=5.0)
+    redis = open_redis(config, socket_timeout=5.0)
     parties = ChargedBackParties(Lake(config), redis)
     try:
         bucket = await retry_forever(lambda: open_bucket(nc.jetstream()), "opening the bucket")

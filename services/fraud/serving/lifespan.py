@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager, suppress
 import numpy as np
 from nats.aio.client import Client
 
+from features.cluster.clients import open_link
 from features.online import OnlineReader
-from features.redis_connection import RedisConnection
 from services.fraud.features.kernel import feature_vectors
 from services.fraud.features.request import REQUEST_FEATURES
 from services.fraud.features.states import STATES
@@ -41,7 +41,7 @@ async def open_scorer(
     Args:
         nats: Returns the connection by which rules and costs are followed.
     """
-    redis = RedisConnection(config.redis)
+    redis = open_link(config)
     folder = config.folder(SCORER.name)
     rules = await asyncio.to_thread(LiveRules, folder / "rules")
     policies = LivePolicy()

@@ -15,7 +15,7 @@ from pydantic import Field
 from redis.exceptions import RedisError
 
 from features.online import OnlineReader
-from features.redis_connection import RedisConnection
+from features.redis_connection import RedisLink
 from features.spec import SEQ
 from services.fraud.features.kernel import feature_vectors
 from services.fraud.features.request import cart_set, request_features
@@ -85,7 +85,7 @@ class Scorer:
     def __init__(
         self,
         champion: ServedModel[FraudModel],
-        redis: RedisConnection,
+        redis: RedisLink,
         outbox: Outbox,
         shards: int,
         rules: LiveRules,
@@ -130,12 +130,12 @@ class Scorer:
         if model is None:
             return None
         keys = {entity: getattr(transaction, entity) for entity in ENTITIES}
-        rows = await self._fetch(keys, needs_embeddings(model))
+        rows, degraded = await self._fetch(keys, needs_embeddings(model))
         stages.mark("fetch")
-        degraded = rows is None
         decider = (model.fallback if degraded else None) or model
-        if rows is None:
-            rows = MISSING_ROWS if decider is model else self.cache.known(keys)
+        if degraded:
+            known = MISSING_ROWS if decider is model else self.cache.known(keys)
+            rows = {name: rows.get(name, row) for name, row in known.items()}
         vector = feature_vectors(rows, np.array([request_features(transaction)]))
         stages.mark("read")
         sets = {"items": cart_set(transaction)} if decider.card.sets else {}
@@ -159,6 +159,8 @@ class Scorer:
     def readiness(self) -> dict[str, bool | str | int]:
         """Whether decisions are complete; without Redis the scorer stays ready."""
         redis = "up" if self.redis_up else "down, answers are degraded"
+        if self.redis_up and self._redis.away:
+            redis = f"{', '.join(self._redis.away)} down, answers that need it are degraded"
         costs = orjson.dumps(in_eur(self._policies.current.costs)).decode()
         return {"redis": redis, "costs": costs, **self._rules.readiness()}
 
@@ -180,16 +182,22 @@ class Scorer:
 
     async def _fetch(
         self, keys: dict[str, str | None], embeddings: bool
-    ) -> dict[str, Floats] | None:
-        """By view name, the rows (1, width) of a request's keys; None if Redis does not answer."""
+    ) -> tuple[dict[str, Floats], bool]:
+        """By view name, the rows (1, width) of a request's keys, and whether one was not read.
+
+        Where one Redis has all of them and does not answer, there are none. Where a cluster's node
+        does not answer, or a key is of another type, the others' rows are there.
+        """
         if not self.redis_up:
-            return None
+            return {}, True
         try:
             reader = self._embedding_reader if embeddings else self._reader
             rows = await reader.read(keys, FETCH_BUDGET_S)
-            self.cache.keep(keys, rows)
             self._timeouts_since = 0.0
-            return rows
+            if len(rows) < len(reader):
+                return rows, True
+            self.cache.keep(keys, rows)
+            return rows, False
         except TimeoutError:
             # One slow reply delays the replies behind it; that alone is not an outage.
             now = perf_counter()
@@ -198,7 +206,7 @@ class Scorer:
                 self._mark_redis_down("redis does not answer in time")
         except (RedisError, OSError, ValueError) as error:
             self._mark_redis_down(str(error))
-        return None
+        return {}, True
 
     def _apply_rules(self, decision: Decision, transaction: Transaction, vector: Floats) -> None:
         """Combine the model's outcome with the rules that fire."""

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
-from redis import Redis
 
+from features.cluster.clients import open_redis
 from services.fraud.ingestion.events import STREAM, STREAMS
 from services.fraud.problem import DESIGN
 from services.platform.models.names import served_path
@@ -125,7 +125,7 @@ def _backfill(
         step(1, 1)
     since = (START_US + backfill.WARM_UP_DAYS * DAY_US) / 1e6
     logged = beside.submit(backfill.write_states, lake, events, states, since)
-    with bar("loading the online store") as step, Redis.from_url(config.redis) as redis:
+    with bar("loading the online store") as step, open_redis(config) as redis:
         tables = {state.name: OnlineTable(redis, state) for state in STATES}
         for table in tables.values():
             table.clear()

@@ -1,9 +1,15 @@
-"""Connections to NATS, and the streams and buckets a process creates where they are missing."""
+"""Connections to NATS, and the streams and buckets a process creates where they are missing.
+
+In a cluster, the URL names several servers, and a client goes to another one when its own dies.
+What a process creates is kept on as many servers as `WHITEBOARD_NATS_REPLICAS` says; a stream or
+bucket that exists stays as it is.
+"""
 
 import asyncio
 import logging
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from nats.aio.client import Client
@@ -20,6 +26,31 @@ log = logging.getLogger(__name__)
 
 DUPLICATE_WINDOW = timedelta(minutes=2)
 _RECONNECT_S = 0.5
+
+
+class _ReplicatedJetStream(JetStreamContext):
+    """JetStream whose new streams, and the streams of new buckets, have copies."""
+
+    def __init__(self, client: Client, replicas: int, **options: Any) -> None:
+        super().__init__(client, **options)
+        self._replicas = replicas
+
+    async def add_stream(
+        self, config: api.StreamConfig | None = None, **parameters: Any
+    ) -> api.StreamInfo:
+        parameters["num_replicas"] = self._replicas
+        return await super().add_stream(config, **parameters)
+
+
+class _Client(Client):
+    """A client that knows how many copies a new stream has."""
+
+    def __init__(self, replicas: int) -> None:
+        super().__init__()
+        self._replicas = replicas
+
+    def jetstream(self, **options: Any) -> JetStreamContext:
+        return _ReplicatedJetStream(self, self._replicas, **options)
 
 
 def open_connection(settings: Settings, name: str) -> tuple[Client, asyncio.Task[None]]:
@@ -42,12 +73,12 @@ def open_connection(settings: Settings, name: str) -> tuple[Client, asyncio.Task
     async def on_reconnect() -> None:
         log.info("NATS: reconnected")
 
-    client = Client()
-    url, credentials = _credentials(settings.nats)
+    client = _Client(settings.nats_replicas)
+    servers, credentials = _credentials(settings.nats)
     if user := credentials.get("user"):
         credentials["inbox_prefix"] = inbox_prefix(user)
     connecting = client.connect(
-        url,
+        servers,
         **credentials,
         name=name,
         max_reconnect_attempts=-1,
@@ -61,19 +92,20 @@ def open_connection(settings: Settings, name: str) -> tuple[Client, asyncio.Task
     return client, asyncio.create_task(connecting)
 
 
-def _credentials(url: str) -> tuple[str, dict[str, str]]:
-    """A URL without user and password, and these decoded: the client does not decode them.
+def _credentials(url: str) -> tuple[list[str], dict[str, str]]:
+    """A URL a server, without user and password, and these decoded: the client decodes none.
 
-    >>> _credentials("nats://me:50%25off@host:4222")
-    ('nats://host:4222', {'user': 'me', 'password': '50%off'})
+    >>> _credentials("nats://me:50%25off@host:4222,other:4222")
+    (['nats://host:4222', 'nats://other:4222'], {'user': 'me', 'password': '50%off'})
     >>> _credentials("nats://token@host:4222")
-    ('nats://token@host:4222', {})
+    (['nats://token@host:4222'], {})
     """
     parts = urlsplit(url)
+    login, at, hosts = parts.netloc.rpartition("@")
     if parts.password is None:
-        return url, {}
-    plain = parts._replace(netloc=parts.netloc.rpartition("@")[2])
-    return plain.geturl(), {
+        kept = f"{login}{at}"
+        return [parts._replace(netloc=f"{kept}{host}").geturl() for host in hosts.split(",")], {}
+    return [parts._replace(netloc=host).geturl() for host in hosts.split(",")], {
         "user": unquote(parts.username or ""),
         "password": unquote(parts.password),
     }

@@ -25,7 +25,7 @@ from services.platform.streaming.retry import retry_forever
 log = logging.getLogger(__name__)
 
 _PULL_EXPIRES_S, _GRACE_S = 2.0, 1.0
-_ACK_WAIT_S = 30.0
+ACK_WAIT_S = 30.0
 # Status of a pull request that expired before its messages were delivered.
 _EXPIRED = "408"
 # Header of such a status: messages of the request that were not delivered.
@@ -73,6 +73,7 @@ class OrderedConsumer:
         max_wait_s: float = 0.0,
         new_only: bool = False,
         first_after: int = 0,
+        ack_wait_s: float = ACK_WAIT_S,
     ) -> None:
         """Request nothing yet.
 
@@ -83,6 +84,7 @@ class OrderedConsumer:
             max_wait_s: How long `batches` waits for more messages, seconds.
             new_only: A new consumer begins with the next message instead of the first.
             first_after: A new consumer begins behind this sequence, if the stream reaches it.
+            ack_wait_s: After this, what is not acknowledged is delivered again, seconds.
         """
         self._nc = nc
         self._js = nc.jetstream()
@@ -93,6 +95,7 @@ class OrderedConsumer:
         self._max_wait_s = max_wait_s
         self._new_only = new_only
         self._first_after = first_after
+        self._ack_wait_s = ack_wait_s
         self._subscription: Subscription | None = None
         self._buffer: list[Msg] = []
         self._arrived, self._full = asyncio.Event(), asyncio.Event()
@@ -256,7 +259,7 @@ class OrderedConsumer:
             deliver_policy=new_consumer if start is None else by_sequence,
             opt_start_seq=start,
             ack_policy=api.AckPolicy.ALL,
-            ack_wait=_ACK_WAIT_S,
+            ack_wait=self._ack_wait_s,
             max_ack_pending=-1,
             filter_subject=self._subject,
         )
@@ -294,6 +297,7 @@ async def consume(
     handle: Callable[[list[Message]], Awaitable[None]],
     after: int | None = None,
     retry_on: tuple[type[Exception], ...] = (),
+    may_ack: Callable[[], bool] = lambda: True,
 ) -> None:
     """Pass every batch to `handle` until it succeeds, then acknowledge it. Runs until cancelled.
 
@@ -303,11 +307,14 @@ async def consume(
     Args:
         after: See `OrderedConsumer.start`.
         retry_on: See `retry_forever`.
+        may_ack: Whether the last batch may be acknowledged, asked after `handle`: a later start
+            begins at the first that was not.
     """
     await consumer.start(after)
     async for batch in consumer.batches():
         await retry_forever(partial(handle, batch), f"batch at seq {batch[0].seq}", retry_on)
-        await consumer.ack(batch[-1])
+        if may_ack():
+            await consumer.ack(batch[-1])
 
 
 async def dead_letter(

@@ -17,12 +17,13 @@ from pydantic import SecretStr
 from redis import Redis
 
 from features.aggregation import backfill
-from features.online import OnlineTable
+from features.online import OnlineTable, RowLayout
+from features.spec import SEQ
 from infra.local.engines import engines, free_port
 from services.fraud.candidates.fallback import Fallback
 from services.fraud.features.backfill import load_online
 from services.fraud.features.request import cart_sets
-from services.fraud.features.states import FEATURES, SETS, STATES, TABULAR
+from services.fraud.features.states import CUSTOMER, FEATURES, SETS, STATES, TABULAR
 from services.fraud.ingestion.events import DECISIONS_STREAM
 from services.fraud.ingestion.lake_writer import to_row
 from services.fraud.ingestion.tables import DECISION_SCHEMA
@@ -333,6 +334,24 @@ async def test_without_redis_the_fallback_decides_by_the_rows_read_last(
     rows = [{**to_row(logged(event))[1], "seq": number} for number, event in enumerate(events)]
     audited = compare(simulated.events, pa.Table.from_pylist(rows, DECISION_SCHEMA))
     assert (audited.vectors, audited.degraded, audited.mismatches) == (3, 2, 0)
+
+
+async def test_a_key_of_another_type_is_one_customers_trouble(champion_with_fallback, client, own):
+    with Redis.from_url(own.config.redis) as redis:
+        table, layout = OnlineTable(redis, CUSTOMER), RowLayout.of(CUSTOMER)
+        redis.set(layout.key(("odd",)), "no row")
+        for number, (customer, degraded) in enumerate([("odd", True), ("c42", False)] * 2):
+            asking = asked(number, customer_id=customer)
+            assert (await client.post("/score", json=asking)).json()["degraded"] is degraded
+        assert (await client.get("/readyz")).json()["redis"] == "up"
+        assert ("odd",) not in list(table.entities())
+        rows = np.zeros((2, CUSTOMER.width))
+        rows[:, SEQ] = 5.0
+        assert np.isnan(table.load([("odd",)])).all()
+        table.store([("odd",), ("even",)], rows)  # as a rebuild does
+        assert (table.load([("odd",), ("even",)]) == rows).all()
+        answer = await client.post("/score", json=asked(9, customer_id="odd"))
+        assert answer.json()["degraded"] is False
 
 
 def nothing(*_):

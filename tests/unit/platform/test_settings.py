@@ -45,6 +45,12 @@ def test_an_engine_of_another_machine_is_not_run_here():
     assert made.local_engines == ("seaweedfs",)
 
 
+def test_several_hosts_are_a_cluster():
+    made = Settings(redis_host="a:7000,b", redis_port=1, nats_host="a:1,b:2", password="a/b")
+    assert made.redis == "redis+cluster://operator:a%2Fb@a:7000,b:1"
+    assert made.nats == "nats://operator:a%2Fb@a:1,b:2"
+
+
 def test_a_password_is_quoted_in_urls_and_hidden_in_print():
     made = Settings(password="p@ss/word")
     assert "p%40ss%2Fword@" in made.nats

@@ -26,6 +26,7 @@ from nats.js.errors import NotFoundError
 from redis import Redis
 from redis.exceptions import RedisError, WatchError
 
+from features.cluster.clients import open_redis
 from features.spec import Key, State
 from services.fraud.features.ownership.handover import (
     ASSIGNMENT,
@@ -34,6 +35,7 @@ from services.fraud.features.ownership.handover import (
     decoded,
     fields_of,
     pending,
+    position_keys,
 )
 from services.fraud.features.states import STATES
 from services.fraud.ingestion.events import STREAM, shard
@@ -90,6 +92,17 @@ class Assignment:
         """Whether a row is a worker's; a pair's is the one's that owns its sharding entity."""
         return self.owner(key[state.keys.index(state.shard)]) == worker
 
+    def shards_of(self, worker: int, shards: int) -> range:
+        """The shards that a worker owns.
+
+        Args:
+            shards: How many there are.
+
+        >>> list(Assignment(epoch=1, workers=3, shards=8).shards_of(1, 8))
+        [1, 4, 7]
+        """
+        return range(worker, shards, self.workers)
+
     def encoded(self) -> str:
         """As it is stored."""
         return orjson.dumps(asdict(self)).decode()
@@ -112,7 +125,7 @@ def read_assignment(redis: Redis) -> Assignment:
 
 def present_assignment(config: Settings) -> Assignment:
     """The present assignment; the first one while Redis does not answer."""
-    with suppress(RedisError), Redis.from_url(config.redis, socket_timeout=5.0) as redis:
+    with suppress(RedisError), open_redis(config, socket_timeout=5.0) as redis:
         return read_assignment(redis)
     return Assignment()
 
@@ -131,7 +144,7 @@ def assign_workers(config: Settings, workers: int) -> Assignment:
 async def _assign(config: Settings, workers: int) -> Assignment:
     nc = await connect(config, "feature-workers")
     try:
-        with Redis.from_url(config.redis, socket_timeout=60.0) as redis:
+        with open_redis(config, socket_timeout=60.0) as redis:
             return await assign(nc.jetstream(), redis, workers, config.shards)
     except RedisError as error:
         raise ConnectionError(f"no Redis: {error}: is the stack up? `whiteboard up`") from None
@@ -146,7 +159,7 @@ async def assign(js: JetStreamContext, redis: Redis, workers: int, shards: int) 
         ValueError: as `assign_workers`; or another process changed the record just now.
         redis.RedisError, OSError, nats.errors.Error: an engine is unavailable.
     """
-    with redis.pipeline() as pipe:
+    with redis.pipeline(transaction=True) as pipe:
         pipe.watch(RECORD)
         record = decoded(pipe.hgetall(RECORD).items())  # type: ignore[union-attr]
         old = Assignment.of(record)
@@ -154,14 +167,17 @@ async def assign(js: JetStreamContext, redis: Redis, workers: int, shards: int) 
             return old
         _check_taken(record, old)
         epoch = max(old.epoch + 1, int(time.time()))
-        positions: Any = redis.hmget(POSITIONS, old.durables)
+        positions = _positions(redis, old)
         new = Assignment(epoch, workers, shards, await _lowest(js, old, positions))
         pipe.multi()
         added, removed = fields_of(record, new.durables, old.durables)
         pipe.hset(RECORD, mapping={**added, ASSIGNMENT: new.encoded()})
         if removed:
             pipe.hdel(RECORD, *removed)
-        pipe.hdel(POSITIONS, *old.durables)
+        if not getattr(
+            redis, "shards", 0
+        ):  # a cluster's are in other slots; their names never return
+            pipe.hdel(POSITIONS, *old.durables)
         try:
             pipe.execute()
         except WatchError:
@@ -180,6 +196,16 @@ def _check_taken(record: Mapping[str, str], old: Assignment) -> None:
             f"{', '.join(waiting)} has not taken the rebuilt rows yet: run it again when "
             "`whiteboard rebuild fraud` is done"
         )
+
+
+def _positions(redis: Redis, old: Assignment) -> list[bytes | None]:
+    """Up to which sequence Redis has the rows of each worker, and in a cluster of each shard."""
+    count = getattr(redis, "shards", 0)
+    found: list[Any] = []
+    for worker, name in enumerate(old.durables):
+        keys = position_keys(redis, old.shards_of(worker, count))
+        found += [redis.hget(key, name) for key in keys]
+    return found
 
 
 async def _lowest(js: JetStreamContext, old: Assignment, positions: list[bytes | None]) -> int:

@@ -20,7 +20,7 @@ the sequence that it logs.
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -29,7 +29,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from redis import Redis
 
+from features.cluster.shards import hash_tag
 from features.online import PROJECT, OnlineTable
+from features.redis_connection import RedisLink
 from features.spec import Key, State
 from features.state_log import stack
 from services.fraud.problem import DESIGN
@@ -90,7 +92,8 @@ class OnlineRecord:
 
     def reset(self, states: Sequence[State]) -> None:
         """Begin a new record, in which the rows of states are complete."""
-        self._redis.delete(RECORD, POSITIONS)
+        for key in (RECORD, *position_keys(self._redis)):
+            self._redis.delete(key)
         self.complete(states)
 
     def offer(self, offer: Offer) -> None:
@@ -181,6 +184,34 @@ def replace_rows(
 def owner_field(worker: str) -> str:
     """The field with the process that runs as a worker, which nothing but itself may write."""
     return f"owner:{worker}"
+
+
+def position_keys(redis: Redis | RedisLink, shards: Iterable[int] | None = None) -> list[str]:
+    """Where positions are: in one Redis, in one hash; in a cluster, in one a shard.
+
+    Args:
+        redis: A client of `features.cluster.clients`, or a connection.
+        shards: Which shards' of a cluster; all if None.
+    """
+    count = int(getattr(redis, "shards", 0))
+    if not count:
+        return [POSITIONS]
+    wanted = range(count) if shards is None else shards
+    return [f"{hash_tag(shard).decode()}{POSITIONS}" for shard in wanted]
+
+
+def shard_field(shard: int) -> str:
+    """The field that says that a shard of a cluster has its rows."""
+    return f"shard:{shard}"
+
+
+def shards_of(record: Record) -> frozenset[int]:
+    """The shards of a cluster that have their rows.
+
+    >>> sorted(shards_of({"shard:3": "1", "state:x": "ab"}))
+    [3]
+    """
+    return frozenset(int(f.removeprefix("shard:")) for f in record if f.startswith("shard:"))
 
 
 def fields_of(

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Iterable
 from contextlib import suppress
 from uuid import uuid4
 
@@ -10,7 +11,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from features.online import Fence
-from features.redis_connection import RedisConnection
+from features.redis_connection import RedisLink
 from features.spec import Key, State
 from services.fraud.features.ownership.assignment import Assignment, floor
 from services.fraud.features.ownership.handover import (
@@ -24,7 +25,10 @@ from services.fraud.features.ownership.handover import (
     entries,
     owner_field,
     pending,
+    position_keys,
     replace_rows,
+    shard_field,
+    shards_of,
 )
 from services.fraud.features.states import STATES
 from services.fraud.ingestion.events import STREAM
@@ -42,13 +46,17 @@ class RowOwner:
 
     Attributes:
         fence: What holds while this process may write them.
+        known_shards: In a cluster, the shards that had rows when `still_owns` was asked.
+        claimed: In a cluster, the shards that it may write now.
+        took_over: Whether the last `prepare` took an offer.
     """
 
     def __init__(
         self,
         config: Settings,
         js: JetStreamContext,
-        redis: RedisConnection,
+        redis: RedisLink,
+        bulk: Redis,
         consumer: OrderedConsumer,
         assignment: Assignment,
         worker: int,
@@ -57,13 +65,14 @@ class RowOwner:
 
         Args:
             redis: The connection that the worker writes by.
+            bulk: A blocking client, which it closes.
             consumer: Its consumer, which does not run while `prepare` does.
             assignment: Which rows are which worker's.
             worker: Its number.
         """
         self._js = js
         self._redis = redis
-        self._bulk = Redis.from_url(config.redis, socket_timeout=60.0)
+        self._bulk = bulk
         self._record = OnlineRecord(self._bulk)
         self._lake = Lake(config)
         self._consumer = consumer
@@ -73,6 +82,9 @@ class RowOwner:
         self._states = STATES
         self._process = uuid4().hex[:12]
         self._seen: Record = {}
+        self.known_shards: frozenset[int] = frozenset()
+        self.claimed: list[int] = []
+        self.took_over = False
         encoded = assignment.encoded().encode() if assignment.epoch else None
         owner = owner_field(self._name)
         holds = {ASSIGNMENT: encoded, owner: self._process.encode()}
@@ -98,6 +110,7 @@ class RowOwner:
         record = await self._read()
         if Assignment.of(record) != self._assignment:
             return False
+        self.known_shards = shards_of(record)
         process = record.get(owner_field(self._name))
         if process is None:
             await self.enter()
@@ -115,6 +128,7 @@ class RowOwner:
         """
         record = await asyncio.to_thread(self._record.read)
         offer = pending(record, self._states, self._name)
+        self.took_over = offer is not None
         if offer is not None:
             await self._take(offer)
         backfilled = (await self._js.stream_info(STREAM)).state.first_seq - 1
@@ -129,20 +143,23 @@ class RowOwner:
 
     async def _go_back(self, last_folded: int) -> int:
         """Have the events folded again whose rows Redis has lost. Returns the last before them."""
-        [position] = await self._redis.execute([("HGET", POSITIONS, self._name)])
-        if position is None:  # its rows are from before positions were noted
-            await self._note_position(last_folded)
-        elif int(position) < last_folded:
+        keys = position_keys(self._redis, self.claimed)
+        found = await self._redis.execute([("HGET", key, self._name) for key in keys])
+        # Without one, rows are from before positions were noted.
+        absent = [key for key, position in zip(keys, found, strict=True) if position is None]
+        await self._note_position(last_folded, absent)
+        position = min((int(p) for p in found if p is not None), default=last_folded)
+        if position < last_folded:
             log.warning(
                 "%s: Redis has lost the rows of sequence %d to %d: folding them again",
-                self._name, int(position) + 1, last_folded,
+                self._name, position + 1, last_folded,
             )  # fmt: skip
-            await self._consumer.restart(after=int(position))
-            return int(position)
+            await self._consumer.restart(after=position)
+            return position
         return last_folded
 
-    async def _note_position(self, seq: int) -> None:
-        await self._redis.execute([("HSET", POSITIONS, self._name, str(seq))])
+    async def _note_position(self, seq: int, keys: Iterable[str]) -> None:
+        await self._redis.execute([("HSET", key, self._name, str(seq)) for key in keys])
 
     async def changed(self) -> None:
         """Wait until there is another assignment, owner, offer, or entry for one of the states."""
@@ -152,6 +169,17 @@ class RowOwner:
                 if self._relevant(await self._read()) != self._relevant(self._seen):
                     return
 
+    async def note_shards(self) -> None:
+        """Note that claimed shards have their rows. Raises redis.RedisError, OSError."""
+        new = [
+            pair
+            for n in self.claimed
+            if n not in self.known_shards
+            for pair in (shard_field(n), "1")
+        ]
+        if new:
+            await self._redis.execute([("HSET", RECORD, *new)])
+
     def close(self) -> None:
         """Close its connection."""
         self._bulk.close()
@@ -159,13 +187,14 @@ class RowOwner:
     async def _take(self, offer: Offer) -> None:
         log.info("taking over the rows as of sequence %d", offer.last_seq)
         # What was sent to Redis before this reply has been executed.
-        await self._redis.execute([("PING",)])
+        for node in self._redis.nodes:
+            await node.execute([("PING",)])
         for state in self._states:
             count = await asyncio.to_thread(
                 replace_rows, self._bulk, self._lake, offer, state, self._owns
             )
             log.info("%s: %d rows", state.name, count)
-        await self._note_position(offer.last_seq)
+        await self._note_position(offer.last_seq, position_keys(self._redis, self.claimed))
         await self._consumer.restart(after=offer.last_seq)
         await asyncio.to_thread(self._record.take, self._name, offer, self._states)
 
