@@ -6,6 +6,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 
 from rich.markup import escape
 
@@ -138,9 +139,8 @@ def bootstrap_missing(
     if idle:
         lower_priority(os.getpid())
         os.nice(DEFERRABLE_NICE)  # fewer threads train: see `TrainingThreads`
-        training_threads.expect_signal()
     folder = progress_folder(config.home)
-    with errors_as_messages():
+    with errors_as_messages(), training_threads.taking_signal() if idle else nullcontext():
         made = [one.bootstrap(config, seed, days, noted(folder, one.name, bar)) for one in designs]
     return any(made)
 

@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 
 import uvloop
 
@@ -56,9 +56,17 @@ class TrainingThreads:
         cores = os.cpu_count() or 1
         return max(cores // 2, 1) if os.nice(0) and not self._alone else cores
 
-    def expect_signal(self) -> None:
-        """Take `ALONE` in this process from now on, also in the middle of training."""
+    @contextlib.contextmanager
+    def taking_signal(self) -> Iterator[None]:
+        """Take `ALONE` in this process meanwhile, and ignore it afterwards.
+
+        Python gives a handled signal its default effect as it ends, which is to kill the process.
+        """
         signal.signal(self.ALONE, self._use_all_cores)
+        try:
+            yield
+        finally:
+            signal.signal(self.ALONE, signal.SIG_IGN)
 
     def _use_all_cores(self, *_: object) -> None:
         self._alone = True

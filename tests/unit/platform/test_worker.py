@@ -30,10 +30,22 @@ def test_background_training_leaves_cores_free():
 def test_background_training_takes_all_cores_once_it_is_alone():
     code = """import os
 from services.platform.runtime.worker import training_threads
-training_threads.expect_signal()
-os.kill(os.getpid(), training_threads.ALONE)
+with training_threads.taking_signal():
+    os.kill(os.getpid(), training_threads.ALONE)
 print(training_threads())"""
     assert output_of(code, 10) == str(os.cpu_count())
+
+
+def test_a_process_that_is_told_to_use_all_cores_as_it_ends_lives_on():
+    code = """import os
+from services.platform.runtime.worker import training_threads
+class Late:
+    def __del__(self, kill=os.kill, pid=os.getpid(), number=training_threads.ALONE):
+        kill(pid, number)
+        print("alive")
+with training_threads.taking_signal():
+    os.late = Late()"""
+    assert output_of(code, 10) == "alive"
 
 
 def test_lower_priority_puts_a_process_and_its_children_into_the_idle_class():
