@@ -99,8 +99,8 @@ class Clusters:
 
     def calm_run(self, seconds: float) -> dict:
         """Send transactions while every node is there. The run's figures."""
-        told = ("--rate", str(RATE), "--seconds", str(seconds))
-        found = self.here.figures("simulate", "fraud", *told)
+        options = ("--rate", str(RATE), "--seconds", str(seconds))
+        found = self.here.figures("simulate", "fraud", *options)
         print("calm", found)
         return found
 

@@ -42,8 +42,8 @@ class TrainingThreads:
     """How many threads training may use.
 
     All cores, or half of them at a nice value above 0: with every core busy, OpenMP's threads wait
-    at their barriers for preempted ones, so that more threads train no faster. Once told by a
-    signal that nothing else runs, all cores again.
+    at their barriers for preempted ones, so that more threads train no faster. All cores again
+    after a signal, which says that nothing else runs.
     """
 
     ALONE = signal.SIGUSR1

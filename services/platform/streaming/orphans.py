@@ -23,7 +23,7 @@ _BATCH = 500
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Hold a folder's outbox: nobody takes it over meanwhile. Waits while somebody does."""
+    """Hold a folder's outbox: no process takes it over meanwhile. Waits while one does."""
     folder.mkdir(parents=True, exist_ok=True)
     with _lock_file(folder) as file:
         fcntl.flock(file, fcntl.LOCK_EX)

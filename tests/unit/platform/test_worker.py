@@ -36,7 +36,7 @@ print(training_threads())"""
     assert output_of(code, 10) == str(os.cpu_count())
 
 
-def test_a_process_that_is_told_to_use_all_cores_as_it_ends_lives_on():
+def test_the_signal_for_all_cores_does_not_kill_a_process_that_ends():
     code = """import os
 from services.platform.runtime.worker import training_threads
 class Late:

@@ -174,9 +174,8 @@ async def assign(js: JetStreamContext, redis: Redis, workers: int, shards: int) 
         pipe.hset(RECORD, mapping={**added, ASSIGNMENT: new.encoded()})
         if removed:
             pipe.hdel(RECORD, *removed)
-        if not getattr(
-            redis, "shards", 0
-        ):  # a cluster's are in other slots; their names never return
+        # A cluster's are in other slots, and their names never return.
+        if POSITIONS in position_keys(redis):
             pipe.hdel(POSITIONS, *old.durables)
         try:
             pipe.execute()
