@@ -1,18 +1,22 @@
-"""A Feast offline store on a DuckDB ASOF JOIN: the last state strictly before each row.
+"""A Feast offline store: the last state strictly before each row, in one pass over the log.
 
 Feast loads this class through `offline_store.type`. Feast's own stores join rows with
 timestamp <= the entity row's, so a transaction would see the state that it produced itself (see
 docs/adr/0002). The join is ordered by the stream's sequence where the entity rows have one
 (`seq`), else by event time: online, a request sees what came before it in the stream, which for
 a late event differs from what came before it in time.
+
+Memory grows with the rows that are asked for, not with the log (see docs/adr/0027).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import duckdb
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -30,7 +34,12 @@ from feast.saved_dataset import SavedDatasetStorage
 
 from features.spec import SEQ_COLUMN, TIME_COLUMN
 from services.platform.settings import settings
+from services.platform.storage.joins import LastBefore
 from services.platform.storage.lake import Lake
+from services.platform.types import Integers
+
+_ROWS_AT_ONCE = 50_000
+_LOG_ROWS_AT_ONCE = 65_536
 
 
 class AsofOfflineStoreConfig(FeastConfigBaseModel):
@@ -40,11 +49,11 @@ class AsofOfflineStoreConfig(FeastConfigBaseModel):
 
 
 class AsofRetrievalJob(RetrievalJob):
-    """A query that runs when its result is read."""
+    """A query that runs when its result is read, as a whole or in parts."""
 
     def __init__(
         self,
-        query: Callable[[], pa.Table],
+        query: Callable[[], Iterable[pa.Table]],
         full_feature_names: bool = False,
         on_demand: Sequence[OnDemandFeatureView] = (),
         metadata: RetrievalMetadata | None = None,
@@ -69,11 +78,18 @@ class AsofRetrievalJob(RetrievalJob):
         """The features and keys requested, and their range of time."""
         return self._metadata
 
+    def parts(self) -> Iterator[pd.DataFrame]:
+        """The result, some rows at a time, with the features that Feast computes."""
+        for part in self._query():
+            yield AsofRetrievalJob(
+                partial(iter, [part]), self._full_feature_names, self._on_demand, self._metadata
+            ).to_df()
+
     def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
-        return self._query()
+        return pa.concat_tables(self._query())
 
     def _to_df_internal(self, timeout: int | None = None) -> pd.DataFrame:
-        return self._query().to_pandas()
+        return self._to_arrow_internal().to_pandas()
 
     def persist(
         self,
@@ -91,7 +107,7 @@ class AsofRetrievalJob(RetrievalJob):
 
 
 class AsofOfflineStore(OfflineStore):
-    """Reads Parquet files from S3 or disk and joins them in DuckDB."""
+    """Reads Parquet files from S3 or disk."""
 
     @staticmethod
     def get_historical_features(
@@ -118,7 +134,7 @@ class AsofOfflineStore(OfflineStore):
             raise ValueError(f"entity_df: no column {TIME_COLUMN!r}")
         frame = entity_df
 
-        def query() -> pa.Table:
+        def query() -> Iterator[pa.Table]:
             return _join(frame, feature_views, full_feature_names)
 
         times = frame[TIME_COLUMN]
@@ -150,10 +166,10 @@ class AsofOfflineStore(OfflineStore):
         chosen = ", ".join([*join_key_columns, *feature_name_columns, timestamp_field])
         newest = ", ".join([timestamp_field, SEQ_COLUMN])
 
-        def query() -> pa.Table:
+        def query() -> Iterator[pa.Table]:
             with duckdb.connect() as db:
                 db.register("source", source)
-                return db.sql(
+                yield db.sql(
                     f"SELECT {chosen} FROM source WHERE {timestamp_field} BETWEEN ? AND ? "
                     f"QUALIFY row_number() OVER (PARTITION BY {', '.join(join_key_columns)} "
                     f"ORDER BY ({newest}) DESC) = 1",
@@ -182,7 +198,7 @@ class AsofOfflineStore(OfflineStore):
             keep = keep & (time >= start_date)
         if end_date is not None:
             keep = keep & (time <= end_date)
-        return AsofRetrievalJob(lambda: source.to_table(columns=chosen, filter=keep))
+        return AsofRetrievalJob(lambda: iter([source.to_table(columns=chosen, filter=keep)]))
 
     def validate_data_source(self, config: RepoConfig, data_source: DataSource) -> None:
         """Check the type only: the first backfill writes the files after the views exist."""
@@ -203,43 +219,64 @@ def _dataset(source: DataSource | None) -> ds.Dataset:
         raise FileNotFoundError(message) from None
 
 
-def _join(frame: pd.DataFrame, views: Sequence[FeatureView], full_names: bool) -> pa.Table:
-    """One ASOF LEFT JOIN per view. DuckDB does not keep row order, hence the row number."""
+def _join(
+    frame: pd.DataFrame, views: Sequence[FeatureView], full_names: bool
+) -> Iterator[pa.Table]:
+    """The rows with the columns of all views, `_ROWS_AT_ONCE` at a time."""
     order = SEQ_COLUMN if SEQ_COLUMN in frame else TIME_COLUMN
-    with duckdb.connect() as db:
-        db.execute("SET TimeZone = 'UTC'")
-        db.register("entities", pa.Table.from_pandas(frame, preserve_index=False))
-        db.execute("CREATE TABLE joined AS SELECT row_number() OVER () AS _row, * FROM entities")
-        for view in views:
-            _join_view(db, view, order, full_names)
-        return db.sql("SELECT * EXCLUDE (_row) FROM joined ORDER BY _row").to_arrow_table()
+    entities = pa.Table.from_pandas(frame, preserve_index=False)
+    found = [(_prefix(view, full_names), _states_before(entities, view, order)) for view in views]
+    for begin in range(0, max(len(entities), 1), _ROWS_AT_ONCE):
+        part = entities.slice(begin, _ROWS_AT_ONCE)
+        for prefix, (states, number) in found:
+            of_part = number[begin : begin + _ROWS_AT_ONCE]
+            picked = states.take(pa.array(of_part, mask=of_part < 0))
+            for name in states.column_names:
+                part = part.append_column(prefix + name, picked[name])
+        yield part
 
 
-def _join_view(
-    db: duckdb.DuckDBPyConnection, view: FeatureView, order: str, full_names: bool
-) -> None:
-    """Add a view's columns to the table `joined`."""
+def _prefix(view: FeatureView, full_names: bool) -> str:
+    return f"{view.projection.name_to_use()}__" if full_names else ""
+
+
+def _states_before(entities: pa.Table, view: FeatureView, order: str) -> tuple[pa.Table, Integers]:
+    """The states of a view that N rows need, and (N,) which of them each row needs, -1 for none.
+
+    The last state is what a row without the view's key needs: a list of one NaN, which
+    `state_log.stack` expands to a row of NaN.
+    """
     source = view.batch_source
     if source is None:
         raise ValueError(f"feature view {view.name} has no source to read")
     keys = [e.name for e in view.entity_columns]
     names = [f.name for f in view.features]
-    prefix = f"{view.projection.name_to_use()}__" if full_names else ""
-    timestamp = source.timestamp_field
-    column = SEQ_COLUMN if order == SEQ_COLUMN else timestamp
+    moment = SEQ_COLUMN if order == SEQ_COLUMN else source.timestamp_field
+    # A column without any key has no type of its own.
+    of_rows = [entities[key].cast(pa.string()) for key in keys]
+    wanted = LastBefore(of_rows, _moments(entities[order]))
     # Batch by batch: the log is the largest table of the lake.
-    db.register("source", _dataset(source).scanner(columns=[*keys, *names, column]).to_reader())
-    absent = " OR ".join(f"j.{key} IS NULL" for key in keys)
-    # A null key gives a list of one NaN, which `state_log.stack` expands to a row of NaN.
-    picked = (
-        f"CASE WHEN {absent} THEN ['NaN'::DOUBLE] ELSE v.{name} END AS \"{prefix}{name}\""
-        for name in names
+    scanner = _dataset(source).scanner(
+        columns=[*keys, *names, moment],
+        batch_size=_LOG_ROWS_AT_ONCE,
+        batch_readahead=2,
+        fragment_readahead=1,
     )
-    db.execute("CREATE TABLE wider AS SELECT j.*, "
-        + ", ".join(picked)
-        + " FROM joined j ASOF LEFT JOIN source v ON "
-        + " AND ".join(f"j.{key} = v.{key}" for key in keys)
-        + f" AND j.{order} > v.{column}"
-    )  # fmt: skip
-    db.execute("DROP TABLE joined; ALTER TABLE wider RENAME TO joined")
-    db.unregister("source")
+    for batch in scanner.to_batches():
+        rows = pa.Table.from_batches([batch])
+        wanted.add([rows[key] for key in keys], _moments(rows[moment]), rows.select(names))
+    states, number = wanted.found(scanner.projected_schema.empty_table().select(names))
+    no_key = pa.table(
+        {name: pa.array([[np.nan]], states.schema.field(name).type) for name in names}
+    )
+    absent = np.zeros(len(entities), dtype=bool)
+    for column in of_rows:
+        absent |= column.is_null().to_numpy()
+    return pa.concat_tables([states, no_key]), np.where(absent, len(states), number)
+
+
+def _moments(column: pa.ChunkedArray) -> Integers:
+    """(N,) what a log is ordered by: sequences, or times as microseconds."""
+    if pa.types.is_timestamp(column.type):
+        column = column.cast(pa.timestamp("us", column.type.tz), safe=False).cast(pa.int64())
+    return np.asarray(column.to_numpy(), dtype=np.int64)

@@ -24,11 +24,13 @@ from services.fraud.features.backfill import WARM_UP_DAYS
 from services.fraud.features.graph import TransactionLog
 from services.fraud.features.request import cart_sets
 from services.fraud.ingestion.columns import event_times
-from services.fraud.ingestion.outcomes import labelled_transactions
+from services.fraud.ingestion.outcomes import settled_until
 from services.fraud.ingestion.tables import TRUTH_TABLE
+from services.fraud.ingestion.watermark import FeedClock
 from services.fraud.model import read_model
 from services.fraud.problem import CostModel
 from services.fraud.retraining.dataset import examples, point_in_time
+from services.fraud.retraining.labelled import labelled_transactions
 from services.fraud.retraining.training import choose_threshold, make_card, new_candidate
 from services.fraud.simulator.scenarios import SCENARIOS
 from services.platform.evaluation.comparison import (
@@ -141,14 +143,22 @@ def compare(
 def _read_dataset(settings: Settings, bar: ProgressBar) -> _Dataset:
     lake = Lake(settings)
     with bar("reading point-in-time features"):
-        truth = lake.read(TRUTH_TABLE)
-        settled = labelled_transactions(lake, 0.0)
-        if truth is None or settled is None:
+        truth = lake.read(TRUTH_TABLE, ["scenario"])
+        if truth is None or not len(truth):
             raise ValueError("the lake holds no simulated transactions: run `whiteboard up`")
+        found = labelled_transactions(lake, _window, int(truth["seq"][-1].as_py()))
+        if found is None:
+            raise ValueError("the lake holds no labels yet: run `whiteboard up`")
+        settled = found.settled
         settled = settled.select(pc.is_in(settled.rows["seq"], truth["seq"]).to_numpy())
-        settled = settled.select(settled.time >= settled.begin + WARM_UP_DAYS * DAY)
         rows, until = settled.rows, settled.until
-        check_mix(rows["fraud"].to_numpy(), "labelled transactions", "frauds", settled.fraud_share)
+        check_mix(
+            rows["fraud"].to_numpy(),
+            "labelled transactions",
+            "frauds",
+            settled.fraud_share,
+            settled.counted,
+        )
         index = pc.index_in(rows["seq"], truth["seq"])
         rows = rows.append_column("scenario", truth["scenario"].take(index))
         unlabelled = rows.drop_columns(["fraud", "scenario"])
@@ -160,6 +170,11 @@ def _read_dataset(settings: Settings, bar: ProgressBar) -> _Dataset:
     log_index = np.searchsorted(log.seq, rows["seq"].to_numpy())
     scenario = rows["scenario"].to_numpy()
     return _Dataset(rows, tabular, scenario, ~test & ~valid, valid, test, log, log_index)
+
+
+def _window(clock: FeedClock) -> tuple[float, float]:
+    """Event times [begin, end), seconds, of the transactions that are compared."""
+    return clock.begin + WARM_UP_DAYS * DAY, settled_until(clock)
 
 
 def _with_embeddings(dataset: _Dataset, seed: int, bar: ProgressBar) -> _SeedData:
@@ -212,7 +227,7 @@ def _examples(dataset: _Dataset, vectors: Floats, kind: type[Candidate], which: 
 def _evaluate(
     dataset: _Dataset, data: Examples, score: Floats, is_cold: Booleans, threshold: float
 ) -> dict[str, float]:
-    flagged = score >= np.quantile(score, 1 - DECLINE_SHARE)
+    flagged = score >= _threshold_of_share(score, _weight(data))
     scenario = dataset.scenario[dataset.test]
     recall = {
         f"recall_{name}": float(flagged[scenario == code].mean())
@@ -220,7 +235,7 @@ def _evaluate(
         if code
     }
     return {
-        "ap": float(average_precision_score(data.positive, score)),
+        "ap": float(average_precision_score(data.positive, score, sample_weight=_weight(data))),
         "cost": _cost(score, threshold, data) / TEST_DAYS,
         **recall,
         "cold_start_recall": float(flagged[is_cold & data.positive].mean()),
@@ -229,8 +244,25 @@ def _evaluate(
 
 def _cost(score: Floats, threshold: float, data: Examples) -> float:
     """Cost of the outcomes that scores lead to, minor units."""
-    costs = CostModel()
-    return costs.total(costs.outcomes(score, threshold, data.amount), data.positive, data.amount)
+    costs, weight = CostModel(), _weight(data)
+    outcome = costs.outcomes(score, threshold, data.amount)
+    if weight is None:
+        return costs.total(outcome, data.positive, data.amount)
+    return float((costs.costs(outcome, data.positive, data.amount) * weight).sum())
+
+
+def _weight(data: Examples) -> Floats | None:
+    """What each example counts; None where each stands for itself."""
+    return None if data.weight is None or (data.weight == 1.0).all() else data.weight
+
+
+def _threshold_of_share(score: Floats, weight: Floats | None) -> float:
+    """The score that `DECLINE_SHARE` of the transactions reach."""
+    if weight is None:
+        return float(np.quantile(score, 1 - DECLINE_SHARE))
+    order = np.argsort(-score, kind="stable")
+    above = np.cumsum(weight[order])
+    return float(score[order[np.searchsorted(above, DECLINE_SHARE * above[-1])]])
 
 
 def _inputs(dataset: _Dataset, data: _SeedData) -> Iterator[Inputs]:

@@ -51,7 +51,9 @@ class MonitoredModel:
         )
         known = data.between_days(WARM_UP_DAYS, _VALIDATION_UNTIL)
         score = self.model.score(data.examples(WARM_UP_DAYS, _VALIDATION_UNTIL))
-        self.reference: Reference = reference(data.vectors[known], score, data.time[known])
+        self.reference: Reference = reference(
+            monitored_columns(data.vectors[known], score), data.time[known]
+        )
         self.baseline_costs = self.costs(data, _LIVE_FROM - BASELINE_PERIODS, _LIVE_FROM)
 
     def windows(self, data: SimulatedData, first: int, last: int) -> list[Floats]:

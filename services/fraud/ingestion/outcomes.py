@@ -6,7 +6,7 @@ that decline more.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -15,11 +15,9 @@ from pyarrow import compute as pc
 
 from features.spec import DAY
 from services.fraud.ingestion.columns import event_times
-from services.fraud.ingestion.label_weights import WEIGHT, label_weights, with_decisions
-from services.fraud.ingestion.tables import LABELS_TABLE, TRANSACTION_SCHEMA, TRANSACTIONS_TABLE
-from services.fraud.ingestion.watermark import FeedClock, feed_clocks, warn_of_ahead
+from services.fraud.ingestion.label_weights import WEIGHT, label_weights
+from services.fraud.ingestion.watermark import FeedClock, feed_clocks
 from services.fraud.problem import DISPUTE_WINDOW_DAYS
-from services.platform.storage.lake import Lake
 from services.platform.types import Booleans, Floats
 
 
@@ -33,6 +31,8 @@ class SettledRows:
         until: (N,) event time before which each row's feed is settled, seconds.
         clocks: By feed, its clock.
         fraud_share: Of all labels that were given, share of frauds; NaN without labels.
+        counted: (N,) how many rows each stands for where a sample of them was read, otherwise 1.
+            It is a factor of `weight`.
     """
 
     rows: pa.Table
@@ -40,6 +40,7 @@ class SettledRows:
     until: Floats
     clocks: Mapping[str, FeedClock]
     fraud_share: float
+    counted: Floats
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -51,8 +52,13 @@ class SettledRows:
 
     def select(self, mask: Booleans) -> "SettledRows":
         """The rows where `mask` (N,) is true."""
-        rows = self.rows.filter(pa.array(mask))
-        return SettledRows(rows, self.begin[mask], self.until[mask], self.clocks, self.fraud_share)
+        return replace(
+            self,
+            rows=self.rows.filter(pa.array(mask)),
+            begin=self.begin[mask],
+            until=self.until[mask],
+            counted=self.counted[mask],
+        )
 
 
 def settled_until(clock: FeedClock) -> float:
@@ -87,6 +93,7 @@ def settle(rows: pa.Table, labels: pa.Table, since: float = 0.0) -> SettledRows:
         chosen(clocks.watermark) - DISPUTE_WINDOW_DAYS * DAY,
         clocks.by_feed,
         float("nan") if share is None else share,
+        np.broadcast_to(1.0, len(with_outcome)),
     )
 
 
@@ -95,18 +102,3 @@ def _chosen(values: Floats, is_closed: Booleans, known: Booleans) -> Floats:
     if values.strides == (0,):
         return np.broadcast_to(values[:1], int(known.sum()))
     return values[is_closed][known]
-
-
-def labelled_transactions(lake: Lake, since: float) -> SettledRows | None:
-    """The lake's settled transactions after `since` (event time, seconds).
-
-    None while there are no labels.
-    """
-    # With the schema: files from before the column `feed` have nulls there.
-    transactions = lake.read(TRANSACTIONS_TABLE, schema=TRANSACTION_SCHEMA)
-    labels = lake.read(LABELS_TABLE, ["transaction_id", "fraud"])
-    if transactions is None or labels is None:
-        return None
-    settled = settle(with_decisions(lake, transactions, since), labels, since)
-    warn_of_ahead(settled.clocks)
-    return settled

@@ -80,18 +80,16 @@ def monitored_columns(vectors: Floats, score: Floats) -> Floats:
     return np.column_stack([vectors[:, _FEATURE_INDICES], score])
 
 
-def reference(vectors: Floats, score: Floats, time: Floats) -> Reference:
+def reference(rows: Floats, time: Floats) -> Reference:
     """What is normal, with training days as clean windows.
 
     Args:
-        vectors: (N, all features) of training.
-        score: (N,).
+        rows: (N, F) `monitored_columns` of training.
         time: (N,) event times, seconds.
 
     Raises:
         ValueError: there are too few days.
     """
-    rows = monitored_columns(vectors, score)
     day = (time // DAY).astype(np.int64)
     days = [rows[day == number] for number in np.unique(day)]
     return Reference.of(COLUMNS, rows, [d for d in days if len(d) >= MIN_ROWS])

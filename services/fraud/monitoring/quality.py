@@ -54,7 +54,7 @@ class OutcomeReader:
         if labels is None:
             return None
         settled = settle(decisions, labels)
-        cost_model = usual_costs(settled.rows["costs"].to_pylist())
+        cost_model = usual_costs(settled.rows["costs"])
         made = settled.rows.drop_columns("costs").to_pandas()
         made = made.drop_duplicates("decision_id").drop(columns="seq")
         made = made.rename(columns={"fraud": "positive", "amount_minor": "amount"})

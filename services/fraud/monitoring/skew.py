@@ -19,7 +19,7 @@ from services.fraud.features.request import request_columns
 from services.fraud.features.states import EMBEDDINGS, FEATURES, STATES
 from services.fraud.ingestion.columns import EventReader, Events
 from services.fraud.ingestion.tables import DECISION_SCHEMA, DECISIONS_TABLE
-from services.fraud.ingestion.watermark import ahead_message, feed_clocks
+from services.fraud.ingestion.watermark import FeedTimes, ahead_message
 from services.fraud.monitoring.rules import RulesAudit, audit_rules, published_sets
 from services.fraud.monitoring.skew_rows import (
     Tables,
@@ -128,7 +128,7 @@ class SkewAudit:
         # Decisions first: what is written meanwhile are events, which they may have read.
         self._decisions = DecisionQueue(lake)
         self._events = EventReader(lake)
-        self._clocks = FeedTimes()
+        self._times = FeedTimes()
         self._late: list[pa.Table] = []
         self._found = Audit()
 
@@ -141,7 +141,7 @@ class SkewAudit:
         while end < last:
             begin, end = end, min(end + _EVENTS, last)
             transactions, events = self._range(begin, end)
-            self._clocks.add(transactions)
+            self._times.add(transactions)
             gaps = end - begin - len(events)
             self._found = _sum(self._found, Audit(events=len(events), gaps=gaps))
             for decisions in self._decisions.due(end):
@@ -153,7 +153,12 @@ class SkewAudit:
         for decisions in self._decisions.due(None):
             self._compare(tables, none, decisions)
         self._compare_late()
-        return replace(self._found, other_set=self._decisions.other_set, ahead=self._clocks.ahead())
+        return replace(self._found, other_set=self._decisions.other_set, ahead=self._ahead())
+
+    def _ahead(self) -> list[str]:
+        """A sentence for each feed with transactions far ahead of its others."""
+        clocks = self._times.clocks()
+        return [ahead_message(feed, clock) for feed, clock in clocks.items() if clock.ahead]
 
     def _newest_event(self, last: int) -> int:
         """The last sequence of the events, looked up again: decisions are written before some."""
@@ -264,25 +269,6 @@ class DecisionQueue:
             self._waiting.append(block.filter(pa.array(~due)))
         if due.any():
             yield block.filter(pa.array(due))
-
-
-class FeedTimes:
-    """The event times of all transactions by feed: 12 bytes each."""
-
-    def __init__(self) -> None:
-        self._parts: list[pa.Table] = []
-
-    def add(self, transactions: pa.Table) -> None:
-        """Take a range."""
-        feed = transactions["feed"].combine_chunks().dictionary_encode()
-        self._parts.append(pa.table({"event_time": transactions["event_time"], "feed": feed}))
-
-    def ahead(self) -> list[str]:
-        """A sentence for each feed with transactions far ahead of its others."""
-        if not self._parts:
-            return []
-        clocks = feed_clocks(pa.concat_tables(self._parts).unify_dictionaries()).by_feed
-        return [ahead_message(feed, clock) for feed, clock in clocks.items() if clock.ahead]
 
 
 def compare(

@@ -7,12 +7,15 @@ campaigns it is validated on.
 
 import hashlib
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
+from feast.infra.offline_stores.offline_store import RetrievalJob
 
+from features.offline import AsofRetrievalJob
 from features.reading import embedding_values
 from features.spec import DAY
 from features.state_log import stack
@@ -21,10 +24,18 @@ from services.fraud.features import embeddings
 from services.fraud.features.backfill import WARM_UP_DAYS
 from services.fraud.features.rebuild import unfinished
 from services.fraud.features.request import cart_sets, entity_frame
-from services.fraud.features.states import EMBEDDINGS, FEATURE_SET, FEATURES, TABULAR
+from services.fraud.features.states import (
+    EMBEDDING_FEATURES,
+    EMBEDDINGS,
+    FEATURE_SET,
+    FEATURES,
+    TABULAR,
+)
 from services.fraud.ingestion.columns import event_times
 from services.fraud.ingestion.label_weights import WEIGHT
-from services.fraud.ingestion.outcomes import SettledRows, labelled_transactions
+from services.fraud.ingestion.outcomes import SettledRows, settled_until
+from services.fraud.ingestion.watermark import FeedClock, feed_codes
+from services.fraud.retraining.labelled import LabelledTransactions, labelled_transactions
 from services.platform.models.candidates import Candidate, Examples
 from services.platform.progress import ProgressBar
 from services.platform.retraining.spec import check_mix
@@ -60,6 +71,7 @@ class TrainingData:
         time: (N,) event times, seconds: training examples, then validation examples.
         carts: The items of the training and of the validation examples, for the fallback; None if
             it is not trained on them.
+        limits: What was left out of training, for the card; empty if nothing was.
     """
 
     train: Examples
@@ -68,9 +80,10 @@ class TrainingData:
     until: float
     time: Floats
     carts: tuple[Floats32, Floats32] | None = None
+    limits: Mapping[str, float] = field(default_factory=dict)
 
 
-def training_rows(lake: Lake) -> pa.Table:
+def training_rows(lake: Lake) -> LabelledTransactions:
     """Labelled transactions after the warm-up, without the days held out for the gate.
 
     Each feed has its own warm-up and its own days for the gate. A feed with less than
@@ -80,34 +93,51 @@ def training_rows(lake: Lake) -> pa.Table:
         NotEnoughData: too few days between the warm-up and open disputes.
         ImplausibleLabels: nearly all of the labels are frauds, or none.
     """
-    settled = labelled_transactions(lake, 0.0)
-    if settled is None or not len(settled):
+    found = labelled_transactions(lake, training_window)
+    if found is None or not found.settled.clocks:
         raise NotEnoughData("the lake holds no labelled transactions yet")
-    settled = _of_large_feeds(settled)
-    since, until = settled.begin + WARM_UP_DAYS * DAY, settled.until - GATE_DAYS * DAY
-    days = max(float((until - since).max()), 0.0) / DAY
+    settled = _of_large_feeds(found.settled)
+    days = _longest(settled.clocks.values())
     if days < _MIN_DAYS:
         raise NotEnoughData(
             f"{days:.0f} labelled days after {WARM_UP_DAYS} days of warm-up; {_MIN_DAYS} are needed"
         )
-    time = settled.time
-    rows = settled.select((time >= since) & (time < until)).rows
-    check_mix(rows["fraud"].to_numpy(), "labelled transactions", "frauds", settled.fraud_share)
-    return rows
+    if not len(settled):
+        raise NotEnoughData("the lake holds no labelled transactions yet")
+    check_mix(
+        settled.rows["fraud"].to_numpy(),
+        "labelled transactions",
+        "frauds",
+        settled.fraud_share,
+        settled.counted,
+    )
+    return replace(found, settled=settled)
+
+
+def training_window(clock: FeedClock) -> tuple[float, float]:
+    """Event times [begin, end), seconds, of a feed's transactions to train on."""
+    return clock.begin + WARM_UP_DAYS * DAY, settled_until(clock) - GATE_DAYS * DAY
+
+
+def _longest(clocks: Iterable[FeedClock]) -> float:
+    """The length of the longest of the feeds' windows, days."""
+    windows = map(training_window, clocks)
+    return max((max(end - begin, 0.0) for begin, end in windows), default=0.0) / DAY
 
 
 def _of_large_feeds(settled: SettledRows) -> SettledRows:
-    """The rows of feeds that have enough of them."""
-    # Rows of one feed have one begin and one end.
-    _, feed, sizes = np.unique(
-        np.column_stack([settled.begin, settled.until]),
-        axis=0, return_inverse=True, return_counts=True,
-    )  # fmt: skip
-    is_large = sizes >= _MIN_FEED_SHARE * len(settled)
-    if is_large.all():
+    """The rows and the clocks of feeds that have enough of them."""
+    if not len(settled):
         return settled
+    codes, names = feed_codes(settled.rows)
+    sizes = np.bincount(codes, settled.counted, minlength=len(names))
+    is_large = sizes >= _MIN_FEED_SHARE * settled.counted.sum()
+    large = {name for name, chosen in zip(names.to_pylist(), is_large, strict=True) if chosen}
+    clocks = {name: clock for name, clock in settled.clocks.items() if name in large}
+    if is_large.all():
+        return replace(settled, clocks=clocks)
     log.warning("%d small feeds are not trained on", int((~is_large).sum()))
-    return settled.select(is_large[feed.ravel()])
+    return replace(settled.select(is_large[codes]), clocks=clocks)
 
 
 def feature_names(candidate: type[Candidate]) -> tuple[str, ...]:
@@ -131,8 +161,9 @@ def examples(
         features: The features of the candidate, those of the present feature set if empty.
     """
     columns = FEATURE_SET.columns(features or feature_names(candidate))
+    is_all = np.array_equal(columns, np.arange(vectors.shape[1]))
     return Examples(
-        vectors=np.ascontiguousarray(vectors[:, columns]),
+        vectors=np.ascontiguousarray(vectors if is_all else vectors[:, columns]),
         positive=rows["fraud"].to_numpy(),
         amount=rows["amount_minor"].to_numpy().astype(np.float64),
         sets={"items": cart_sets(rows)} if "items" in candidate.sets else {},
@@ -158,16 +189,38 @@ def point_in_time(settings: Settings, rows: pa.Table, graph: bool = False) -> Fl
         raise ValueError(f"{', '.join(states)} must be rebuilt first: `whiteboard rebuild fraud`")
     store = open_store(settings, FEATURE_SET)
     service = store.get_feature_service(graph_service(FEATURE_SET) if graph else FEATURE_SET.design)
-    frame = store.get_historical_features(entity_frame(rows), service).to_df()
-    return frame[list(FEATURES if graph else TABULAR)].to_numpy(dtype=np.float64)
+    names = list(FEATURES if graph else TABULAR)
+    return _in_parts(
+        store.get_historical_features(entity_frame(rows), service),
+        len(rows),
+        len(names),
+        lambda frame: frame[names].to_numpy(dtype=np.float64),
+    )
 
 
 def point_in_time_embeddings(settings: Settings, rows: pa.Table) -> Floats:
     """The parties' embeddings as of each transaction, from Feast, (N, len(EMBEDDING_FEATURES))."""
     store = open_store(settings, FEATURE_SET)
     wanted = [f"{view.name}:{view.name}" for view in EMBEDDINGS]
-    frame = store.get_historical_features(entity_frame(rows), wanted).to_df()
-    return np.hstack([embedding_values(stack(frame[view.name], view.width)) for view in EMBEDDINGS])
+
+    def embeddings_of(frame: pd.DataFrame) -> Floats:
+        values = (embedding_values(stack(frame[v.name], v.width)) for v in EMBEDDINGS)
+        return np.hstack(list(values))
+
+    frames = store.get_historical_features(entity_frame(rows), wanted)
+    return _in_parts(frames, len(rows), len(EMBEDDING_FEATURES), embeddings_of)
+
+
+def _in_parts(
+    job: RetrievalJob, count: int, width: int, read: Callable[[pd.DataFrame], Floats]
+) -> Floats:
+    """(count, width): what is read of a job's result, which is never held as a whole."""
+    assert isinstance(job, AsofRetrievalJob)
+    out, done = np.empty((count, width)), 0
+    for frame in job.parts():
+        out[done : done + len(frame)] = read(frame)
+        done += len(frame)
+    return out
 
 
 def training_data(
@@ -186,7 +239,9 @@ def training_data(
         read: Returns the tabular features of rows. At a first start the backfill has just computed
             them: Feast would join the same bytes in 27 s.
     """
-    rows = training_rows(lake)
+    found = training_rows(lake)
+    rows, limits = found.settled.rows, found.limits
+    del found
     time = event_times(rows)
     is_late = time >= time.max() - VALIDATION_DAYS * DAY
     with bar("reading point-in-time features"):
@@ -205,10 +260,12 @@ def training_data(
         until=float(time.max()),
         time=np.concatenate([time[~is_late], time[is_late]]),
         carts=(cart_sets(early), cart_sets(late)),
+        limits=limits,
     )
 
 
 def fingerprint(vectors: Floats, rows: pa.Table) -> str:
     """Hash of a set of examples, for the model card."""
-    digest = hashlib.sha256(vectors.tobytes() + rows["fraud"].to_numpy().tobytes())
+    digest = hashlib.sha256(np.ascontiguousarray(vectors))
+    digest.update(rows["fraud"].to_numpy().tobytes())
     return digest.hexdigest()[:16]

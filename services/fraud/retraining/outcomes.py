@@ -1,27 +1,39 @@
 """Labelled transactions with their feature vectors, for the gate and for retraining.
 
 The vector is the one logged with the decision. Backfilled transactions have no decision: their
-vector is read as of their point in time.
+vector is read as of their point in time. Decisions are read a range of their stream at a time; in
+memory are the labelled transactions, at most about `sample.MAX_ROWS`, and their vectors.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 import numpy as np
 import pyarrow as pa
-from pyarrow import compute as pc
 
-from services.fraud.features.decisions import of_current_set, read_decisions
+from services.fraud.features.decisions import of_current_set
 from services.fraud.features.states import FEATURES, TABULAR
 from services.fraud.ingestion.columns import event_times
 from services.fraud.ingestion.label_weights import WEIGHT
-from services.fraud.ingestion.outcomes import labelled_transactions
-from services.fraud.ingestion.tables import NOT_DEGRADED, TRANSACTIONS_TABLE
+from services.fraud.ingestion.tables import (
+    DECISION_SCHEMA,
+    DECISIONS_TABLE,
+    NOT_DEGRADED,
+    TRANSACTIONS_TABLE,
+)
+from services.fraud.problem import CostModel
 from services.fraud.retraining.dataset import point_in_time, point_in_time_embeddings
+from services.fraud.retraining.labelled import after, labelled_transactions
+from services.fraud.review.policy import UsualCosts
+from services.fraud.rules.logged import vectors_of
 from services.platform.settings import Settings
+from services.platform.storage.joins import first_matches
 from services.platform.storage.lake import Lake
+from services.platform.storage.sequences import SequenceReader
 from services.platform.types import Booleans, Floats
+
+_RANGE = 25_000
 
 
 @dataclass(frozen=True)
@@ -32,15 +44,20 @@ class LabelledDecisions:
         rows: N transactions with their outcome as `fraud`, and what it stands for as `weight`.
         vectors: (N, len(FEATURES)) features.
         until: (N,) event time before which each row's feed is settled, seconds.
+        counted: (N,) how many transactions each stands for in a sample of them; a factor of
+            `weight`.
         fraud_share: The usual share of frauds; NaN if it is not known.
-        costs: Costs that the decisions were made by, oldest first, as they were logged.
+        costs: The usual costs of the decisions.
+        limits: What was left out, see `LabelledTransactions`.
     """
 
     rows: pa.Table
     vectors: Floats
     until: Floats
+    counted: Floats
     fraud_share: float = float("nan")
-    costs: Sequence[Mapping[str, float | None] | None] = ()
+    costs: CostModel = field(default_factory=CostModel)
+    limits: Mapping[str, float] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -62,9 +79,15 @@ class LabelledDecisions:
 
     def select(self, mask: Booleans) -> "LabelledDecisions":
         """The transactions where `mask` (N,) is true."""
-        rows = self.rows.filter(pa.array(mask))
-        until = self.until[mask]
-        return LabelledDecisions(rows, self.vectors[mask], until, self.fraud_share, self.costs)
+        if mask.all():
+            return self
+        return replace(
+            self,
+            rows=self.rows.filter(pa.array(mask)),
+            vectors=self.vectors[mask],
+            until=self.until[mask],
+            counted=self.counted[mask],
+        )
 
 
 def labelled_decisions(
@@ -78,22 +101,22 @@ def labelled_decisions(
         since: Event time, seconds.
         graph: Whether to read the parties' embeddings too.
     """
-    settled = labelled_transactions(lake, since)
-    if settled is None or not len(settled):
+    read = labelled_transactions(lake, after(since))
+    if read is None or not len(read.settled):
         no_rows = pa.table({"fraud": pa.array([], pa.bool_())})
-        return LabelledDecisions(no_rows, np.zeros((0, len(FEATURES))), np.zeros(0))
-    rows = settled.rows
-    logged, costs = _logged(lake, rows)
+        return LabelledDecisions(no_rows, np.zeros((0, len(FEATURES))), np.zeros(0), np.zeros(0))
+    settled, rows = read.settled, read.settled.rows
     is_backfilled = rows["seq"].to_numpy() < _first_live_sequence(lake)
-    vectors = np.full((len(rows), len(FEATURES)), np.nan)
-    vectors[~is_backfilled] = logged[~is_backfilled]
+    vectors, costs = _logged(lake, rows, ~is_backfilled)
     if is_backfilled.any():
         backfilled = rows.filter(pa.array(is_backfilled)).drop_columns(["fraud", WEIGHT])
         vectors[is_backfilled, : len(TABULAR)] = point_in_time(settings, backfilled, graph=False)
     has_vector = ~np.isnan(vectors[:, FEATURES.index("hour_of_day")])
     if graph:
         vectors[:, len(TABULAR) :] = point_in_time_embeddings(settings, rows)
-    found = LabelledDecisions(rows, vectors, settled.until, settled.fraud_share, costs)
+    found = LabelledDecisions(
+        rows, vectors, settled.until, settled.counted, settled.fraud_share, costs, read.limits
+    )
     return found.select(has_vector)
 
 
@@ -105,23 +128,31 @@ def _first_live_sequence(lake: Lake) -> int:
     return min((int(f.rpartition("/")[2].split("-")[1]) for f in live), default=2**62)
 
 
-def _logged(
-    lake: Lake, rows: pa.Table
-) -> tuple[Floats, Sequence[Mapping[str, float | None] | None]]:
+def _logged(lake: Lake, rows: pa.Table, wanted: Booleans) -> tuple[Floats, CostModel]:
     """The decisions' vectors (N, len(FEATURES)), NaN without a decision or if it was degraded.
 
-    And the costs of the decisions, oldest first.
+    And the usual costs of all decisions since the first of the rows.
+
+    Args:
+        wanted: (N,) which rows' vectors are read, the others are NaN.
     """
     out = np.full((len(rows), len(FEATURES)), np.nan)
-    since = float(event_times(rows).min())
-    logged = read_decisions(lake, ["transaction_id", "features", "costs"], NOT_DEGRADED, since)
-    if logged is None:
-        return out, ()
-    decisions = of_current_set(logged)
-    index = pc.index_in(rows["transaction_id"], decisions["transaction_id"])
-    decided = np.nonzero(pc.is_valid(index).to_numpy())[0]
-    if len(decided):
-        features = decisions["features"].take(index.filter(pc.is_valid(index))).combine_chunks()
-        flat = pc.list_flatten(features).to_numpy(zero_copy_only=False)
-        out[decided] = flat.reshape(len(decided), -1)
-    return out, decisions["costs"].to_pylist()
+    costs = UsualCosts()
+
+    def decisions() -> Iterator[pa.Table]:
+        since = float(event_times(rows).min())
+        columns = ["transaction_id", "features", "costs", "feature_set"]
+        reader = SequenceReader(
+            lake, DECISIONS_TABLE, columns, DECISION_SCHEMA, NOT_DEGRADED, since
+        )
+        for part in reader.parts(_RANGE):
+            current = of_current_set(part)
+            costs.add(current["costs"])
+            yield current
+
+    at = np.flatnonzero(wanted)
+    ids = rows["transaction_id"].filter(pa.array(wanted))
+    for found, decided in first_matches(ids, decisions(), "transaction_id"):
+        if len(found):
+            out[at[found]] = vectors_of(decided)
+    return out, costs.model()

@@ -16,13 +16,13 @@ from services.fraud.features.request import cart_sets
 from services.fraud.ingestion.columns import event_times
 from services.fraud.ingestion.events import DECISIONS_STREAM
 from services.fraud.model import needs_embeddings, read_model
-from services.fraud.monitoring.drift import reference
+from services.fraud.monitoring.drift import monitored_columns, reference
 from services.fraud.problem import DESIGN, LATENCY_BUDGET_MS, CostModel
 from services.fraud.retraining import training
 from services.fraud.retraining.dataset import GATE_DAYS, TrainingData, examples, fingerprint
 from services.fraud.retraining.fallback import kept_fallback
 from services.fraud.retraining.outcomes import LabelledDecisions, labelled_decisions
-from services.fraud.review.policy import usual_costs
+from services.fraud.retraining.sample import MAX_ROWS
 from services.fraud.service import SCORER
 from services.platform.evaluation.sampling import repeated
 from services.platform.models.candidates import Candidate
@@ -63,7 +63,11 @@ def new_outcomes(
     if len(data):
         data = data.select(event_times(data.rows) < data.until - GATE_DAYS * DAY)
     REQUIRED_LABELS.check(
-        data.positive, f"since {card.label} was trained", "to train on", data.fraud_share
+        data.positive,
+        f"since {card.label} was trained",
+        "to train on",
+        data.fraud_share,
+        data.counted,
     )
     return data
 
@@ -102,6 +106,7 @@ def train_further(
         fingerprint=fingerprint(data.vectors, data.rows),
         until=float(time_of.max()),
         time=np.concatenate([event_times(fit.rows), event_times(valid.rows)]),
+        limits=data.limits,
     )
     drift_reference = _reference(settings, candidate, training_data.until, bar)
     train_s = perf_counter() - begin
@@ -135,9 +140,10 @@ def _reference(
         raise TooFewLabels("no labelled days for the drift reference")
     month = month.select(event_times(month.rows) <= until)
     score = candidate.score(examples(month.rows, month.vectors, kind, candidate.features))
-    rows = repeated(month.weight)
+    chosen = repeated(month.weight, MAX_ROWS)
+    rows = monitored_columns(month.vectors, score)
     try:
-        return reference(month.vectors[rows], score[rows], event_times(month.rows)[rows])
+        return reference(rows[chosen], event_times(month.rows)[chosen])
     except ValueError as error:
         raise TooFewLabels(f"the last {REFERENCE_DAYS} labelled days: {error}") from None
 
@@ -154,12 +160,15 @@ def gate_evidence(
     with bar("reading labelled decisions"):
         data = labelled_decisions(settings, lake, since, any(needs_embeddings(m) for m in models))
     REQUIRED_LABELS.check(
-        data.positive, "that neither model was trained on", "to decide on", data.fraud_share
+        data.positive,
+        "that neither model was trained on",
+        "to decide on",
+        data.fraud_share,
+        data.counted,
     )
     sets = {"items": cart_sets(data.rows)} if any(m.card.sets for m in models) else {}
-    costs = usual_costs(data.costs)
     amount = data.rows["amount_minor"].to_numpy().astype(np.float64)
-    results = [_result(m, data.vectors, sets, costs, amount) for m in models]
+    results = [_result(m, data.vectors, sets, data.costs, amount) for m in models]
     return Evidence(
         champion=results[0],
         challenger=results[1],
@@ -167,7 +176,7 @@ def gate_evidence(
         amount=amount,
         unit=pd.factorize(data.rows["customer_id"].to_numpy())[0],
         weight=data.weight,
-        costs=costs.costs,
+        costs=data.costs.costs,
     )
 
 

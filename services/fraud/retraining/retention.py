@@ -15,15 +15,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-import pyarrow as pa
-
 from features.spec import DAY
 from services.fraud.ingestion.tables import (
     DECISION_SCHEMA,
     DECISIONS_TABLE,
     VERDICTS_TABLE,
 )
-from services.fraud.ingestion.watermark import feed_clocks
+from services.fraud.ingestion.watermark import FeedTimes
 from services.fraud.model import read_model
 from services.fraud.problem import DESIGN, DISPUTE_WINDOW_DAYS
 from services.fraud.retraining.plan import REFERENCE_DAYS
@@ -84,7 +82,7 @@ def kept_from(config: Settings, days: float = RETENTION_DAYS) -> float | None:
         raise ValueError(
             f"retention of {days:g} days: disputes are open for {DISPUTE_WINDOW_DAYS} days"
         )
-    clocks = feed_clocks(_times(Lake(config))).by_feed.values()
+    clocks = _times(Lake(config)).clocks().values()
     if not clocks:
         return None
     needed = [min(clock.watermark for clock in clocks) - days * DAY]
@@ -95,12 +93,11 @@ def kept_from(config: Settings, days: float = RETENTION_DAYS) -> float | None:
     return min(needed)
 
 
-def _times(lake: Lake) -> pa.Table:
-    """Event time and feed of all decisions: 12 bytes each."""
-    reader = SequenceReader(lake, DECISIONS_TABLE, ["event_time", "feed"], DECISION_SCHEMA)
-    parts = [DECISION_SCHEMA.empty_table().select(["event_time", "feed"])]
-    for begin in range(0, reader.last, _RANGE):
-        rows = reader.between(begin, begin + _RANGE)
-        if rows is not None:
-            parts.append(rows.select(["event_time", "feed"]))
-    return pa.concat_tables(parts)
+def _times(lake: Lake) -> FeedTimes:
+    """The event times of all decisions."""
+    found = FeedTimes()
+    for part in SequenceReader(
+        lake, DECISIONS_TABLE, ["event_time", "feed"], DECISION_SCHEMA
+    ).parts(_RANGE):
+        found.add(part)
+    return found

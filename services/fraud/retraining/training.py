@@ -9,7 +9,7 @@ from monitoring.reference import Reference
 from services.fraud.candidates import CANDIDATES
 from services.fraud.features.states import FEATURE_SET, SETS
 from services.fraud.model import read_model
-from services.fraud.monitoring.drift import reference
+from services.fraud.monitoring.drift import monitored_columns, reference
 from services.fraud.problem import CONF, DESIGN, CostModel
 from services.fraud.reasons.explainer import ATTACHMENT, explanation_file, first_reasons
 from services.fraud.retraining.dataset import (
@@ -20,6 +20,7 @@ from services.fraud.retraining.dataset import (
     training_data,
 )
 from services.fraud.retraining.fallback import train_fallback
+from services.fraud.retraining.sample import MAX_ROWS
 from services.platform.evaluation.sampling import repeated
 from services.platform.models.attachments import attach
 from services.platform.models.candidates import Candidate, Examples
@@ -86,11 +87,18 @@ def train(
     return register(settings, candidate, data, drift_reference, train_s, {"seed": seed}, fallback)
 
 
-def make_card(candidate: Candidate, threshold: float, fingerprint: str, until: float) -> ModelCard:
+def make_card(
+    candidate: Candidate,
+    threshold: float,
+    fingerprint: str,
+    until: float,
+    limits: Mapping[str, float] | None = None,
+) -> ModelCard:
     """The card of a trained candidate, see `new_card`.
 
     Args:
         until: Event time of the newest training example, seconds.
+        limits: What was left out of training; None: nothing.
     """
     return training.new_card(
         candidate,
@@ -101,17 +109,18 @@ def make_card(candidate: Candidate, threshold: float, fingerprint: str, until: f
         feature_set=FEATURE_SET.hash,
         sets={name: SETS[name] for name in candidate.sets},
         kpi={"review_minor": CostModel().opex, "chargeback_fee_minor": CostModel().fee},
+        limits=dict(limits or {}),
     )
 
 
 def reference_of(candidate: Candidate, data: TrainingData) -> Reference:
     """The drift monitor's reference for a model, from its training and validation days."""
-    parts = (data.train, data.validation)
-    vectors = np.concatenate([part.vectors for part in parts])
-    score = np.concatenate([candidate.score(part) for part in parts])
-    counted = np.concatenate([_counted(part) for part in parts])
-    rows = repeated(counted)
-    return reference(vectors[rows], score[rows], data.time[rows])
+    rows, counted = [], []
+    for part in (data.train, data.validation):
+        rows.append(monitored_columns(part.vectors, candidate.score(part)))
+        counted.append(_counted(part))
+    chosen = repeated(np.concatenate(counted), MAX_ROWS)
+    return reference(np.concatenate(rows)[chosen], data.time[chosen])
 
 
 def _counted(examples: Examples) -> Floats:
@@ -141,9 +150,10 @@ def register(
     valid = data.validation
     score = candidate.score(valid)
     threshold = CostModel().best_threshold(score, valid.positive, valid.amount, valid.weight)
+    card = make_card(candidate, threshold, data.fingerprint, data.until, data.limits)
     trained = TrainedCandidate(
         candidate,
-        make_card(candidate, threshold, data.fingerprint, data.until),
+        card,
         valid,
         score,
         CostModel(),
@@ -151,9 +161,7 @@ def register(
         {"train_s": train_s},
         drift_reference.to_bytes(),
         {
-            **attachments(
-                candidate, data, make_card(candidate, threshold, data.fingerprint, data.until)
-            ),
+            **attachments(candidate, data, card),
             **fallback,
         },
     )

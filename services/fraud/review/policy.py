@@ -1,7 +1,8 @@
 """The policy: the outcome of least expected cost, under the present costs and price of a slot."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from statistics import median
@@ -9,6 +10,7 @@ from statistics import median
 import numpy as np
 import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from services.fraud.ingestion.events import Outcome
 from services.fraud.problem import OUTCOMES, CostModel
@@ -74,20 +76,47 @@ def recompute(decisions: pa.Table, costs: CostModel | None = None) -> Integers:
     return out
 
 
-def usual_costs(logged: Sequence[Mapping[str, float | None] | None]) -> CostModel:
+class UsualCosts:
+    """The usual costs of logged decisions, which it takes a part at a time."""
+
+    def __init__(self) -> None:
+        self._newest: dict[str, float | None] | None = None
+        self._prices: Counter[float] = Counter()
+
+    def add(self, sheets: pa.ChunkedArray) -> None:
+        """Take the costs of decisions, later ones than those before; null without any."""
+        known = sheets.drop_null().combine_chunks()
+        if not len(known):
+            return
+        self._newest = known[-1].as_py()
+        prices = pc.value_counts(pc.fill_null(known.field("slot"), math.inf))
+        for one in prices.to_pylist():
+            self._prices[one["values"]] += one["counts"]
+
+    def model(self) -> CostModel:
+        """The newest costs, at the median price of a slot.
+
+        A model is compared with another at this price: what a slot was worth is what a review
+        takes from other cases.
+        """
+        if self._newest is None:
+            return CostModel()
+        prices = sorted(self._prices)
+        ranks = np.cumsum([self._prices[price] for price in prices])
+        middle = np.searchsorted(ranks, [(ranks[-1] + 1) // 2, ranks[-1] // 2 + 1])
+        return replace(logged_costs(self._newest), slot=median(prices[i] for i in middle))
+
+
+def usual_costs(logged: pa.ChunkedArray) -> CostModel:
     """The newest costs of logged decisions, in their order, at the median price of a slot.
 
-    A model is compared with another at this price: what a slot was worth is what a review takes
-    from other cases.
-
-    >>> usual_costs([{"opex": 500, "slot": 10}, {"opex": 800, "slot": 30}, None]).slot
+    >>> prices = [{"opex": 500.0, "slot": 10.0}, {"opex": 800.0, "slot": 30.0}, None]
+    >>> usual_costs(pa.chunked_array([prices])).slot
     20.0
     """
-    sheets = [sheet for sheet in logged if sheet is not None]
-    if not sheets:
-        return CostModel()
-    prices = [math.inf if (slot := sheet["slot"]) is None else slot for sheet in sheets]
-    return replace(logged_costs(sheets[-1]), slot=median(prices))
+    found = UsualCosts()
+    found.add(logged)
+    return found.model()
 
 
 def _distinct(sheets: pa.StructArray) -> list[tuple[np.ndarray, dict[str, float | None]]]:

@@ -20,10 +20,18 @@ def draw(identity: str, purpose: str) -> float:
     return (int.from_bytes(digest, "big") >> 11) / 2.0**53
 
 
-def repeated(weight: Floats) -> Integers:
+def repeated(weight: Floats, most: int | None = None) -> Integers:
     """Indices that repeat each row as often as it counts, for what knows no weights.
 
-    >>> repeated(np.array([1.0, 2.6])).tolist()
-    [0, 1, 1, 1]
+    Args:
+        most: Where the rows count for more than this together, they are thinned out to that
+            number, by systematic sampling. Source: Madow and Madow, "On the Theory of Systematic
+            Sampling", 1944.
+
+    >>> repeated(np.array([1.0, 2.6])).tolist(), repeated(np.array([1.0, 9.0, 2.0]), 4).tolist()
+    ([0, 1, 1, 1], [1, 1, 1, 2])
     """
-    return np.repeat(np.arange(len(weight)), np.rint(weight).astype(np.int64))
+    if most is None or weight.sum() <= most:
+        return np.repeat(np.arange(len(weight)), np.rint(weight).astype(np.int64))
+    position = (np.arange(most) + 0.5) / most * weight.sum()
+    return np.searchsorted(np.cumsum(weight), position)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
+import numpy as np
+
 from services.platform.models.candidates import CandidateRegistry
 from services.platform.models.names import version_path
 from services.platform.models.onnx import ModelCard
@@ -35,13 +37,20 @@ class ImplausibleLabels(TooFewLabels):
     """Labels in a mix that cannot be: none of them counts."""
 
 
-def check_mix(positive: Booleans, decisions: str, word: str, prior: float = float("nan")) -> None:
+def check_mix(
+    positive: Booleans,
+    decisions: str,
+    word: str,
+    prior: float = float("nan"),
+    counted: Floats | None = None,
+) -> None:
     """Refuse labels (N,) in a mix that cannot be: all positive, none, or far more than usual.
 
     Args:
         decisions: The word for labelled decisions.
         word: The word for positives.
         prior: The usual share of positives; NaN if it is not known.
+        counted: (N,) how many decisions each stands for in a sample of them; None: itself.
 
     Raises:
         ImplausibleLabels: with the figures and what to do.
@@ -49,14 +58,15 @@ def check_mix(positive: Booleans, decisions: str, word: str, prior: float = floa
     count, positives = len(positive), int(positive.sum())
     if count < _MIN_FOR_MIX:
         return
+    share = float(np.average(positive, weights=counted))
     problem = ""
     if positives == count:
         problem = f"all {count:,} {decisions} are {word}"
     elif positives == 0:
         problem = f"none of {count:,} {decisions} are {word}"
-    elif positives >= _MIN_FOR_MIX and positives / count > MAX_SHARE_RATIO * prior:
+    elif positives >= _MIN_FOR_MIX and share > MAX_SHARE_RATIO * prior:
         problem = (
-            f"{positives:,} of {count:,} {decisions} are {word} ({positives / count:.1%}), more "
+            f"{positives:,} of {count:,} {decisions} are {word} ({share:.1%}), more "
             f"than {MAX_SHARE_RATIO:.0f} times the usual {prior:.2%}"
         )
     if problem:
@@ -85,7 +95,12 @@ class RequiredLabels:
     remedy: str
 
     def check(
-        self, positive: Booleans, which: str, purpose: str, prior: float = float("nan")
+        self,
+        positive: Booleans,
+        which: str,
+        purpose: str,
+        prior: float = float("nan"),
+        counted: Floats | None = None,
     ) -> None:
         """Check the labels (N,) of the decisions there are.
 
@@ -93,13 +108,14 @@ class RequiredLabels:
             which: The decisions that count, for the message.
             purpose: What they are needed for, for the message.
             prior: The usual share of positives; NaN if it is not known.
+            counted: See `check_mix`.
 
         Raises:
             TooFewLabels: there are too few.
             ImplausibleLabels: their mix cannot be.
         """
         count, positives = len(positive), int(positive.sum())
-        check_mix(positive, f"{self.decisions} {which}", self.positive, prior)
+        check_mix(positive, f"{self.decisions} {which}", self.positive, prior, counted)
         if count < self.count or positives < self.positives:
             raise TooFewLabels(
                 f"{count:,} {self.decisions} with {positives} {self.positive} {which}; "

@@ -108,7 +108,7 @@ class Lake:
         if not files:
             return None
         if since:
-            where = _since(since) if where is None else _since(since) & where
+            where = not_before(since) if where is None else not_before(since) & where
         source = ds.dataset(files, schema, filesystem=self.filesystem, format="parquet")
         wanted = None if columns is None else list(dict.fromkeys(["seq", *columns]))
         return _deduplicated(source.to_table(columns=wanted, filter=where))
@@ -206,7 +206,7 @@ class IncrementalReader:
         Raises:
             OSError: S3 did not answer; retry.
         """
-        keep = _since(since) if wanted is None else _since(since) & wanted
+        keep = not_before(since) if wanted is None else not_before(since) & wanted
         where = keep if self._where is None else keep & self._where
         for attempt in range(_READ_ATTEMPTS):
             files = self._lake.files(self._table, since)
@@ -229,7 +229,8 @@ def _utc(seconds: float) -> datetime:
     return datetime.fromtimestamp(seconds, UTC)
 
 
-def _since(seconds: float) -> pc.Expression:
+def not_before(seconds: float) -> pc.Expression:
+    """A filter: rows with an event time from `seconds` since the epoch on."""
     return pc.field("event_time") >= pa.scalar(_utc(seconds), pa.timestamp("us", tz="UTC"))
 
 

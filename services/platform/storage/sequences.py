@@ -7,14 +7,14 @@ memory are one range and the list of files.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from services.platform.storage.lake import Lake
+from services.platform.storage.lake import Lake, not_before
 
 # <name>-<first sequence>-<last sequence>, and what the compaction adds.
 _RANGE = re.compile(r"-(\d{12})-(\d{12})(-[0-9a-f]{8})?\.parquet$")
@@ -62,6 +62,7 @@ class SequenceReader:
         columns: Sequence[str] | None = None,
         schema: pa.Schema | None = None,
         where: pc.Expression | None = None,
+        since: float = 0.0,
     ) -> None:
         """List the files; those without a range in their name are opened for their statistics.
 
@@ -69,11 +70,15 @@ class SequenceReader:
             columns: Columns besides `seq`; all if None.
             schema: See `Lake.read`.
             where: Filter of rows.
+            since: Earliest event time, see `Lake.read`.
 
         Raises:
             OSError: S3 did not answer.
         """
         self._where = where
+        if since:
+            self._where = not_before(since) if where is None else not_before(since) & where
+        self._since = since
         self._lake = lake
         self._table = table
         self._columns = None if columns is None else list(columns)
@@ -86,7 +91,8 @@ class SequenceReader:
         """List the files again."""
         known = self._known
         self._known = {
-            path: known.get(path) or self._file(path) for path in self._lake.files(self._table)
+            path: known.get(path) or self._file(path)
+            for path in self._lake.files(self._table, self._since)
         }
         self.last = max((file.last for file in self._known.values()), default=0)
 
@@ -97,6 +103,23 @@ class SequenceReader:
             OSError: S3 did not answer.
         """
         return self._between(begin, end, self._columns)
+
+    def parts(self, size: int) -> Iterator[pa.Table]:
+        """All rows in order, without duplicates: those of `size` sequences at a time.
+
+        Sequences that no file holds are passed over.
+
+        Raises:
+            OSError: S3 did not answer.
+        """
+        end, last = 0, self.last_row()
+        while end < last:
+            following = min(f.first for f in self._known.values() if f.last > end)
+            begin = max(end, following - 1)
+            end = begin + size
+            rows = self.between(begin, end)
+            if rows is not None and len(rows):
+                yield rows
 
     def last_row(self) -> int:
         """The highest sequence of a row; 0 without rows. OSError: S3 did not answer."""

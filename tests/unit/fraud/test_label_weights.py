@@ -34,8 +34,12 @@ def test_where_declined_payments_have_labels_each_stands_for_itself():
 class Decisions:
     """A lake with two would-be declines."""
 
-    def read(self, table, columns, where, since, schema):
-        made = {"transaction_id": ["b", "c"], "control": [True, False], "propensity": [0.02, 0.02]}
+    def files(self, table, since=0.0):
+        return ["lake/fraud/decisions/lake-000000000001-000000000002.parquet"]
+
+    def read_files(self, files, columns, where, schema):
+        made = {"transaction_id": ["b", "c"], "control": [True, False], "propensity": [0.02, 0.02],
+                "seq": [1, 2]}  # fmt: skip
         assert schema is DECISION_SCHEMA
         return pa.table(made)
 

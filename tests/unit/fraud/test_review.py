@@ -13,7 +13,14 @@ from services.fraud.evaluation.fortnight import _BOUND_S, Live, _Matching, known
 from services.fraud.ingestion.tables import COSTS_TYPE
 from services.fraud.problem import APPROVE, DECLINE, OUTCOMES, REVIEW, CostModel
 from services.fraud.review.live import CostChange
-from services.fraud.review.policy import COSTS, Policy, logged_costs, recompute, usual_costs
+from services.fraud.review.policy import (
+    COSTS,
+    Policy,
+    UsualCosts,
+    logged_costs,
+    recompute,
+    usual_costs,
+)
 from services.fraud.review.price import slot_price
 from services.fraud.review.queue import Lease, LeaseLost
 from services.fraud.review.worker import review_case
@@ -98,8 +105,14 @@ def test_costs_survive_the_log():
 
 def test_models_are_compared_at_the_newest_costs_and_the_usual_price():
     sheets = [{"opex": 500, "slot": s} for s in (None, 10.0, 30.0)] + [{"opex": 800, "slot": 20.0}]
-    assert usual_costs([None, *sheets]) == CostModel(opex=800, slot=25.0)
-    assert usual_costs([None]) == CostModel()
+    logged = pa.chunked_array([[None, *sheets]], COSTS_TYPE)
+    assert usual_costs(logged) == CostModel(opex=800, slot=25.0)
+    assert usual_costs(logged.slice(0, 1)) == CostModel()
+    # Part by part, as the gate reads them.
+    costs = UsualCosts()
+    for part in (logged.slice(0, 2), logged.slice(2, 1), logged.slice(3)):
+        costs.add(part)
+    assert costs.model() == usual_costs(logged)
 
 
 @pytest.mark.parametrize("change", [{"opex": -1}, {"missed": 1.5}, {"fee": INFINITE}, {"opx": 1}])

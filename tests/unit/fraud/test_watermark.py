@@ -11,7 +11,7 @@ import pytest
 from features.spec import DAY
 from monitoring.quality import periods
 from services.fraud.features.states import FEATURE_SET, FEATURES
-from services.fraud.ingestion.outcomes import labelled_transactions, settle
+from services.fraud.ingestion.outcomes import settle
 from services.fraud.ingestion.tables import (
     DECISION_SCHEMA,
     DECISIONS_TABLE,
@@ -24,6 +24,7 @@ from services.fraud.ingestion.watermark import MIN_SUPPORT, feed_clock, feed_clo
 from services.fraud.monitoring.quality import OutcomeReader
 from services.fraud.problem import DISPUTE_WINDOW_DAYS, CostModel
 from services.fraud.retraining.dataset import GATE_DAYS, NotEnoughData, training_rows
+from services.fraud.retraining.labelled import after, labelled_transactions
 from services.fraud.retraining.outcomes import labelled_decisions
 from services.fraud.retraining.plan import REQUIRED_LABELS
 from services.platform.retraining import challenge
@@ -131,16 +132,24 @@ def all_periods(lake):
     return periods(OutcomeReader(lake)({}), CostModel(), DAY)
 
 
+def settled_rows(lake):
+    return labelled_transactions(lake, after(0.0)).settled
+
+
+def training(lake):
+    return training_rows(lake).settled.rows
+
+
 def ids(rows):
     return rows["transaction_id"].to_pylist()
 
 
 def test_what_is_settled_ends_a_dispute_window_before_the_watermark(usual):
-    settled = labelled_transactions(usual, 0.0)
+    settled = settled_rows(usual)
     half_a_day = PER_DAY // 2
     assert len(settled) == (DAYS - DISPUTE_WINDOW_DAYS) * PER_DAY - half_a_day
     assert settled.rows["fraud"].to_numpy().mean() == pytest.approx(FRAUD_SHARE, abs=0.01)
-    gate = training_rows(usual)
+    gate = training(usual)
     assert len(gate) == (DAYS - DISPUTE_WINDOW_DAYS - 10 - GATE_DAYS) * PER_DAY - half_a_day
 
 
@@ -149,9 +158,9 @@ def test_events_of_another_time_change_nothing(usual, extra):
     changed = world(extra)
     added = {f"t{3 * DAYS * PER_DAY + n}" for n in range(len(extra))}
     # A row that was left behind is past its window; it takes no other's place.
-    settled = ids(labelled_transactions(changed, 0.0).rows)
-    assert [i for i in settled if i not in added] == ids(labelled_transactions(usual, 0.0).rows)
-    assert training_rows(changed).equals(training_rows(usual))
+    settled = ids(settled_rows(changed).rows)
+    assert [i for i in settled if i not in added] == ids(settled_rows(usual).rows)
+    assert training(changed).equals(training(usual))
     since = (BEGIN + timedelta(days=25)).timestamp()
     one, other = (labelled_decisions(None, lake, since, graph=False) for lake in (usual, changed))
     assert ids(one.rows) == ids(other.rows)
@@ -165,7 +174,7 @@ def test_events_of_another_time_change_nothing(usual, extra):
 def test_events_far_ahead_are_counted_and_named(caplog):
     lake = world(EXTRA["three rows two months ahead"])
     with caplog.at_level(logging.WARNING):
-        clock = labelled_transactions(lake, 0.0).clocks["simulator"]
+        clock = settled_rows(lake).clocks["simulator"]
     assert clock.ahead == 3
     assert clock.ahead_s / DAY == pytest.approx(61.5, abs=0.1)
     [line] = caplog.messages
@@ -176,8 +185,8 @@ def test_a_feed_settles_by_its_own_time():
     """Two data sets of other years: each is settled as if it were alone."""
     at = [OLD + timedelta(hours=h / 4) for h in range(30 * 96)]
     lake = world([(one, "old.csv") for one in at])
-    settled = labelled_transactions(lake, 0.0)
-    alone = labelled_transactions(world(), 0.0)
+    settled = settled_rows(lake)
+    alone = settled_rows(world())
     older = settled.time < BEGIN.timestamp()
     assert ids(settled.select(~older).rows) == ids(alone.rows)
     assert older.sum() == 16 * 96 - MIN_SUPPORT
@@ -212,7 +221,7 @@ def test_rows_of_files_from_before_feeds_are_one_feed(usual):
     clocks = feed_clocks(old.tables[TRANSACTIONS_TABLE])
     assert set(clocks.by_feed) == {""}
     assert ids(settle(old.tables[TRANSACTIONS_TABLE], old.tables[LABELS_TABLE]).rows) == ids(
-        labelled_transactions(usual, 0.0).rows
+        settled_rows(usual).rows
     )
 
 
