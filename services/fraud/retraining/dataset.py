@@ -266,6 +266,6 @@ def training_data(
 
 def fingerprint(vectors: Floats, rows: pa.Table) -> str:
     """Hash of a set of examples, for the model card."""
-    digest = hashlib.sha256(np.ascontiguousarray(vectors))
+    digest = hashlib.sha256(np.ascontiguousarray(vectors).data)
     digest.update(rows["fraud"].to_numpy().tobytes())
     return digest.hexdigest()[:16]

@@ -19,7 +19,12 @@ from services.cv_inspection.monitoring.quality import QUALITY_SPEC
 from services.fraud.features.states import FEATURES, GROUPS
 from services.fraud.ingestion.events import DECISION
 from services.fraud.ingestion.events import DECISIONS_STREAM as FRAUD_DECISIONS
-from services.fraud.monitoring.drift import COLUMNS, MONITORED_FEATURES, reference
+from services.fraud.monitoring.drift import (
+    COLUMNS,
+    MONITORED_FEATURES,
+    monitored_columns,
+    reference,
+)
 from services.fraud.serving.app import EXAMPLE_TRANSACTION
 from services.platform.models.names import reference_path
 from services.platform.storage.lake import Lake
@@ -66,7 +71,8 @@ def normal(config, nc):
     """What is normal, kept for version 1."""
     rng = np.random.default_rng(0)
     days = [day_of(rng, number, 0.0) for number in range(12)]
-    made = reference(*(np.concatenate(part) for part in zip(*days, strict=True)))
+    vectors, score, time = (np.concatenate(part) for part in zip(*days, strict=True))
+    made = reference(monitored_columns(vectors, score), time)
     Lake(config).put(reference_path("fraud", 1), made.to_bytes())
 
 
