@@ -191,6 +191,14 @@ class RowLayout:
         )
         return np.frombuffer(packed, _DOUBLE).reshape(len(raws), self.view.width)
 
+    def decode_one(self, raw: bytes | None) -> Floats:
+        """`decode` of one stored value, (1, width), in half the time."""
+        if raw is not None and raw[self.end :] == self.trailer:
+            packed = raw[self.begin : self.end]
+        else:
+            packed = self._without_hash(raw)
+        return np.frombuffer(packed, _DOUBLE).reshape(1, -1)
+
     def _decode_many(self, raws: Sequence[bytes | None]) -> Floats | None:
         """`decode` by numpy, which compares all hashes at once; None if one differs."""
         packed = bytearray().join([self.absent if raw is None else raw for raw in raws])

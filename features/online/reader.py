@@ -53,7 +53,7 @@ class OnlineReader:
             if isinstance(raw, Exception):
                 count_row_error(raw)
             else:
-                rows[layout.view.name] = layout.decode((raw,))
+                rows[layout.view.name] = layout.decode_one(raw)
         return rows
 
     async def scan(self, count: int) -> AsyncIterator[dict[str, list[tuple[Key, Floats]]]]:
@@ -85,7 +85,7 @@ class OnlineReader:
         raws = iter(await node.results(commands))
         return {
             layout.view.name: [
-                (layout.entity(key), layout.decode((raw,)))
+                (layout.entity(key), layout.decode_one(raw))
                 for key, raw in zip(held, islice(raws, len(held)), strict=True)
                 if isinstance(raw, bytes) and raw[layout.end :] == layout.trailer
             ]
