@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from loadtest.calibration import marginal_us, predicted_knee
+from loadtest.calibration import Point, marginal_us, predicted_knee
 from services.cli.main import app
 from services.designs import DESIGNS
 from services.platform.capacity.parts import Capacity, Measured, Part
@@ -119,4 +119,4 @@ def test_the_knee_is_that_of_the_slower_queue():
     assert predicted_knee(us, "scorer", 64, 50.0) > both
     assert predicted_knee({"scorer": 600.0}, "scorer", 64, 50.0) < 1e6 / 600
     with pytest.raises(ValueError, match="do not differ"):
-        marginal_us((100.0, {"a": 1.0}), (100.0, {"a": 1.0}))
+        marginal_us(Point(100.0, {"a": 1.0}), Point(100.0, {"a": 1.0}))
