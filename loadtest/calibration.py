@@ -2,11 +2,13 @@
 
 At two rates, so that a request's time and what a process does without requests come apart. The
 knee is where the p95 of the slower of two queues passes the budget: the HTTP service on its one
-core, and all processes, Locust too, on what the machine's cores have left for requests.
+core, and all that the machine does for a request, Locust and the kernel too, on what its cores have
+left for requests.
 """
 
 import os
 import resource
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,7 +26,8 @@ from services.platform.settings import Settings
 _RATES = (0.4, 1.2)
 _SECONDS = 20
 _STEP = 1.25
-LOCUST = "locust"
+LOCUST, MACHINE = "locust", "machine"
+_IDLE_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -32,8 +35,8 @@ class Calibration:
     """What was measured here.
 
     Attributes:
-        us: By process, microseconds of a core a request.
-        idle_cores: Cores that all processes but Locust take without requests.
+        us: By process, and of the whole machine, microseconds of a core a request.
+        idle_cores: Cores that the machine uses without requests.
         cores: Cores of this machine.
         predicted_knee: Requests a second at which p95 passes the budget, by the parts.
         measured_knee: The same by raising the load; None if it was not asked for.
@@ -59,9 +62,9 @@ def calibration(
     """
     if not design.load_rate:
         raise ValueError(f"there is no loadtest/{design.name}.py: nothing to calibrate with")
+    idle = _idle_cores()
     low, high = (_point(config, design, share, bar) for share in _RATES)
     us = marginal_us(low, high)
-    idle = idle_cores(low, us)
     cores = os.cpu_count() or 1
     predicted = predicted_knee(us, design.http.name, cores - idle, budget_ms)
     if not measure_knee:
@@ -74,16 +77,16 @@ def predicted_knee(us: Mapping[str, float], http: str, cores: float, budget_ms: 
     """The rate at which the p95 of the slower queue passes the budget, a second.
 
     Args:
-        us: By process, microseconds of a core a request.
+        us: By process, and of the machine, microseconds of a core a request.
         http: The process that answers.
         cores: What the machine has for requests.
         budget_ms: Bound of the p95.
 
-    >>> round(predicted_knee({"scorer": 600.0, "nats": 300.0, "locust": 500.0}, "scorer", 2, 50.0))
+    >>> round(predicted_knee({"scorer": 600.0, "machine": 1_400.0}, "scorer", 2, 50.0))
     1369
     """
     alone = knee_of(us[http], 1, budget_ms)
-    return min(alone, knee_of(sum(us.values()), cores, budget_ms))
+    return min(alone, knee_of(us[MACHINE], cores, budget_ms))
 
 
 @dataclass(frozen=True)
@@ -116,14 +119,17 @@ def marginal_us(low: Point, high: Point) -> dict[str, float]:
     }
 
 
-def idle_cores(point: Point, us: Mapping[str, float]) -> float:
-    """Cores that all processes but Locust, whose start is none of them, take without requests.
+def _idle_cores() -> float:
+    """Cores that are in use now, measured for `_IDLE_S`."""
+    begin, at = _busy_s(), time.monotonic()
+    time.sleep(_IDLE_S)
+    return (_busy_s() - begin) / (time.monotonic() - at)
 
-    >>> round(idle_cores(Point(10_000, {"a": 7.5, "locust": 9.0}), {"a": 500.0, "locust": 1.0}), 3)
-    0.1
-    """
-    left = (point.cpu_s[n] - us[n] * 1e-6 * point.requests for n in us if n != LOCUST)
-    return sum(max(seconds, 0.0) for seconds in left) / (_SECONDS + WARM_UP_S)
+
+def _busy_s() -> float:
+    """Processor seconds of the machine so far that were not idle; what a host took counts too."""
+    times = psutil.cpu_times()
+    return float(sum(times) - times.idle - getattr(times, "iowait", 0.0))
 
 
 def _point(config: Settings, design: Design, share: float, bar: ProgressBar) -> Point:
@@ -131,7 +137,7 @@ def _point(config: Settings, design: Design, share: float, bar: ProgressBar) -> 
     before = _cpu_seconds(config)
     found = _load(config, design, max(round(design.load_rate * share), 1), bar)
     after = _cpu_seconds(config)
-    if not before.keys() & after.keys() - {LOCUST}:
+    if not before.keys() & after.keys() - {LOCUST, MACHINE}:
         raise ValueError("no process of the stack runs here: `whiteboard up`")
     # The rate rises evenly within the warm-up.
     requests = found.rate * (_SECONDS + WARM_UP_S / 2)
@@ -144,9 +150,12 @@ def _load(config: Settings, design: Design, rate: int, bar: ProgressBar) -> Load
 
 
 def _cpu_seconds(config: Settings) -> dict[str, float]:
-    """By process, processor seconds so far; Locust's are those of this process's children."""
+    """By process, and of the machine, processor seconds so far.
+
+    Locust's are those of this process's children.
+    """
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    found = {LOCUST: used.ru_utime + used.ru_stime}
+    found = {LOCUST: used.ru_utime + used.ru_stime, MACHINE: _busy_s()}
     for name, pid in Supervisor(config).pids().items():
         with suppress(psutil.NoSuchProcess):
             process = psutil.Process(pid)
