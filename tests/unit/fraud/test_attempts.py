@@ -11,6 +11,7 @@ from services.fraud.evaluation.attempts.decider import Decider
 from services.fraud.evaluation.attempts.stream import DecidedEvents, SimulatedStream
 from services.fraud.evaluation.attempts.study import Study, System
 from services.fraud.evaluation.attempts.variants import VARIANTS
+from services.fraud.evaluation.simulated_data import SimulatedData
 from services.fraud.features.states import TABULAR
 from services.fraud.ingestion.columns import Events
 from services.fraud.ingestion.events import ENTITIES
@@ -106,8 +107,6 @@ def test_of_attempts_the_vectors_are_the_products():
     stream = SimulatedStream(5, 2, lambda *_: None)
     decider = Decider(VARIANTS["attempts"], stream, np.ones(len(stream.fraud)), 0.0, 0)
     assert list(decider.run(2)) == [0, 1]
-    from services.fraud.evaluation.simulated_data import SimulatedData
-
     assert VARIANTS["attempts"].tabular == TABULAR
     assert decider.vectors.tobytes() == SimulatedData(5, 2).vectors.astype(np.float32).tobytes()
 
