@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from features.aggregation import backfill
-from features.online import RowLayout
+from features.online.layout import RowLayout
 from features.spec import HALF_LIVES
 from services.fraud.features.kernel import feature_vectors
 from services.fraud.features.request import request_features

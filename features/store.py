@@ -32,7 +32,7 @@ from feast.types import Array, Float64, String
 from features.cluster.topology import ClusterUrl, is_cluster
 from features.feature_set import FeatureSet
 from features.groups import EmbeddingGroup, Group, Passthrough
-from features.online import PROJECT
+from features.online.layout import PROJECT
 from features.spec import TIME_COLUMN, View
 from features.state_log import log_folder
 from services.platform.secret_files import make_private

@@ -18,7 +18,8 @@ import numpy as np
 import orjson
 from redis import Redis
 
-from features.online import OnlineReader, OnlineTable
+from features.online.reader import OnlineReader
+from features.online.table import OnlineTable
 from features.redis_connection import RedisConnection
 from features.spec import SEQ, TIME, State
 from infra.local.apps import same_engines, serving

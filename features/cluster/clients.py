@@ -11,7 +11,7 @@ from redis.exceptions import RedisClusterException
 from features.cluster.link import ClusterLink
 from features.cluster.rows import ClusterRowStore
 from features.cluster.topology import ClusterUrl, is_cluster
-from features.online import Fence, RowStore
+from features.online.row_store import Fence, RowStore
 from features.redis_connection import RedisConnection, RedisLink
 from features.spec import View
 from services.platform.settings import Settings

@@ -1,8 +1,8 @@
 """Reads and writes the rows of a Redis Cluster's shards, for the worker that owns them.
 
 The rows of a shard lie in one slot, and so does the shard's fence: a copy of what the worker's
-record says (`features.online.Fence`). The worker that takes shards over writes their fences first,
-and from then on no other process' transaction on them succeeds.
+record says (`features.online.row_store.Fence`). The worker that takes shards over writes their
+fences first, and from then on no other process' transaction on them succeeds.
 
 A shard that could not be read or written is blocked: the worker folds nothing into it any more. It
 must not acknowledge what it folds into the others then, and has to start again, from the first
@@ -24,16 +24,9 @@ from redis.exceptions import RedisError, ResponseError, WatchError
 
 from features.cluster.link import ClusterLink
 from features.cluster.shards import hash_tag, tagged_shard
-from features.online import (
-    Fence,
-    RowKeys,
-    RowLayout,
-    RowsLost,
-    RowStore,
-    count_row_error,
-    decode_all,
-    is_wrong_type,
-)
+from features.online.layout import RowLayout
+from features.online.replies import RowKeys, count_row_error, decode_all, is_wrong_type
+from features.online.row_store import Fence, RowsLost, RowStore
 from features.redis_connection import Command, RedisConnection
 from features.spec import Key, View
 from services.platform.types import Floats
@@ -47,7 +40,7 @@ _Shards = dict[int, list[Command]]
 
 
 class ClusterRowStore:
-    """As `features.online.RowStore`, of the shards of a cluster.
+    """As `features.online.row_store.RowStore`, of the shards of a cluster.
 
     Attributes:
         blocked: Shards that could not be read or written since they were claimed.

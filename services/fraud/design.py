@@ -310,7 +310,7 @@ FRAUD = Design(
             "reasons",
             "services.fraud.reasons.worker",
             12,
-            WORKER_NICE,
+            DEFERRABLE_NICE,
             access=Access(
                 redis="read",
                 consumes=("FRAUD_DECISIONS",),

@@ -19,7 +19,7 @@ from pyarrow.fs import S3FileSystem
 
 from features.aggregation import backfill
 from features.cluster.clients import open_redis
-from features.online import OnlineTable
+from features.online.table import OnlineTable
 from infra.local.clusters import form_redis, nats_nodes, redis_nodes, store_nodes
 from services.fraud.features.states import STATES
 from services.fraud.ingestion.columns import Events

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -14,7 +15,7 @@ from services.fraud.features.request import cart_sets
 from services.fraud.ingestion.tables import NOT_DEGRADED
 from services.fraud.problem import DESIGN
 from services.fraud.reasons.explainer import CART, Explainer, NotExplained
-from services.fraud.reasons.report import fetch, make_report
+from services.fraud.reasons.report import encoded, fetch, make_report
 from services.fraud.reasons.worker import Explainers, explain_event
 from services.platform.progress import ProgressBar
 from services.platform.settings import Settings
@@ -132,7 +133,8 @@ def why(config: Settings, decision_id: str) -> dict[str, Any]:
         )
     event = _event(rows.slice(len(rows) - 1).to_pylist()[0])
     found, note = explain_event(Explainers(config), event)
-    return make_report(event, found, note)
+    report: dict[str, Any] = orjson.loads(encoded(make_report(event, found, note)))
+    return report
 
 
 async def _stored(config: Settings, decision_id: str) -> dict[str, Any] | None:

@@ -18,7 +18,7 @@ from nats.js.errors import NotFoundError
 from redis.exceptions import RedisError
 
 from features.cluster.clients import open_link
-from features.online import OnlineReader
+from features.online.reader import OnlineReader
 from features.redis_connection import RedisLink
 from features.spec import SEQ
 from services.fraud.features.states import STATES

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from features.aggregation import BackfilledState, backfill
-from features.online import OnlineTable
+from features.online.table import OnlineTable
 from features.state_log import write_log
 from services.fraud.features.kernel import feature_vectors
 from services.fraud.features.request import request_columns

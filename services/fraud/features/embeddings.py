@@ -12,7 +12,7 @@ import yaml
 from redis import Redis
 
 from features.cluster.clients import open_redis
-from features.online import OnlineTable
+from features.online.table import OnlineTable
 from services.fraud.features import encoder as encoders
 from services.fraud.features.embedding_log import (
     EmbeddingSnapshot,

@@ -26,7 +26,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from features.cluster.clients import open_redis
-from features.online import OnlineTable
+from features.online.table import OnlineTable
 from features.spec import SEQ, Embedding
 from features.state_log import log_folder, stack
 from services.fraud.features.embedding_log import read_embedding_log

@@ -26,7 +26,7 @@ from redis.exceptions import RedisError
 from features.aggregation import fold_events, identify, select_rows
 from features.cluster.clients import open_link, open_redis, row_store
 from features.cluster.rows import ClusterRowStore
-from features.online import Fence, RowsLost, Superseded
+from features.online.row_store import Fence, RowsLost, Superseded
 from features.redis_connection import RedisLink
 from features.spec import SEQ, Key, State
 from services.fraud.features.ownership.assignment import (

@@ -3,7 +3,7 @@
 import re
 import socket
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal
 
 from pydantic import (
@@ -44,6 +44,7 @@ _APPROVED, _FLAGGED = "approved", "flagged"
 FLAGGED_DECISIONS = f"{DECISION}.*.{_FLAGGED}"
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
 EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
 _LATEST = datetime(2100, 1, 1, tzinfo=UTC)
 # An event from the future would make all later events of its entities late. A clock may be ahead by
@@ -299,5 +300,4 @@ def microseconds(time: datetime) -> int:
     >>> microseconds(datetime(1970, 1, 2, tzinfo=UTC))
     86400000000
     """
-    since = time - EPOCH
-    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+    return (time - EPOCH) // _MICROSECOND

@@ -6,7 +6,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from features.cluster.clients import open_redis
-from features.online import OnlineTable
+from features.online.table import OnlineTable
 from features.reading import embedding_values
 from services.fraud.features.decisions import is_current
 from services.fraud.features.request import cart_set

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow.compute as pc
 from redis import Redis
 
-from features.online import OnlineTable
+from features.online.table import OnlineTable
 from features.reading import embedding_values
 from services.fraud.features.states import EMBEDDINGS, FEATURES, GRAPH
 from services.fraud.ingestion.tables import LABELS_TABLE

@@ -45,10 +45,14 @@ async def open_bucket(js: JetStreamContext) -> KeyValue:
     return await ensure_bucket(js, BUCKET)
 
 
+def encoded(report: Mapping[str, Any]) -> bytes:
+    """A report as the JSON that is stored."""
+    return orjson.dumps(report, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
 async def store(bucket: KeyValue, report: Mapping[str, Any]) -> None:
     """Store a report under its decision's id."""
-    data = orjson.dumps(report, option=orjson.OPT_SERIALIZE_NUMPY)
-    await bucket.put(str(report["decision_id"]), data)
+    await bucket.put(str(report["decision_id"]), encoded(report))
 
 
 async def fetch(js: JetStreamContext, decision_id: str) -> dict[str, Any] | None:

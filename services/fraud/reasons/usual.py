@@ -7,12 +7,13 @@ are compared with their median among the genuine payments that the model was tra
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
 from features.spec import HALF_LIVES
 from services.fraud.features.states import TABULAR
-from services.platform.types import Booleans, Floats
+from services.platform.types import Booleans, Floats, Integers
 
 _MONTH = "30d"
 _COUNT, _MEAN = f"customer_transactions_{_MONTH}", f"customer_mean_amount_{_MONTH}"
@@ -58,18 +59,53 @@ def usual_values(features: tuple[str, ...], vector: Floats, medians: Floats) -> 
         vector: (F,) their values.
         medians: (F,) their medians among genuine payments.
     """
+    habits = _habits(features)
     values, own = medians.copy(), np.zeros(len(features), dtype=bool)
-    at = {name: i for i, name in enumerate(features)}
-    known = _COUNT in at and vector[at[_COUNT]] >= _MIN_TRANSACTIONS
-    for name, i in at.items():
-        if not known or name not in TABULAR:
-            continue
-        source, factor = OWN.get(name, ("", 0.0))
-        if name in CONSTANT:
-            values[i], own[i] = CONSTANT[name], True
-        elif source in at and not np.isnan(vector[at[source]]):
-            values[i], own[i] = vector[at[source]] * factor, True
+    if habits.count is None or not vector[habits.count] >= _MIN_TRANSACTIONS:
+        return Usual(values, own)
+    values[habits.constant] = habits.constants
+    own[habits.constant] = True
+    expected = vector[habits.source] * habits.factor
+    is_known = ~np.isnan(expected)
+    values[habits.derived[is_known]] = expected[is_known]
+    own[habits.derived[is_known]] = True
     return Usual(values, own)
+
+
+@dataclass(frozen=True)
+class _Habits:
+    """Which of F features have a usual value of the customer's own, by index.
+
+    Attributes:
+        count: The one that counts the customer's transactions; None if it is not among them.
+        constant: Those of `CONSTANT`.
+        constants: Their usual values.
+        derived: Those of `OWN`.
+        source: What their usual values follow from.
+        factor: By what factor.
+    """
+
+    count: int | None
+    constant: Integers
+    constants: Floats
+    derived: Integers
+    source: Integers
+    factor: Floats
+
+
+@lru_cache(maxsize=8)
+def _habits(features: tuple[str, ...]) -> _Habits:
+    at = {name: i for i, name in enumerate(features) if name in TABULAR}
+    constant = [name for name in at if name in CONSTANT]
+    derived = [name for name in at if name in OWN and OWN[name][0] in at]
+    return _Habits(
+        count=at.get(_COUNT),
+        constant=np.array([at[name] for name in constant], np.int64),
+        constants=np.array([CONSTANT[name] for name in constant], np.float64),
+        derived=np.array([at[name] for name in derived], np.int64),
+        source=np.array([at[OWN[name][0]] for name in derived], np.int64),
+        factor=np.array([OWN[name][1] for name in derived], np.float64),
+    )
 
 
 def genuine_medians(vectors: Floats, positive: Booleans) -> Floats:

@@ -8,7 +8,7 @@ import numpy as np
 from nats.aio.client import Client
 
 from features.cluster.clients import open_link
-from features.online import OnlineReader
+from features.online.reader import OnlineReader
 from services.fraud.features.kernel import feature_vectors
 from services.fraud.features.request import REQUEST_FEATURES
 from services.fraud.features.states import STATES

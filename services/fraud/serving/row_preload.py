@@ -10,7 +10,7 @@ import logging
 
 from redis.exceptions import RedisError
 
-from features.online import OnlineReader
+from features.online.reader import OnlineReader
 from services.fraud.serving.row_cache import RowCache
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ import orjson
 from pydantic import Field
 from redis.exceptions import RedisError
 
-from features.online import OnlineReader
+from features.online.reader import OnlineReader
 from features.redis_connection import RedisLink
 from features.spec import SEQ
 from services.fraud.features.kernel import feature_vectors

@@ -103,7 +103,7 @@ def _backfill(
     config: Settings, seed: int, days: int, bar: ProgressBar, beside: Executor
 ) -> _Backfilled:
     """Make lake, states and online store; the log of states is written beside what follows."""
-    from features.online import OnlineTable
+    from features.online.table import OnlineTable
     from services.fraud.features import backfill
     from services.fraud.features.ownership.handover import OnlineRecord
     from services.fraud.features.states import STATES

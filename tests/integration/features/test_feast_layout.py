@@ -13,7 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis import Redis
 
-from features.online import PROJECT, OnlineReader, OnlineTable, RowLayout
+from features.online.layout import PROJECT, RowLayout
+from features.online.reader import OnlineReader
+from features.online.table import OnlineTable
 from features.redis_connection import RedisConnection
 from features.spec import SEQ, TIME, Measure
 from features.store import open_store

@@ -14,7 +14,8 @@ import pytest
 from redis import Redis
 
 from features.aggregation import backfill
-from features.online import OnlineTable, RowLayout
+from features.online.layout import RowLayout
+from features.online.table import OnlineTable
 from features.state_log import log_folder
 from infra.local.engines import environment
 from services.fraud.evaluation.run_report import wait_until_processed

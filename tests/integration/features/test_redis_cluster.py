@@ -12,14 +12,11 @@ from features.cluster.clients import open_link, open_redis, row_store
 from features.cluster.link import ClusterLink
 from features.cluster.rows import ClusterRowStore
 from features.cluster.shards import hash_tag, key_slot, shard_number
-from features.online import (
-    ROW_ERRORS,
-    Fence,
-    OnlineReader,
-    OnlineTable,
-    RowLayout,
-    Superseded,
-)
+from features.online.layout import RowLayout
+from features.online.reader import OnlineReader
+from features.online.replies import ROW_ERRORS
+from features.online.row_store import Fence, Superseded
+from features.online.table import OnlineTable
 from features.spec import SEQ, TIME
 from infra.local.clusters import _former
 from services.fraud.features.states import CUSTOMER, STATES

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 import pytest
 from redis import Redis
 
-from features.online import OnlineTable
+from features.online.table import OnlineTable
 from features.state_log import log_folder
 from infra.local.engines import environment
 from services.fraud.features import worker as feature_worker

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 from redis import Redis
 
-from features.online import OnlineTable
+from features.online.table import OnlineTable
 from features.spec import SUMS
 from services.fraud.evaluation.run_report import run_report, wait_until_processed
 from services.fraud.features.states import CUSTOMER, FEATURES

@@ -7,7 +7,7 @@ import pytest
 
 from features.aggregation import backfill
 from features.cluster.clients import open_redis
-from features.online import OnlineTable
+from features.online.table import OnlineTable
 from infra.local.engines import free_port
 from services.designs import DESIGNS
 from services.fraud.features.ownership.assignment import assign, read_assignment

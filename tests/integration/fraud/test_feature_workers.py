@@ -8,7 +8,8 @@ from redis import Redis
 from redis.exceptions import WatchError
 
 from features.aggregation import backfill
-from features.online import Fence, OnlineTable, RowStore, Superseded
+from features.online.row_store import Fence, RowStore, Superseded
+from features.online.table import OnlineTable
 from features.redis_connection import RedisConnection
 from infra.local.engines import free_port
 from services.fraud.features.ownership.assignment import Assignment, assign, read_assignment

@@ -17,7 +17,8 @@ from pydantic import SecretStr
 from redis import Redis
 
 from features.aggregation import backfill
-from features.online import OnlineTable, RowLayout
+from features.online.layout import RowLayout
+from features.online.table import OnlineTable
 from features.spec import SEQ
 from infra.local.engines import engines, free_port
 from services.fraud.candidates.fallback import Fallback

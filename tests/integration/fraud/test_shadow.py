@@ -8,7 +8,7 @@ import pytest
 from nats.js.errors import NotFoundError
 from redis import Redis
 
-from features.online import OnlineTable
+from features.online.table import OnlineTable
 from features.spec import SEQ, TIME, VALUES
 from services.fraud.features.states import EMBEDDINGS, FEATURES, SETS, TABULAR
 from services.fraud.ingestion.events import DECISION, DECISIONS_STREAM

@@ -8,7 +8,7 @@ from nats.js.errors import NotFoundError
 from redis import Redis
 
 from features.aggregation import backfill
-from features.online import OnlineTable
+from features.online.table import OnlineTable
 from services.fraud.features.ownership import assignment as feature_worker
 from services.fraud.features.states import STATES
 from services.fraud.ingestion import lake_writer

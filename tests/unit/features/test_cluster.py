@@ -7,7 +7,7 @@ import pytest
 from features.cluster.link import ClusterLink
 from features.cluster.shards import key_slot, tagged_shard
 from features.cluster.topology import ClusterUrl, read_ranges, read_redirection
-from features.online import RowLayout
+from features.online.layout import RowLayout
 from services.fraud.features.states import EMBEDDINGS, STATES
 from services.fraud.ingestion.events import shard
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from loadtest.calibration import marginal_us, predicted_knee
+from loadtest.calibration import Point, marginal_us, predicted_knee
 from services.cli.main import app
 from services.designs import DESIGNS
 from services.platform.capacity.parts import Capacity, Measured, Part
@@ -114,9 +114,10 @@ def test_the_command_plans_and_says_what_cannot_be_met():
 
 
 def test_the_knee_is_that_of_the_slower_queue():
-    us = {"scorer": 600.0, "nats": 300.0, "locust": 500.0}
+    us = {"scorer": 600.0, "nats": 300.0, "locust": 500.0, "machine": 1_400.0}
     both = predicted_knee(us, "scorer", 2, 50.0)
     assert predicted_knee(us, "scorer", 64, 50.0) > both
-    assert predicted_knee({"scorer": 600.0}, "scorer", 64, 50.0) < 1e6 / 600
+    assert predicted_knee(us, "scorer", 64, 50.0) < 1e6 / 600
+    assert predicted_knee(us, "scorer", 1.5, 50.0) < both
     with pytest.raises(ValueError, match="do not differ"):
-        marginal_us((100.0, {"a": 1.0}), (100.0, {"a": 1.0}))
+        marginal_us(Point(100.0, {"a": 1.0}), Point(100.0, {"a": 1.0}))

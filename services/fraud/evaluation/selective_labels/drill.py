@@ -100,6 +100,7 @@ def run(seed: int, rate: float, bar: ProgressBar, days: int = DAYS) -> Selective
     last = FIRST_DAY + days
     with bar("simulating") as step:
         data = SimulatedData(seed, last, step=step)
+    every = Examples(data.vectors, data.fraud, data.amount)
     # Stands for the transaction's id, from which a scorer would draw.
     drawn = np.array([draw(f"{seed}-{number}") for number in range(len(data.fraud))])
     arms = {name: Arm() for name in ARMS}
@@ -110,7 +111,7 @@ def run(seed: int, rate: float, bar: ProgressBar, days: int = DAYS) -> Selective
                 known = data.between_days(
                     day - DISPUTE_WINDOW_DAYS - WINDOW_DAYS, day - DISPUTE_WINDOW_DAYS
                 )
-                model = fit(data, known, propensities[name], seed)
+                model = fit(every, known, propensities[name], seed)
                 share = {CONTROL: rate, TRUTH: 0.0, SELECTIVE: 0.0}[name]
                 today = np.nonzero(data.between_days(day, day + 1))[0]
                 observed = decide_day(arms[name], model, data, today, drawn[today], share)
@@ -120,20 +121,28 @@ def run(seed: int, rate: float, bar: ProgressBar, days: int = DAYS) -> Selective
     return SelectiveLabels(seed, rate, arms)
 
 
-def fit(data: SimulatedData, known: Booleans, observed: Floats, seed: int) -> Candidate:
+def fit(
+    data: Examples, known: Booleans, observed: Floats, seed: int, features: tuple[str, ...] = ()
+) -> Candidate:
     """Trees fitted on the labels of the days `known`, each weighted by inverse propensity.
 
     Args:
+        data: N transactions.
+        known: (N,) whether each is of those days.
         observed: (N,) propensity of each label that is known, 0 for one that is not.
+        seed: Of the training.
+        features: Names of the vectors' columns, those of the present feature set if empty.
     """
     labelled = known & (observed > 0)
     chosen = np.nonzero(labelled)[0]
-    chosen = chosen[data.fraud[chosen] | (chosen % _GENUINE_STEP == 0) | (observed[chosen] < 1.0)]
-    sampled = ~data.fraud[chosen] & (observed[chosen] == 1.0)
+    fraud = data.positive[chosen]
+    chosen = chosen[fraud | (chosen % _GENUINE_STEP == 0) | (observed[chosen] < 1.0)]
+    fraud = data.positive[chosen]
+    sampled = ~fraud & (observed[chosen] == 1.0)
     weight = np.where(sampled, float(_GENUINE_STEP), 1.0) / observed[chosen]
-    model = new_candidate("xgboost")
+    model = new_candidate("xgboost", features)
     model.parameters["rounds"] = _ROUNDS
-    rows = Examples(data.vectors[chosen], data.fraud[chosen], data.amount[chosen], weight=weight)
+    rows = Examples(data.vectors[chosen], fraud, data.amount[chosen], weight=weight)
     model.fit(rows, rows, seed, lambda *_: None)
     return model
 

@@ -5,7 +5,7 @@ worker `s % workers`'s (ADR 23). An assignment is one field of the record in Red
 and each change makes a new one in one command. From then on
 
 - no worker of an older epoch writes a row: its transactions are conditional on the record
-  (`features.online.Fence`), also those of a process that hung meanwhile;
+  (`features.online.row_store.Fence`), also those of a process that hung meanwhile;
 - each worker of the new epoch reads from `after`: the lowest position of the old workers, so every
   row has all events up to it. Events behind it that a row has already change nothing.
 

@@ -30,7 +30,8 @@ import pyarrow.parquet as pq
 from redis import Redis
 
 from features.cluster.shards import hash_tag
-from features.online import PROJECT, OnlineTable
+from features.online.layout import PROJECT
+from features.online.table import OnlineTable
 from features.redis_connection import RedisLink
 from features.spec import Key, State
 from features.state_log import stack

@@ -10,7 +10,7 @@ from nats.js import JetStreamContext
 from redis import Redis
 from redis.exceptions import RedisError
 
-from features.online import Fence
+from features.online.row_store import Fence
 from features.redis_connection import RedisLink
 from features.spec import Key, State
 from services.fraud.features.ownership.assignment import Assignment, floor
