@@ -6,7 +6,7 @@ docs/adr/0002). The join is ordered by the stream's sequence where the entity ro
 (`seq`), else by event time: online, a request sees what came before it in the stream, which for
 a late event differs from what came before it in time.
 
-Memory grows with the rows that are asked for, not with the log (see docs/adr/0027).
+Memory grows with the rows that are asked for, not with the log.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
