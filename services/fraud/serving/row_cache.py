@@ -20,7 +20,7 @@ from services.platform.types import Floats
 # A row takes some 0.5 kB with its key: at most 100 MB for five states.
 MAX_ROWS = 40_000
 # Requests that wait to be sorted, some 2 kB and 5 to 20 us each; older ones are dropped.
-_MAX_WAITING = 500
+MAX_WAITING = 500
 
 _Keys = Mapping[str, str | None]
 _Key = tuple[str | None, ...]
@@ -37,7 +37,7 @@ class RowCache:
         self._rows: dict[str, dict[_Key, Floats]] = {v.name: {} for v in views}
         self._older: dict[str, dict[_Key, Floats]] = {v.name: {} for v in views}
         self._max_rows = max_rows
-        self._waiting: deque[tuple[_Keys, Mapping[str, Floats]]] = deque(maxlen=_MAX_WAITING)
+        self._waiting: deque[tuple[_Keys, Mapping[str, Floats]]] = deque(maxlen=MAX_WAITING)
 
     def keep(self, keys: _Keys, rows: Mapping[str, Floats]) -> None:
         """Keep the rows (1, width) that were read for one request.

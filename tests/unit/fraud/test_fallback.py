@@ -128,6 +128,7 @@ def test_offline_an_outage_knows_the_rows_that_were_read_before_it(world):
     cache = RowCache(STATES)
     for i in range(since, first):
         cache.keep(keys_of(world, i), rows_of(world, i))
+        cache.absorb()
     for i in (first, last - 1):
         served = feature_vectors(cache.known(keys_of(world, i)), world.request[i : i + 1])
         np.testing.assert_array_equal(served[0, : len(TABULAR)], warm[i - first])

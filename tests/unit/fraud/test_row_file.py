@@ -8,7 +8,7 @@ import pytest
 
 from services.fraud.features.states import STATES
 from services.fraud.serving import row_file
-from services.fraud.serving.row_cache import RowCache
+from services.fraud.serving.row_cache import MAX_WAITING, RowCache
 
 
 def filled(count=5):
@@ -109,6 +109,19 @@ def test_rows_that_no_request_read_go_first():
     assert kept == {("c3",): 3.0, ("c9",): 9.0, ("c2",): 8.0}
     with pytest.raises(ValueError, match="nowhere"):
         cache.add_older({"nowhere": rows(1)})
+
+
+def test_of_more_requests_than_it_sorts_the_newest_stay():
+    cache = filled(MAX_WAITING + 100)
+    name = STATES[0].name
+    assert [row.item(0) for _, row in cache.kept(name)][:: MAX_WAITING - 1] == [100.0, 599.0]
+    cache = RowCache(STATES)
+    for n in range(0, MAX_WAITING + 100, 100):
+        for i in range(n, n + 100):
+            cache.keep({"customer_id": f"c{i}", "device_id": "d", "merchant_id": "m", "ip": "i"},
+                       {s.name: np.full((1, s.width), float(i)) for s in STATES})  # fmt: skip
+        cache.absorb()
+    assert len(cache.kept(name)) == MAX_WAITING + 100
 
 
 def test_the_newest_file_of_all_processes_is_read(tmp_path):

@@ -31,7 +31,7 @@ def words(design):
     }
 
 
-@pytest.mark.parametrize(("design", "script"), zip(DESIGNS, SCRIPTS, strict=True), ids=str)
+@pytest.mark.parametrize(("design", "script"), list(zip(DESIGNS, SCRIPTS, strict=True)), ids=str)
 def test_each_click_exists_and_minutes_rise(design, script):
     minutes = [int(minute) for minute, _ in script]
     assert minutes == sorted(minutes)
