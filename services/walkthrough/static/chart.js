@@ -62,7 +62,7 @@ export function waterfall(stages) {
     return row(one, left, one.mean_ms / total, "on-path");
   });
   return h("table", { className: "waterfall" }, h("caption", {}, `In the service: ${figure(total, "ms")}, means of the last half minute`),
-    h("thead", {}, h("tr", {}, ["stage", "mean", ""].map((text) => h("th", { scope: "col" }, text)))),
+    h("thead", {}, h("tr", {}, ["stage", "mean", "when in the request"].map((text) => h("th", { scope: "col" }, text)))),
     h("tbody", {}, rows, after.map((one) => h("tr", {}, h("th", { scope: "row" }, one.name), h("td", {}, figure(one.mean_ms, "ms")), h("td", {}, "after the answer")))));
 }
 
