@@ -19,7 +19,7 @@ from services.platform.types import Floats
 
 # A row takes some 0.5 kB with its key: at most 100 MB for five states.
 MAX_ROWS = 40_000
-# Requests that wait to be sorted, some 2 kB and 5 to 20 us each; older ones are dropped.
+# Requests that wait to be sorted, some 2 kB and 3 to 20 us each; older ones are dropped.
 MAX_WAITING = 500
 
 _Keys = Mapping[str, str | None]
