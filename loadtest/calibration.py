@@ -62,7 +62,8 @@ def calibration(
     """
     if not design.load_rate:
         raise ValueError(f"there is no loadtest/{design.name}.py: nothing to calibrate with")
-    idle = _idle_cores()
+    with bar("without requests"):
+        idle = _idle_cores()
     low, high = (_point(config, design, share, bar) for share in _RATES)
     us = marginal_us(low, high)
     cores = os.cpu_count() or 1
