@@ -12,6 +12,11 @@ import numba
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def jit(function: F) -> F:
-    """Compile a function at its first call and cache the machine code beside its source file."""
-    return cast(F, numba.njit(cache=True, fastmath=False)(function))
+def jit(function: F, signature: object = None) -> F:
+    """Compile a function and cache the machine code beside its source file.
+
+    Args:
+        signature: The only types that it takes, compiled now; None: compiled at its first call
+            with each.
+    """
+    return cast(F, numba.njit(signature, cache=True, fastmath=False)(function))

@@ -8,7 +8,8 @@ import pytest
 from features.aggregation import contributions
 from features.feature_set import FeatureSet
 from features.groups import Column, Feature, Group, Passthrough
-from features.reading import FeatureReader, source_of
+from features.online.layout import RowLayout
+from features.reading import FeatureReader, compile_reading, source_of
 from features.spec import SEQ, SUMS, TIME, Measure, State
 
 COUNT = Measure("count", "Events.", "transaction")
@@ -53,6 +54,22 @@ def test_a_set_of_the_data_sets_own_columns_alone_needs_no_state():
     features = make(states=(), groups=(OWN,))
     request = np.array([[1.0e9, 2.0, 1.0]])
     assert FeatureReader(features).vectors({}, request).tolist() == [[2.0, 1.0]]
+
+
+def test_rows_as_redis_answers_them_and_rows_of_a_cache_are_read_by_one_machine_code():
+    """Each more would be compiled while a request waits."""
+    layout, request = RowLayout.of(SHOP), np.array([[1.0e9, 0.0, 0.0]])
+    stored = np.zeros((1, SHOP.width))
+    stored[0, SEQ], stored[0, TIME] = 5.0, 1.0e9
+    read = layout.decode_one(layout.values(stored)[0])
+    assert stored.flags.writeable != read.flags.writeable
+    features = make()
+    compiled = compile_reading(features)
+    found = np.empty((2, 1, len(features.features)))
+    for row, out in zip((stored, read), found, strict=True):
+        compiled(row, request, out)
+    assert found[0].tobytes() == found[1].tobytes()
+    assert len(compiled.signatures) == 1
 
 
 def test_a_feature_reads_its_measures_by_name():
