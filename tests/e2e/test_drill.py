@@ -5,7 +5,7 @@ import pytest
 from services.cli.output import bar
 from services.fraud.evaluation.drill import DRIFT_DAY, run
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(660)]
 
 
 def test_retraining_brings_the_cost_down_again():

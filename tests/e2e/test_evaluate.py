@@ -8,7 +8,7 @@ import pytest
 
 from tests.unit.cv_inspection.vision_fixtures import make_tiles
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(660)]
 
 
 def test_folds_are_trained_side_by_side_and_judged(tmp_path):
