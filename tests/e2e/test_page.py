@@ -44,7 +44,7 @@ def here(tmp_path_factory):
         yield Running()
         return
     made = Installation(tmp_path_factory.mktemp("page"))
-    made.run("demo", "--seconds", "20", code=None)
+    made.demo(20)
     traffic = made.begin(*TRAFFIC), made.begin("simulate", "cv", "--rate", "2", "--seconds", "900")
     yield made
     for process in traffic:

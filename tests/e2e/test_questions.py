@@ -24,7 +24,7 @@ def here(tmp_path_factory):
         yield Running()
         return
     made = Installation(tmp_path_factory.mktemp("questions"))
-    made.run("demo", "--seconds", "60", code=None)
+    made.demo(60)
     yield made
     made.run("down")
 
