@@ -26,7 +26,7 @@ _META = "meta"
 
 def encode(kept: KeptRows) -> bytes:
     """Rows by view name as an archive of arrays, with the hash of the feature set."""
-    # Tuples as they are: 60,000 new lists had the garbage collector hold requests up for 70 ms.
+    # Tuples as they are: with 60,000 new lists the garbage collector held requests up for 70 ms.
     keys = {name: [key for key, _ in rows] for name, rows in kept.items()}
     meta = orjson.dumps({"feature_set": FEATURE_SET.hash, "keys": keys})
     arrays: dict[str, np.ndarray] = {_META: np.frombuffer(meta, np.uint8)}

@@ -85,7 +85,7 @@ def export_network(
 def _out_of_place(net: nn.Module) -> nn.Module:
     """A copy for inference whose activations do not change their input.
 
-    The graph is the same. torch decomposes those that do, with the number of rows as a symbol: of
+    The graph is the same. torch decomposes in-place ones, with the number of rows as a symbol: of
     EfficientNet, a quarter of the export's processor time (30 and 23 s, 2026-11-28).
     """
     made = copy.deepcopy(net).eval()
