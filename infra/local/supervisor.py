@@ -83,6 +83,11 @@ class Supervisor:
                     f"what runs was started with another {', '.join(changed)}: `whiteboard down`, "
                     "then `whiteboard up`"
                 )
+            if not self.alive() and self._unreachable():
+                raise RuntimeError(
+                    f"what {self._home} held was deleted while it ran: `whiteboard down`, then "
+                    "`whiteboard up`"
+                )
             ours = {port for p in programs if p.name in running for port in p.ports.values()}
             for program in missing:
                 self._check_ports(program, ours if program.drains else set())
@@ -99,7 +104,7 @@ class Supervisor:
         import psutil
 
         if not self.alive():
-            return False
+            return self._stop_unreachable()
         rpc = self._rpc()
         states = rpc.supervisor.getAllProcessInfo()
         pid = rpc.supervisor.getPID()
@@ -113,6 +118,29 @@ class Supervisor:
         with contextlib.suppress(psutil.NoSuchProcess):
             psutil.Process(pid).wait(_STOP_WAIT_S)
         return True
+
+    def _stop_unreachable(self) -> bool:
+        """Stop a manager whose socket is gone, as after `rm -r` of its home. False without one."""
+        import psutil
+
+        found = self._unreachable()
+        for manager in found:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                manager.terminate()  # it stops what it runs first
+                manager.wait(2 * _STOP_WAIT_S)
+        return bool(found)
+
+    def _unreachable(self) -> "list[psutil.Process]":
+        """The managers of this home and this user, found by their command line."""
+        import psutil
+
+        command = ["-m", "supervisor.supervisord", "-c", str(self._conf)]
+        return [
+            process
+            for process in psutil.process_iter(["cmdline", "uids"])
+            if (process.info["cmdline"] or [])[1:] == command
+            and process.info["uids"].real == os.getuid()
+        ]
 
     def alive(self) -> bool:
         """Whether the manager answers."""

@@ -26,7 +26,8 @@ from services.platform.secret_files import make_secret, secrets_folder
 from services.platform.settings import Settings
 from services.walkthrough.token import page_url
 
-_READY_S = 60.0
+# A scorer that shared two busy cores with training needed 60 s (2026-11-28).
+_READY_S = 180.0
 _LOADED_S = 600.0
 
 
@@ -196,7 +197,7 @@ def start_services(
     wanted = programs(config, designs, counts(config, designs) | dict(numbers or {}))
     _start(supervisor, [*local_engines(config), *wanted])
     for design in designs:
-        _wait_for_url(f"{design.http.url(config)}/readyz", design.http.name)
+        _wait_for_url(f"{design.http.url(config)}/readyz", design.http.name, supervisor)
         if design.http.shares_port:
             with errors_as_messages():
                 sharing = Rolling(supervisor, config.home, design.http.name, wanted)
@@ -225,7 +226,7 @@ def _wait_for_port(host: str, port: int, name: str) -> None:
     fail(f"{name} does not listen on port {port}: see `whiteboard status` for its log")
 
 
-def _wait_for_url(url: str, name: str) -> None:
+def _wait_for_url(url: str, name: str, supervisor: Supervisor) -> None:
     end = time.monotonic() + _READY_S
     last = ""
     while time.monotonic() < end:
@@ -237,7 +238,7 @@ def _wait_for_url(url: str, name: str) -> None:
         except OSError as error:
             last = str(error)
         time.sleep(0.1)
-    fail(f"{name} is not ready: {last}")
+    fail(f"{name} is not ready after {_READY_S:.0f} s: {last}\n{supervisor.log_tail(name)}")
 
 
 def _wait_for_redis(config: Settings) -> None:

@@ -1,10 +1,12 @@
 """Supervisor runs programs whatever the home's path is, and whichever folder it is called from."""
 
 import os
+import shutil
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from infra.local import supervisor as module
@@ -64,6 +66,21 @@ def test_a_program_that_is_removed_can_be_started_again(tmp_path):
         assert manager.states() == {"one": "RUNNING", "other": "RUNNING"}
     finally:
         manager.stop(lambda _: None)
+
+
+def test_what_runs_in_a_deleted_home_is_named_and_stopped(tmp_path):
+    home = tmp_path / "home"
+    program = Program("one", (sys.executable, "-c", "import time; time.sleep(60)"))
+    manager = Supervisor(Settings(home=home))
+    manager.start([program])
+    pid = manager.pids()["one"]
+    shutil.rmtree(home)
+    with pytest.raises(RuntimeError, match="deleted while it ran: `whiteboard down`"):
+        manager.start([program])
+    assert psutil.pid_exists(pid)
+    assert manager.stop(lambda _: None) is True
+    assert not psutil.pid_exists(pid)
+    assert manager.stop(lambda _: None) is False
 
 
 def test_a_socket_folder_that_others_can_enter_is_refused(tmp_path, monkeypatch):
