@@ -36,6 +36,7 @@ from tests.unit.fraud.test_challengers import slowed
 pytestmark = pytest.mark.e2e
 KEYS = (
     "p50_ms", "p95_ms", "p99_ms", "requests", "failures", "lost", "cost", "cost_approve_all",
+    "cost_unit",
     "freshness_p99_ms", "vectors", "mismatches", "ram_mb", "seconds",
 )  # fmt: skip
 

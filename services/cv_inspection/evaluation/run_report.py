@@ -11,6 +11,7 @@ from services.cv_inspection.ingestion.events import InspectionEvent
 from services.cv_inspection.ingestion.images import decode
 from services.cv_inspection.problem import ESCAPE_COST_MINOR, GOOD, CostModel
 from services.cv_inspection.simulator.station import StationReport
+from services.platform.evaluation.cost import COST_UNIT
 from services.platform.evaluation.latency import percentiles_ms
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
@@ -47,6 +48,7 @@ def run_report(report: StationReport, post_rate: float) -> dict[str, Any]:
         "escapes": int((defect & ~stopped).sum()),
         "false_alarms": int((stopped & ~defect).sum()),
         "reviews": report.reviews,
+        "cost_unit": COST_UNIT,
         "cost": costs.total(stopped, defect, amount),
         "cost_pass_all": costs.total(np.zeros_like(stopped), defect, amount),
     }

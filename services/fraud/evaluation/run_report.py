@@ -15,6 +15,7 @@ from services.fraud.problem import APPROVE, OUTCOMES, CostModel
 from services.fraud.review.live import present_costs
 from services.fraud.review.queue import review_wait_p95_s
 from services.fraud.simulator.gateway import TrafficReport
+from services.platform.evaluation.cost import COST_UNIT
 from services.platform.evaluation.latency import percentiles_ms
 from services.platform.runtime.scrape import Buckets, quantile
 from services.platform.settings import Settings
@@ -64,6 +65,7 @@ def traffic_figures(report: TrafficReport, costs: CostModel) -> dict[str, Any]:
     return {
         **percentiles_ms(report.latency_ms),
         **quality(report, costs),
+        "cost_unit": COST_UNIT,
         "requests": report.requests,
         "controls": report.controls,
         "labels": report.labels,

@@ -6,6 +6,9 @@ import numpy as np
 
 from services.platform.types import Booleans, Floats, Integers
 
+# What costs and amounts are counted in, wherever they leave as JSON without a unit in their name.
+COST_UNIT = "EUR cents"
+
 # (N,) the outcome of each decision: true where a case was stopped, or a design's outcome codes.
 Outcomes = Booleans | Integers
 
