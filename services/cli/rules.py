@@ -182,7 +182,8 @@ def _try(target: str, candidate: str, simulated: bool, seeds: int, as_json: bool
         from services.fraud.rules.logged import decided_transactions
         from services.platform.storage.lake import Lake
 
-        made = decided_transactions(Lake(settings()))
+        with bar("logged decisions"):
+            made = decided_transactions(Lake(settings()))
         with bar(f"{len(compiled.rules)} rules on {len(made):,} decisions") as step:
             result = back_test(compiled, made, step)
     if as_json:

@@ -5,7 +5,7 @@ genuine or fraud. Before that only frauds are labelled, and evaluating on them w
 that decline more.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -16,9 +16,15 @@ from pyarrow import compute as pc
 from features.spec import DAY
 from services.fraud.ingestion.columns import event_times
 from services.fraud.ingestion.label_weights import WEIGHT, label_weights
+from services.fraud.ingestion.tables import LABEL_SCHEMA, LABELS_TABLE
 from services.fraud.ingestion.watermark import FeedClock, feed_clocks
 from services.fraud.problem import DISPUTE_WINDOW_DAYS
-from services.platform.types import Booleans, Floats
+from services.platform.storage.joins import first_matches
+from services.platform.storage.lake import Lake
+from services.platform.storage.sequences import SequenceReader
+from services.platform.types import Booleans, Floats, Integers
+
+_RANGE = 200_000
 
 
 @dataclass(frozen=True)
@@ -95,6 +101,35 @@ def settle(rows: pa.Table, labels: pa.Table, since: float = 0.0) -> SettledRows:
         float("nan") if share is None else share,
         np.broadcast_to(1.0, len(with_outcome)),
     )
+
+
+def read_outcomes(lake: Lake, ids: pa.ChunkedArray) -> tuple[Integers, float]:
+    """The outcomes of N transactions, from the lake's labels read a range at a time.
+
+    Args:
+        ids: N transaction ids.
+
+    Returns:
+        (N,) 1 for fraud, 0 for none, -1 without a label, of several the first; and of all labels,
+        the share of frauds, NaN without any.
+
+    Raises:
+        OSError: S3 did not answer.
+    """
+    given = frauds = 0
+
+    def labels() -> Iterator[pa.Table]:
+        nonlocal given, frauds
+        columns = ["transaction_id", "fraud"]
+        for part in SequenceReader(lake, LABELS_TABLE, columns, LABEL_SCHEMA).parts(_RANGE):
+            given += len(part)
+            frauds += int(part["fraud"].to_numpy().sum())
+            yield part
+
+    outcome: Integers = np.full(len(ids), -1)
+    for at, found in first_matches(ids, labels(), "transaction_id"):
+        outcome[at] = found["fraud"].to_numpy()
+    return outcome, frauds / given if given else float("nan")
 
 
 def _chosen(values: Floats, is_closed: Booleans, known: Booleans) -> Floats:

@@ -17,9 +17,8 @@ from features.spec import DAY
 from services.fraud.ingestion.columns import event_times
 from services.fraud.ingestion.events import ENTITIES
 from services.fraud.ingestion.label_weights import DECIDED_BY, WEIGHT, label_weights, with_decisions
-from services.fraud.ingestion.outcomes import SettledRows, settled_until
+from services.fraud.ingestion.outcomes import SettledRows, read_outcomes, settled_until
 from services.fraud.ingestion.tables import (
-    LABEL_SCHEMA,
     LABELS_TABLE,
     TRANSACTION_SCHEMA,
     TRANSACTIONS_TABLE,
@@ -33,7 +32,6 @@ from services.fraud.ingestion.watermark import (
 )
 from services.fraud.retraining import sample as sampling
 from services.fraud.retraining.sample import Sample
-from services.platform.storage.joins import first_matches
 from services.platform.storage.lake import Lake
 from services.platform.storage.sequences import SequenceReader
 from services.platform.types import Floats
@@ -133,7 +131,7 @@ def _read(
 ) -> SettledRows:
     rows, counted = _closed(lake, windows, sample, last_seq)
     rows = with_decisions(lake, rows, _earliest(windows))
-    fraud, share = _outcomes(lake, rows)
+    fraud, share = read_outcomes(lake, rows["transaction_id"])
     known = fraud >= 0
     weight = label_weights(rows, known, counted) * counted
     mask = pa.array(known)
@@ -183,21 +181,3 @@ def _transactions(lake: Lake, windows: _Windows, last_seq: int) -> Iterator[pa.T
         max(_earliest(windows) - 1.0, 0.0),
     )
     yield from reader.parts(_RANGE)
-
-
-def _outcomes(lake: Lake, rows: pa.Table) -> tuple[np.ndarray, float]:
-    """(N,) 1 for fraud, 0 for none, -1 without a label; and of all labels, the share of frauds."""
-    given = frauds = 0
-
-    def labels() -> Iterator[pa.Table]:
-        nonlocal given, frauds
-        columns = ["transaction_id", "fraud"]
-        for part in SequenceReader(lake, LABELS_TABLE, columns, LABEL_SCHEMA).parts(_RANGE):
-            given += len(part)
-            frauds += int(part["fraud"].to_numpy().sum())
-            yield part
-
-    outcome = np.full(len(rows), -1, dtype=np.int8)
-    for at, found in first_matches(rows["transaction_id"], labels(), "transaction_id"):
-        outcome[at] = found["fraud"].to_numpy()
-    return outcome, frauds / given if given else float("nan")

@@ -1,45 +1,61 @@
-"""Logged decisions of the lake, as the back-test and the audit read them."""
+"""Logged decisions of the lake, as the back-test and the audit read them.
 
-from collections.abc import Sequence
+Decisions and labels are read a range of their stream at a time; the back-test holds the newest
+`MAX_ROWS` decisions.
+"""
+
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from services.fraud.features.decisions import of_current_set, read_decisions
-from services.fraud.ingestion.label_weights import WEIGHT
-from services.fraud.ingestion.outcomes import settle
-from services.fraud.ingestion.tables import LABELS_TABLE, NOT_SYNTHETIC
+from services.fraud.features.decisions import of_current_set
+from services.fraud.ingestion.columns import event_times
+from services.fraud.ingestion.label_weights import DECIDED_BY, label_weights
+from services.fraud.ingestion.outcomes import read_outcomes, settled_until
+from services.fraud.ingestion.tables import DECISION_SCHEMA, DECISIONS_TABLE, NOT_SYNTHETIC
+from services.fraud.ingestion.watermark import FeedTimes, feed_codes, per_feed
 from services.fraud.problem import OUTCOMES
 from services.fraud.rules.backtest import DecidedTransactions
 from services.fraud.rules.expression import TEXTS
 from services.platform.storage.lake import Lake
+from services.platform.storage.sequences import SequenceReader
 from services.platform.types import Floats, Integers
 
+MAX_ROWS = 500_000
+_RANGE = 50_000
+_COLUMNS = [
+    "event_time", "transaction_id", "feed", "features", "feature_set", "score", "decision",
+    "model_decision", "amount_minor", *TEXTS[:4], *DECIDED_BY,
+]  # fmt: skip
 
-def decided_transactions(lake: Lake) -> DecidedTransactions:
-    """The logged decisions whose dispute window has closed, with their outcome.
+
+def decided_transactions(lake: Lake, most: int = MAX_ROWS) -> DecidedTransactions:
+    """The newest logged decisions whose dispute window has closed, with their outcome.
 
     Decisions of load tests are left out. The lake knows no scenario of a decision.
+
+    Args:
+        most: How many decisions are read.
 
     Raises:
         OSError: S3 did not answer.
         ValueError: there are none.
     """
-    logged, labels = (
-        read_decisions(lake, where=NOT_SYNTHETIC),
-        lake.read(LABELS_TABLE, ["transaction_id", "fraud"]),
-    )
-    if logged is None or labels is None:
+    if not _decisions(lake, []).last:
         raise ValueError("no logged decisions: `whiteboard simulate fraud`")
-    rows = settle(of_current_set(logged), labels).rows
-    if not len(rows):
+    rows = _newest_before(lake, _settled_until(lake), most)
+    outcome, _ = read_outcomes(lake, rows["transaction_id"])
+    is_known = outcome >= 0
+    if not is_known.any():
         raise ValueError(
             "no decision's dispute window has closed yet: let `whiteboard simulate fraud` run on, "
             "or measure on simulated days with `--simulated`"
         )
-    fraud = rows["fraud"].to_numpy().astype(bool)
+    weight = label_weights(rows, is_known)[is_known]
+    rows, fraud = rows.filter(pa.array(is_known)), outcome[is_known] == 1
     return DecidedTransactions(
         vectors=vectors_of(rows),
         scores=rows["score"].to_numpy(),
@@ -50,8 +66,38 @@ def decided_transactions(lake: Lake) -> DecidedTransactions:
         amount=rows["amount_minor"].to_numpy().astype(np.float64),
         customer=pd.factorize(rows["customer_id"].to_numpy(zero_copy_only=False))[0],
         scenario=np.where(fraud, "fraud", "genuine").tolist(),
-        weight=rows[WEIGHT].to_numpy(),
+        weight=weight,
     )
+
+
+def _settled_until(lake: Lake) -> dict[str, float]:
+    """By feed of the logged decisions, the event time before which they are settled, seconds."""
+    times = FeedTimes()
+    for part in _decisions(lake, ["event_time", "feed"]).parts(_RANGE):
+        times.add(part)
+    return {name: settled_until(clock) for name, clock in times.clocks().items()}
+
+
+def _newest_before(lake: Lake, until: Mapping[str, float], most: int) -> pa.Table:
+    """The newest decisions before their feed's time, read backwards range by range."""
+    reader = _decisions(lake, _COLUMNS)
+    found = DECISION_SCHEMA.empty_table().select(["seq", *_COLUMNS])
+    for end in range(reader.last, 0, -_RANGE):
+        rows = reader.between(max(end - _RANGE, 0), end)
+        if rows is None or not len(rows):
+            continue
+        current = of_current_set(rows)
+        codes, names = feed_codes(current)
+        closed = event_times(current) < per_feed(until, names, -np.inf)[codes]
+        older = current.filter(pa.array(closed)).select(found.column_names)
+        found = pa.concat_tables([older, found])
+        if len(found) >= most:
+            break
+    return found[-most:]
+
+
+def _decisions(lake: Lake, columns: list[str]) -> SequenceReader:
+    return SequenceReader(lake, DECISIONS_TABLE, columns, DECISION_SCHEMA, NOT_SYNTHETIC)
 
 
 def vectors_of(rows: pa.Table) -> Floats:

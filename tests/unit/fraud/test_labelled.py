@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from services.fraud.ingestion import watermark
+from services.fraud.ingestion import outcomes, watermark
 from services.fraud.ingestion.columns import event_times
 from services.fraud.ingestion.outcomes import settle
 from services.fraud.ingestion.tables import LABELS_TABLE, TRANSACTIONS_TABLE
@@ -39,7 +39,7 @@ def lake():
 
 @pytest.fixture
 def ranges(monkeypatch):
-    for module in (labelled, sample):
+    for module in (labelled, outcomes, sample):
         monkeypatch.setattr(module, "_RANGE", 1_000)
 
 

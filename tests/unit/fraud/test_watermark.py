@@ -106,11 +106,12 @@ def decisions(transactions):
         "features": pa.ListArray.from_arrays(
             ends * len(FEATURES), np.repeat(seq.astype(float), len(FEATURES))
         ),
-        "seqs": pa.nulls(count, DECISION_SCHEMA.field("seqs").type),
+        "seqs": pa.array([[]] * count, DECISION_SCHEMA.field("seqs").type),
         "costs": pa.nulls(count, DECISION_SCHEMA.field("costs").type),
     }
     unset = {field.name: pa.nulls(count, field.type) for field in DECISION_SCHEMA if field.nullable}
-    return pa.table({name: {**unset, **columns}[name] for name in DECISION_SCHEMA.names})
+    made = pa.table({name: {**unset, **columns}[name] for name in DECISION_SCHEMA.names})
+    return made.cast(DECISION_SCHEMA)
 
 
 END = BEGIN + timedelta(days=DAYS)

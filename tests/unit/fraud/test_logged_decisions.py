@@ -1,0 +1,48 @@
+"""The back-test reads logged decisions in ranges, and the newest of those that are too many."""
+
+import numpy as np
+import pytest
+
+from services.fraud.ingestion.outcomes import settle
+from services.fraud.ingestion.tables import DECISIONS_TABLE, LABELS_TABLE
+from services.fraud.rules import logged
+from services.fraud.rules.logged import decided_transactions, times_us, vectors_of
+from tests.unit.fraud.test_labelled import RangedLake
+from tests.unit.fraud.test_watermark import EXTRA, MemoryLake, world
+
+
+@pytest.fixture
+def lake(monkeypatch):
+    monkeypatch.setattr(logged, "_RANGE", 1_000)
+    return RangedLake(world(EXTRA["three rows two months ahead"]).tables)
+
+
+def test_ranges_give_what_the_whole_tables_give(lake):
+    found = decided_transactions(lake)
+    whole = settle(lake.tables[DECISIONS_TABLE], lake.tables[LABELS_TABLE]).rows
+    assert len(found) == len(whole) > 3_000
+    assert np.array_equal(found.time_us, times_us(whole))
+    assert np.array_equal(found.vectors, vectors_of(whole))
+    assert np.array_equal(found.fraud, whole["fraud"].to_numpy())
+    assert np.array_equal(found.weight, whole["weight"].to_numpy())
+    assert list(found.texts["customer_id"]) == whole["customer_id"].to_pylist()
+
+
+def test_of_too_many_the_newest_are_read(lake):
+    everything = decided_transactions(lake)
+    found = decided_transactions(lake, most=500)
+    assert np.array_equal(found.time_us, everything.time_us[-len(found) :])
+    assert 400 < len(found) <= 500
+
+
+def test_it_says_what_is_missing(lake):
+    nothing = RangedLake(lake.tables)
+    nothing.files = lambda table, since=0.0: []
+    with pytest.raises(ValueError, match="no logged decisions"):
+        decided_transactions(nothing)
+    labels = lake.tables[LABELS_TABLE].slice(0, 0)
+    with pytest.raises(ValueError, match="dispute window has closed"):
+        decided_transactions(MemoryLake({**lake.tables, LABELS_TABLE: labels}))
+    few = lake.tables[DECISIONS_TABLE].slice(0, 10)
+    with pytest.raises(ValueError, match="dispute window has closed"):
+        decided_transactions(MemoryLake({**lake.tables, DECISIONS_TABLE: few}))
