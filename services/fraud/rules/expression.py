@@ -31,6 +31,7 @@ _OPERATORS = {
 _FUNCTIONS = {"size", "startsWith", "endsWith", "contains", "double", "int", "string"}
 _MACROS = re.compile(r"\.\s*(all|exists|exists_one|map|filter)\s*\(")
 _STRING = re.compile(r"""("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')""")
+_STRING_OR_COMMENT = re.compile(rf"{_STRING.pattern}|//[^\n]*")
 _IN_LIST = re.compile(r"\b([a-z_][a-z0-9_]*)\s+in\s+lists\.([a-z_][a-z0-9_]*)\b")
 _COMPARISON = re.compile(r"([a-z_][a-z0-9_]*)\s*(<=|>=|==|<|>)\s*(-?\d+(?:\.\d+)?)")
 _ALWAYS = (-(2**63), 2**63 - 1)
@@ -89,6 +90,9 @@ def compile_rule(rule: Rule, lists: frozenset[str]) -> CompiledRule:
     except (ValueError, TypeError, RuntimeError) as error:
         raise RuleRefused(f"{rule.id}: no CEL expression: {_first_line(error)}") from None
     _check_functions(rule, source, program)
+    for name, _, number in _COMPARISON.findall(_plain(source)):
+        if name in TEXTS:
+            raise RuleRefused(f'{rule.id}: {name} is a text: write "{number}"')
     names = frozenset(program.variables()) - memberships.keys()
     if unknown := sorted(names - {*NUMBERS, *TEXTS}):
         raise RuleRefused(f"{rule.id}: unknown name {unknown[0]!r}{_similar(unknown[0])}")
@@ -107,6 +111,8 @@ def compile_rule(rule: Rule, lists: frozenset[str]) -> CompiledRule:
 def guards(source: str, memberships: Collection[str]) -> tuple[Guard, ...]:
     """The guards of an expression: those of its conjuncts that compare a number with a constant.
 
+    Text in comments and string literals is no condition.
+
     Args:
         memberships: Names of boolean variables; one that is a conjunct is a guard too.
 
@@ -117,18 +123,25 @@ def guards(source: str, memberships: Collection[str]) -> tuple[Guard, ...]:
     (Guard(variable='amount', low=5.0, high=inf), Guard(variable='score', low=0.5, high=0.5))
     >>> guards("amount > 5 || score < 0.5", ())
     ()
+    >>> guards("amount > 5 // && score < 0.2", ())
+    (Guard(variable='amount', low=5.000000000000001, high=inf),)
     """
-    plain = _STRING.sub("''", source)
+    plain = _plain(source)
     if "||" in plain or "?" in plain:
         return ()
     found = []
     for conjunct in _top_level_conjuncts(plain):
         if conjunct in memberships:
             found.append(Guard(conjunct, 1.0, inf))
-        elif match := _COMPARISON.fullmatch(conjunct):
+        elif (match := _COMPARISON.fullmatch(conjunct)) and match[1] in NUMBERS:
             name, sign, number = match.groups()
             found.append(Guard(name, *_bounds(sign, float(number))))
     return tuple(found)
+
+
+def _plain(source: str) -> str:
+    """An expression with empty strings and without comments."""
+    return _STRING_OR_COMMENT.sub(lambda match: "''" if match[1] else "", source)
 
 
 def _bounds(sign: str, constant: float) -> tuple[float, float]:

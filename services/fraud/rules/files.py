@@ -1,14 +1,14 @@
 """Rule files: YAML that holds rules and their lists.
 
 lists:
-stolen_devices: [d17, d99]
-trusted_pairs: {file: trusted.txt}     # a value a line, beside the rule file
+  stolen_devices: [d17, d99]
+  trusted_pairs: {file: trusted.txt}     # a value a line, beside the rule file
 rules:
-- id: stolen-device
-when: device_id in lists.stolen_devices
-action: decline
-reason: the device is reported stolen
-owner: fraud-operations
+  - id: stolen-device
+    when: device_id in lists.stolen_devices
+    action: decline
+    reason: the device is reported stolen
+    owner: fraud-operations
 """
 
 from collections.abc import Mapping
@@ -70,7 +70,7 @@ def read_rules(path: Path) -> Rules:
     if path.stat().st_size > MAX_FILE_BYTES:
         raise RuleRefused(f"{path}: more than {MAX_FILE_BYTES >> 10} KB: put lists into files")
     try:
-        read = _RuleFile.model_validate(yaml.safe_load(path.read_text()))
+        read = _RuleFile.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
         texts = {n: list_text(n, _values(path, one)) for n, one in read.lists.items()}
         lists = {name: reference(text) for name, text in texts.items()}
         rule_set = RuleSet(rules=tuple(read.rules), lists=lists)
@@ -90,5 +90,6 @@ def shipped_rules() -> Rules:
 
 def _values(path: Path, given: list[Any] | _ListFile) -> list[Any]:
     if isinstance(given, _ListFile):
-        return (path.parent / given.file).read_text().split("\n")[:-1]
+        text = (path.parent / given.file).read_text(encoding="utf-8")
+        return text.removesuffix("\n").split("\n") if text else []
     return given

@@ -11,7 +11,7 @@ from services.fraud.rules.rule import ListReference
 
 MAX_ENTRIES = 1_000_000
 MAX_VALUE = 130  # two ids of 64 characters and the bar between them
-# Values per step. Reading a million at once would hold the interpreter's lock for 0.2 s, and
+# Bytes per step. Reading a million at once would hold the interpreter's lock for 0.2 s, and
 # requests would wait; so many take 2 ms.
 _STEP = 1 << 18
 

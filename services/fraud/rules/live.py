@@ -19,9 +19,7 @@ from pydantic import ValidationError
 from services.fraud.ingestion.events import Transaction
 from services.fraud.rules import store
 from services.fraud.rules.evaluation import CompiledRules
-from services.fraud.rules.expression import RuleRefused
 from services.fraud.rules.files import Rules, shipped_rules
-from services.fraud.rules.lists import ListRefused
 from services.fraud.rules.rule import Rule, RuleSet
 from services.fraud.rules.store import Announcement
 from services.platform.streaming.messages import validation_message
@@ -104,7 +102,7 @@ class LiveRules:
             self.refused = ""
         except ValidationError as error:
             self._refuse(f"the announced set is none: {validation_message(error)}")
-        except (RuleRefused, ListRefused) as error:
+        except ValueError as error:  # RuleRefused, ListRefused
             self._refuse(str(error))
         self._seen = revision
 

@@ -1,5 +1,7 @@
 """Rules: what is refused and why, which rules fire, and what the back-test makes of them."""
 
+import textwrap
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -7,6 +9,7 @@ import pytest
 from services.fraud.features.states import TABULAR
 from services.fraud.ingestion.events import Transaction
 from services.fraud.monitoring.rules import audit_rules
+from services.fraud.rules import files
 from services.fraud.rules.backtest import OUTCOMES, DecidedTransactions, back_test, outcomes_of
 from services.fraud.rules.evaluation import CompiledRules, transaction_texts
 from services.fraud.rules.expression import TEXTS, RuleRefused
@@ -55,6 +58,7 @@ def fired(rules, made, score=0.1, **fields):
         ("amount", "no truth value"),
         ("2 * amount > 10", "Numbers are doubles"),
         ("amount > customer_id", "Numbers are doubles"),
+        ("amount > 1.0 && customer_id == 42", 'is a text: write "42"'),
     ],
 )
 def test_what_cannot_be_a_rule_is_refused_with_its_reason(when, said):
@@ -107,6 +111,7 @@ def test_guards_change_nothing_but_the_time():
         "device_id in lists.known && amount <= 1",
         "!(device_id in lists.known) && amount < 1.5",
         "amount > 0.5 ? score > 0.5 : score < 0.5",
+        "amount > 0.5 // don't && score < 0.2\n && amount < 1.5",
     ]
     guarded = compiled(*(rule(when, f"r{n}") for n, when in enumerate(expressions)), known=["d1"])
     plain = compiled(*guarded.rules, known=["d1"])
@@ -118,7 +123,7 @@ def test_guards_change_nothing_but_the_time():
     made = guarded.fired_matrix(vectors, scores, texts, times)
     assert (made == plain.fired_matrix(vectors, scores, texts, times)).all()
     assert made.any(axis=0).all()
-    assert [len(one.guards) for one in guarded._compiled] == [2, 0, 0, 0, 1, 2, 1, 0]
+    assert [len(one.guards) for one in guarded._compiled] == [2, 0, 0, 0, 1, 2, 1, 0, 2]
 
 
 def test_a_rule_that_fails_on_live_values_is_counted_and_the_others_fire():
@@ -260,6 +265,23 @@ def test_a_wrong_file_is_refused_with_its_place(tmp_path, text, said):
     path.write_text(text)
     with pytest.raises((RuleRefused, ListRefused), match=said):
         read_rules(path)
+
+
+@pytest.mark.parametrize("text", ["", "d1", "d1\n", "d1\r\nd2\r\n", "größe\nd2"])
+def test_a_list_file_gives_every_line(tmp_path, text):
+    (tmp_path / "list.txt").write_bytes(text.encode())
+    (tmp_path / "rules.yaml").write_text("lists: {stolen: {file: list.txt}}\nrules: []")
+    assert read_rules(tmp_path / "rules.yaml").values == {"stolen": set(text.split())}
+
+
+def test_the_example_of_a_rule_file_is_one(tmp_path):
+    _, _, example = files.__doc__.partition("\n\n")
+    (tmp_path / "trusted.txt").write_text("c1|m7\n")
+    (tmp_path / "rules.yaml").write_text(textwrap.dedent(example))
+    read = read_rules(tmp_path / "rules.yaml")
+    CompiledRules(read.rule_set, 1, read.values).check()
+    assert [one.id for one in read.rule_set.rules] == ["stolen-device"]
+    assert read.values == {"stolen_devices": {"d17", "d99"}, "trusted_pairs": {"c1|m7"}}
 
 
 def test_a_list_keeps_what_was_put_in_and_a_changed_content_is_refused():
