@@ -28,7 +28,9 @@ STAGE_SECONDS = LatencyHistogram(
 )
 DECISIONS = Counter("decisions_total", "Decisions taken", ["decision", "degraded"])
 OUTBOX_DEPTH = Gauge("outbox_events", "Decisions waiting to be published")
-OUTBOX_DROPPED = Gauge("outbox_dropped_events", "Decisions dropped because the outbox was full")
+OUTBOX_DROPPED = Gauge(
+    "outbox_dropped_events", "Decisions dropped: the outbox was full or could not be written"
+)
 BUILD = Gauge("service_build_info", "1 for each process that answers", ["process", "build"])
 MODEL_VERSION = Gauge("model_version", "Version of the loaded model", ["role", "candidate"])
 MODEL_REFUSED = Counter("models_refused_total", "Model files refused when loading")

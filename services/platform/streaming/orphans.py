@@ -42,17 +42,24 @@ async def take_over_forever(outbox: Outbox, home: Path, service: str, own: Path)
         for folder in sorted(home.glob(f"{service}*")):
             is_process = number_of(folder.name, service) is not None
             if is_process and folder != own and _waits(folder) and not outbox.spilled:
-                await take_over(outbox, folder)
+                try:
+                    await take_over(outbox, folder)
+                except OSError as error:
+                    log.error("the outbox of %s can't be taken over: %s", folder.name, error)
         await asyncio.sleep(_LOOK_S)
 
 
 async def take_over(outbox: Outbox, folder: Path) -> int:
     """Move the events of a folder's outbox into another, unless its process runs.
 
-    Killed in between, they are moved again: the stream drops what it has by its id.
+    Killed in between, they are moved again: the stream drops what it has by its id for two minutes,
+    and readers of the lake deduplicate.
 
     Returns:
         How many.
+
+    Raises:
+        OSError: a file can't be read or written; what was not moved stays.
     """
     with _lock_file(folder) as file:
         try:

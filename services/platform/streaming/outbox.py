@@ -1,9 +1,10 @@
 """Outbox: events that a service publishes off its hot path, kept while the stream is unavailable.
 
 Events wait in memory, up to a limit; past it, or while the stream does not acknowledge, they are
-written to a file, which is limited too. Only when the file is full are events dropped, counted and
-logged. The file is published when the stream is back, so an event can arrive twice: the stream
-drops the second one by its id, and readers of the lake deduplicate.
+written to a file, which is limited too. Only when the file is full, or can't be written, are events
+dropped, counted and logged. The file is published when the stream is back, so an event can arrive
+twice: within two minutes the stream drops the second one by its id (`DUPLICATE_WINDOW`), later it
+is stored again, and readers of the lake deduplicate.
 
 Many waiting events are published as one atomic batch: the stream flushes and acknowledges it once,
 and a flush is most of the cost of an event. Source: NATS' architecture decision 50.
@@ -34,6 +35,8 @@ _RETRY_S = 0.5
 _MAX_WAIT_S = 0.05
 # An atomic batch of any size costs the server as much as about a dozen single events.
 _MIN_ATOMIC_EVENTS = 16
+# Drops repeat while their cause lasts; one line in this time is enough.
+_LOG_S = 10.0
 # What a process that ends may take to publish its file.
 _CLOSE_S = 5.0
 # The name of the file of a process's events.
@@ -58,10 +61,12 @@ class OutboxEvent:
 
 
 class Outbox:
-    """A queue in front of JetStream. `put` never waits and never raises.
+    """A queue in front of JetStream. `put` never waits for the stream and never raises.
+
+    It writes to the file, synchronously, only once `max_events` wait in memory.
 
     Attributes:
-        dropped: Events dropped because the file was full.
+        dropped: Events dropped because the file was full or could not be written.
     """
 
     def __init__(self, nc: Client, folder: Path, max_events: int, max_bytes: int) -> None:
@@ -73,6 +78,7 @@ class Outbox:
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self.dropped = 0
+        self._logged = -_LOG_S
 
     @property
     def depth(self) -> int:
@@ -96,8 +102,8 @@ class Outbox:
         self._wake.set()
 
     def adopt(self, events: list[OutboxEvent]) -> None:
-        """Publish events of another process's file."""
-        self._spill_events(events)
+        """Publish events of another process's file. OSError if this one's can't be written."""
+        self._count_dropped(self._spill.append(events), "the file is full")
         self._wake.set()
 
     async def close(self) -> None:
@@ -108,7 +114,7 @@ class Outbox:
             if not await self._flush():
                 break
         else:
-            with suppress(TimeoutError):
+            with suppress(OSError):  # of the file; a TimeoutError is one, too
                 async with asyncio.timeout(_CLOSE_S):
                     while self._spill.count and self._nc.is_connected:
                         if not await self._unspill():
@@ -123,11 +129,19 @@ class Outbox:
                 await self._wake.wait()
             # Events are not urgent, and several together cost less than one by one.
             await asyncio.sleep(_MAX_WAIT_S)
-            if not self._nc.is_connected or not await self._flush() or not await self._unspill():
+            if not await self._publish_waiting():
                 # Empty the memory while the stream is unavailable.
                 self._spill_events(list(self._queue))
                 self._queue.clear()
                 await asyncio.sleep(_RETRY_S)
+
+    async def _publish_waiting(self) -> bool:
+        """Publish from memory, then the file. False if the stream or the file is unavailable."""
+        try:
+            return self._nc.is_connected and await self._flush() and await self._unspill()
+        except OSError as error:
+            self._log(f"the file can't be read: {error}")
+            return False
 
     async def _flush(self) -> bool:
         """Publish a batch from memory. False if the stream did not acknowledge all of it."""
@@ -203,10 +217,24 @@ class Outbox:
         return failed
 
     def _spill_events(self, events: list[OutboxEvent]) -> None:
-        dropped = self._spill.append(events)
+        """Write events to the file; those that do not fit or can't be written are dropped."""
+        try:
+            dropped, reason = self._spill.append(events), "the file is full"
+        except OSError as error:
+            dropped, reason = len(events), f"the file can't be written: {error}"
+        self._count_dropped(dropped, reason)
+
+    def _count_dropped(self, dropped: int, reason: str) -> None:
         if dropped:
             self.dropped += dropped
-            log.error("outbox: the file is full, %d decisions dropped so far", self.dropped)
+            self._log(f"{reason}, {self.dropped} decisions dropped so far")
+
+    def _log(self, text: str) -> None:
+        """Log an error, at most one in `_LOG_S` seconds."""
+        now = perf_counter()
+        if now - self._logged >= _LOG_S:
+            self._logged = now
+            log.error("outbox: %s", text)
 
 
 def _headers(event: OutboxEvent, batch_id: str, number: int) -> dict[str, str]:
@@ -231,25 +259,36 @@ class SpillFile:
         self._path = folder / FILE
         self._max_bytes = max_bytes
         self._path.touch()
-        self._size = self._path.stat().st_size
-        with self._path.open("rb") as file:
-            self.count = sum(1 for _ in file)
+        self._size = self.count = 0
+        with self._path.open("r+b") as file:
+            for line in file:
+                # Without its end, a crash truncated it: the next event would be glued to it.
+                if line.endswith(b"\n"):
+                    self._size += len(line)
+                    self.count += 1
+            file.truncate(self._size)
         self._confirmed = 0
         self._pending = 0, 0
 
     def append(self, events: list[OutboxEvent]) -> int:
-        """Append events while they fit. Returns the number that did not fit."""
+        """Append events while they fit. Returns the number that did not fit.
+
+        Raises:
+            OSError: the file can't be written; none of the events is in it.
+        """
         if not events:
             return 0
-        lines = []
+        lines, size = [], self._size
         for event in events:
             line = orjson.dumps([event.subject, event.id, event.data.decode()]) + b"\n"
-            if self._size + len(line) > self._max_bytes:
+            if size + len(line) > self._max_bytes:
                 break
-            self._size += len(line)
+            size += len(line)
             lines.append(line)
         with self._path.open("ab") as file:
+            file.truncate(self._size)  # what an append that failed has left
             file.writelines(lines)
+        self._size = size
         self.count += len(lines)
         return len(events) - len(lines)
 
@@ -257,7 +296,7 @@ class SpillFile:
         """The next events, at most `size`; none once all are confirmed."""
         with self._path.open("rb") as file:
             file.seek(self._confirmed)
-            lines = list(islice(file, size))
+            lines = list(islice(file, min(size, self.count)))
         self._pending = len(lines), sum(map(len, lines))
         return [event for line in lines if (event := _event(line))]
 
@@ -273,7 +312,7 @@ class SpillFile:
 
 
 def _event(line: bytes) -> OutboxEvent | None:
-    """The event of a line; None if a crash truncated the line."""
+    """The event of a line; None if the line is damaged."""
     try:
         subject, event_id, data = orjson.loads(line)
     except ValueError:

@@ -1,6 +1,13 @@
 """The outbox's file: bounded, in order, and complete after a restart."""
 
-from services.platform.streaming.outbox import OutboxEvent, SpillFile
+import asyncio
+import resource
+from contextlib import contextmanager
+
+import pytest
+from nats.aio.client import Client
+
+from services.platform.streaming.outbox import Outbox, OutboxEvent, SpillFile
 
 
 def event(number):
@@ -55,3 +62,64 @@ def test_what_is_not_confirmed_comes_again(tmp_path):
     spill.peek(2)
     spill.confirm()
     assert [e.id for e in spill.peek(2)] == [e.id for e in spill.peek(2)] == ["id-2", "id-3"]
+
+
+def test_an_event_after_a_truncated_line_is_published(tmp_path):
+    SpillFile(tmp_path, 10_000).append([event(1), event(2)])
+    with (tmp_path / "outbox.jsonl").open("ab") as file:
+        file.write(b'["fraud.decision.0", "id-3", "{')
+    again = SpillFile(tmp_path, 10_000)
+    again.append([event(4)])
+    assert again.count == 3
+    assert drain(again) == ["id-1", "id-2", "id-4"]
+    assert (tmp_path / "outbox.jsonl").read_bytes() == b""
+
+
+def test_a_write_that_fails_halfway_leaves_the_file_as_it_was(tmp_path, file_limit):
+    spill = SpillFile(tmp_path, 10_000)
+    spill.append([event(1)])
+    size = (tmp_path / "outbox.jsonl").stat().st_size
+    with file_limit(size + 10), pytest.raises(OSError, match="File too large"):
+        spill.append([event(2)])
+    assert spill.count == 1
+    spill.append([event(3)])
+    assert drain(spill) == ["id-1", "id-3"]
+
+
+async def test_events_that_cannot_be_written_are_dropped_and_publishing_goes_on(
+    tmp_path, file_limit, caplog
+):
+    box = Outbox(Client(), tmp_path, max_events=2, max_bytes=10_000)  # connected to nothing
+    box.start()
+    with file_limit(0):
+        for number in range(5):
+            box.put("fraud.decision.0", f"id-{number}", b"{}")
+        assert (box.dropped, box.depth) == (3, 2)
+        await until_it_holds(lambda: box.dropped == 5)
+        assert len([r for r in caplog.records if "can't be written" in r.message]) == 1
+    box.put("fraud.decision.0", "id-5", b"{}")
+    await until_it_holds(lambda: box.spilled == 1)
+    await box.close()
+    assert drain(SpillFile(tmp_path, 10_000)) == ["id-5"]
+
+
+async def until_it_holds(done):
+    async with asyncio.timeout(10):
+        while not done():
+            await asyncio.sleep(0.02)
+
+
+@pytest.fixture
+def file_limit():
+    """A limit to the size of files, as a full disk."""
+
+    @contextmanager
+    def limited(size):
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return limited
