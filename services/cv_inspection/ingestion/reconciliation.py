@@ -1,7 +1,8 @@
 """Reconciliation: find images in the store that have no result, and publish their events.
 
 A webhook keeps undelivered notifications in memory, so a store that is killed loses them. The
-images are still in the store.
+images are still in the store. An image that was overwritten since its result was stored has none,
+either.
 """
 
 import asyncio
@@ -40,17 +41,21 @@ async def reconcile(config: Settings, min_age_s: float = MIN_AGE_S) -> int:
 
 
 def without_result(config: Settings, min_age_s: float = MIN_AGE_S) -> list[str]:
-    """Keys of images without a result, sorted. OSError if S3 does not answer."""
+    """Keys of images that have no result, or one that is older than the image; sorted.
+
+    Raises:
+        OSError: S3 does not answer.
+    """
     inbox, results = Lake(config, config.inbox), Lake(config, config.results)
-    done = {path.removesuffix(".json") for path, _ in _objects(results) if path.endswith(".json")}
-    newest = time.time() - min_age_s
+    newest = time.time() - min_age_s  # before the results are listed, which takes its time
+    done = {p.removesuffix(".json"): at for p, at in _objects(results) if p.endswith(".json")}
     missing = []
     for key, modified in _objects(inbox):
         try:
             stem = ImageRef.from_key(key).stem
         except ValueError:
             continue  # it is among the dead letters
-        if stem not in done and modified < newest:
+        if done.get(stem, -1.0) < modified < newest:
             missing.append(key)
     return sorted(missing)
 

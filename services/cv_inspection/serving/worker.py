@@ -1,10 +1,10 @@
 """The inspection worker: fetch, inspect, store the result, publish it, acknowledge.
 
-Any number of workers share the images. If one is killed in between, another repeats the work
-without duplicates: a stored result of the same key and bytes is published again, not computed
-again, and the stream drops a second event with the same inspection id. An invalid file gets a
-result that says why, and a dead letter. So does an object that the store can't read after some
-retries, which stop neither the line nor the batch.
+Any number of workers share the images. If one is killed in between, another repeats the work: a
+stored result of the same key and bytes is published again, not computed again. Within two minutes
+the stream drops the second event with the same inspection id (`DUPLICATE_WINDOW`); of later ones,
+readers count the first. An invalid file gets a result that says why, and a dead letter. So does an
+object that the store can't read after some retries, which stop neither the line nor the batch.
 """
 
 import asyncio
@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from functools import partial
 
 import orjson
+from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
 from prometheus_client import Histogram
 from pydantic import ValidationError
@@ -51,7 +52,7 @@ NAME = "inspection"
 DURABLE = "inspection-workers"
 BATCH = 16
 _CONCURRENCY = 4
-_RECONCILE_INTERVAL_S = 60.0
+_RECONCILE_INTERVAL_S, _BACKLOG_INTERVAL_S = 60.0, 1.0
 # Seconds before each retry of an object that can't be read while others can: half a minute in all.
 _BACKOFF_S = (1.0, 2.0, 4.0, 8.0, 15.0)
 # More unreadable objects at once are an outage, and the line waits for its end.
@@ -221,8 +222,10 @@ class InspectionWorker:
         self, model: ImageModel, message: Message, key: str, image_ref: ImageRef, data: bytes
     ) -> tuple[InspectionEvent, str]:
         """The image's inspection, stored before or now, and whether it is known or inspected."""
-        known = self._stored_result(image_ref)
+        known, result_key = self._stored_result(image_ref), f"{image_ref.stem}.json"
         if known is not None and known.inspection_id == inspection_id(image_ref, data):
+            # The image may have been put again: a result that is older than it would be missed.
+            self._results.put(result_key, known.model_dump_json().encode())
             return known, "known"
         at = datetime.fromtimestamp(message.published_us / 1e6, UTC)
         try:
@@ -231,7 +234,7 @@ class InspectionWorker:
             self._store_error(key, image_ref, str(error))
             raise
         self._results.put(f"{image_ref.stem}.mask.png", result.mask_png)
-        self._results.put(f"{image_ref.stem}.json", result.event.model_dump_json().encode())
+        self._results.put(result_key, result.event.model_dump_json().encode())
         return result.event, "inspected"
 
     def _stored_result(self, image_ref: ImageRef) -> InspectionEvent | None:
@@ -248,16 +251,19 @@ class InspectionWorker:
         await dead_letter(self._js, DEAD, NAME, message, reason)
 
 
-async def _reconcile_periodically(config: Settings) -> None:
+async def _reconcile_periodically(config: Settings, consumer: SharedConsumer) -> None:
     """Publish missing events of images once a minute. Runs until cancelled."""
     while True:
         await asyncio.sleep(_RECONCILE_INTERVAL_S)
         try:
+            # Images whose events still wait have no result yet, and are not lost.
+            while await consumer.lag():
+                await asyncio.sleep(_BACKLOG_INTERVAL_S)
             found = await reconcile(config)
             if found:
                 log.warning("%d images had no result; their events were published", found)
-        except (OSError, TimeoutError, ConnectionError) as error:
-            log.warning("reconciliation failed, will retry: %s", error)
+        except (OSError, NatsError) as error:
+            log.warning("reconciliation failed, will retry: %s", error or type(error).__name__)
 
 
 async def main(config: Settings) -> None:
@@ -272,7 +278,7 @@ async def main(config: Settings) -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(champion.watch(nc))
             group.create_task(report_lag({NAME: consumer}))
-            group.create_task(_reconcile_periodically(config))
+            group.create_task(_reconcile_periodically(config, consumer))
             group.create_task(consume(consumer, worker.handle))
     finally:
         await worker.close()

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import math
+from functools import partial
 
 import httpx
 import numpy as np
@@ -17,11 +18,13 @@ from services.cv_inspection.ingestion import reconciliation
 from services.cv_inspection.ingestion.events import (
     DEAD_STREAM,
     DECISIONS_STREAM,
+    IMAGE,
     INSPECTION,
     LABEL,
     STREAM,
     ImageRef,
     InspectionEvent,
+    inspection_id,
     publish_image,
 )
 from services.cv_inspection.ingestion.tables import INSPECTIONS_TABLE
@@ -29,6 +32,7 @@ from services.cv_inspection.problem import CLASSES, DESIGN
 from services.cv_inspection.retraining.outcomes import fetch_images, labelled_inspections
 from services.cv_inspection.service import INSPECTOR
 from services.cv_inspection.serving import batch, known
+from services.cv_inspection.serving import worker as serving
 from services.cv_inspection.serving.app import create_app
 from services.cv_inspection.serving.worker import DURABLE
 from services.cv_inspection.simulator.camera import Camera
@@ -40,6 +44,7 @@ from services.platform.retraining.shadow import shadow_table
 from services.platform.runtime.tasks import cancel_tasks
 from services.platform.storage.lake import Lake
 from services.platform.streaming.outbox import Outbox, OutboxEvent, SpillFile
+from services.platform.streaming.shared_consumer import SharedConsumer
 from tests.integration.conftest import lag, until
 from tests.integration.cv_inspection.inspections import made_inspection, stored_inspection
 from tests.unit.cv_inspection.vision_fixtures import cv_card, quiet
@@ -321,6 +326,50 @@ async def test_an_image_without_an_event_is_reconciled(config, nc, model, worker
     worker("cv", "inspection-worker")
     await until(lambda: result(config, shot))
     assert reconciliation.without_result(config, min_age_s=-5) == []
+
+
+async def test_an_image_that_waits_in_the_stream_is_not_lost(config, nc, monkeypatch):
+    monkeypatch.setattr(serving, "_RECONCILE_INTERVAL_S", 0.05)
+    monkeypatch.setattr(serving, "_BACKLOG_INTERVAL_S", 0.05)
+    monkeypatch.setattr(serving, "reconcile", partial(reconciliation.reconcile, min_age_s=-5))
+    shot = CAMERA.shot(401)
+    put(config, shot)
+    await publish_image(nc, shot.key, shot.line, "first")
+    consumer = SharedConsumer(nc, STREAM, DURABLE, f"{IMAGE}.>", 16, before=serving.NAME)
+    # Before its consumer exists, too.
+    reconciling = asyncio.create_task(serving._reconcile_periodically(config, consumer))
+    await asyncio.sleep(0.5)
+    assert not reconciling.done()
+    await consumer.start()
+    await asyncio.sleep(1)
+    assert await count(nc, STREAM) == 1
+    # Its event is gone, and there is no result.
+    batches = consumer.batches()
+    await consumer.ack((await anext(batches))[-1])
+    await until(lambda: stored_images(nc, 2))
+    await cancel_tasks(reconciling)
+    await batches.aclose()
+
+
+async def stored_images(nc, number):
+    return await count(nc, STREAM) == number
+
+
+@pytest.mark.parametrize("number", [410, 411], ids=["same bytes", "other bytes"])
+async def test_an_image_that_was_put_again_is_reconciled(config, nc, model, worker, number):
+    shot = CAMERA.shot(410)
+    put(config, shot)
+    await publish_image(nc, shot.key, shot.line, "first")
+    worker("cv", "inspection-worker")
+    await until(lambda: result(config, shot))
+    assert reconciliation.without_result(config, min_age_s=-5) == []
+    await asyncio.sleep(1.1)  # the store's times are in seconds
+    data = CAMERA.shot(number).jpeg()
+    Lake(config, config.inbox).put(shot.key, data)
+    assert await reconciliation.reconcile(config, min_age_s=-5) == 1
+    wanted = inspection_id(ImageRef.from_key(shot.key), data)
+    await until(lambda: result(config, shot).inspection_id == wanted)
+    await until(lambda: reconciliation.without_result(config, min_age_s=-5) == [])
 
 
 async def test_labelled_inspections_become_training_images(config, nc, model, worker):
