@@ -74,7 +74,7 @@ _BOXES = (
         question="The model must run beside the camera with no network. What is lost by eight "
         "bits?",
         answer="The INT8 build is refused if its decisions cost too much more than the champion's. "
-        "Inspections are kept in SQLite and forwarded when the network is back, none twice.",
+        "Inspections are kept in SQLite and forwarded when the network is back; each counts once.",
         aws="SageMaker Neo and IoT Greengrass.",
         at_scale="A device a station; the stack then only collects and retrains.",
     ),

@@ -161,7 +161,8 @@ async def forward(settings: Settings, store: Path, step: ProgressCallback) -> in
                     event.model_dump_json().encode(),
                     headers={"Nats-Msg-Id": event.inspection_id},
                 )
-                # Last: a crash before this line sends it twice, and the stream drops the second.
+                # Last: a crash before this line sends it twice. The stream drops the second within
+                # its duplicate window of two minutes; of later ones, readers count the first.
                 inspections.mark_forwarded(event)
                 step(number, len(pending))
         finally:

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 
 import numpy as np
-import pyarrow as pa
 
 from services.cv_inspection.ingestion.tables import INSPECTIONS_TABLE
 from services.cv_inspection.monitoring.quality import OutcomeReader
@@ -20,7 +19,7 @@ from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
 from services.platform.walkthrough import Money
 
-_COLUMNS = ["event_time", "defect", "threshold"]
+_COLUMNS = ["inspection_id", "event_time", "defect", "threshold"]
 _SLIDERS = (
     Slider("reinspection", "A good part that is inspected again", "EUR", 20, 0.1),
     Slider("escape", "A defect that escapes to a customer", "EUR", 500, 5),
@@ -33,7 +32,7 @@ async def present(_: Settings) -> Mapping[str, float]:
 
 
 def read(config: Settings) -> LoggedDecisions | None:
-    """Logged inspections; None before any. OSError: S3 is away.
+    """Logged inspections, each once; None before any. OSError: S3 is away.
 
     A part has no amount: the cost of an escape is a slider, the model's fee.
     """
@@ -41,13 +40,14 @@ def read(config: Settings) -> LoggedDecisions | None:
     rows = lake.read(INSPECTIONS_TABLE, _COLUMNS)
     if rows is None or not len(rows):
         return None
-    time_us = rows["event_time"].cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy()
+    frame = rows.to_pandas().drop_duplicates("inspection_id")
+    time_us = frame["event_time"].dt.as_unit("us").astype(np.int64).to_numpy()
     found = OutcomeReader(lake)({})
     return LoggedDecisions(
-        score=rows["defect"].to_numpy(),
-        threshold=rows["threshold"].to_numpy(),
-        amount=np.zeros(len(rows)),
-        slot=np.full(len(rows), np.inf),
+        score=frame["defect"].to_numpy(),
+        threshold=frame["threshold"].to_numpy(),
+        amount=np.zeros(len(frame)),
+        slot=np.full(len(frame), np.inf),
         days=covered_days(time_us / 1e6),
         labelled={} if found is None else newest_by_role(found.rows.assign(amount=0.0)),
     )

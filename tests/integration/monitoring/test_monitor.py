@@ -140,10 +140,10 @@ def inspections(rng, sharp_at_b2=0.1):
         yield station, quality, rng.uniform(0, 0.1)
 
 
-def event(station, quality, defect):
+def event(number, station, quality, defect):
     line, name = station.split("/")
     return InspectionEvent(
-        inspection_id="0" * 32, key=None,
+        inspection_id=f"{number:032x}", key=None,
         place=ImageRef(line=line, station=name, lot="l", frame="f"),
         at="2026-03-01T00:00:00Z", label="good", defect=defect, probabilities={"good": 1 - defect},
         decision="pass", reason="", threshold=0.5, model="efficientnet:1", defect_share=0.0,
@@ -167,10 +167,10 @@ def test_an_alarm_names_the_station_that_is_out_of_focus(config, old):
     Lake(config).put(reference_path("cv", 1), made.to_bytes())
     stream = [one for sharp in (0.1, 0.1, 0.1, 0.05, 0.1) for one in inspections(rng, sharp)]
     messages = [
-        Message("", event(*one).model_dump_json().encode(), number + 1, 0, "")
+        Message("", event(number, *one).model_dump_json().encode(), number + 1, 0, "")
         for number, one in enumerate(stream)
     ]
-    spec = MonitorSpec("cv", DECISIONS_STREAM, cv.observe, cv.new_windows, QUALITY_SPEC)
+    spec = MonitorSpec("cv", DECISIONS_STREAM, cv.Observer(), cv.new_windows, QUALITY_SPEC)
     # A state that cannot be read is learned anew.
     Lake(config).put(sources_path("cv"), b"{}")
     watcher = WindowWatcher(Lake(config), spec)

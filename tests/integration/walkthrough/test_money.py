@@ -8,13 +8,18 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from services.cv_inspection.evaluation.money import read as read_inspections
+from services.cv_inspection.ingestion.lake_writer import to_row
+from services.cv_inspection.ingestion.tables import INSPECTIONS, INSPECTIONS_TABLE
 from services.fraud.ingestion.tables import DECISION_SCHEMA, DECISIONS_TABLE
 from services.fraud.problem import OUTCOMES, CostModel
 from services.fraud.review.live import publish_costs
 from services.fraud.review.policy import COSTS
 from services.platform.design import WALKTHROUGH
 from services.platform.storage.lake import Lake
+from services.platform.streaming.consumer import Message
 from services.walkthrough.app import create_app
+from tests.integration.cv_inspection.inspections import made_inspection
 
 COUNT = 3_000
 BEGIN = datetime(2026, 11, 20, tzinfo=UTC)
@@ -87,6 +92,17 @@ async def test_figures_equal_the_lake_decided_one_by_one(client, lake, nc):
     days = len({row["event_time"].replace(minute=0) for row in live}) / 24
     assert found["eur_per_day"] == pytest.approx(euros / days)
     assert found["eur_per_day"] < found["eur_per_day_now"]
+
+
+async def test_an_inspection_that_the_stream_has_twice_counts_once(config, nc):
+    rows = [
+        to_row(Message("", made_inspection(number).model_dump_json().encode(), seq, 0, ""))[1]
+        | {"seq": seq}
+        for seq, number in enumerate((1, 2, 1), start=1)
+    ]
+    Lake(config).write(INSPECTIONS_TABLE, pa.Table.from_pylist(rows, INSPECTIONS), "1-3")
+    logged = read_inspections(config)
+    assert len(logged.score) == len(logged.threshold) == len(logged.amount) == 2
 
 
 async def test_a_wrong_cost_is_named(client, lake, nc):
