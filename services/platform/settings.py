@@ -29,6 +29,7 @@ _ROOT = Path(__file__).resolve().parents[2]
 _ENV_FILES = (_ROOT / ".env", ".env") if (_ROOT / "pyproject.toml").exists() else (".env",)
 _HOME = Path(".whiteboard")
 _KEY = re.compile("[0-9a-f]{64}")
+_TIME = re.compile("([01]?[0-9]|2[0-3]):[0-5][0-9]")
 # Files of secrets in `home` that are no account's password.
 WEBHOOK_TOKEN = "webhook-token"
 LABEL_TOKEN = "label-token"
@@ -255,6 +256,13 @@ class Settings(BaseSettings):
         if plain and not _KEY.fullmatch(plain):
             raise ValueError("must be 64 hexadecimal digits: `whiteboard secrets` makes a pair")
         return key
+
+    @field_validator("night_utc")
+    @classmethod
+    def _is_time(cls, night: str) -> str:
+        if night and not _TIME.fullmatch(night):
+            raise ValueError("must be a time of day as HH:MM, such as 03:00, or empty")
+        return night
 
     @model_validator(mode="after")
     def _absolute_home(self) -> "Settings":

@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 NAME = "scheduler"
 # Alerts repeat as long as the drift lasts; one retraining an hour is enough.
 _ALERT_INTERVAL_S = 3_600.0
+# A night that the scheduler was late for still runs; APScheduler's default gives up after 1 s.
+_NIGHT_GRACE_S = 3_600
 # Who sends decisions decides what drifts, so a day brings no more nights than these.
 _MAX_ALERTS, _ALERTS_S = 4, 86_400.0
 
@@ -152,7 +154,13 @@ def schedule_nights(
     hour, minute = night_utc.split(":")
     for name, design in designs.items():
         trigger = CronTrigger(hour=hour, minute=minute, timezone="UTC")
-        clock.add_job(scheduler.queue_night, trigger, [name, design.lake_tables is not None])
+        clock.add_job(
+            scheduler.queue_night,
+            trigger,
+            [name, design.lake_tables is not None],
+            misfire_grace_time=_NIGHT_GRACE_S,
+            coalesce=True,
+        )
 
 
 async def main(config: Settings, program: Sequence[str]) -> None:

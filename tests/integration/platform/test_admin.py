@@ -1,6 +1,7 @@
 """Admin routes: disabled without a token, else publishing commands; the scheduler runs them."""
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
@@ -15,6 +16,7 @@ from services.platform.retraining.commands import CONTROL, Command
 from services.platform.retraining.scheduler import Scheduler, schedule_nights
 from services.platform.runtime.tasks import cancel_tasks
 from services.platform.streaming.connection import ensure_stream
+from tests.integration.conftest import until
 from tests.streams import delete_stream
 
 TOKEN = SecretStr("open-sesame").get_secret_value()
@@ -120,3 +122,16 @@ def test_nights_are_scheduled_unless_another_program_runs_them():
         clock = AsyncIOScheduler(timezone="UTC")
         schedule_nights(clock, Scheduler(["whiteboard"]), designs, night)
         assert len(clock.get_jobs()) == expected
+
+
+async def test_a_night_runs_although_the_scheduler_was_late():
+    [design, *_] = DESIGNS
+    clock, scheduler = AsyncIOScheduler(timezone="UTC"), Scheduler(["whiteboard"])
+    schedule_nights(clock, scheduler, {design.name: design}, "03:00")
+    clock.start(paused=True)
+    [job] = clock.get_jobs()
+    # Of two nights that were missed, one runs.
+    clock.modify_job(job.id, next_run_time=datetime.now(UTC) - timedelta(minutes=1))
+    clock.resume()
+    await until(lambda: not scheduler._jobs.empty())
+    clock.shutdown(wait=False)

@@ -66,6 +66,20 @@ def test_a_password_that_no_header_carries_is_refused_by_name(password, monkeypa
     settings.cache_clear()
 
 
+@pytest.mark.parametrize("night", ["3", "24:00", "03:60", "03:00:00", "at three"])
+def test_a_time_that_is_none_is_refused_by_name(night, monkeypatch):
+    monkeypatch.setenv("WHITEBOARD_NIGHT_UTC", night)
+    settings.cache_clear()
+    with pytest.raises(SystemExit, match="WHITEBOARD_NIGHT_UTC: must be a time of day as HH:MM"):
+        settings()
+    settings.cache_clear()
+
+
+@pytest.mark.parametrize("night", ["", "3:05", "23:59"])
+def test_a_time_of_day_is_accepted(night):
+    assert Settings(night_utc=night).night_utc == night
+
+
 @pytest.mark.parametrize("name", ["WHITEBOARD_SIGNING_KEY", "WHITEBOARD_VERIFY_KEY"])
 def test_a_key_that_is_none_is_refused_by_name(name, monkeypatch):
     monkeypatch.setenv(name, "s29252d0bf11")
