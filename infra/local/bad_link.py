@@ -69,13 +69,22 @@ async def behind_proxy(
             finally:
                 await proxy.close(server)
         finally:
-            if engine.returncode is None:
-                engine.terminate()
-            async with asyncio.timeout(_STOP_S):
-                await engine.wait()
+            await _stop(engine)
     finally:
         await asyncio.to_thread(supervisor.bring_back, name)
     return proxy
+
+
+async def _stop(engine: Process, timeout_s: float = _STOP_S) -> None:
+    """Stop an engine, and kill it if it does not end: two on one folder would damage its data."""
+    if engine.returncode is None:
+        engine.terminate()
+    try:
+        async with asyncio.timeout(timeout_s):
+            await engine.wait()
+    except TimeoutError:
+        engine.kill()
+        await engine.wait()
 
 
 async def _listens(name: str, engine: Process, host: str, port: int) -> None:

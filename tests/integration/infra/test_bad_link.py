@@ -1,6 +1,7 @@
 """The proxy makes connections bad and nothing else; an engine goes behind it and comes back."""
 
 import asyncio
+import signal
 import time
 from contextlib import asynccontextmanager
 
@@ -8,7 +9,7 @@ import pytest
 from redis import Redis
 from redis.exceptions import RedisError
 
-from infra.local.bad_link import behind_proxy
+from infra.local.bad_link import _stop, behind_proxy
 from infra.local.engines import engines, free_port
 from infra.local.supervisor import Supervisor
 from services.platform.runtime.tcp_proxy import BadLink, TcpProxy
@@ -97,6 +98,15 @@ async def test_redis_goes_behind_a_proxy_and_comes_back_with_its_rows(tmp_path):
             await behind_proxy(config, supervisor, "scorer", BadLink(), 1)
     finally:
         supervisor.stop(lambda _: None)
+
+
+async def test_an_engine_that_ignores_a_stop_is_killed():
+    engine = await asyncio.create_subprocess_exec(
+        "sh", "-c", "trap '' TERM; echo; sleep 60 & wait; wait", stdout=asyncio.subprocess.PIPE
+    )
+    await engine.stdout.readline()
+    await _stop(engine, timeout_s=0.2)
+    assert engine.returncode == -signal.SIGKILL
 
 
 def _until_answered(url, seconds=60.0):
