@@ -2,6 +2,7 @@
 
 import base64
 from enum import StrEnum
+from functools import partial
 from secrets import compare_digest
 from typing import Annotated, Any
 
@@ -181,7 +182,8 @@ async def _inspect(
 ) -> Response:
     stages = Stages()
     try:
-        result = await inspector.inspect(await request.body(), image_ref, stages)
+        encode = partial(_response_body, mask_format=mask_format)
+        found = await inspector.inspect(await request.body(), image_ref, stages, encode)
     except BodyTooLarge as error:
         return error_response(413, error.detail)
     except InvalidImage as error:
@@ -190,9 +192,10 @@ async def _inspect(
         response = error_response(503, "too many images are waiting: retry")
         response.headers["Retry-After"] = "1"
         return response
-    if result is None:
+    if found is None:
         return no_model("whiteboard train cv --promote")
-    return decision_response(_response_body(result, mask_format), result.event.decision, stages)
+    event, body = found
+    return decision_response(body, event.decision, stages)
 
 
 def _response_body(result: InspectionResult, mask_format: MaskFormat) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import math
+import threading
 from functools import partial
 
 import httpx
@@ -31,6 +32,7 @@ from services.cv_inspection.ingestion.tables import INSPECTIONS_TABLE
 from services.cv_inspection.problem import CLASSES, DESIGN
 from services.cv_inspection.retraining.outcomes import fetch_images, labelled_inspections
 from services.cv_inspection.service import INSPECTOR
+from services.cv_inspection.serving import app as app_module
 from services.cv_inspection.serving import batch, known
 from services.cv_inspection.serving import worker as serving
 from services.cv_inspection.serving.app import create_app
@@ -102,7 +104,14 @@ async def count(nc, stream, subject=">"):
     return sum((info.state.subjects or {}).values())
 
 
-async def test_a_posted_image_is_inspected(config, nc, model):
+async def test_a_posted_image_is_inspected(config, nc, model, monkeypatch):
+    threads, respond = [], app_module._response_body
+
+    def recorded(*arguments, **named):
+        threads.append(threading.current_thread().name)
+        return respond(*arguments, **named)
+
+    monkeypatch.setattr(app_module, "_response_body", recorded)
     shot = CAMERA.shot(0)
     async with inspector(config) as http:
         answer = await http.post("/inspect?line=a&mask=png", content=shot.jpeg())
@@ -117,6 +126,8 @@ async def test_a_posted_image_is_inspected(config, nc, model):
         assert sum(rle["mask_rle"]) == math.prod(rle["mask_size"])
         assert (await http.get("/ping")).status_code == 200
         await until(lambda: published(nc, 2))
+    # Not on the event loop: boxes and masks take a while.
+    assert [name.partition("_")[0] for name in threads] == ["inspect", "inspect"]
 
 
 async def published(nc, number):
