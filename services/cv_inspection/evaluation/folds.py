@@ -23,10 +23,11 @@ from services.cv_inspection.candidates.image_candidate import Prediction
 from services.cv_inspection.features.image import resize_mask
 from services.cv_inspection.features.labelled_images import LabelledImages
 from services.cv_inspection.features.tiling import merge_masks, tile_boxes
-from services.cv_inspection.problem import CostModel
+from services.cv_inspection.problem import CONF, CostModel
 from services.cv_inspection.retraining.folders import FolderDataset, read_labelled
 from services.cv_inspection.retraining.training import hold_out_units, new_candidate
 from services.platform.progress import ProgressCallback
+from services.platform.retraining.training import hyperparameters
 from services.platform.runtime.worker import training_threads
 from services.platform.types import Booleans, Floats, Integers
 
@@ -123,9 +124,10 @@ class Folds:
 
     @property
     def key(self) -> str:
-        """Hash of all that a fold's result depends on."""
+        """Hash of all that a fold's result depends on, but the code and its libraries."""
+        parameters = {**hyperparameters(CONF, self.candidate), **self.overrides}
         digest = hashlib.sha256(
-            repr((self.candidate, sorted(self.overrides.items()), self.count)).encode()
+            repr((self.candidate, sorted(parameters.items()), self.count)).encode()
         )
         digest.update(repr((self.choose_threshold, self.data.classes)).encode())
         images = self.data.images

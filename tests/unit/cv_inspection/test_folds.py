@@ -1,5 +1,7 @@
 """Folds: what is tested, how they go on after a stop, and the split that leaks."""
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -66,6 +68,7 @@ def test_folds_go_on_where_a_run_was_stopped(data, tmp_path, monkeypatch):
         )  # fmt: skip
 
     monkeypatch.setattr(module, "_train", train)
+    key = plan.key
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             evaluate_folds(plan, runs, tmp_path, quiet)
@@ -78,6 +81,13 @@ def test_folds_go_on_where_a_run_was_stopped(data, tmp_path, monkeypatch):
     ]
     # Other settings are other results.
     assert Folds(data, "efficientnet", {**TINY, "epochs": 2}).key != plan.key
+    conf = tmp_path / "conf"
+    shutil.copytree(module.CONF, conf)
+    monkeypatch.setattr(module, "CONF", conf)
+    assert plan.key == Folds(data, "efficientnet", TINY).key == key
+    with (conf / "efficientnet.yaml").open("a") as file:
+        file.write("\nanother: 1\n")
+    assert plan.key != key
 
 
 def test_a_random_split_puts_groups_on_both_sides(data, monkeypatch):
