@@ -19,8 +19,8 @@ from services.cv_inspection.ingestion.events import (
     parse_inspection,
     subject_token,
 )
+from services.cv_inspection.ingestion.labels import read_label
 from services.cv_inspection.ingestion.tables import INSPECTIONS_TABLE
-from services.cv_inspection.problem import CLASSES
 from services.cv_inspection.simulator.camera import Camera, Shot
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
@@ -86,23 +86,36 @@ async def label(config: Settings, identity: str, said: str) -> None:
     """Publish an operator's label of an inspected part.
 
     Raises:
-        ValueError: it names no class, or none of the newest inspections.
+        ValueError: it names no class of the inspection's model, or none of the newest inspections.
         OSError: NATS does not answer.
     """
-    if said not in CLASSES:
-        raise ValueError(f"label: {said[:80]!r} is not one of {', '.join(CLASSES)}")
-    event = LabelEvent(inspection_id=identity, label=said, by="walkthrough")
     nc = await connect(config, NAME)
     try:
         js = nc.jetstream()
         messages = await newest_messages(js, DECISIONS_STREAM, _LABELLED)
-        if not any(identity.encode() in (message.data or b"") for _, message in messages):
-            raise ValueError(f"inspection {identity} is not among the newest {_LABELLED}")
-        await js.publish(f"{LABEL}.{subject_token(said)}", event.model_dump_json().encode())
+        event = label_event(identity, said, [message.data or b"" for _, message in messages])
+        await js.publish(f"{LABEL}.{subject_token(event.label)}", event.model_dump_json().encode())
     except (NatsError, TimeoutError) as error:
         raise ConnectionError("the stream did not take the label: send it again") from error
     finally:
         await nc.close()
+
+
+def label_event(identity: str, said: str, inspections: list[bytes]) -> LabelEvent:
+    """An operator's label, with a class of the model that inspected the part.
+
+    Args:
+        inspections: The newest, as the stream has them.
+
+    Raises:
+        ValueError: it names no such class, or the inspection is none of these.
+    """
+    for data in inspections:
+        if identity.encode() in data:
+            classes = parse_inspection(data).probabilities
+            label = read_label(said, classes)
+            return LabelEvent(inspection_id=identity, label=label, by="walkthrough")
+    raise ValueError(f"inspection {identity} is not among the newest {_LABELLED}")
 
 
 async def _inspected(

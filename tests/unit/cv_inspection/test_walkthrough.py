@@ -1,0 +1,22 @@
+"""Labels of the walkthrough's page: classes of the model that inspected the part."""
+
+import pytest
+
+from services.cv_inspection.evaluation.walkthrough import label_event
+from tests.integration.cv_inspection.inspections import made_inspection
+
+
+def inspections():
+    own = {"good": 0.9, "burr": 0.06, "missing_thread": 0.04}
+    made = [made_inspection(1), made_inspection(2).model_copy(update={"probabilities": own})]
+    return [one.model_dump_json().encode() for one in made]
+
+
+def test_a_label_is_a_class_of_the_model_in_any_spelling():
+    of = f"{2:032x}"
+    assert label_event(of, "Missing thread", inspections()).label == "missing_thread"
+    assert label_event(of, "OK", inspections()).label == "good"
+    with pytest.raises(ValueError, match="'pit' is not one of good, burr, missing_thread"):
+        label_event(of, "pit", inspections())
+    with pytest.raises(ValueError, match="not among the newest"):
+        label_event("f" * 32, "good", inspections())
