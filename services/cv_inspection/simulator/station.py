@@ -43,6 +43,7 @@ _NAME = "station"
 _CURSOR = "cv.cursor"
 _DRAIN_TIMEOUT_S = 20.0
 _TIMEOUT_S = 10.0
+_RETRY_S = 1.0
 
 
 @dataclass
@@ -61,7 +62,7 @@ class StationReport:
         audits: Images that passed and a person looks at.
         labels: Labels accepted, of operators and customers.
         returned: Those of customers.
-        failures: Posts without a response, by reason.
+        failures: Puts that failed twice and posts without a response, by reason.
         seconds: Duration of the run.
     """
 
@@ -95,7 +96,7 @@ class StationReport:
         return first
 
     def count_failure(self, reason: str) -> None:
-        """Count a post without a response."""
+        """Count a put or post that failed."""
         self.failures[reason] = self.failures.get(reason, 0) + 1
 
 
@@ -147,7 +148,7 @@ class Station:
                 for identity, label in self._returns.take(self._image).items():
                     self._start(self._label_return(identity, label))
                 step(done, len(schedule))
-            await self._drain(puts)
+            await self._drain()
             self.report.seconds = time.perf_counter() - begin
             return first + len(schedule)
 
@@ -171,8 +172,19 @@ class Station:
         task.add_done_callback(self._tasks.discard)
 
     async def _put(self, shot: Shot, due: float) -> None:
+        """Put an image into the store, again if that fails; a second failure is counted."""
         self._due[shot.key] = (due, shot)
-        await asyncio.to_thread(self._inbox.put, shot.key, shot.jpeg())
+        data = shot.jpeg()
+        try:
+            try:
+                await asyncio.to_thread(self._inbox.put, shot.key, data)
+            except OSError:
+                await asyncio.sleep(_RETRY_S)
+                await asyncio.to_thread(self._inbox.put, shot.key, data)
+        except OSError as error:
+            del self._due[shot.key]
+            self.report.count_failure(f"store: {error}")
+            return
         self.report.landed += 1
 
     async def _post(self, shot: Shot, due: float) -> None:
@@ -232,10 +244,10 @@ class Station:
         self.report.labels += status == 202
         return status == 202
 
-    async def _drain(self, puts: int) -> None:
-        """Wait for inspections and posts that are not finished."""
+    async def _drain(self) -> None:
+        """Wait for inspections, puts and posts that are not finished."""
         end = time.perf_counter() + _DRAIN_TIMEOUT_S
-        while (len(self.report.published) < puts or self._tasks) and time.perf_counter() < end:
+        while (self.report.lost > 0 or self._tasks) and time.perf_counter() < end:
             await asyncio.sleep(0.05)
 
 
