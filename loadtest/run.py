@@ -69,12 +69,14 @@ def run(design: str, rate: int, seconds: int, folder: Path, step: ProgressCallba
         "--csv-full-history",  # without it, percentiles over time are cumulative
         "--html", str(html), "--exit-code-on-error", "0", "--loglevel", "WARNING",
     ]  # fmt: skip
-    process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment()
-    )
-    _watch(process, seconds + WARM_UP_S, step)
-    output = process.stderr.read() if process.stderr else ""
+    log = folder / f"{design}-{rate}.log"
+    with log.open("wb") as errors:  # a pipe that is not read would block Locust once it is full
+        process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=errors, env=environment()
+        )
+        _watch(process, seconds + WARM_UP_S, step)
     if process.returncode:
+        output = log.read_text(errors="replace")
         raise RuntimeError(f"locust ended with {process.returncode}: {output[-500:]}")
     total = _total(Path(f"{prefix}_stats.csv"))
     plot = _plot(Path(f"{prefix}_stats_history.csv"), folder / f"{design}-{rate}.png", design, rate)
@@ -100,7 +102,7 @@ def resident_mb(config: Settings) -> dict[str, float]:
     return found
 
 
-def _watch(process: "subprocess.Popen[str]", seconds: int, step: ProgressCallback) -> None:
+def _watch(process: "subprocess.Popen[bytes]", seconds: int, step: ProgressCallback) -> None:
     begin = time.monotonic()
     try:
         while process.poll() is None:

@@ -1,16 +1,30 @@
 """The load test: its open loop, distinct transactions, and Locust's figures."""
 
+import time
 from itertools import islice
 
 import orjson
 import pytest
 
-from loadtest import schedule
+from loadtest import run, schedule
 from loadtest.bodies import bodies
 from loadtest.run import _by_time, _plot, _total
 from services.fraud.ingestion.events import Transaction
 
 STATS = "Type,Name,Request Count,Failure Count,50%,95%,99%,Requests/s\n"
+
+
+def test_much_output_does_not_block_locust_and_its_end_is_quoted(tmp_path, monkeypatch):
+    scenario = "import sys\nsys.stderr.write('x' * 200_000 + ' the end')\nsys.exit(3)\n"
+    (tmp_path / "noisy.py").write_text(scenario)
+    monkeypatch.setattr(run, "__file__", str(tmp_path / "run.py"))
+    begin = time.monotonic()
+
+    def step(*_):
+        assert time.monotonic() - begin < 100, "Locust is blocked"
+
+    with pytest.raises(RuntimeError, match="locust ended with 3: x+ the end"):
+        run.run("noisy", 1, 1, tmp_path / "out", step)
 
 
 def test_a_stalled_user_returns_to_its_own_offset(monkeypatch):
