@@ -25,7 +25,7 @@ from services.cv_inspection.problem import GOOD
 from services.platform.progress import ProgressCallback
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
-from services.platform.types import Booleans
+from services.platform.types import Booleans, Integers
 
 _DAY_S = 86_400.0
 # Customers send a part back within these days of its inspection.
@@ -114,8 +114,7 @@ def fetch_images(
     inbox, results = Lake(settings, settings.inbox), Lake(settings, settings.results)
     count = len(inspections)
     arrays = ImageArrays(size, max_reduction)
-    lots = inspections.rows["line"] + inspections.rows["station"] + inspections.rows["lot"]
-    unit = pd.factorize(lots)[0]
+    unit = lot_numbers(inspections.rows)
     label = np.array([class_index(v, classes) for v in inspections.rows["label"]], dtype=np.int64)
     weights: list[float] = []
     keys = zip(inspections.rows["key"], inspections.rows["inspection_id"], strict=True)
@@ -143,6 +142,18 @@ def fetch_images(
         weights.append(float(inspections.rows[WEIGHT].iloc[i]))
     images = arrays.labelled()
     return replace(images, weight=np.array(weights)[images.source])
+
+
+def lot_numbers(rows: pd.DataFrame) -> Integers:
+    """(N,) number of each row's lot, which is one of a line's station.
+
+    >>> lines, stations, lots = ["a", "a1", "a1"], ["12", "2", "2"], ["7", "7", "7"]
+    >>> lot_numbers(pd.DataFrame({"line": lines, "station": stations, "lot": lots})).tolist()
+    [0, 1, 1]
+    """
+    # No part of a key has a slash.
+    lots = rows["line"] + "/" + rows["station"] + "/" + rows["lot"]
+    return np.asarray(pd.factorize(lots)[0])
 
 
 def _mask(png: bytes) -> Image.Image | None:
