@@ -119,8 +119,9 @@ def build(
     refused = ""
     if rise > max_cost_increase:
         refused = (
-            f"cost: {measured['int8'].cost / 100:,.0f} against {measured['fp32'].cost / 100:,.0f}, "
-            f"{rise:+.0%}; the maximum is {max_cost_increase:+.0%}"
+            f"cost: {measured['int8'].cost / 100:,.0f} EUR against "
+            f"{measured['fp32'].cost / 100:,.0f} EUR, {rise:+.0%}; the maximum is "
+            f"{max_cost_increase:+.0%}"
         )
     return quantised, EdgeBuild(measured["fp32"], measured["int8"], refused)
 

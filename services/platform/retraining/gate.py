@@ -128,7 +128,7 @@ def decide(evidence: Evidence, costs: Costs, budget_s: float, seed: int = 0) -> 
         *_calibration_failure(figures),
     ]
     saving = -figures["cost_difference"] / 100
-    passed = f"saves {saving:,.0f} on {len(evidence.positive):,} decisions"
+    passed = f"saves {saving:,.0f} EUR on {len(evidence.positive):,} decisions"
     return GateDecision(not failed, failed or [passed], figures)
 
 
@@ -219,9 +219,9 @@ def _cost_failure(f: dict[str, float]) -> list[str]:
     if f["cost_difference_high"] < 0:
         return []
     return [
-        f"cost: {f['cost_difference'] / 100:+,.0f} against the champion's "
-        f"{f['cost_champion'] / 100:,.0f}; the upper 95 % bound is "
-        f"{f['cost_difference_high'] / 100:+,.0f}, not below 0"
+        f"cost: {f['cost_difference'] / 100:+,.0f} EUR against the champion's "
+        f"{f['cost_champion'] / 100:,.0f} EUR; the upper 95 % bound is "
+        f"{f['cost_difference_high'] / 100:+,.0f} EUR, not below 0"
     ]
 
 

@@ -1,5 +1,7 @@
 """The edge: the cost of INT8 is bounded, and runs are resumed."""
 
+import re
+
 import pytest
 
 from services.cv_inspection.edge import device as edge
@@ -36,7 +38,7 @@ def test_a_build_that_costs_more_is_refused(vision_file):
     data = write_card(vision_file, cv_card())
     images = simulated(64)
     _, build = quantisation.build(data, images, images, images, quiet, -2.0)
-    assert build.refused.startswith("cost: ")
+    assert re.match(r"cost: [\d,]+ EUR against [\d,]+ EUR, \+", build.refused)
 
 
 @pytest.fixture
