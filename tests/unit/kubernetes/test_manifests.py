@@ -3,8 +3,10 @@
 from importlib import import_module
 
 import pytest
+import yaml
 
 from infra.kubernetes.generate import FOLDER, files, write
+from infra.kubernetes.names import SETTINGS, settings_values
 from infra.kubernetes.pods import OPERATOR_LABEL, TRAINING_LABEL
 from infra.kubernetes.sizes import WORKLOADS, workload
 from services.cv_inspection.ingestion import events as cv_events
@@ -14,6 +16,7 @@ from services.platform.design import SCHEDULER, HttpApp
 from services.platform.settings import Settings
 from tests.conformance.toy.design import TOY
 from tests.unit.kubernetes import checks
+from tests.unit.kubernetes.conftest import rendered
 
 pytestmark = pytest.mark.usefixtures("default_environment")
 
@@ -58,6 +61,19 @@ def test_every_process_runs(objects, variant, every_process):
     # Simulated analysts have no place in production.
     missing = ["analysts"] if variant == "production" else []
     assert checks.missing_processes(objects, every_process) == missing
+
+
+def test_production_keeps_each_stream_on_all_servers_of_nats():
+    [settings] = [
+        one["data"]
+        for one in rendered("production")
+        if one["kind"] == "ConfigMap" and one["metadata"]["name"] == SETTINGS
+    ]
+    values = (FOLDER / "engines" / "nats.values.yaml").read_text()
+    servers = yaml.safe_load(values)["config"]["cluster"]["replicas"]
+    replicas = settings["WHITEBOARD_NATS_REPLICAS"]
+    assert Settings.model_validate({"nats_replicas": replicas}).nats_replicas == servers
+    assert set(settings) > set(settings_values([d.http for d in DESIGNS], defaults()))
 
 
 def test_they_are_sound(objects, every_process, routes):
