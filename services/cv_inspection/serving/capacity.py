@@ -5,7 +5,12 @@ from services.platform.settings import Settings
 
 
 def capacity(config: Settings) -> Capacity:
-    """The parts of an image's way; workers share one consumer, so any number can."""
+    """The parts of an image's way; workers share one consumer, so any number can.
+
+    The row of the inspection worker covers the inspector, too: an image is inspected once, by a
+    worker or, if it was posted, by an inspector, and both do the same work. A whole image takes
+    14 ms of a core (71 images a second), of which the network takes 5 to 6.
+    """
     return Capacity(
         unit="images",
         parts=(

@@ -1,8 +1,10 @@
 """HTTP clients that keep connections open between requests.
 
 A server closes a connection that was idle for too long, or when it restarts; a request that meets
-this on its way was never answered. Clients may send such a request again (RFC 9110, section 9.2.2),
-and aiohttp does so for idempotent methods alone.
+this on its way was never answered, though it may have been handled. aiohttp sends it again for
+idempotent methods alone. A client may do so for a POST that it knows to be idempotent (RFC 9110,
+section 9.2.2), and these are: each transaction, inspection and label carries the id of what it is
+about, by which readers count it once.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """Bearer tokens of HTTP requests (RFC 6750): how a client sends one, and whether a request has it.
 
-A request carries one token. Of decisions the client token asks; the label token asks, too, because
-a load test's request needs it for its mark. No token opens a route of another.
+A request carries one token. Decision routes accept the client token or the label token: a load
+test's request needs the latter for its mark. No token opens a route of another.
 """
 
 from collections.abc import Callable, Iterable

@@ -69,7 +69,10 @@ class SharedConsumer(OrderedConsumer):
             await cancel_tasks(working)
 
     async def _tell_progress(self) -> None:
-        """Ask for more time before it is over: batches of a starved process went round."""
+        """Ask for more time before it is over.
+
+        Otherwise batches of a slow process are redelivered to others without end.
+        """
         while True:
             await asyncio.sleep(_ACK_WAIT_S / 3)
             replies = [message.reply for message in (*self._delivered, *self._buffer)]

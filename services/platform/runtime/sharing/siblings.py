@@ -38,7 +38,7 @@ def shared_folder(home: Path, service: str) -> Path:
 
 
 def number_of(name: str, service: str) -> int | None:
-    """Which one of a service's processes a name means; None: of none.
+    """Index of a process among its siblings, or None.
 
     >>> [number_of(name, "scorer") for name in ("scorer", "scorer-2", "scorer-x", "other")]
     [0, 2, None, None]
