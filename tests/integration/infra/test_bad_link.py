@@ -101,9 +101,8 @@ async def test_redis_goes_behind_a_proxy_and_comes_back_with_its_rows(tmp_path):
 
 
 async def test_an_engine_that_ignores_a_stop_is_killed():
-    engine = await asyncio.create_subprocess_exec(
-        "sh", "-c", "trap '' TERM; echo; sleep 60 & wait; wait", stdout=asyncio.subprocess.PIPE
-    )
+    command = ("sh", "-c", "trap '' TERM; echo; exec sleep 60")
+    engine = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
     await engine.stdout.readline()
     await _stop(engine, timeout_s=0.2)
     assert engine.returncode == -signal.SIGKILL

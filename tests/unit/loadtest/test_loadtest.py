@@ -23,7 +23,7 @@ def test_much_output_does_not_block_locust_and_its_end_is_quoted(tmp_path, monke
     def step(*_):
         assert time.monotonic() - begin < 100, "Locust is blocked"
 
-    with pytest.raises(RuntimeError, match="locust ended with 3: x+ the end"):
+    with pytest.raises(RuntimeError, match=r"locust ended with 3: x+ the end"):
         run.run("noisy", 1, 1, tmp_path / "out", step)
 
 
