@@ -30,7 +30,6 @@ from services.fraud.ingestion.lake_writer import to_row
 from services.fraud.ingestion.tables import DECISION_SCHEMA
 from services.fraud.model import FALLBACK
 from services.fraud.monitoring.drift import observe
-from services.fraud.monitoring.skew import compare
 from services.fraud.problem import OUTCOMES, CostModel
 from services.fraud.review.control import is_control
 from services.fraud.review.live import CostChange, change_costs
@@ -48,6 +47,7 @@ from services.platform.runtime.tokens import SYNTHETIC, synthetic_headers
 from services.platform.storage.lake import Lake
 from services.platform.streaming.connection import connect
 from services.platform.streaming.consumer import Message
+from tests.audits import compare
 from tests.conftest import card, make_settings, start_engine
 from tests.integration.conftest import until
 from tests.unit.fraud.test_ingestion import BAD
