@@ -92,32 +92,20 @@ def check(
         raise ValueError(f"{text!r} reads what does not exist: {', '.join(unknown)}")
 
 
-def translate(
-    text: str,
-    attribute: Callable[[str, str], str],
-    name: Callable[[str], str] = lambda name: name,
-) -> str:
-    """The expression with its names replaced.
+def translate(text: str, attribute: Callable[[str, str], str]) -> str:
+    """The expression with its attributes replaced.
 
     Args:
         attribute: The text for `name.attribute`.
-        name: The text for a bare name.
 
     >>> translate("a + row.count", lambda owner, measure: f"{owner}[{len(measure)}]")
     'a + row[5]'
     """
 
     class Translator(ast.NodeTransformer):
-        def visit_Call(self, node: ast.Call) -> ast.AST:
-            node.args = [self.visit(argument) for argument in node.args]
-            return node
-
         def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
             assert isinstance(node.value, ast.Name)  # as `parse` checks
             return ast.parse(attribute(node.value.id, node.attr), mode="eval").body
-
-        def visit_Name(self, node: ast.Name) -> ast.AST:
-            return ast.parse(name(node.id), mode="eval").body
 
     parse(text)
     return ast.unparse(Translator().visit(ast.parse(text.strip(), mode="eval")))

@@ -49,6 +49,8 @@ def risk(chargebacks: float, labelled: float) -> float:
 def zscore(value: float, count: float, total: float, squares: float) -> float:
     """The deviation of a value from the mean, in standard deviations; NaN without values.
 
+    1 is added to the variance: a value that differs from equal ones is not infinitely far.
+
     Args:
         value: The value.
         count: Number of earlier values.

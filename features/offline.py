@@ -215,7 +215,9 @@ def _dataset(source: DataSource | None) -> ds.Dataset:
     try:
         return ds.dataset(path.removeprefix("s3://"), filesystem=where, format="parquet")
     except FileNotFoundError:
-        message = f"there is no log of this feature set's states in {path}: `whiteboard rebuild`"
+        message = (
+            f"there is no log of this feature set's states in {path}: `whiteboard rebuild DESIGN`"
+        )
         raise FileNotFoundError(message) from None
 
 

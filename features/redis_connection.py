@@ -275,7 +275,11 @@ class RedisConnection:
                 host, port = self._options.get("host", "localhost"), self._options.get("port", 6379)
                 tls = "connection_class" in self._options or None
                 _, protocol = await loop.create_connection(_Protocol, host, port, ssl=tls)
-            await self._authenticate(protocol)
+            try:
+                await self._authenticate(protocol)
+            except BaseException:
+                protocol.close()
+                raise
             self._protocol = protocol
             self.session += 1
 
@@ -297,5 +301,4 @@ class RedisConnection:
         replies = await protocol.execute(packed, len(commands), TIMEOUT_S)
         for value in replies:
             if isinstance(value, hiredis.ReplyError):
-                protocol.close()
                 raise ResponseError(str(value))

@@ -72,7 +72,7 @@ def open_store(settings: Settings, features: FeatureSet, log_path: str = "") -> 
 
 
 def _online_store(url: str) -> dict[str, str]:
-    """Feast's configuration of a Redis. In a cluster, it finds no row: see `online.py`."""
+    """Feast's configuration of a Redis. In a cluster, it finds no row: see `online/layout.py`."""
     of_cluster = is_cluster(url)
     found = ClusterUrl.parse(url if of_cluster else url.replace("://", "+cluster://", 1))
     login = urlsplit(found.node(found.seeds[0]))

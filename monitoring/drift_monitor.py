@@ -67,14 +67,12 @@ class DriftMonitor:
     def __init__(
         self,
         reference: Reference,
-        rate: float = FALSE_DISCOVERY_RATE,
         rising: Sequence[str] = (),
     ) -> None:
         """Begin.
 
         Args:
             reference: What windows are compared with.
-            rate: Of each statistic, see `FALSE_DISCOVERY_RATE`.
             rising: Columns of which extreme values are counted, see `UpperTail`.
         """
         self.reference = reference
@@ -84,7 +82,6 @@ class DriftMonitor:
             for name in rising
             if name in names
         }
-        self._rate = rate
         self._sequential = PageHinkley(reference.score_mean, reference.score_spread)
 
     def check(
@@ -135,6 +132,6 @@ class DriftMonitor:
         for name, part in self.reference.statistics.items():
             if not part.statistic.alarms:
                 continue
-            for f in np.flatnonzero(benjamini_hochberg(p[name], self._rate)):
+            for f in np.flatnonzero(benjamini_hochberg(p[name], FALSE_DISCOVERY_RATE)):
                 column = self.reference.names[f]
                 yield Finding(name, column, float(distances[name][f]), float(p[name][f]))

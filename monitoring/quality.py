@@ -113,9 +113,9 @@ class Period:
         role: `CHAMPION` or `CHALLENGER`.
         decisions: With a final outcome.
         positives: Decisions whose label is positive.
-        precision: Of what was stopped, share that was positive.
-        recall: Of what was positive, share that was stopped.
-        average_precision: Of the scores, 0..1.
+        precision: Of what was stopped, share that was positive; NaN where nothing was.
+        recall: Of what was positive, share that was stopped; NaN where nothing was.
+        average_precision: Of the scores, 0..1; NaN where nothing was positive.
         calibration_error: Expected calibration error of the scores, 0..1.
         cost_per_hour_eur: Cost of an hour of event time.
         mean_cost_eur: Cost of a decision.
@@ -174,7 +174,7 @@ def _period(rows: pd.DataFrame, begin: float, cost_model: CostModel, span_s: flo
     ap = (
         float(average_precision_score(positive, score, sample_weight=weight))
         if positive.any()
-        else 0.0
+        else np.nan
     )
     hits = float(weight[stopped & positive].sum())
     cost = float((cost_model.costs(outcome, positive, amount) * weight).sum()) / 100
@@ -184,14 +184,23 @@ def _period(rows: pd.DataFrame, begin: float, cost_model: CostModel, span_s: flo
         role=str(rows["role"].iloc[0]),
         decisions=len(rows),
         positives=int(positive.sum()),
-        precision=hits / max(float(weight[stopped].sum()), 1.0),
-        recall=hits / max(float(weight[positive].sum()), 1.0),
+        precision=_share(hits, float(weight[stopped].sum())),
+        recall=_share(hits, float(weight[positive].sum())),
         average_precision=ap,
         calibration_error=calibration_error(score, positive, weight=weight),
         cost_per_hour_eur=cost / (span_s / 3600),
         mean_cost_eur=cost / float(weight.sum()),
         feed=str(rows["feed"].iloc[0]),
     )  # fmt: skip
+
+
+def _share(part: float, whole: float) -> float:
+    """A share; NaN of nothing.
+
+    >>> _share(1.0, 4.0), _share(0.0, 0.0)
+    (0.25, nan)
+    """
+    return part / whole if whole else np.nan
 
 
 class CostMonitor:
@@ -287,7 +296,10 @@ class QualityTracker:
         self._lake.write(quality_table(self._spec.design), table, f"{seq:016d}")
 
     def _show(self) -> None:
-        """The newest period of each role, of the feed with the most decisions."""
+        """The newest period of each role, of the feed with the most decisions.
+
+        A figure that is not defined there is left out.
+        """
         for gauge in (PRECISION, RECALL, AVERAGE_PRECISION, CALIBRATION_ERROR, COST_PER_HOUR):
             gauge.clear()
         for role in (CHAMPION, CHALLENGER):
@@ -296,11 +308,15 @@ class QualityTracker:
                 continue
             largest = _largest_feed(of_role)
             newest = max((p for p in of_role if p.feed == largest), key=lambda p: p.begin)
-            PRECISION.labels(newest.model, role).set(newest.precision)
-            RECALL.labels(newest.model, role).set(newest.recall)
-            AVERAGE_PRECISION.labels(newest.model, role).set(newest.average_precision)
-            CALIBRATION_ERROR.labels(newest.model, role).set(newest.calibration_error)
-            COST_PER_HOUR.labels(newest.model, role).set(newest.cost_per_hour_eur)
+            for gauge, value in (
+                (PRECISION, newest.precision),
+                (RECALL, newest.recall),
+                (AVERAGE_PRECISION, newest.average_precision),
+                (CALIBRATION_ERROR, newest.calibration_error),
+                (COST_PER_HOUR, newest.cost_per_hour_eur),
+            ):
+                if not np.isnan(value):
+                    gauge.labels(newest.model, role).set(value)
 
 
 def _largest_feed(periods: list[Period]) -> str:

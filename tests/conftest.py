@@ -81,8 +81,10 @@ def make_settings(home: Path) -> Settings:
     names = ("nats_port", "nats_http_port", "redis_port", "s3_port", "scorer_port",
              "inspector_port", "walkthrough_port", "s3_internal_port")  # fmt: skip
     ports = {name: first + number for number, name in enumerate(names)}
+    # No model of this machine's SageMaker folder is served, and none is put there.
+    own = home / "own-model" / "model.onnx"
     # SeaweedFS uses four consecutive internal ports, the workers offsets up to 31.
-    return Settings(home=home, metrics_port=ports["s3_internal_port"] + 4, **ports)
+    return Settings(home=home, model_file=own, metrics_port=ports["s3_internal_port"] + 4, **ports)
 
 
 def start_engine(process: Program, logs: Path) -> "subprocess.Popen[bytes]":

@@ -6,8 +6,8 @@ shard's hash tag, `{7}`. So a worker writes the rows of a shard in one transacti
 that it owns the shard: Redis' transactions span no two slots, and no account may run scripts
 (docs/adr/0026). A request asks each node once.
 
-One node's trouble is its own: what it has is left out of a request, which is decided by the cached
-rows then, and a feature worker goes on with the other nodes' shards. It acknowledges nothing
+A failing node affects its own shards alone. A request leaves out their rows and is decided by the
+cached ones; a feature worker goes on with the other nodes' shards. It acknowledges nothing
 meanwhile, and reads what it left out again once the node answers.
 Source: https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/.
 """

@@ -38,7 +38,7 @@ class UpperTail:
 
         Args:
             sample: (K,) values of training, NaN where missing; all NaN raises no alarm.
-            clean_rows: Rows of a window, reduced by the sampling error of the reference.
+            clean_rows: Rows of a usual window.
         """
         known = sample[~np.isnan(sample)]
         self.edge = float(np.quantile(known, 1.0 - TAIL_SHARE)) if len(known) else float("inf")

@@ -72,6 +72,16 @@ def drill(
       whiteboard drill fraud --attempts --runs 3
     """
     only_with(design, "drill")
+    modes = {
+        "--without-features": without_features,
+        "--selective-labels": selective_labels,
+        "--attempts": attempts,
+    }
+    chosen = [name for name, is_chosen in modes.items() if is_chosen]
+    if len(chosen) > 1:
+        raise typer.BadParameter(f"{' and '.join(chosen)} are drills of their own: choose one")
+    if offline and not without_features:
+        raise typer.BadParameter("--offline goes with --without-features")
     if without_features and offline:
         _offline_outages(seed, as_json)
         return

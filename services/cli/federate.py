@@ -52,9 +52,11 @@ def federate(
     in_process: Annotated[
         bool, typer.Option("--in-process", help="The same apps in one process.")
     ] = False,
-    seeds: Annotated[int, typer.Option(min=1, help="Worlds; several need --in-process.")] = 1,
-    seed: Annotated[int, typer.Option(help="Seed of the first world.")] = 7,
-    days: Annotated[int, typer.Option(min=36, help="Days of a world.")] = 60,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="Simulated data sets; several need --in-process.")
+    ] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of the first simulated data set.")] = 7,
+    days: Annotated[int, typer.Option(min=36, help="Days of a simulated data set.")] = 60,
     secure: Annotated[
         bool, typer.Option("--secure", help="Secure aggregation: the server sees the sum alone.")
     ] = False,

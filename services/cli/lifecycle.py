@@ -97,7 +97,7 @@ def _show_decision(record: "PromotionRecord") -> None:
     if f:
         board = table(title, "", "champion", "challenger", "")
         board.add_row(
-            f"cost of {f['decisions']:,.0f} labelled decisions",
+            f"cost of {f['decisions']:,.0f} labelled decisions, EUR",
             f"{f['cost_champion'] / 100:,.0f}", f"{f['cost_challenger'] / 100:,.0f}",
             f"difference {f['cost_difference'] / 100:+,.0f}, "
             f"at most {f['cost_difference_high'] / 100:+,.0f} (95 %)",

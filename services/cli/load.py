@@ -71,7 +71,7 @@ def _knee(design: Design, rate: int, budget_ms: float) -> list[dict[str, float]]
         steps.append({"asked": rate, "rate": found.rate, "p95_ms": found.p95_ms})
         if found.p95_ms >= budget_ms or found.failures:
             return steps
-        rate = round(rate * 1.25)
+        rate = max(rate + 1, round(rate * 1.25))
 
 
 def _show(design: str, f: dict[str, Any]) -> None:

@@ -71,6 +71,8 @@ def plan(
 
 
 def _show(title: str, made: "Plan") -> None:
+    from services.platform.capacity.parts import EUR_PER_USD
+
     parts = table(title, "part", "a core", "at the peak", "cores", "with spare")
     for row in made.rows:
         _, usual, _ = row.rate_per_core
@@ -96,4 +98,4 @@ def _show(title: str, made: "Plan") -> None:
     say(f"p95 at the peak {made.p95_ms:.1f} ms; breaks first: {made.first or 'nothing'}")
     for line in [*(f"{row.part}: {row.source}" for row in made.rows), *made.notes]:
         say(f"  {line}")
-    say(f"  prices: {made.costs[0].price}; 0.92 EUR a USD is an assumption")
+    say(f"  prices: {made.costs[0].price}; {EUR_PER_USD} EUR a USD is an assumption")

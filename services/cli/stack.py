@@ -177,7 +177,7 @@ def start_engines(config: Settings) -> Supervisor:
 
 
 def _note_first_secrets(config: Settings, supervisor: Supervisor) -> None:
-    """Say that a home of before gets secrets; what runs there knows the old password, and ends."""
+    """Announce that an old home gets secrets, and stop what runs there by the old password."""
     if (config.home / "conf").exists() and not secrets_folder(config.home).exists():
         say(f"this home gets secrets of its own, in {escape(str(secrets_folder(config.home)))}")
         supervisor.stop(lambda _: None)

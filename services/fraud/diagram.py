@@ -88,8 +88,8 @@ _BOXES = (
         ),
         command="whiteboard fault redis --seconds 10",
         question="The feature store is down. What does the customer see, and what does it cost?",
-        answer="Every payment is still answered in budget, from the request's own features, and "
-        "marked degraded. Recall falls while it lasts, which the cost of the run shows.",
+        answer="Every payment is still answered in budget, from the request and the rows read "
+        "last, and marked degraded. Recall falls while it lasts, which the cost of the run shows.",
         faults={
             "kill": "Answers are degraded for about a second. Redis restarts from its append-only "
             "file; the feature worker then writes what waited.",

@@ -148,7 +148,7 @@ def test_the_server_does_not_see_a_banks_update(banks: tuple[Bank, ...]) -> None
     one = job(banks, "fedavg", secure=True, rounds=1)
     one.out.mkdir(parents=True)
     context = Context(1, SUPERLINK_NODE_ID, {}, RecordDict(), {})
-    server_app.run(Watching(banks), context, one)
+    server_app.run(Watching(banks, one.seed), context, one)
     assert len(seen) == len(banks)
     for masked, update in zip(seen, updates(one), strict=True):
         # Uniform over the modulus, and unrelated to what the bank learned.
@@ -210,6 +210,47 @@ def test_a_private_run_reports_the_epsilon_it_spent(banks: tuple[Bank, ...]) -> 
     trained(one)
     assert set(one.report["epsilon"]) == {"1", "2", "3", "4"}
     assert all(3.5 < spent <= 4.0 for spent in one.report["epsilon"].values())
+
+
+def test_the_coordinator_cannot_compute_a_banks_noise(banks: tuple[Bank, ...]) -> None:
+    """Only in one process do noise and sampling follow from a seed; elsewhere a bank draws it."""
+
+    class Apart(InProcessGrid):
+        def __init__(self) -> None:
+            super().__init__(banks, 3)
+            for context in self._contexts.values():
+                del context.node_config["seed"]
+
+    def update(name: str, grid: InProcessGrid) -> np.ndarray:
+        one = job(banks, "fedavg", name, epsilon=4.0, rounds=1)
+        one.out.mkdir(parents=True)
+        context = Context(1, SUPERLINK_NODE_ID, {}, RecordDict(), {})
+        server_app.run(grid, context, one)
+        return flat(torch.load(one.out / WEIGHTS, weights_only=True))
+
+    np.testing.assert_array_equal(
+        update("first", InProcessGrid(banks, 3)), update("second", InProcessGrid(banks, 3))
+    )
+    assert np.abs(update("third", Apart()) - update("fourth", Apart())).max() > 1e-3
+
+
+def test_noise_is_gaussian_of_the_clip_times_the_multiplier() -> None:
+    from opacus import GradSampleModule
+    from torch import nn
+
+    from services.fraud.privacy.private_training import _Optimizer
+
+    net = GradSampleModule(nn.Linear(200, 100, bias=False), loss_reduction="sum")
+    optimizer = _Optimizer(
+        np.random.default_rng(1), torch.optim.SGD(net.parameters(), lr=1.0), noise_multiplier=3.0,
+        max_grad_norm=0.1, expected_batch_size=1, loss_reduction="sum",
+    )  # fmt: skip
+    before = net._module.weight.detach().clone()
+    (net(torch.zeros(5, 200)).sum() * 0.0).backward()
+    optimizer.step()
+    moved = (net._module.weight.detach() - before).numpy().ravel()
+    assert moved.std() == pytest.approx(0.3, rel=0.03)
+    assert abs(moved.mean()) < 0.01
 
 
 def test_one_customer_moves_a_private_step_by_at_most_the_clip() -> None:

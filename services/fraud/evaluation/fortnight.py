@@ -70,7 +70,7 @@ class QueueRun:
     Attributes:
         outcome: (N,) outcome codes.
         waits: (R,) seconds from arrival to an analyst, of R reviews.
-        prices: Mean price of a slot over the transactions, minor units.
+        price: Mean price of a slot over the transactions, minor units.
     """
 
     outcome: Integers

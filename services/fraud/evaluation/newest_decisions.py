@@ -93,7 +93,9 @@ async def label(config: Settings, identity: str, said: str) -> None:
             raise ValueError(f"decision {identity} is not among the newest {_LABELLED:,}")
         message = LabelEvent.of(event.transaction, said == "fraud")
         await nc.jetstream().publish(
-            subject(LABEL, message, config.shards), message.model_dump_json().encode()
+            subject(LABEL, message, config.shards),
+            message.model_dump_json().encode(),
+            headers={"Nats-Msg-Id": message.message_id},
         )
     except (NatsError, TimeoutError) as error:
         raise ConnectionError("the stream did not take the label: send it again") from error

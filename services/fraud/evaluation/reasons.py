@@ -10,7 +10,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from services.fraud.features.decisions import of_current_set, read_decisions
+from services.fraud.features.decisions import of_current_set, read_decisions, vectors_of
 from services.fraud.features.request import cart_sets
 from services.fraud.ingestion.tables import NOT_DEGRADED
 from services.fraud.problem import DESIGN
@@ -58,7 +58,7 @@ def deletion_test(config: Settings, count: int, bar: ProgressBar) -> DeletionTes
     """
     rows = _declines(Lake(config), count)
     explainers, carts = Explainers(config), cart_sets(rows)
-    vectors = _vectors(rows)
+    vectors = vectors_of(rows)
     labels = rows["model"].to_pylist()
     turned, gaps, mix, left_out = [], [0.0], dict[str, int](), 0
     with bar("explaining declines") as step:
@@ -103,11 +103,6 @@ def _declines(lake: Lake, count: int) -> pa.Table:
     if rows is None or not len(rows):
         raise ValueError("nothing was declined yet: `whiteboard simulate fraud`")
     return rows[-count:].combine_chunks()
-
-
-def _vectors(rows: pa.Table) -> Any:
-    flat = pc.list_flatten(rows["features"].combine_chunks())
-    return flat.to_numpy(zero_copy_only=False).reshape(len(rows), -1)
 
 
 def why(config: Settings, decision_id: str) -> dict[str, Any]:

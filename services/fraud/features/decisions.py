@@ -3,6 +3,7 @@
 A vector is a list of numbers: under another set its positions have other meanings.
 """
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -10,6 +11,7 @@ from services.fraud.features.states import FEATURE_SET, FIRST_SET
 from services.fraud.ingestion.tables import DECISION_SCHEMA, DECISIONS_TABLE
 from services.platform.storage.lake import Lake
 from services.platform.telemetry import count_left_out
+from services.platform.types import Floats
 
 
 def is_current(feature_set: str | None) -> bool:
@@ -43,3 +45,9 @@ def of_current_set(decisions: pa.Table) -> pa.Table:
     if len(found) < len(decisions):
         count_left_out("decision", len(decisions) - len(found))
     return found
+
+
+def vectors_of(decisions: pa.Table) -> Floats:
+    """(N, F) the logged vectors of N decisions."""
+    flat = pc.list_flatten(decisions["features"]).to_numpy(zero_copy_only=False)
+    return np.asarray(flat, dtype=np.float64).reshape(len(decisions), -1)

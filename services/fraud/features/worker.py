@@ -214,7 +214,7 @@ async def main(config: Settings, worker: int = 0, workers: int | None = None) ->
     """
     nc = await connect(config, "feature-worker", timeout_s=60.0)
     redis = open_link(config)
-    seeing_to = asyncio.create_task(_see_to(config, nc, workers if worker == 0 else None))
+    assigning = asyncio.create_task(_assign_workers(config, nc, workers if worker == 0 else None))
     try:
         await FeatureWorker(nc.jetstream(), redis, STATES).warm_up()
         freeze_gc()
@@ -226,7 +226,7 @@ async def main(config: Settings, worker: int = 0, workers: int | None = None) ->
             else:
                 await asyncio.sleep(POLL_S)
     finally:
-        seeing_to.cancel()
+        assigning.cancel()
         redis.close()
         await nc.close()
 
@@ -236,7 +236,7 @@ async def _read(redis: RedisLink) -> Assignment:
     return Assignment.of({ASSIGNMENT: found.decode()} if found else {})
 
 
-async def _see_to(config: Settings, nc: Client, workers: int | None) -> None:
+async def _assign_workers(config: Settings, nc: Client, workers: int | None) -> None:
     """Assign the rows to so many workers, once the present ones have taken what was rebuilt."""
     if workers is None:
         return

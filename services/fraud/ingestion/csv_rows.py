@@ -1,4 +1,4 @@
-"""Rows of a CSV file, one at a time: a bad row costs itself and no other."""
+"""Rows of a CSV file, one at a time: a malformed row is rejected; reading continues."""
 
 import csv
 import io
@@ -129,11 +129,13 @@ def _rows(
 
 def _header(lines: _Lines, columns: Mapping[str, str]) -> tuple[int, str, list[int]]:
     """Number of columns, the delimiter, and the positions of the mapped columns."""
-    line = next(lines, "")
-    if excel := _SEPARATOR.fullmatch(line):
-        delimiters, line = excel[1], next(lines, "")
-    else:
-        delimiters = _DELIMITERS
+    delimiters = _DELIMITERS
+    try:
+        line = next(lines, "")
+        if excel := _SEPARATOR.fullmatch(line):
+            delimiters, line = excel[1], next(lines, "")
+    except csv.Error as error:
+        raise ValueError(f"has no header: {error}") from None
     if not line.strip():
         raise ValueError("has no header")
     problems: dict[int, ValueError] = {}

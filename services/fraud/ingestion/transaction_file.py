@@ -222,7 +222,7 @@ class TransactionFile:
                 yield self._valid(pa.array(numbers), pa.array(lines), [_binary(t) for t in texts])
 
     def _valid(self, numbers: pa.Array, lines: pa.Array, cells: Sequence[pa.Array]) -> pa.Table:
-        """The rows whose values are text of bearable length; the others are rejected."""
+        """The rows whose values are text of at most 1,000 bytes; the others are rejected."""
         names = ["number", "line", *self.mapping.columns.by_field()]
         try:
             values = [_checked_text(column) for column in cells]

@@ -5,7 +5,7 @@ of every row it read. The audit folds the raw events of the lake anew up to that
 the features again and demands the same bytes. Comparing distributions instead would need many
 decisions to see a small error and could never say which one was wrong.
 
-Drift is another question, whether the world is still the one that was trained on: the monitor
-(`monitor.py`) holds each day to the training days by KS, PSI and missing values, and corrects for
-how many columns there are. Shadow mode is `shadow.py`.
+Drift is another question, whether payments are still like those of training: the monitor
+(`drift.py`) compares each day with the training days by KS, PSI and missing values, and corrects
+for how many columns there are. Shadow mode is `shadow.py`.
 """

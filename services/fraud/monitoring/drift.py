@@ -35,8 +35,8 @@ MONITORED_FEATURES = (
 )  # fmt: skip
 COLUMNS = (*MONITORED_FEATURES, "score")
 _FEATURE_INDICES = np.array([TABULAR.index(name) for name in MONITORED_FEATURES])
-# Columns that a decision lacks without the online store: all but the transaction's; the score too,
-# because the model saw nothing else.
+# Columns that a degraded decision leaves out: all but the transaction's, because the others come
+# from the rows read last, if any; the score too, because it is the fallback's.
 _UNREAD = np.array([name not in GROUPS["transaction"] for name in COLUMNS])
 MIN_ROWS, MAX_ROWS = 2_000, 40_000
 
@@ -67,7 +67,7 @@ def observe(message: Message) -> Observation | None:
         unread = _UNREAD if event["degraded"] else None
         return Observation(at, label_version(model), model, values, unread=unread, feed=feed)
     except (KeyError, TypeError, ValueError):
-        return None  # the lake writer stores it as rejected, with the reason
+        return None  # the lake writer publishes it as a dead letter, with the reason
 
 
 def monitored_columns(vectors: Floats, score: Floats) -> Floats:

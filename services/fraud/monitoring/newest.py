@@ -3,7 +3,7 @@
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from services.fraud.features.decisions import of_current_set
+from services.fraud.features.decisions import of_current_set, vectors_of
 from services.fraud.ingestion.tables import DECISION_SCHEMA, DECISIONS_TABLE, NOT_DEGRADED
 from services.fraud.monitoring.drift import monitored_columns
 from services.platform.models.names import label_version
@@ -31,9 +31,7 @@ def newest(lake: Lake, count: int, where: pc.Expression | None = None) -> tuple[
     if not len(last):
         raise ValueError("nothing was decided yet")
     model = last["model"][-1].as_py()
-    flat = pc.list_flatten(last["features"].combine_chunks())
-    vectors = flat.to_numpy(zero_copy_only=False).reshape(len(last), -1)
-    return label_version(model), monitored_columns(vectors, last["score"].to_numpy())
+    return label_version(model), monitored_columns(vectors_of(last), last["score"].to_numpy())
 
 
 def _last(lake: Lake, count: int, where: pc.Expression) -> pa.Table:

@@ -8,13 +8,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from services.fraud.features.decisions import vectors_of
 from services.fraud.problem import APPROVE, DECLINE, OUTCOMES
 from services.fraud.review.control import is_control
 from services.fraud.rules import store
 from services.fraud.rules.backtest import outcomes_of
 from services.fraud.rules.evaluation import CompiledRules
 from services.fraud.rules.files import Rules, shipped_rules
-from services.fraud.rules.logged import model_outcomes, texts_of, times_us, vectors_of
+from services.fraud.rules.logged import model_outcomes, texts_of, times_us
 from services.platform.settings import Settings
 from services.platform.streaming.connection import connect
 from services.platform.types import Booleans, Integers

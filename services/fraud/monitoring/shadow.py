@@ -77,7 +77,7 @@ def _parse(message: Message) -> DecisionEvent | None:
     try:
         event = DecisionEvent.model_validate_json(message.data)
     except ValidationError:
-        return None  # the lake writer stores it as rejected, with the reason
+        return None  # the lake writer publishes it as a dead letter, with the reason
     if event.degraded or not is_current(event.feature_set):
         return None
     return event if len(event.features) == len(FEATURES) else None

@@ -12,7 +12,7 @@ import pyarrow as pa
 from pyarrow import compute as pc
 
 from features.spec import SEQ
-from services.fraud.features.decisions import of_current_set
+from services.fraud.features.decisions import of_current_set, vectors_of
 from services.fraud.features.embedding_log import read_snapshots
 from services.fraud.features.kernel import feature_vectors
 from services.fraud.features.request import request_columns
@@ -33,7 +33,6 @@ from services.fraud.monitoring.skew_rows import (
 )
 from services.fraud.review.policy import codes, recompute
 from services.fraud.rules.evaluation import CompiledRules
-from services.fraud.rules.logged import vectors_of
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
 from services.platform.storage.sequences import SequenceReader
@@ -271,25 +270,6 @@ class DecisionQueue:
             yield block.filter(pa.array(due))
 
 
-def compare(
-    events: Events, decisions: pa.Table, embedding_logs: Mapping[str, pa.Table | None] | None = None
-) -> Audit:
-    """Compare the logged vectors with those computed from `events`, all in memory.
-
-    Args:
-        events: All events up to the decisions or further, in stream order.
-        decisions: D rows of `DECISION_SCHEMA`.
-        embedding_logs: By view name, the embedding log.
-    """
-    logged = logged_seqs(decisions)
-    rows = rows_within(empty_tables(), events, decisions, logged)
-    for view in EMBEDDINGS:
-        log = (embedding_logs or {}).get(view.name)
-        rows[view.name] = embedding_rows(decisions, view, logged[view.name], log)
-    gaps = int(events.seq[-1]) - len(events)
-    return replace(judge(decisions, logged, rows), events=len(events), gaps=gaps)
-
-
 def judge(decisions: pa.Table, logged: Mapping[str, Integers], rows: Mapping[str, Floats]) -> Audit:
     """Compare D logged vectors and outcomes with those that the rows give.
 
@@ -302,7 +282,7 @@ def judge(decisions: pa.Table, logged: Mapping[str, Integers], rows: Mapping[str
     served = vectors_of(decisions)
     if served.shape[1] != len(FEATURES):
         raise ValueError(f"decisions hold {served.shape[1]} features, {len(FEATURES)} are known")
-    # Rules may change the model's outcome: `rules.logged` recomputes that.
+    # Rules may change the model's outcome: `monitoring/rules.py` recomputes that.
     by_model = pc.coalesce(decisions["model_decision"], decisions["decision"])
     wrong_outcome = recompute(decisions) != codes(by_model)
     differs = _bits(recomputed) != _bits(served)

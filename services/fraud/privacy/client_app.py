@@ -1,10 +1,11 @@
 """A bank's side of the federation, as a Flower ClientApp: its rows stay where they are.
 
 What a bank is, its SuperNode's configuration says: `bank` (number), `data` (folder with
-`train.npz`) and, for tests of robustness, `poison`. Every message starts a process, so a function
+`train.npz`) and, for tests, `poison` and `seed`. Every message starts a process, so a function
 imports torch, XGBoost and Opacus only where it needs them: they take 2, 1 and 2 seconds.
 """
 
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ def train_round(message: Message, context: Context) -> Message:
         check(rows, tuple(str(config["names"]).split(",")))
     except BadBank as error:
         raise BadBank(f"bank-{bank}: {error}") from None
-    seed = int(config["seed"]) * 10_000 + number * 100 + bank
+    seed = _seed(config["seed"], number, bank)
     metrics: dict[str, Any] = {"bank": bank, "num-examples": len(rows)}
     if config["kind"] == TREES:
         from services.fraud.privacy.trees import add_trees
@@ -58,9 +59,27 @@ def train_round(message: Message, context: Context) -> Message:
         grown = add_trees(arrays[0].tobytes(), rows, config, seed)
         update: list[Any] = [np.frombuffer(grown, dtype=np.uint8)]
     else:
-        update = _train_network(arrays, rows, config, seed, metrics)
+        rng = _private_rng(context, number, bank)
+        update = _train_network(arrays, rows, config, seed, rng, metrics)
         update = _poisoned(arrays, update, str(context.node_config.get("poison", "")))
     return Message(_reply(config, update, metrics), reply_to=message)
+
+
+def _seed(base: Any, number: int, bank: int) -> int:
+    """The seed of a bank's round."""
+    return int(base) * 10_000 + number * 100 + bank
+
+
+def _private_rng(context: Context, number: int, bank: int) -> np.random.Generator:
+    """The source of a bank's noise and of its sampled customers.
+
+    A secret that is new for each message and never leaves the bank: who knows it can subtract the
+    noise. The seed that the server sends must not determine it. A bank's own configuration has
+    `seed` where everything runs in one process.
+    """
+    if (base := context.node_config.get("seed")) is not None:
+        return np.random.default_rng(_seed(base, number, bank))
+    return np.random.default_rng(secrets.randbits(128))
 
 
 def _config(content: RecordDict) -> ConfigRecord:
@@ -75,6 +94,7 @@ def _train_network(
     rows: Rows,
     config: Mapping[str, Any],
     seed: int,
+    rng: np.random.Generator,
     metrics: dict[str, Any],
 ) -> list[Floats32]:
     from services.fraud.privacy.local_training import set_weights, train, weights
@@ -91,7 +111,7 @@ def _train_network(
     budget = PrivacyBudget(
         float(config["epsilon"]), float(config["sample-rate"]), int(config["steps"]), rounds
     )
-    train_privately(net, rows, config, budget.noise, seed)
+    train_privately(net, rows, config, budget.noise, rng)
     metrics["epsilon"] = budget.spent(int(config["server-round"]))
     return weights(net)
 

@@ -27,13 +27,16 @@ from services.fraud.privacy.rows import Rows
 
 
 class InProcessGrid(Grid):
-    """Delivers each message by a call. Messages are copied, as the network copies them."""
+    """Delivers each message by a call. Messages are copied, as the network copies them.
 
-    def __init__(self, banks: Iterable[Bank]) -> None:
+    The banks draw their noise from the seed, so that a run can be repeated; only here.
+    """
+
+    def __init__(self, banks: Iterable[Bank], seed: int) -> None:
         TaskIdentity.task_id, TaskIdentity.run_id = 1, 1
         TaskIdentity.node_id = SUPERLINK_NODE_ID
         self._run = Run.create_empty(run_id=1)
-        self._contexts = {bank.number: _context(bank) for bank in banks}
+        self._contexts = {bank.number: _context(bank, seed) for bank in banks}
         self._replies: dict[str, Message] = {}
 
     def set_run(self, run: Run) -> None:
@@ -79,8 +82,10 @@ class InProcessGrid(Grid):
         return copy.deepcopy(reply)
 
 
-def _context(bank: Bank) -> Context:
-    config: dict[str, Any] = {"bank": bank.number, "data": str(bank.folder), "poison": bank.poison}
+def _context(bank: Bank, seed: int) -> Context:
+    config: dict[str, Any] = {
+        "bank": bank.number, "data": str(bank.folder), "poison": bank.poison, "seed": seed,
+    }  # fmt: skip
     return Context(1, bank.number, config, RecordDict(), {})
 
 
@@ -91,7 +96,7 @@ def run(job: Job) -> None:
         _run_histograms(job)
         return
     context = Context(1, SUPERLINK_NODE_ID, {}, RecordDict(), {})
-    server_app.run(InProcessGrid(job.banks), context, job)
+    server_app.run(InProcessGrid(job.banks, job.seed), context, job)
 
 
 def _run_histograms(job: Job) -> None:

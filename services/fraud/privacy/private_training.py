@@ -57,8 +57,28 @@ class PrivacyBudget:
         return float(accountant.get_epsilon(DELTA))
 
 
+class _Optimizer(DPOptimizer):
+    """Draws its noise from `rng`: torch's generator takes 32 bits of a seed, which can be tried."""
+
+    def __init__(self, rng: np.random.Generator, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._rng = rng
+
+    def add_noise(self) -> None:
+        """Set each gradient to the clipped sum with Gaussian noise."""
+        std = self.noise_multiplier * self.max_grad_norm
+        for parameter in self.params:
+            noise = torch.from_numpy(self._rng.normal(0.0, std, parameter.summed_grad.shape))
+            noised = parameter.summed_grad + noise.to(parameter.summed_grad.dtype)
+            parameter.grad = noised.view_as(parameter)
+
+
 def train_privately(
-    net: TabularNetwork, rows: Rows, config: Mapping[str, Any], noise: float, seed: int
+    net: TabularNetwork,
+    rows: Rows,
+    config: Mapping[str, Any],
+    noise: float,
+    rng: np.random.Generator,
 ) -> None:
     """Train for `steps` steps of DP-SGD, in which the unit that is clipped is a customer.
 
@@ -66,15 +86,15 @@ def train_privately(
         config: `sample-rate` of customers a step, `steps`, `clip` (norm of the gradient of one
             customer's rows) and `private-rate`.
         noise: Noise multiplier.
+        rng: Draws noise and customers; nobody but the bank may know its seed.
     """
-    torch.manual_seed(seed)
-    rng = np.random.default_rng(seed)
+    torch.manual_seed(int(rng.integers(2**32)))
     normalised, target = tensors(net, rows)
     customers, sample_rate = _rows_by_customer(rows), float(config["sample-rate"])
     # In evaluation mode: dropout would add to the noise.
     head = GradSampleModule(net.together.eval(), loss_reduction="sum")
-    optimizer = DPOptimizer(
-        torch.optim.Adam(head.parameters(), lr=float(config["private-rate"])),
+    optimizer = _Optimizer(
+        rng, torch.optim.Adam(head.parameters(), lr=float(config["private-rate"])),
         noise_multiplier=noise, max_grad_norm=float(config["clip"]),
         expected_batch_size=sample_rate * len(customers), loss_reduction="sum",
     )  # fmt: skip

@@ -1,7 +1,7 @@
-"""The nearest charged-back party: what an embedding means, by example.
+"""The charged-back party nearest to a party of a transaction, to explain an embedding.
 
-Embeddings have no words. What a reader can check is which party that was charged back lies next to
-a party of this transaction, and how near that is to the usual distance between parties.
+The values of an embedding have no names. A reader can check instead which charged-back party is
+nearest, at which distance, and what distance between parties is usual.
 """
 
 from collections.abc import Mapping

@@ -51,7 +51,7 @@ DELAY = Histogram(
     "From the decision to its stored reasons",
     buckets=(0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 30),
 )
-_NO_STORE = "decided without the online store: what the model saw is not the customer's history"
+_NO_STORE = "decided by the fallback, from the request and the rows read last: it gives no reasons"
 
 
 class Explainers:
@@ -60,22 +60,29 @@ class Explainers:
     def __init__(self, config: Settings) -> None:
         self._config = config
         self._lake = Lake(config)
-        # A version's file never changes.
-        self.of = lru_cache(maxsize=4)(self._read)
+        # A version's file never changes, so that it does not explain itself is kept, too.
+        self._kept = lru_cache(maxsize=4)(self._read)
 
-    def _read(self, label: str) -> Explainer:
+    def of(self, label: str) -> Explainer:
         """The explainer of a version.
 
         Raises:
             NotExplained: its file does not explain itself, or is gone.
             OSError: the store does not answer.
         """
+        found = self._kept(label)
+        if isinstance(found, str):
+            raise NotExplained(found)
+        return found
+
+    def _read(self, label: str) -> Explainer | str:
+        """The explainer of a version; without one, why."""
         try:
             return Explainer(read_model(self._file(label)))
         except FileNotFoundError:
-            raise NotExplained(f"the file of {label} is gone from the store") from None
+            return f"the file of {label} is gone from the store"
         except (ModelRefused, ValueError) as error:
-            raise NotExplained(str(error)) from None
+            return str(error)
 
     def _file(self, label: str) -> bytes:
         own = self._config.model_file
@@ -139,7 +146,7 @@ class ReasonsWorker:
         found, note = explain_event(self._explainers, event)
         if found is not None and found.reasons:
             found = with_parties(found, event, self._parties)
-            if not event.get("synthetic"):
+            if event["decision"] == "decline" and not event.get("synthetic"):
                 explainer = self._explainers.of(str(event["model"]))
                 self._mix.add(found.reasons[0].group, explainer.mix)
         return make_report(event, found, note)
@@ -153,7 +160,7 @@ def parse(message: Message) -> dict[str, Any] | None:
             return None
         DecisionEvent.model_validate(event)
     except (ValidationError, ValueError, AttributeError):
-        return None  # the lake writer stores it as rejected, with the reason
+        return None  # the lake writer publishes it as a dead letter, with the reason
     return event
 
 

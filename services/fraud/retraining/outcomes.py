@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 import numpy as np
 import pyarrow as pa
 
-from services.fraud.features.decisions import of_current_set
+from services.fraud.features.decisions import of_current_set, vectors_of
 from services.fraud.features.states import FEATURES, TABULAR
 from services.fraud.ingestion.columns import event_times
 from services.fraud.ingestion.label_weights import WEIGHT
@@ -26,7 +26,6 @@ from services.fraud.problem import CostModel
 from services.fraud.retraining.dataset import point_in_time, point_in_time_embeddings
 from services.fraud.retraining.labelled import after, labelled_transactions
 from services.fraud.review.policy import UsualCosts
-from services.fraud.rules.logged import vectors_of
 from services.platform.settings import Settings
 from services.platform.storage.joins import first_matches
 from services.platform.storage.lake import Lake

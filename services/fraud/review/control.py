@@ -1,10 +1,11 @@
 """The control group: a small random share of would-be declines is approved, to learn the truth.
 
-A declined transaction has no label, so a model that is trained on what was approved never learns
-what it declines, and nobody knows what declining costs. Each would-be decline is approved with a
-probability that is known, its propensity: `rate` up to an amount, and above it less in proportion,
-so that no single decline risks more than `rate * MAX_EXPOSED_MINOR` and yet each kind of fraud is
-seen at times. A transaction with propensity p stands for 1 / p declines.
+A declined transaction has no label. A model that is trained on approved transactions alone does
+not learn what it declines, and what declining costs is unknown. So each would-be decline is
+approved with a known probability, its propensity: `rate` up to `MAX_EXPOSED_MINOR`, and above it
+less in proportion to the amount. The expected loss of one decline is at most
+`rate * MAX_EXPOSED_MINOR`, and every kind of fraud is approved sometimes. A transaction with
+propensity p stands for 1 / p declines.
 
 Source: Horvitz and Thompson, "A Generalization of Sampling Without Replacement from a Finite
 Universe", 1952, doi:10.1080/01621459.1952.10483446.

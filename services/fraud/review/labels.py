@@ -18,7 +18,7 @@ def label_of(data: bytes) -> LabelEvent | None:
     try:
         event = VerdictEvent.model_validate_json(data)
     except ValidationError:
-        return None  # the lake writer stores it as rejected, with the reason
+        return None  # the lake writer publishes it as a dead letter, with the reason
     if event.verdict != "fraud" or event.transaction is None:
         return None
     return LabelEvent.of(event.transaction, fraud=True)

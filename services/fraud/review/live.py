@@ -15,7 +15,7 @@ import orjson
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
-from nats.js.errors import NotFoundError
+from nats.js.errors import KeyWrongLastSequenceError, NotFoundError
 from nats.js.kv import KeyValue
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -108,11 +108,27 @@ def parse_costs(value: bytes | None) -> CostModel:
     return CostModel(**{k: v for k, v in written.items() if k in known and v is not None})
 
 
-async def publish_costs(js: JetStreamContext, costs: CostModel) -> int:
-    """Make costs the present ones; returns their revision."""
+async def change_costs(js: JetStreamContext, change: CostChange) -> tuple[CostModel, CostModel]:
+    """Change the present costs; returns those before and those now.
+
+    A change that another process makes meanwhile is kept: this one is then applied to it.
+    """
     bucket = await open_bucket(js)
-    note = {"at": datetime.now(UTC), "costs": asdict(replace(costs, slot=float("inf")))}
-    return await bucket.put(COSTS_KEY, orjson.dumps(note))
+    while True:
+        try:
+            entry = await bucket.get(COSTS_KEY)
+            old, revision = parse_costs(entry.value), entry.revision
+        except NotFoundError:
+            old, revision = CostModel(), 0
+        new = change.apply(old)
+        if new == old:
+            return old, new
+        note = {"at": datetime.now(UTC), "costs": asdict(replace(new, slot=float("inf")))}
+        try:
+            await bucket.update(COSTS_KEY, orjson.dumps(note), last=revision)
+            return old, new
+        except KeyWrongLastSequenceError:
+            continue
 
 
 async def costs_history(js: JetStreamContext) -> list[tuple[datetime, CostModel]]:

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from services.fraud.ingestion.events import Outcome
 from services.fraud.problem import OUTCOMES, CostModel
-from services.platform.types import Integers
+from services.platform.types import Booleans, Integers
 
 COSTS = tuple(field.name for field in fields(CostModel))
 # Decisions that were logged before they had costs were made by their threshold.
@@ -65,14 +65,9 @@ def recompute(decisions: pa.Table, costs: CostModel | None = None) -> Integers:
     score = decisions["score"].to_numpy()
     amount = decisions["amount_minor"].to_numpy()
     out = (score >= decisions[_THRESHOLD].to_numpy()).astype(np.int64)
-    sheets = decisions["costs"].combine_chunks()
-    encoded = sheets.is_valid().to_numpy(zero_copy_only=False)
-    for number, sheet in _distinct(sheets):
-        where = encoded & number
-        of = logged_costs(sheet)
-        if costs is not None:
-            of = replace(costs, slot=of.slot)
-        out[where] = of.outcomes(score[where], 0.0, amount[where])
+    for logged, rows in _distinct(decisions["costs"].combine_chunks()):
+        model = logged if costs is None else replace(costs, slot=logged.slot)
+        out[rows] = model.outcomes(score[rows], 0.0, amount[rows])
     return out
 
 
@@ -83,9 +78,9 @@ class UsualCosts:
         self._newest: dict[str, float | None] | None = None
         self._prices: Counter[float] = Counter()
 
-    def add(self, sheets: pa.ChunkedArray) -> None:
+    def add(self, costs: pa.ChunkedArray) -> None:
         """Take the costs of decisions, later ones than those before; null without any."""
-        known = sheets.drop_null().combine_chunks()
+        known = costs.drop_null().combine_chunks()
         if not len(known):
             return
         self._newest = known[-1].as_py()
@@ -119,12 +114,12 @@ def usual_costs(logged: pa.ChunkedArray) -> CostModel:
     return found.model()
 
 
-def _distinct(sheets: pa.StructArray) -> list[tuple[np.ndarray, dict[str, float | None]]]:
-    """Each distinct sheet of costs, with a mask (D,) of its rows."""
-    rows = sheets.to_pylist()
-    keys = np.array([repr(row) for row in rows], dtype=object)
-    firsts = {key: row for key, row in zip(keys, rows, strict=True) if row is not None}
-    return [(keys == key, row) for key, row in firsts.items()]
+def _distinct(costs: pa.StructArray) -> list[tuple[CostModel, Booleans]]:
+    """Each distinct cost model of D decisions, with a mask (D,) of its rows; nulls are in none."""
+    logged = costs.to_pylist()
+    keys = np.array([repr(one) for one in logged], dtype=object)
+    firsts = {key: one for key, one in zip(keys, logged, strict=True) if one is not None}
+    return [(logged_costs(one), keys == key) for key, one in firsts.items()]
 
 
 def codes(names: pa.ChunkedArray) -> Integers:

@@ -5,7 +5,7 @@ seconds a case set the queue's clock: simulated analysts work faster than people
 day is faster.
 """
 
-from time import monotonic
+from time import monotonic, time
 
 import orjson
 from nats.js import JetStreamContext
@@ -26,6 +26,22 @@ async def report_present(
     """Say that some analysts work, and how long each needs for a case."""
     note = {"number": number, "seconds_per_case": seconds_per_case}
     await (await open_bucket(js)).put(key, orjson.dumps(note))
+
+
+async def report_person(js: JetStreamContext, name: str) -> None:
+    """Say that a person works; those who have said so lately count, each name once.
+
+    Where two say so at the same instant, one of them may count only from the next time on.
+    """
+    bucket = await open_bucket(js)
+    try:
+        known = orjson.loads((await bucket.get(PEOPLE_KEY)).value or b"{}").get("seen", {})
+    except NotFoundError:
+        known = {}
+    now = time()
+    seen = {n: at for n, at in known.items() if now - at < _VALID_S[PEOPLE_KEY]} | {name: now}
+    note = {"number": len(seen), "seconds_per_case": _PEOPLE_SECONDS, "seen": seen}
+    await bucket.put(PEOPLE_KEY, orjson.dumps(note))
 
 
 class Presence:

@@ -96,9 +96,10 @@ def _signature(key: str, data: bytes) -> str:
 class ReviewQueue:
     """The queue of one installation."""
 
-    def __init__(self, js: JetStreamContext, analysts: JetStreamContext.PullSubscription) -> None:
+    def __init__(self, js: JetStreamContext) -> None:
+        """A queue that exists: see `open`."""
         self._js = js
-        self._analysts = analysts
+        self._analysts: JetStreamContext.PullSubscription | None = None
 
     @classmethod
     async def open(cls, js: JetStreamContext) -> "ReviewQueue":
@@ -119,7 +120,13 @@ class ReviewQueue:
             max_ack_pending=10_000,
         )
         await js.add_consumer(REVIEWS_STREAM, config)
-        return cls(js, await js.pull_subscribe_bind(CONSUMER, REVIEWS_STREAM))
+        return cls(js)
+
+    async def close(self) -> None:
+        """End the subscription that `take` began. nats.errors.Error if NATS is away."""
+        if self._analysts is not None:
+            await self._analysts.unsubscribe()
+            self._analysts = None
 
     async def add(self, case: ReviewCase) -> None:
         """Add a case, unless it is in the queue."""
@@ -132,6 +139,8 @@ class ReviewQueue:
 
     async def take(self, max_wait_s: float) -> Lease | None:
         """Lease the oldest case; None if none arrives within `max_wait_s`."""
+        if self._analysts is None:
+            self._analysts = await self._js.pull_subscribe_bind(CONSUMER, REVIEWS_STREAM)
         end = time.monotonic() + max_wait_s
         while (left := end - time.monotonic()) > 0:
             try:
@@ -140,7 +149,7 @@ class ReviewQueue:
                 return None
             now = time.time()
             case = _parse(message.data)
-            if case is None or await self._is_decided(case.decision_id):
+            if case is None or await self._stored(case.decision_id) is not None:
                 await message.ack_sync()
                 continue
             waited = now - message.metadata.timestamp.timestamp()
@@ -148,16 +157,22 @@ class ReviewQueue:
         return None
 
     async def decide(self, lease: Lease, verdict: Verdict, by: str) -> VerdictEvent:
-        """Publish a verdict and remove the case. LeaseLost if another was first."""
+        """Publish a verdict and remove the case. LeaseLost if another was first.
+
+        It may be repeated: the stored verdict is returned if it is the same by the same person.
+        """
         if time.time() > lease.until:
             raise LeaseLost("the lease has expired: another analyst may have the case")
         outcome = "decline" if verdict == "fraud" else "approve"
         event = _verdict(lease.case, verdict, outcome, lease.waited_s, by)
         first = await self._publish_first(_subject(event.decision_id), _json(event))
         await self._js._nc.request(lease.reply, b"+ACK", timeout=5.0)
-        if not first:
+        if first:
+            return event
+        stored = VerdictEvent.model_validate_json(await self._stored(event.decision_id) or b"{}")
+        if (stored.verdict, stored.by) != (verdict, by):
             raise LeaseLost("the case is decided already")
-        return event
+        return stored
 
     async def close_overdue(self, max_age_s: float) -> int:
         """Decide cases whose time ran out by their default; returns how many."""
@@ -178,12 +193,13 @@ class ReviewQueue:
                 closed += await self._publish_first(_subject(event.decision_id), _json(event))
             await self._js.delete_msg(REVIEWS_STREAM, oldest.seq or 0)
 
-    async def _is_decided(self, decision_id: str) -> bool:
+    async def _stored(self, decision_id: str) -> bytes | None:
+        """The stored verdict on a case, None if there is none."""
         try:
-            await self._js.get_last_msg(VERDICTS_STREAM, _subject(decision_id))
+            stored = await self._js.get_last_msg(VERDICTS_STREAM, _subject(decision_id))
         except NotFoundError:
-            return False
-        return True
+            return None
+        return stored.data
 
     async def _publish_first(self, subject: str, data: bytes) -> bool:
         """Publish unless the subject has a message; returns whether it was published."""

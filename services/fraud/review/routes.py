@@ -10,8 +10,8 @@ from nats.errors import Error as NatsError
 from pydantic import BaseModel, ConfigDict, Field
 
 from services.fraud.ingestion.events import ReviewCase, VerdictEvent
-from services.fraud.review.live import CostChange, in_eur, publish_costs, read_costs
-from services.fraud.review.presence import PEOPLE_KEY, report_present
+from services.fraud.review.live import CostChange, change_costs, in_eur, read_costs
+from services.fraud.review.presence import report_person
 from services.fraud.review.queue import Lease, LeaseLost, ReviewQueue
 from services.platform.runtime.http import error_responses
 from services.platform.runtime.tokens import has_bearer_token
@@ -24,6 +24,8 @@ _BEARER = HTTPBearer(
 )
 _AWAY = (NatsError, OSError, TimeoutError)
 _MAX_WAIT_S = 1.0
+# An analyst's name, in `by`; those without one count as one.
+_Analyst = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.@-]{1,64}$")]
 
 
 class Problem(BaseModel):
@@ -54,7 +56,7 @@ class ReviewVerdict(BaseModel):
 
     verdict: Literal["fraud", "genuine"]
     token: Annotated[str, Field(max_length=40_000, pattern=r"^[!-~]*$")]
-    by: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.@-]{1,64}$")] = "analyst"
+    by: _Analyst = "analyst"
 
 
 class Costs(BaseModel):
@@ -96,11 +98,15 @@ def _review_routes(token: str, nats: Callable[[], Client]) -> APIRouter:
         responses={204: {"description": "No case waits"}},
         response_model=NextReview,
     )
-    async def take() -> Any:
+    async def take(by: _Analyst = "analyst") -> Any:
         try:
             js = nats().jetstream()
-            await report_present(js, PEOPLE_KEY, 1)
-            lease = await (await ReviewQueue.open(js)).take(_MAX_WAIT_S)
+            await report_person(js, by)
+            queue = await ReviewQueue.open(js)
+            try:
+                lease = await queue.take(_MAX_WAIT_S)
+            finally:
+                await queue.close()
         except _AWAY as error:
             raise HTTPException(503, "the review queue is unavailable: retry") from error
         if lease is None:
@@ -119,8 +125,7 @@ def _review_routes(token: str, nats: Callable[[], Client]) -> APIRouter:
             lease = Lease.of_token(body.token, token)
             if lease.case.decision_id != decision_id:
                 raise LeaseLost("the token is of another case")
-            queue = await ReviewQueue.open(nats().jetstream())
-            return await queue.decide(lease, body.verdict, body.by)
+            return await ReviewQueue(nats().jetstream()).decide(lease, body.verdict, body.by)
         except LeaseLost as error:
             raise HTTPException(409, str(error)) from error
         except _AWAY as error:
@@ -140,11 +145,9 @@ def _cost_routes(token: str, nats: Callable[[], Client]) -> APIRouter:
             raise HTTPException(503, "the costs are unavailable: retry") from error
 
     @routes.post("/costs", summary="Change costs; scorers follow within a second")
-    async def change_costs(body: CostChange) -> Costs:
+    async def post_costs(body: CostChange) -> Costs:
         try:
-            js = nats().jetstream()
-            costs = body.apply(await read_costs(js))
-            await publish_costs(js, costs)
+            _, costs = await change_costs(nats().jetstream(), body)
         except _AWAY as error:
             raise HTTPException(503, "the costs are unavailable: retry") from error
         return Costs(**in_eur(costs))

@@ -14,7 +14,8 @@ import pyarrow as pa
 from services.fraud.ingestion.columns import event_times
 from services.fraud.ingestion.tables import DECISION_SCHEMA, DECISIONS_TABLE, NOT_SYNTHETIC
 from services.fraud.problem import CostModel
-from services.fraud.review.live import CostChange, in_eur, publish_costs, read_costs
+from services.fraud.review import live
+from services.fraud.review.live import CostChange, in_eur
 from services.fraud.review.policy import logged_costs, recompute
 from services.fraud.service import SCORER
 from services.platform.evaluation.what_if import covered_days
@@ -74,13 +75,10 @@ async def _publish(
 ) -> tuple[CostModel, CostModel, float | None]:
     nc = await connect(config, "costs")
     try:
-        js = nc.jetstream()
-        old = await read_costs(js)
-        new = change.apply(old)
+        begin = monotonic()
+        old, new = await live.change_costs(nc.jetstream(), change)
         if new == old:
             return old, new, None
-        begin = monotonic()
-        await publish_costs(js, new)
         while await asyncio.to_thread(_scorer_costs, config) != in_eur(new):
             if monotonic() - begin > _TIMEOUT_S:
                 raise TimeoutError("the scorer did not take the costs: `whiteboard status`")

@@ -47,7 +47,7 @@ def review_case(message: Message) -> ReviewCase | None:
     try:
         event = DecisionEvent.model_validate_json(message.data)
     except ValidationError:
-        return None  # the lake writer stores it as rejected, with the reason
+        return None  # the lake writer publishes it as a dead letter, with the reason
     if event.decision != "review" or event.synthetic:
         return None
     without = replace(logged_costs(event.costs or {}), slot=float("inf"))

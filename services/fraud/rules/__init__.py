@@ -1,4 +1,4 @@
-"""Rules beside the model: what is known is said by a rule, what is likely by the model.
+"""Rules beside the model. A rule states known facts; the model estimates probabilities.
 
 A rule is data: a CEL expression over the request's fields, the features and the score, and an
 action. A set of rules is an immutable version that scorers take while they run, as they take a

@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from services.fraud.features.decisions import of_current_set
+from services.fraud.features.decisions import of_current_set, vectors_of
 from services.fraud.ingestion.columns import event_times
 from services.fraud.ingestion.label_weights import DECIDED_BY, label_weights
 from services.fraud.ingestion.outcomes import read_outcomes, settled_until
@@ -22,7 +22,7 @@ from services.fraud.rules.backtest import DecidedTransactions
 from services.fraud.rules.expression import TEXTS
 from services.platform.storage.lake import Lake
 from services.platform.storage.sequences import SequenceReader
-from services.platform.types import Floats, Integers
+from services.platform.types import Integers
 
 MAX_ROWS = 500_000
 _RANGE = 50_000
@@ -98,12 +98,6 @@ def _newest_before(lake: Lake, until: Mapping[str, float], most: int) -> pa.Tabl
 
 def _decisions(lake: Lake, columns: list[str]) -> SequenceReader:
     return SequenceReader(lake, DECISIONS_TABLE, columns, DECISION_SCHEMA, NOT_SYNTHETIC)
-
-
-def vectors_of(rows: pa.Table) -> Floats:
-    """(N, F) the logged vectors of N decisions."""
-    flat = pc.list_flatten(rows["features"]).to_numpy(zero_copy_only=False)
-    return np.asarray(flat, dtype=np.float64).reshape(len(rows), -1)
 
 
 def times_us(rows: pa.Table) -> Integers:

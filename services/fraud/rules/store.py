@@ -2,8 +2,8 @@
 
 A set is published in this order: its lists, a row of the history, the bucket. Scorers follow the
 bucket. The row's sequence is the version, and the stream refuses a row unless it is the next one:
-two publishers cannot make the same version. Nothing can be deleted from the history or from the
-lists, so the skew audit can recompute every decision.
+two publishers cannot make the same version. The history's stream refuses deletion, and no process
+deletes lists, so the skew audit can recompute every decision.
 """
 
 from collections.abc import Mapping

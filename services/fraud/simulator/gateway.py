@@ -66,7 +66,7 @@ class TrafficReport:
         degraded: Number of answers given without the online store.
         controls: Number of would-be declines that were approved to learn their outcome.
         labels: Number of labels published.
-        withheld: Number of labels that the world does not give, see `live.HeldLabels`.
+        withheld: Number of labels that do not exist, see `live.HeldLabels`.
         duplicates: Number of events that the stream had already; it keeps the first of an id.
         failures: Number of requests without an answer.
         errors: Number of failures by message.
@@ -101,13 +101,13 @@ class TrafficReport:
 
 
 class LabelFilter(Protocol):
-    """Says which labels the world gives, by what was decided."""
+    """Says which labels exist, by what was decided."""
 
     async def note(self, transaction: Transaction, outcome: Outcome, decision_id: str) -> None:
         """Note a decision."""
 
     async def is_given(self, label: LabelEvent) -> bool:
-        """Whether the world gives a label that falls due now."""
+        """Whether a label that falls due now exists."""
 
 
 class Gateway:
@@ -129,7 +129,7 @@ class Gateway:
             scorer_url: Base URL of the scorer.
             shards: Number of shards in subjects.
             feed: Feed of the events; empty leaves theirs.
-            held: Withholds labels that the world does not give; None: all are given, as in a file.
+            held: Withholds labels that do not exist; None: all exist, as in a file.
             headers: Of each request, besides its type.
         """
         self._headers = {"Content-Type": "application/json", **(headers or {})}

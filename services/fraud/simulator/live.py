@@ -93,7 +93,7 @@ class SimulationState:
 
 
 class HeldLabels:
-    """Payments that were not approved, in a NATS bucket: which labels the world gives.
+    """Payments that were not approved, in a NATS bucket: which labels exist.
 
     An approved payment is charged back, or its dispute window closes. A declined one has no label.
     A reviewed one is made if the verdict says so; if an analyst calls it fraud, that is its label,
@@ -135,7 +135,7 @@ class HeldLabels:
             await retry_forever(partial(self._bucket.delete, f"{_PREFIX}{old}"), "forgetting a day")
 
     async def is_given(self, label: LabelEvent) -> bool:
-        """Whether the world gives a label that falls due now."""
+        """Whether a label that falls due now exists."""
         held = (d[label.transaction_id] for d in self._days.values() if label.transaction_id in d)
         decision_id = next(held, None)
         if not decision_id:

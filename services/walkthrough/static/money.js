@@ -13,7 +13,8 @@ export function moneyView(design) {
   const form = h("div", { className: "sliders" });
   let asked = 0, timer = null;
 
-  const chosen = () => Object.fromEntries([...sliders].map(([name, input]) => [name, Number(input.value)]));
+  // Only what was moved: a slider's steps may not hold the present cost.
+  const chosen = () => Object.fromEntries([...sliders].filter(([, one]) => one.moved).map(([name, one]) => [name, Number(one.input.value)]));
   const follow = async () => {
     const number_ = ++asked;
     const costs = Object.entries(chosen()).map(([name, value]) => `&cost=${name}=${value}`).join("");
@@ -30,7 +31,8 @@ export function moneyView(design) {
   };
   const later = () => { clearTimeout(timer); timer = setTimeout(follow, WAIT_MS); };
   const reset = (state) => h("button", { type: "button", onclick: () => {
-    for (const [name, input] of sliders) { input.value = state.present[name]; input.dispatchEvent(new Event("input")); }
+    for (const [name, one] of sliders) one.reset(state.present[name]);
+    later();
   } }, "The present costs");
   const change = design.commands.includes("costs") ? h("div", { hidden: true }, h("h3", {}, "Decide by these costs from now on"), notAllowed(),
     jobForm(design, "costs", "Change the costs", [], () => ({ costs: chosen() }), runFigures)) : null;
@@ -42,12 +44,12 @@ export function moneyView(design) {
 
 function slider(one, present, sliders, later) {
   const text = h("output", {});
+  const tell = (value) => { text.textContent = figure(value, one.unit); };
   const input = h("input", { type: "range", name: one.name, min: 0, max: Math.max(one.highest, present), step: one.step,
-    oninput: () => { tell(); later(); } });
-  input.value = present;
-  const tell = () => { text.textContent = figure(Number(input.value), one.unit); };
-  tell();
-  sliders.set(one.name, input);
+    oninput: () => { state.moved = true; tell(Number(input.value)); later(); } });
+  const state = { input, moved: false, reset: (value) => { input.value = value; state.moved = false; tell(value); } };
+  state.reset(present);
+  sliders.set(one.name, state);
   return h("label", { className: "slider" }, h("span", {}, one.label), input, text);
 }
 

@@ -65,21 +65,21 @@ function decision(design, view) {
     h("p", {}, h("b", {}, view.decision), `: score ${view.score.toFixed(4)} against ${view.threshold.toFixed(4)}, by ${view.model}. ${view.reason}`),
     view.reasons.length ? h("div", {}, h("h4", {}, "Reasons"), h("ul", {}, view.reasons.map((text) => h("li", {}, text)))) : null,
     view.note ? h("p", { className: "small" }, view.note) : null,
-    view.image ? picture(view) : null,
+    view.image ? imageWithMask(view) : null,
     h("dl", { className: "pairs" }, facts),
     rows.length ? table("Its most unusual values", ["feature", "value", "usual: 5 % · median · 95 % of the newest decisions"], rows) : null,
-    verdict(design, view),
+    labelButtons(design, view),
     h("p", { className: "small" }, `${view.id}, ${view.at}`),
   ].filter(Boolean);
 }
 
-function picture(view) {
+function imageWithMask(view) {
   const key = encodeURIComponent;
   return h("div", { className: "picture" }, h("img", { src: `/api/image?key=${key(view.image)}`, alt: `Image of the part: ${view.title}` }),
     view.mask ? h("img", { className: "mask", src: `/api/image?mask=true&key=${key(view.mask)}`, alt: "Mask of the defect" }) : null);
 }
 
-function verdict(design, view) {
+function labelButtons(design, view) {
   const status = h("p", { role: "status" });
   const give = async (label) => {
     try {

@@ -22,6 +22,7 @@ from features.store import open_store
 from services.fraud.features.kernel import feature_vectors
 from services.fraud.features.request import REQUEST_FEATURES
 from services.fraud.features.states import CUSTOMER, EMBEDDINGS, FEATURE_SET, FEATURES, PAIR, STATES
+from services.fraud.serving import row_preload
 from services.fraud.serving.row_cache import RowCache
 from services.fraud.serving.row_preload import preload
 from services.platform.telemetry import LEFT_OUT
@@ -168,6 +169,30 @@ async def test_a_scorers_cache_is_filled_from_the_store(config):
         for table in tables.values():
             table.clear()
     connection.close()
+
+
+async def test_a_scorers_cache_is_filled_once_redis_is_back(monkeypatch):
+    monkeypatch.setattr(row_preload, "_RETRY_S", 0.0)
+    rows = {CUSTOMER.name: [(("c",), filled(CUSTOMER, np.random.default_rng(3), 1))]}
+
+    class Away:
+        """Does not answer, then breaks off, then answers."""
+
+        scans = 0
+
+        async def scan(self, count):
+            self.scans += 1
+            if self.scans == 1:
+                raise ConnectionError
+            yield {}
+            if self.scans == 2:
+                raise TimeoutError
+            yield rows
+
+    reader, cache = Away(), RowCache(STATES)
+    await preload(cache, reader)
+    assert reader.scans == 3
+    assert set(dict(cache.kept(CUSTOMER.name))) == {("c",)}
 
 
 def test_clearing_a_state_leaves_the_others(config):

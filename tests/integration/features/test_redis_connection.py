@@ -63,6 +63,25 @@ async def test_overdue_calls_time_out_and_others_get_their_replies(redis):
     connection.close()
 
 
+async def test_a_login_that_times_out_leaves_no_socket(tmp_path):
+    """A server that accepts and never answers."""
+    closed = asyncio.Event()
+
+    async def accept(reader, writer):
+        while await reader.read(100):
+            pass
+        closed.set()
+        writer.close()
+
+    server = await asyncio.start_unix_server(accept, tmp_path / "socket")
+    async with server:
+        connection = RedisConnection(f"unix://user:password@{tmp_path / 'socket'}")
+        with pytest.raises(TimeoutError):
+            await connection.execute([("PING",)], 0.1)
+        async with asyncio.timeout(5.0):
+            await closed.wait()
+
+
 def test_overdue_calls_time_out_on_uvloop_too(redis):
     """uvloop's timers that are already due are other objects."""
 

@@ -11,7 +11,7 @@ from features.spec import SUMS
 from services.fraud.evaluation.run_report import run_report, wait_until_processed
 from services.fraud.features.states import CUSTOMER, FEATURES
 from services.fraud.ingestion.tables import DECISION_SCHEMA, DECISIONS_TABLE
-from services.fraud.monitoring.skew import audit, compare
+from services.fraud.monitoring.skew import audit
 from services.fraud.service import SCORER
 from services.fraud.simulator.day import DAY_US, START_US
 from services.fraud.simulator.gateway import Gateway, simulated_events
@@ -19,6 +19,7 @@ from services.fraud.simulator.traffic import Traffic
 from services.platform.models.names import CHAMPION
 from services.platform.models.served_file import put_served
 from services.platform.storage.lake import Lake
+from tests.audits import compare
 from tests.conftest import wait_for_port
 
 

@@ -7,9 +7,10 @@ import httpx
 import orjson
 import pytest
 
+from services.fraud.evaluation.newest_decisions import label
 from services.fraud.evaluation.reasons import deletion_test, why
 from services.fraud.features.states import FEATURE_SET
-from services.fraud.ingestion.events import DECISION, DECISIONS_STREAM
+from services.fraud.ingestion.events import DECISION, DECISIONS_STREAM, LABEL, STREAM
 from services.fraud.ingestion.lake_writer import to_row
 from services.fraud.ingestion.tables import DECISION_SCHEMA, DECISIONS_TABLE
 from services.fraud.model import read_model
@@ -120,6 +121,14 @@ async def test_killed_it_loses_nothing(config, nc, champion, simulated, worker):
         assert "reasons" not in plain.json()
     report = await asyncio.to_thread(why, config, events[3]["decision_id"])
     assert report["transaction_id"] == "t3"
+
+
+async def test_a_label_that_the_page_sends_again_counts_once(config, nc, champion, simulated):
+    await publish(nc, declined(champion, simulated, 1))
+    for _ in range(2):
+        await label(config, f"{0:032x}", "fraud")
+    info = await nc.jetstream().stream_info(STREAM, subjects_filter=f"{LABEL}.>")
+    assert sum((info.state.subjects or {}).values()) == 1
 
 
 async def test_decisions_of_the_lake_are_explained_and_tested(config, nc, champion, simulated):

@@ -3,7 +3,10 @@
 import asyncio
 from dataclasses import replace
 
+import httpx
 import pytest
+from fastapi import FastAPI
+from pydantic import SecretStr
 
 from services.fraud.ingestion.events import (
     REVIEWS_STREAM,
@@ -18,13 +21,14 @@ from services.fraud.review.live import (
     BUCKET,
     CostChange,
     LivePolicy,
+    change_costs,
     costs_history,
     open_bucket,
-    publish_costs,
     read_costs,
 )
-from services.fraud.review.presence import SIMULATED_KEY, report_present
+from services.fraud.review.presence import SIMULATED_KEY, Presence, report_person, report_present
 from services.fraud.review.queue import LeaseLost, ReviewQueue
+from services.fraud.review.routes import add_reviews
 from services.fraud.review.worker import ReviewDesk
 from services.fraud.serving.app import EXAMPLE_TRANSACTION
 from services.platform.runtime.tasks import cancel_tasks
@@ -73,6 +77,19 @@ async def test_a_case_is_leased_decided_once_and_gone(js):
     assert {v for v in await verdicts(js) if v[0] == "d1"} == {("d1", "approve", "ann")}
 
 
+async def test_a_verdict_whose_acknowledgement_was_lost_may_be_sent_again(js):
+    queue = await ReviewQueue.open(js)
+    await queue.add(case(6))
+    lease = await queue.take(2.0)
+    first = review_queue._verdict(lease.case, "fraud", "decline", lease.waited_s, "ann")
+    await js.publish("fraud.verdict.d6", first.model_dump_json().encode())
+    assert await queue.decide(lease, "fraud", "ann") == first
+    for verdict, by in (("genuine", "ann"), ("fraud", "bob")):
+        with pytest.raises(LeaseLost, match="decided"):
+            await queue.decide(lease, verdict, by)
+    assert await verdicts(js) == {("d6", "decline", "ann")}
+
+
 async def test_an_expired_lease_is_given_to_another_and_no_case_twice(js, monkeypatch):
     """As after kill -9: the verdict was published, or not, and nothing acknowledged the case."""
     monkeypatch.setattr(review_queue, "_ACK_WAIT_S", 1.0)
@@ -119,13 +136,55 @@ async def test_the_desk_prices_slots_by_backlog_and_analysts(js, nc):
     assert policies.current.decide(0.3, 5_000) == "decline"
 
 
+async def test_people_count_by_name(js):
+    presence, bucket = Presence(), await open_bucket(js)
+    for name in ("ann", "bob", "ann"):
+        await report_person(js, name)
+    await presence.update(bucket)
+    assert presence.analysts == 2
+
+
+async def test_changes_of_costs_at_once_are_all_kept(js):
+    changes = [CostChange(opex=9), CostChange(fee=20), CostChange(missed=0.2)]
+    await asyncio.gather(*(change_costs(js, change) for change in changes))
+    assert await read_costs(js) == replace(CostModel(), opex=900, fee=2_000, missed=0.2)
+    assert len(await costs_history(js)) == 3
+
+
+@pytest.fixture
+async def analysts(config, nc, js):
+    """A client of the routes, and the connection that they use."""
+    app, token = FastAPI(), "secret"
+    add_reviews(app, config.model_copy(update={"analyst_token": SecretStr(token)}), lambda: nc)
+    transport, headers = httpx.ASGITransport(app), {"Authorization": f"Bearer {token}"}
+    async with httpx.AsyncClient(transport=transport, base_url="http://x", headers=headers) as made:
+        yield made
+
+
+async def test_requests_leave_no_subscription(analysts, js, nc):
+    queue = await ReviewQueue.open(js)
+    for number in range(20, 23):
+        await queue.add(case(number))
+    # The first makes the connection's own subscription for replies.
+    await js.stream_info(REVIEWS_STREAM)
+    before = len(nc._subs)
+    for number in range(20, 23):
+        given = (await analysts.get("/reviews/next", params={"by": "ann"})).json()
+        body = {"verdict": "fraud", "token": given["token"], "by": "ann"}
+        answer = await analysts.post(f"/reviews/d{number}", json=body)
+        assert (answer.status_code, answer.json()["by"]) == (200, "ann")
+    assert (await analysts.get("/reviews/next")).status_code == 204
+    assert (await analysts.get("/reviews/next", params={"by": "a b"})).status_code == 422
+    assert len(nc._subs) == before
+
+
 async def test_costs_have_a_history_and_scorers_follow(js, nc):
     assert await read_costs(js) == CostModel()
     policies = LivePolicy()
     watching = asyncio.create_task(policies.watch(nc))
     try:
         for opex in (8, 900):
-            await publish_costs(js, CostChange(opex=opex, fee=25).apply(await read_costs(js)))
+            await change_costs(js, CostChange(opex=opex, fee=25))
             async with asyncio.timeout(5.0):
                 while policies.current.costs.opex != opex * 100:
                     await asyncio.sleep(0.02)

@@ -30,10 +30,9 @@ from services.fraud.ingestion.lake_writer import to_row
 from services.fraud.ingestion.tables import DECISION_SCHEMA
 from services.fraud.model import FALLBACK
 from services.fraud.monitoring.drift import observe
-from services.fraud.monitoring.skew import compare
 from services.fraud.problem import OUTCOMES, CostModel
 from services.fraud.review.control import is_control
-from services.fraud.review.live import publish_costs
+from services.fraud.review.live import CostChange, change_costs
 from services.fraud.serving.app import EXAMPLE_TRANSACTION, MAX_BYTES, create_app
 from services.fraud.simulator.bootstrap import create_streams
 from services.fraud.simulator.tables import transaction
@@ -48,6 +47,7 @@ from services.platform.runtime.tokens import SYNTHETIC, synthetic_headers
 from services.platform.storage.lake import Lake
 from services.platform.streaming.connection import connect
 from services.platform.streaming.consumer import Message
+from tests.audits import compare
 from tests.conftest import card, make_settings, start_engine
 from tests.integration.conftest import until
 from tests.unit.fraud.test_ingestion import BAD
@@ -163,7 +163,7 @@ async def test_would_be_declines_of_the_control_group_are_approved(champion, own
     nc = await connect(own.config, "test")
     await create_streams(nc.jetstream(), 0)
     # Declining costs next to nothing, so every payment would be declined.
-    await publish_costs(nc.jetstream(), CostModel(opex=1, fee=100_000_000))
+    await change_costs(nc.jetstream(), CostChange(opex=0.01, fee=1_000_000))
     async with serving(own.config.model_copy(update={"control_share": 1.0})) as client:
 
         async def declined():

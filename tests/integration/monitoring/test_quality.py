@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from monitoring.quality import QualityTracker, quality_table
+from monitoring.quality import RECALL, QualityTracker, quality_table
 from services.fraud.ingestion.tables import (
     DECISION_SCHEMA,
     DECISIONS_TABLE,
@@ -93,3 +93,24 @@ def test_each_period_is_computed_once_when_its_labels_are_in(lake):
         (BEGIN + timedelta(days=day)).timestamp() for day in range(1, 5)
     }
     assert len(lake.read(quality_table("fraud"))) == 10
+
+
+def test_an_undefined_share_is_stored_and_not_shown(lake):
+    """Nothing is positive, so that there is no recall: the lake keeps NaN, /metrics no sample."""
+    decisions, labels = [], []
+    for n, at, _, score in rows(0, 16):
+        decision = {
+            "decision_id": f"d{n}", "decision": "decline" if score >= 0.5 else "approve",
+            "score": score, "threshold": 0.5, "degraded": False, "model": "xgboost:1",
+            "synthetic": False, "features": [], "seqs": [], "cart": [], "amount_minor": 5_000,
+        }  # fmt: skip
+        decisions.append({**parties(n, at), **decision})
+        labels.append({**parties(n, at + timedelta(days=7)), "fraud": False})
+    for table, schema, made in ((DECISIONS_TABLE, DECISION_SCHEMA, decisions),
+                                (LABELS_TABLE, LABEL_SCHEMA, labels)):  # fmt: skip
+        lake.write(table, pa.Table.from_pylist(made, schema=schema), "part-0")
+    assert QualityTracker(lake, QUALITY_SPEC).update()
+    assert not RECALL.collect()[0].samples
+    assert np.isnan(lake.read(quality_table("fraud"))["recall"].to_pylist()).all()
+    again = QualityTracker(lake, QUALITY_SPEC)
+    assert again.update() == []

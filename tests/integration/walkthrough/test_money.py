@@ -13,7 +13,7 @@ from services.cv_inspection.ingestion.lake_writer import to_row
 from services.cv_inspection.ingestion.tables import INSPECTIONS, INSPECTIONS_TABLE
 from services.fraud.ingestion.tables import DECISION_SCHEMA, DECISIONS_TABLE
 from services.fraud.problem import OUTCOMES, CostModel
-from services.fraud.review.live import publish_costs
+from services.fraud.review.live import CostChange, change_costs
 from services.fraud.review.policy import COSTS
 from services.platform.design import WALKTHROUGH
 from services.platform.storage.lake import Lake
@@ -72,7 +72,7 @@ async def test_figures_equal_the_lake_decided_one_by_one(client, lake, nc):
     assert (await client.get("/api/money?design=fraud")).status_code == 404
     rows = decisions()
     await asyncio.to_thread(lake.write, DECISIONS_TABLE, rows, "0-2999")
-    await publish_costs(nc.jetstream(), CostModel(opex=700))
+    await change_costs(nc.jetstream(), CostChange(opex=7))
     wanted = {"opex": 9.5, "fee": 40.0, "analyst_minutes": 6.0, "missed": 0.1}
     query = "".join(f"&cost={name}={value}" for name, value in wanted.items())
     await client.get("/api/money?design=fraud")

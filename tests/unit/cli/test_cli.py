@@ -6,12 +6,15 @@ import socket
 import subprocess
 import sys
 import warnings
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
 
+import loadtest.run
 from infra.local.engines import Program
 from infra.local.supervisor import PortTaken, Supervisor
+from services.cli import load
 from services.cli.lifecycle import _ignore_sklearn_warnings
 from services.cli.main import COMMANDS, app
 from services.fraud.design import FRAUD
@@ -138,6 +141,8 @@ def test_an_unknown_drift_is_answered_with_the_known_ones():
         (["describe", "weather"], "fraud"),
         (["audit", "cv"], "pixels"),
         (["drill", "cv"], "night cv"),
+        (["drill", "fraud", "--attempts", "--selective-labels"], "choose one"),
+        (["drill", "fraud", "--offline"], "goes with --without-features"),
         (["reconcile", "fraud"], "fraud has no reconcile"),
         (["evaluate", "cv", "--file", ".", "--protocol", "x"], "magnetic_tile"),
     ],
@@ -151,6 +156,15 @@ def test_a_wrong_argument_is_answered_with_what_there_is(arguments, words):
 def test_another_designs_protocol_is_refused():
     arguments = ["evaluate", "cv", "--file", ".", "--protocol", "handbook"]
     assert runner.invoke(app, arguments).exit_code == 1
+
+
+def test_the_search_for_the_knee_asks_for_more_each_time(monkeypatch):
+    def measured(design, rate, seconds, folder, step):
+        return SimpleNamespace(rate=rate, p95_ms=10.0 * rate, failures=0)
+
+    monkeypatch.setattr(loadtest.run, "run", measured)
+    steps = load._knee(FRAUD, 1, 45.0)
+    assert [one["asked"] for one in steps] == [1, 2, 3, 4, 5]
 
 
 def test_bench_looks_for_wrk_before_any_set_up(monkeypatch):

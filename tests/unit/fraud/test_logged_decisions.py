@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
+from services.fraud.features.decisions import vectors_of
 from services.fraud.ingestion.outcomes import settle
 from services.fraud.ingestion.tables import DECISIONS_TABLE, LABELS_TABLE
 from services.fraud.rules import logged
-from services.fraud.rules.logged import decided_transactions, times_us, vectors_of
+from services.fraud.rules.logged import decided_transactions, times_us
 from tests.unit.fraud.test_labelled import RangedLake
 from tests.unit.fraud.test_watermark import EXTRA, MemoryLake, world
 

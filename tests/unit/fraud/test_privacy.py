@@ -1,4 +1,4 @@
-"""Cutting a world into banks, and the arithmetic of the federation's table.
+"""Cutting a data set into banks, and the arithmetic of the federation's table.
 
 What the banks and the coordinator run has its tests in `tests/federated`, in their environment.
 """
@@ -18,7 +18,7 @@ from services.fraud.evaluation.federation.bank_files import BankFiles
 from services.fraud.evaluation.federation.banks import (
     LATER_DAYS,
     MIN_DAYS,
-    World,
+    UncutData,
     assign,
     bank_sizes,
     cut,
@@ -37,7 +37,7 @@ from services.platform.settings import Settings
 
 
 @pytest.fixture(scope="module")
-def world() -> World:
+def data() -> UncutData:
     return simulate(7, MIN_DAYS, lambda *_: None)
 
 
@@ -47,12 +47,12 @@ def rows(names: tuple[str, ...] = ("a", "b"), size: int = 300) -> Rows:
     return Rows(names, vectors, vectors[:, 0] > 1, np.full(size, 5_000.0), np.arange(size))
 
 
-def test_every_customer_has_one_bank_and_the_banks_see_unlike_fraud(world: World) -> None:
-    bank_of = cut(world, 4, seed=7)
+def test_every_customer_has_one_bank_and_the_banks_see_unlike_fraud(data: UncutData) -> None:
+    bank_of = cut(data, 4, seed=7)
     assert np.bincount(bank_of).tolist() == bank_sizes(4) == [2667, 1333, 667, 333]
-    train = world.periods()[TRAIN]
+    train = data.periods()[TRAIN]
     frauds = [
-        np.bincount(world.scenario[train & (bank_of[world.customer] == n)], minlength=6)
+        np.bincount(data.scenario[train & (bank_of[data.customer] == n)], minlength=6)
         for n in range(4)
     ]
     assert frauds[1][COLLUSION_RING] == sum(of[COLLUSION_RING] for of in frauds) > 0
@@ -60,9 +60,9 @@ def test_every_customer_has_one_bank_and_the_banks_see_unlike_fraud(world: World
     assert 0 < frauds[3][1:].sum() < 20 < frauds[2][1:].sum()
 
 
-def test_a_cut_is_the_same_for_a_seed_and_another_for_another(world: World) -> None:
-    np.testing.assert_array_equal(cut(world, 4, 1), cut(world, 4, 1))
-    assert (cut(world, 4, 1) != cut(world, 4, 2)).any()
+def test_a_cut_is_the_same_for_a_seed_and_another_for_another(data: UncutData) -> None:
+    np.testing.assert_array_equal(cut(data, 4, 1), cut(data, 4, 1))
+    assert (cut(data, 4, 1) != cut(data, 4, 2)).any()
 
 
 def test_more_victims_than_seats_is_said() -> None:
@@ -73,13 +73,13 @@ def test_more_victims_than_seats_is_said() -> None:
         assign(customers, np.ones(9, dtype=int), [2, 1, 6], seed=0)
 
 
-def test_periods_are_apart_and_features_are_the_banks_own(world: World) -> None:
-    periods = world.periods()
+def test_periods_are_apart_and_features_are_the_banks_own(data: UncutData) -> None:
+    periods = data.periods()
     assert not (periods[TRAIN] & periods[VALIDATION]).any()
     assert not (periods[VALIDATION] & periods[LATER]).any()
-    assert world.day[periods[LATER]].min() == world.later_from == MIN_DAYS - LATER_DAYS
-    own = cut(world, 4, 7)[world.customer] == 3
-    bank, everybody = world.rows(own)[LATER], world.rows(world.everything)[LATER]
+    assert data.day[periods[LATER]].min() == data.later_from == MIN_DAYS - LATER_DAYS
+    own = cut(data, 4, 7)[data.customer] == 3
+    bank, everybody = data.rows(own)[LATER], data.rows(data.everything)[LATER]
     same = everybody.select(np.isin(everybody.customer, bank.customer))
     assert len(same) == len(bank)
     merchant = bank.names.index("merchant_transactions_30d")
@@ -199,11 +199,11 @@ def test_bad_input_is_said(arguments: list[str], said: str) -> None:
 
 
 def test_a_bank_elsewhere_has_the_rows_that_the_cut_gives_it(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: UncutData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bank_files, "simulate", lambda *_: world)
+    monkeypatch.setattr(bank_files, "simulate", lambda *_: data)
     folder = bank_rows(FederationRequest(tmp_path, days=MIN_DAYS), 3, lambda *_: None)
-    expected = world.rows(cut(world, 4, 7)[world.customer] == 2)
+    expected = data.rows(cut(data, 4, 7)[data.customer] == 2)
     for name, rows in expected.items():
         np.testing.assert_array_equal(Rows.load(folder / f"{name}.npz").vectors, rows.vectors)
 

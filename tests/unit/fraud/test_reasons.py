@@ -5,8 +5,9 @@ import orjson
 import pytest
 
 from services.fraud.candidates import CANDIDATES
-from services.fraud.features.states import FEATURES, TABULAR
+from services.fraud.features.states import FEATURE_SET, FEATURES, TABULAR
 from services.fraud.model import read_model
+from services.fraud.reasons import worker
 from services.fraud.reasons.explainer import (
     ATTACHMENT,
     Explainer,
@@ -20,10 +21,12 @@ from services.fraud.reasons.mix import WINDOW, ReasonMix
 from services.fraud.reasons.report import make_report
 from services.fraud.reasons.shapley import coalitions, shapley_values
 from services.fraud.reasons.usual import usual_values
-from services.fraud.reasons.worker import parse
+from services.fraud.reasons.worker import Explainers, ReasonsWorker, parse
+from services.fraud.serving.app import EXAMPLE_TRANSACTION
 from services.platform.models.attachments import attach, attachment
 from services.platform.models.candidates import Examples
 from services.platform.models.onnx import write_card
+from services.platform.settings import Settings
 from services.platform.streaming.consumer import Message
 from tests.conftest import card
 
@@ -172,6 +175,40 @@ def message(data):
                                   b'{"decision": "decline"}'])  # fmt: skip
 def test_what_is_no_decline_is_passed_over(data):
     assert parse(message(data)) is None
+
+
+def test_a_model_that_does_not_explain_itself_is_read_once(candidate, tmp_path, monkeypatch):
+    config, files = Settings(home=tmp_path, model_file=tmp_path / "model.onnx"), []
+    config.model_file.write_bytes(write_card(candidate.export(), card()))
+
+    def counted(data):
+        files.append(data)
+        return read_model(data)
+
+    monkeypatch.setattr(worker, "read_model", counted)
+    explainers, reads = Explainers(config), []
+    for _ in range(3):
+        with pytest.raises(NotExplained, match="whiteboard retrain"):
+            explainers.of(card().label)
+        reads.append(len(files))
+    assert reads[0] == reads[-1] > 0
+
+
+def test_the_mix_counts_declines_alone(model, simulated, tmp_path, monkeypatch):
+    added = []
+    monkeypatch.setattr(ReasonMix, "add", lambda self, group, reference: added.append(group))
+    config = Settings(home=tmp_path)
+    explainers = Explainers(config)
+    monkeypatch.setattr(explainers, "of", lambda label: Explainer(model))
+    reasons = ReasonsWorker(explainers, None, None)
+    [vector] = highest(model, simulated, 1)
+    event = {
+        "degraded": False, "feature_set": FEATURE_SET.hash, "model": model.card.label,
+        "features": vector.tolist(), "seqs": {}, "transaction": EXAMPLE_TRANSACTION,
+    }  # fmt: skip
+    reports = [reasons._report({**event, "decision": name}) for name in ("review", "decline")]
+    assert reports[0]["reasons"] == reports[1]["reasons"] != []
+    assert len(added) == 1
 
 
 def test_a_report_keeps_fields_that_others_add():

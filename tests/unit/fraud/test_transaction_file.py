@@ -150,6 +150,7 @@ def test_compressed_files(tmp_path, ending, compress):
     [
         (b"", "has no header"),
         (b"\n\n", "has no header"),
+        (b"[" + b'{"id": 1},' * 200_000 + b"]", "has no header: line longer than"),
         (b"id,when,who,eur,bad\n", 'no column "shop"'),
         (b"id,id,when,who,shop,eur,bad\n", '2 columns "id"'),
         (b"PK\x03\x04\x14\x00", "workbook"),

@@ -56,6 +56,13 @@ def test_a_period_is_what_its_decisions_cost():
     assert 0.5 < found[0].average_precision <= 1.0
 
 
+def test_shares_of_nothing_are_not_defined():
+    outcomes = decisions(1).assign(positive=False, stopped=False)
+    [found] = periods(Outcomes(outcomes, {"": BEGIN + DAY}), CostModel(), DAY)
+    assert np.isnan([found.precision, found.recall, found.average_precision]).all()
+    assert (found.positives, found.mean_cost_eur) == (0, 0.0)
+
+
 def test_the_challenger_stands_beside_the_champion():
     outcomes = decisions(2)
     scored = outcomes.sample(150, random_state=0)

@@ -49,7 +49,7 @@ class Decider:
         self._reader = FeatureReader(features)
         self._tables = {state.name: RowTable(state) for state in features.states}
         self.vectors: Floats32 = np.zeros((count, len(features.tabular)), dtype=np.float32)
-        # Of each label that the world gives; 0 where it gives none.
+        # Of each label; 0 where none exists.
         self._propensity = np.ones(count)
         self.declined: Booleans = np.zeros(count, dtype=bool)
 
@@ -95,7 +95,7 @@ class Decider:
         parts: Mapping[str, Floats],
     ) -> None:
         """Fold a day's events as they are decided so far, and note the vectors."""
-        # A label that the world does not give is no event.
+        # A label that does not exist is no event.
         happened = events.is_transaction | (self._propensity[transaction] > 0)
         rows = {name: np.where(happened, of, -1) for name, of in codes.items()}
         index = np.where(events.is_transaction, np.cumsum(events.is_transaction) - 1, -1)

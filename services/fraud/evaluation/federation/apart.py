@@ -1,6 +1,6 @@
 """The federation whose banks are elsewhere: each bank cuts its own rows, the coordinator has none.
 
-In the simulation a bank gets its rows by simulating the whole world and keeping what is its own.
+In the simulation a bank gets its rows by simulating the whole data set and keeping its own rows.
 """
 
 from collections.abc import Callable

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from services.fraud.evaluation.federation.banks import MIN_DAYS, World, cut, simulate
+from services.fraud.evaluation.federation.banks import MIN_DAYS, UncutData, cut, simulate
 from services.fraud.evaluation.federation.request import FederationRequest
 from services.fraud.privacy.job import Bank
 from services.fraud.privacy.rows import LATER, TRAIN, Rows, concatenate
 
-# The rows that the banks may see for the normalisation: of another seed's world.
+# The rows that the banks may see for the normalisation: of another seed's data set.
 _PUBLIC_SEED_OFFSET, _PUBLIC_ROWS = 1_000, 20_000
 
 
@@ -39,7 +39,7 @@ class BankFiles:
 def prepare(
     folder: Path, request: FederationRequest, seed: int, step: Callable[[int, int], None]
 ) -> BankFiles:
-    """Simulate a world, cut it, and write each bank's rows into a folder of its own.
+    """Simulate a data set, cut it, and write each bank's rows into a folder of its own.
 
     Only files stay: rows kept in memory took 1.5 GB through the whole run.
     """
@@ -59,16 +59,16 @@ def _write_banks(
     pooled: Bank,
     shared: Bank,
     shared_folders: Sequence[Path],
-    world: World,
+    data: UncutData,
     seed: int,
 ) -> int:
-    """Write all rows of a world. Returns the rows that the largest bank trains on."""
-    bank_of = cut(world, len(banks), seed)
+    """Write all rows of a data set. Returns the rows that the largest bank trains on."""
+    bank_of = cut(data, len(banks), seed)
     for number, bank in enumerate(banks):
-        _write(world.rows(bank_of[world.customer] == number), bank.folder)
+        _write(data.rows(bank_of[data.customer] == number), bank.folder)
     train = [Rows.load(bank.folder / f"{TRAIN}.npz") for bank in banks]
     concatenate(train).save(pooled.folder / f"{TRAIN}.npz")
-    everything = world.rows(world.everything)
+    everything = data.rows(data.everything)
     everything.pop(TRAIN).save(shared.folder / f"{TRAIN}.npz")
     for number, its_folder in enumerate(shared_folders):
         own = {name: of.select(bank_of[of.customer] == number) for name, of in everything.items()}
@@ -89,16 +89,16 @@ def write_bank(
     step: Callable[[int, int], None],
 ) -> None:
     """Write the rows of one bank (from 1), the same as `prepare` gives it."""
-    world = simulate(seed, request.days, step)
-    own = cut(world, request.banks, seed)[world.customer] == number - 1
-    _write(world.rows(own), folder)
+    data = simulate(seed, request.days, step)
+    own = cut(data, request.banks, seed)[data.customer] == number - 1
+    _write(data.rows(own), folder)
 
 
 def write_public(path: Path, seed: int) -> None:
-    """Write rows of another world, which stand for a sample that the banks agreed to publish."""
+    """Write rows of another data set, which stand for a sample that the banks agreed to publish."""
     seed += _PUBLIC_SEED_OFFSET
-    world = simulate(seed, MIN_DAYS, lambda *_: None)
-    sample = world.rows(world.everything)[LATER]
+    data = simulate(seed, MIN_DAYS, lambda *_: None)
+    sample = data.rows(data.everything)[LATER]
     chosen = np.zeros(len(sample), dtype=bool)
     chosen[:: max(len(sample) // _PUBLIC_ROWS, 1)] = True
     sample.select(chosen).save(path)

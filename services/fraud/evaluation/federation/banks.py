@@ -32,7 +32,7 @@ _FEW_VICTIMS = 3
 
 
 @dataclass(frozen=True)
-class World:
+class UncutData:
     """N simulated transactions with their truth, before they are cut into banks.
 
     Attributes:
@@ -86,8 +86,8 @@ class World:
         return {name: everything.select(of[chosen]) for name, of in self.periods().items()}
 
 
-def simulate(seed: int, days: int, step: ProgressCallback) -> World:
-    """Simulate a world of some days.
+def simulate(seed: int, days: int, step: ProgressCallback) -> UncutData:
+    """Simulate a data set of some days.
 
     Raises:
         ValueError: too few days to train, validate and evaluate on.
@@ -97,7 +97,7 @@ def simulate(seed: int, days: int, step: ProgressCallback) -> World:
     history = simulate_days(Traffic(seed), days, step)
     pairs = list(zip(history.days, history.seqs, strict=True))
     known = [np.nonzero(seqs)[0] for _, (_, seqs) in pairs]
-    return World(
+    return UncutData(
         transactions=pa.concat_tables([transaction_table(d, seq) for d, (seq, _) in pairs]),
         labels=pa.concat_tables(
             [label_table(d, k, s[k]) for (d, (_, s)), k in zip(pairs, known, strict=True)]
@@ -166,7 +166,7 @@ def assign(customer: Integers, scenario: Integers, sizes: list[int], seed: int) 
     return bank
 
 
-def cut(world: World, banks: int, seed: int) -> Integers:
-    """(C,) the bank of each customer of a world, from 0. ValueError as of `assign`."""
-    known = world.periods()[TRAIN]
-    return assign(world.customer[known], world.scenario[known], bank_sizes(banks), seed)
+def cut(data: UncutData, banks: int, seed: int) -> Integers:
+    """(C,) the bank of each customer of a data set, from 0. ValueError as of `assign`."""
+    known = data.periods()[TRAIN]
+    return assign(data.customer[known], data.scenario[known], bank_sizes(banks), seed)

@@ -42,10 +42,10 @@ class Comparison:
 def compare(
     request: FederationRequest, bar: ProgressBar, run_module: RunModule, start: StartFederation
 ) -> Comparison:
-    """Cut each seed's world into banks, run all jobs, and evaluate them.
+    """Cut each seed's data set into banks, run all jobs, and evaluate them.
 
     Raises:
-        ValueError: the world cannot be cut into such banks.
+        ValueError: the data set cannot be cut into such banks.
         RuntimeError: a run failed.
     """
     of_seeds = [_one_seed(request, seed, bar, run_module, start) for seed in request.seeds]
@@ -62,7 +62,7 @@ def _one_seed(
     start: StartFederation,
 ) -> tuple[list[Row], Path]:  # fmt: skip
     folder = request.home / f"seed-{seed}"
-    with bar(f"cutting a world into {request.banks} banks") as step:
+    with bar(f"cutting a data set into {request.banks} banks") as step:
         banks = prepare(folder / "banks", request, seed, step)
     groups = jobs(request, banks, folder, seed)
     of_one_round = one_round(groups, folder) if request.secure else []

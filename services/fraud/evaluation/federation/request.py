@@ -14,8 +14,8 @@ class FederationRequest:
         home: Folder for the banks' rows, the models and the table.
         banks: How many.
         rounds: Of training.
-        seeds: Of the worlds.
-        days: Days of each world.
+        seeds: Of the simulated data sets.
+        days: Days of each data set.
         in_process: Everything in one process; else as SuperLink and SuperNodes.
         secure: Compare secure aggregation.
         private: Epsilons to compare.

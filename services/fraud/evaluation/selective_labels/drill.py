@@ -1,4 +1,4 @@
-"""The drill of selective labels: 60 days of nightly retraining on labels that the world gives.
+"""The drill of selective labels: 60 days of nightly retraining on the labels that exist.
 
 Three systems decide the same simulated transactions. One learns what nobody could know, the truth
 of declined transactions too; one learns from approved transactions only; one approves a control
@@ -158,7 +158,7 @@ def decide_day(
         rate: Share of the control group, 0 without one.
 
     Returns:
-        (D,) propensity of each label that the world gives: 1 where approved, 0 where declined.
+        (D,) propensity of each label: 1 where approved, 0 where declined.
     """
     amount, fraud, costs = data.amount[today], data.fraud[today], CostModel()
     score = model.score(Examples(data.vectors[today], fraud, amount))

@@ -96,7 +96,7 @@ class Outages:
         return asdict(self)
 
 
-class _World:
+class _OutageData:
     """N simulated transactions with the rows that a scorer reads for each."""
 
     def __init__(self, seed: int, bar: ProgressBar) -> None:
@@ -132,19 +132,19 @@ def run(seed: int, bar: ProgressBar) -> Outages:
         seed: Of the simulation and of the training.
         bar: Opens a progress bar with a title.
     """
-    world = _World(seed, bar)
-    champion, fallback = _train(world, seed, bar)
+    data = _OutageData(seed, bar)
+    champion, fallback = _train(data, seed, bar)
     begins = midnight(TEST_FROM) / 1e6 + np.arange(
         0.0, (DAYS - TEST_FROM) * DAY, EVERY_HOURS * HOUR
     )
-    spans = [np.searchsorted(world.time, (begin, begin + HOUR)) for begin in begins]
+    spans = [np.searchsorted(data.time, (begin, begin + HOUR)) for begin in begins]
     chosen = np.concatenate([np.arange(*span) for span in spans])
     hour = np.repeat(np.arange(len(spans)), [last - first for first, last in spans])
-    examples = world.examples(chosen)
+    examples = data.examples(chosen)
     with bar("deciding the outages"):
         scores = {"ordinary": champion.score(examples)}
         for name, hours in _READING_HOURS.items():
-            vectors = known_vectors(world, begins, spans, hours * HOUR)
+            vectors = known_vectors(data, begins, spans, hours * HOUR)
             scores[name] = fallback.score(_with(examples, vectors))
         # The last vectors are those without any row.
         scores["champion_no_rows"] = champion.score(_with(examples, vectors))
@@ -153,9 +153,9 @@ def run(seed: int, bar: ProgressBar) -> Outages:
     return Outages(seed, len(spans), len(examples), int(examples.positive.sum()), cases)
 
 
-def _train(world: _World, seed: int, bar: ProgressBar) -> tuple[Candidate, Fallback]:
-    train = world.examples(world.days(WARM_UP_DAYS, FIT_UNTIL))
-    valid = world.examples(world.days(FIT_UNTIL, VALID_UNTIL))
+def _train(data: _OutageData, seed: int, bar: ProgressBar) -> tuple[Candidate, Fallback]:
+    train = data.examples(data.days(WARM_UP_DAYS, FIT_UNTIL))
+    valid = data.examples(data.days(FIT_UNTIL, VALID_UNTIL))
     champion = new_candidate("xgboost")
     fallback = Fallback(hyperparameters(CONF, Fallback.name), TABULAR)
     with bar("training the champion") as step:
@@ -169,7 +169,9 @@ def _with(examples: Examples, vectors: Floats) -> Examples:
     return Examples(vectors, examples.positive, examples.amount, examples.sets)
 
 
-def known_vectors(world: _World, begins: Floats, spans: list[Integers], reading_s: float) -> Floats:
+def known_vectors(
+    data: _OutageData, begins: Floats, spans: list[Integers], reading_s: float
+) -> Floats:
     """(M, len(TABULAR)) vectors of the outages' M transactions, by the rows that were read before.
 
     Args:
@@ -179,12 +181,12 @@ def known_vectors(world: _World, begins: Floats, spans: list[Integers], reading_
     """
     parts = []
     for begin, (first, last) in zip(begins, spans, strict=True):
-        since = int(np.searchsorted(world.time, begin - reading_s))
+        since = int(np.searchsorted(data.time, begin - reading_s))
         rows = {}
-        for name, of in world.rows.items():
-            read = last_read(world.codes[name], since, int(first), int(last))
+        for name, of in data.rows.items():
+            read = last_read(data.codes[name], since, int(first), int(last))
             rows[name] = np.where((read < 0)[:, None], np.nan, of[read])
-        parts.append(tabular(rows, world.request[first:last]))
+        parts.append(tabular(rows, data.request[first:last]))
     return np.concatenate(parts)
 
 
