@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import IO
 
 from services.platform.runtime.sharing.siblings import number_of
-from services.platform.streaming.outbox import FILE, Outbox, SpillFile
+from services.platform.streaming.outbox import Outbox
+from services.platform.streaming.spill_file import FILE, SpillFile
 
 log = logging.getLogger(__name__)
 

@@ -1,10 +1,10 @@
 """Outbox: events that a service publishes off its hot path, kept while the stream is unavailable.
 
 Events wait in memory, up to a limit; past it, or while the stream does not acknowledge, they are
-written to a file, which is limited too. Only when the file is full, or can't be written, are events
-dropped, counted and logged. The file is published when the stream is back, so an event can arrive
-twice: within two minutes the stream drops the second one by its id (`DUPLICATE_WINDOW`), later it
-is stored again, and readers of the lake deduplicate.
+written to a file, which is limited too. Only when the file is full, or can't be written while the
+memory is full, are events dropped, counted and logged. The file is published when the stream is
+back, so an event can arrive twice: within two minutes the stream drops the second one by its id
+(`DUPLICATE_WINDOW`), later it is stored again, and readers of the lake deduplicate.
 
 Many waiting events are published as one atomic batch: the stream flushes and acknowledges it once,
 and a flush is most of the cost of an event. Source: NATS' architecture decision 50.
@@ -14,8 +14,6 @@ import asyncio
 import logging
 from collections import deque
 from contextlib import suppress
-from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from time import perf_counter
 from uuid import uuid4
@@ -25,6 +23,7 @@ from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
 from services.platform.runtime.tasks import cancel_tasks
+from services.platform.streaming.spill_file import OutboxEvent, SpillFile
 from services.platform.telemetry import PUBLISH_STAGE, observe_stages
 
 log = logging.getLogger(__name__)
@@ -39,25 +38,6 @@ _MIN_ATOMIC_EVENTS = 16
 _LOG_S = 10.0
 # What a process that ends may take to publish its file.
 _CLOSE_S = 5.0
-# The name of the file of a process's events.
-FILE = "outbox.jsonl"
-
-
-@dataclass(slots=True)
-class OutboxEvent:
-    """An event to publish.
-
-    Attributes:
-        subject: Subject to publish on.
-        id: Its id, by which the stream drops duplicates.
-        data: Its payload.
-        queued: When it was queued, by `perf_counter`; 0 for one read from the file.
-    """
-
-    subject: str
-    id: str
-    data: bytes
-    queued: float = field(default=0.0, compare=False)
 
 
 class Outbox:
@@ -97,7 +77,7 @@ class Outbox:
     def put(self, subject: str, event_id: str, data: bytes) -> None:
         """Queue an event."""
         if len(self._queue) >= self._max_events:
-            self._spill_events([self._queue.popleft()])
+            self._spill_events([self._queue.popleft()], keep=False)
         self._queue.append(OutboxEvent(subject, event_id, data, perf_counter()))
         self._wake.set()
 
@@ -119,8 +99,7 @@ class Outbox:
                     while self._spill.count and self._nc.is_connected:
                         if not await self._unspill():
                             break
-        self._spill_events(list(self._queue))
-        self._queue.clear()
+        self._spill_memory(keep=False)
 
     async def _run(self) -> None:
         while True:
@@ -130,9 +109,7 @@ class Outbox:
             # Events are not urgent, and several together cost less than one by one.
             await asyncio.sleep(_MAX_WAIT_S)
             if not await self._publish_waiting():
-                # Empty the memory while the stream is unavailable.
-                self._spill_events(list(self._queue))
-                self._queue.clear()
+                self._spill_memory()
                 await asyncio.sleep(_RETRY_S)
 
     async def _publish_waiting(self) -> bool:
@@ -216,13 +193,26 @@ class Outbox:
         failed += batch[len(acks) :]
         return failed
 
-    def _spill_events(self, events: list[OutboxEvent]) -> None:
-        """Write events to the file; those that do not fit or can't be written are dropped."""
+    def _spill_memory(self, keep: bool = True) -> None:
+        """Empty the memory, as while the stream is unavailable. Arguments as of `_spill_events`."""
+        events = list(self._queue)
+        self._queue.clear()
+        self._spill_events(events, keep)
+
+    def _spill_events(self, events: list[OutboxEvent], keep: bool = True) -> None:
+        """Write events to the file; those that do not fit are dropped.
+
+        Args:
+            keep: Where the file can't be written, keep as many in memory as there is room for.
+        """
         try:
-            dropped, reason = self._spill.append(events), "the file is full"
+            self._count_dropped(self._spill.append(events), "the file is full")
         except OSError as error:
-            dropped, reason = len(events), f"the file can't be written: {error}"
-        self._count_dropped(dropped, reason)
+            room = self._max_events - len(self._queue) if keep else 0
+            dropped = max(len(events) - room, 0)
+            self._queue.extendleft(reversed(events[dropped:]))
+            self._log(f"the file can't be written: {error}")
+            self._count_dropped(dropped, "the file can't be written")
 
     def _count_dropped(self, dropped: int, reason: str) -> None:
         if dropped:
@@ -243,78 +233,3 @@ def _headers(event: OutboxEvent, batch_id: str, number: int) -> dict[str, str]:
         "Nats-Batch-Id": batch_id,
         "Nats-Batch-Sequence": str(number),
     }
-
-
-class SpillFile:
-    """A bounded file of events, appended at its end, read from its start, emptied once all is read.
-
-    Events that were read are skipped only after `confirm`.
-
-    Attributes:
-        count: Unconfirmed events in the file.
-    """
-
-    def __init__(self, folder: Path, max_bytes: int) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._path = folder / FILE
-        self._max_bytes = max_bytes
-        self._path.touch()
-        self._size = self.count = 0
-        with self._path.open("r+b") as file:
-            for line in file:
-                # Without its end, a crash truncated it: the next event would be glued to it.
-                if line.endswith(b"\n"):
-                    self._size += len(line)
-                    self.count += 1
-            file.truncate(self._size)
-        self._confirmed = 0
-        self._pending = 0, 0
-
-    def append(self, events: list[OutboxEvent]) -> int:
-        """Append events while they fit. Returns the number that did not fit.
-
-        Raises:
-            OSError: the file can't be written; none of the events is in it.
-        """
-        if not events:
-            return 0
-        lines, size = [], self._size
-        for event in events:
-            line = orjson.dumps([event.subject, event.id, event.data.decode()]) + b"\n"
-            if size + len(line) > self._max_bytes:
-                break
-            size += len(line)
-            lines.append(line)
-        with self._path.open("ab") as file:
-            file.truncate(self._size)  # what an append that failed has left
-            file.writelines(lines)
-        self._size = size
-        self.count += len(lines)
-        return len(events) - len(lines)
-
-    def peek(self, size: int) -> list[OutboxEvent]:
-        """The next events, at most `size`; none once all are confirmed."""
-        with self._path.open("rb") as file:
-            file.seek(self._confirmed)
-            lines = list(islice(file, min(size, self.count)))
-        self._pending = len(lines), sum(map(len, lines))
-        return [event for line in lines if (event := _event(line))]
-
-    def confirm(self) -> None:
-        """Skip the events of the last `peek`; empty the file once all are confirmed."""
-        lines, size = self._pending
-        self._pending = 0, 0
-        self._confirmed += size
-        self.count -= lines
-        if self._confirmed == self._size:
-            self._path.write_bytes(b"")
-            self._size = self._confirmed = 0
-
-
-def _event(line: bytes) -> OutboxEvent | None:
-    """The event of a line; None if the line is damaged."""
-    try:
-        subject, event_id, data = orjson.loads(line)
-    except ValueError:
-        return None
-    return OutboxEvent(subject, event_id, data.encode())

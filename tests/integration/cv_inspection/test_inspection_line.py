@@ -45,8 +45,9 @@ from services.platform.models.served_file import put_served
 from services.platform.retraining.shadow import shadow_table
 from services.platform.runtime.tasks import cancel_tasks
 from services.platform.storage.lake import Lake
-from services.platform.streaming.outbox import Outbox, OutboxEvent, SpillFile
+from services.platform.streaming.outbox import Outbox
 from services.platform.streaming.shared_consumer import SharedConsumer
+from services.platform.streaming.spill_file import OutboxEvent, SpillFile
 from tests.integration.conftest import lag, until
 from tests.integration.cv_inspection.inspections import made_inspection, stored_inspection
 from tests.unit.cv_inspection.vision_fixtures import cv_card, quiet

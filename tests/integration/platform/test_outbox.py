@@ -4,7 +4,8 @@ import pytest
 
 from services.fraud.ingestion.events import DECISION, DECISIONS_STREAM
 from services.platform.streaming.orphans import held, take_over
-from services.platform.streaming.outbox import Outbox, OutboxEvent, SpillFile
+from services.platform.streaming.outbox import Outbox
+from services.platform.streaming.spill_file import OutboxEvent, SpillFile
 from tests.integration.conftest import until
 from tests.streams import delete_stream
 
