@@ -52,9 +52,9 @@ NAME = "inspection"
 DURABLE = "inspection-workers"
 BATCH = 16
 _CONCURRENCY = 4
-_RECONCILE_INTERVAL_S = 60.0
-# How long it waits for a moment without a backlog; the line may never have one.
-_MAX_BACKLOG_S = 600
+_RECONCILE_INTERVAL_S, _BACKLOG_INTERVAL_S = 60.0, 1.0
+# How often it looks for a moment without a backlog; a line may never have one.
+_MAX_LOOKS = 600
 # Seconds before each retry of an object that can't be read while others can: half a minute in all.
 _BACKOFF_S = (1.0, 2.0, 4.0, 8.0, 15.0)
 # More unreadable objects at once are an outage, and the line waits for its end.
@@ -259,10 +259,10 @@ async def _reconcile_periodically(config: Settings, consumer: SharedConsumer) ->
         await asyncio.sleep(_RECONCILE_INTERVAL_S)
         try:
             # Images whose events still wait have no result yet, and are not lost.
-            for _ in range(_MAX_BACKLOG_S):
+            for _ in range(_MAX_LOOKS):
                 if not await consumer.lag():
                     break
-                await asyncio.sleep(1.0)
+                await asyncio.sleep(_BACKLOG_INTERVAL_S)
             found = await reconcile(config)
             if found:
                 log.warning("%d images had no result; their events were published", found)

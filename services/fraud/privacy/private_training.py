@@ -91,14 +91,13 @@ def train_privately(
     torch.manual_seed(int(rng.integers(2**32)))
     normalised, target = tensors(net, rows)
     customers, sample_rate = _rows_by_customer(rows), float(config["sample-rate"])
-    # In evaluation mode: dropout would add to the noise.
-    head = GradSampleModule(net.together.eval(), loss_reduction="sum")
+    head = GradSampleModule(net.together, loss_reduction="sum")
     optimizer = _Optimizer(
         rng, torch.optim.Adam(head.parameters(), lr=float(config["private-rate"])),
         noise_multiplier=noise, max_grad_norm=float(config["clip"]),
         expected_batch_size=sample_rate * len(customers), loss_reduction="sum",
     )  # fmt: skip
-    head.train()
+    head.train()  # Opacus records the gradients of examples in this mode alone; dropout is on
     for _ in range(int(config["steps"])):
         sampled = np.nonzero(rng.random(len(customers)) < sample_rate)[0]
         if not len(sampled):
