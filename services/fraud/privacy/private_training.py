@@ -86,7 +86,7 @@ def train_privately(
         config: `sample-rate` of customers a step, `steps`, `clip` (norm of the gradient of one
             customer's rows) and `private-rate`.
         noise: Noise multiplier.
-        rng: Draws noise and customers; nobody but the bank may know its seed.
+        rng: Draws noise and customers. Its seed must not leave the bank.
     """
     torch.manual_seed(int(rng.integers(2**32)))
     normalised, target = tensors(net, rows)

@@ -67,7 +67,7 @@ def test_a_password_that_no_header_carries_is_refused_by_name(password, monkeypa
 
 
 @pytest.mark.parametrize("night", ["3", "24:00", "03:60", "03:00:00", "at three"])
-def test_a_time_that_is_none_is_refused_by_name(night, monkeypatch):
+def test_a_wrong_time_of_day_is_refused_by_name(night, monkeypatch):
     monkeypatch.setenv("WHITEBOARD_NIGHT_UTC", night)
     settings.cache_clear()
     with pytest.raises(SystemExit, match="WHITEBOARD_NIGHT_UTC: must be a time of day as HH:MM"):
