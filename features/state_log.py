@@ -58,7 +58,8 @@ def log_tables(events: EventColumns, result: BackfilledState, since: float) -> I
     for begin in range(0, len(chosen), _ROWS_PER_FILE):
         part = slice(begin, begin + _ROWS_PER_FILE)
         rows = result.rows[chosen[part]]
-        after = np.where(last[part, None], result.table[rows], result.snapshots[following[part]])
+        after = result.snapshots[following[part]]
+        after[last[part]] = result.table[rows[last[part]]]
         yield _event_table(events, result, chosen[part], rows, after)
 
 

@@ -45,12 +45,13 @@ def demo(
     begin = time.monotonic()
     config = settings()
     request = DemoRequest(rate, seconds, pictures_seconds, seed)
-    parts = [(d, d.demo()) for d in DESIGNS.values() if d.demo is not None]
-    demos, found = {design.name: part for design, part in parts}, {}
+    demos: dict[str, Demo] = {}
+    found: dict[str, dict[str, Any]] = {}
     with StackStart(config, seed, days) as start:
         for name, design in DESIGNS.items():
             start.design(design)
-            if name in demos:
+            if design.demo is not None:
+                demos[name] = design.demo()
                 found[name] = _run(config, design, demos[name], request)
     # The first design's figures stand at the top, another's beneath its name.
     figures = found.pop(FIRST.name, {})
@@ -58,7 +59,9 @@ def demo(
     figures["seconds"] = round(time.monotonic() - begin, 1)
     path = config.home / "demo.json"
     path.write_text(json.dumps(figures, indent=2))
-    measured = [(part, figures if d is FIRST else figures[d.name]) for d, part in parts]
+    measured = [
+        (part, figures if name == FIRST.name else figures[name]) for name, part in demos.items()
+    ]
     if as_json:
         show_json(figures)
     else:

@@ -29,8 +29,9 @@ from services.fraud.ingestion.tables import TRUTH_TABLE
 from services.fraud.ingestion.watermark import FeedClock
 from services.fraud.model import read_model
 from services.fraud.problem import CostModel
-from services.fraud.retraining.dataset import examples, point_in_time
+from services.fraud.retraining.dataset import examples
 from services.fraud.retraining.labelled import labelled_transactions
+from services.fraud.retraining.point_in_time import point_in_time
 from services.fraud.retraining.training import choose_threshold, make_card, new_candidate
 from services.fraud.simulator.scenarios import SCENARIOS
 from services.platform.evaluation.comparison import (

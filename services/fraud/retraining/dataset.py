@@ -11,26 +11,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
-from feast.infra.offline_stores.offline_store import RetrievalJob
 
-from features.offline import AsofRetrievalJob
-from features.reading import embedding_values
 from features.spec import DAY
-from features.state_log import stack
-from features.store import graph_service, open_store
-from services.fraud.features import embeddings
 from services.fraud.features.backfill import WARM_UP_DAYS
-from services.fraud.features.rebuild import unfinished
-from services.fraud.features.request import cart_sets, entity_frame
-from services.fraud.features.states import (
-    EMBEDDING_FEATURES,
-    EMBEDDINGS,
-    FEATURE_SET,
-    FEATURES,
-    TABULAR,
-)
+from services.fraud.features.request import cart_sets
+from services.fraud.features.states import FEATURE_SET, FEATURES, TABULAR
 from services.fraud.ingestion.columns import event_times
 from services.fraud.ingestion.label_weights import WEIGHT
 from services.fraud.ingestion.outcomes import SettledRows, settled_until
@@ -41,7 +27,7 @@ from services.platform.progress import ProgressBar
 from services.platform.retraining.spec import check_mix
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
-from services.platform.types import Floats, Floats32
+from services.platform.types import Booleans, Floats, Floats32
 
 VALIDATION_DAYS = 7
 # The newest labelled days are held out for the gate.
@@ -171,73 +157,21 @@ def examples(
     )
 
 
-def point_in_time(settings: Settings, rows: pa.Table, graph: bool = False) -> Floats:
-    """Feature vectors as of each transaction, from Feast's `get_historical_features`.
-
-    Args:
-        settings: Where the offline store is.
-        rows: N transactions.
-        graph: Whether to read the graph embeddings too.
-
-    Returns:
-        (N, len(FEATURES)) with embeddings, else (N, len(TABULAR)).
-
-    Raises:
-        ValueError: the states of this feature set are not rebuilt yet.
-    """
-    if states := unfinished(settings):
-        raise ValueError(f"{', '.join(states)} must be rebuilt first: `whiteboard rebuild fraud`")
-    store = open_store(settings, FEATURE_SET)
-    service = store.get_feature_service(graph_service(FEATURE_SET) if graph else FEATURE_SET.design)
-    names = list(FEATURES if graph else TABULAR)
-    return _in_parts(
-        store.get_historical_features(entity_frame(rows), service),
-        len(rows),
-        len(names),
-        lambda frame: frame[names].to_numpy(dtype=np.float64),
-    )
-
-
-def point_in_time_embeddings(settings: Settings, rows: pa.Table) -> Floats:
-    """The parties' embeddings as of each transaction, from Feast, (N, len(EMBEDDING_FEATURES))."""
-    store = open_store(settings, FEATURE_SET)
-    wanted = [f"{view.name}:{view.name}" for view in EMBEDDINGS]
-
-    def embeddings_of(frame: pd.DataFrame) -> Floats:
-        values = (embedding_values(stack(frame[v.name], v.width)) for v in EMBEDDINGS)
-        return np.hstack(list(values))
-
-    frames = store.get_historical_features(entity_frame(rows), wanted)
-    return _in_parts(frames, len(rows), len(EMBEDDING_FEATURES), embeddings_of)
-
-
-def _in_parts(
-    job: RetrievalJob, count: int, width: int, read: Callable[[pd.DataFrame], Floats]
-) -> Floats:
-    """(count, width): what is read of a job's result, which is never held as a whole."""
-    assert isinstance(job, AsofRetrievalJob)
-    out, done = np.empty((count, width)), 0
-    for frame in job.parts():
-        out[done : done + len(frame)] = read(frame)
-        done += len(frame)
-    return out
-
-
 def training_data(
     settings: Settings,
     lake: Lake,
     candidate: type[Candidate],
     seed: int,
     bar: ProgressBar,
-    read: PointInTime = point_in_time,
+    read: PointInTime | None = None,
 ) -> TrainingData:
     """Labelled examples as of their point in time, split by time.
 
     For a graph candidate the encoder is trained first if there is none.
 
     Args:
-        read: Returns the tabular features of rows. At a first start the backfill has just computed
-            them: Feast would join the same bytes in 27 s.
+        read: Returns the tabular features of rows; None: Feast joins them. At a first start the
+            backfill has just computed the same bytes, and Feast would take 27 s.
     """
     found = training_rows(lake)
     rows, limits = found.settled.rows, found.limits
@@ -245,13 +179,9 @@ def training_data(
     time = event_times(rows)
     is_late = time >= time.max() - VALIDATION_DAYS * DAY
     with bar("reading point-in-time features"):
-        vectors = read(settings, rows)
+        vectors = (read or _joined)(settings, rows)
     if "graph" in candidate.groups:
-        days = (float(time.min()), float(time[~is_late].max()))
-        seqs, fraud = rows["seq"].to_numpy()[~is_late], rows["fraud"].to_numpy()[~is_late]
-        embeddings.ensure(settings, lake, days, (seqs, fraud, vectors[~is_late]), seed, bar)
-        with bar("reading the embeddings"):
-            vectors = np.hstack([vectors, point_in_time_embeddings(settings, rows)])
+        vectors = _with_embeddings(settings, lake, rows, ~is_late, vectors, seed, bar)
     early, late = rows.filter(pa.array(~is_late)), rows.filter(pa.array(is_late))
     return TrainingData(
         train=examples(early, vectors[~is_late], candidate),
@@ -262,6 +192,34 @@ def training_data(
         carts=(cart_sets(early), cart_sets(late)),
         limits=limits,
     )
+
+
+def _joined(settings: Settings, rows: pa.Table) -> Floats:
+    # Imported here because Feast takes seconds to import, and a first start does without it.
+    from services.fraud.retraining.point_in_time import point_in_time
+
+    return point_in_time(settings, rows)
+
+
+def _with_embeddings(
+    settings: Settings,
+    lake: Lake,
+    rows: pa.Table,
+    is_early: Booleans,
+    vectors: Floats,
+    seed: int,
+    bar: ProgressBar,
+) -> Floats:
+    """The vectors with the parties' embeddings, of an encoder trained on the early rows."""
+    # Imported here because PyTorch Geometric takes seconds to import, and only graphs need it.
+    from services.fraud.features import embeddings
+    from services.fraud.retraining.point_in_time import point_in_time_embeddings
+
+    time, fraud = event_times(rows)[is_early], rows["fraud"].to_numpy()[is_early]
+    known = (rows["seq"].to_numpy()[is_early], fraud, vectors[is_early])
+    embeddings.ensure(settings, lake, (float(time.min()), float(time.max())), known, seed, bar)
+    with bar("reading the embeddings"):
+        return np.hstack([vectors, point_in_time_embeddings(settings, rows)])
 
 
 def fingerprint(vectors: Floats, rows: pa.Table) -> str:

@@ -23,8 +23,8 @@ from services.fraud.ingestion.tables import (
     TRANSACTIONS_TABLE,
 )
 from services.fraud.problem import CostModel
-from services.fraud.retraining.dataset import point_in_time, point_in_time_embeddings
 from services.fraud.retraining.labelled import after, labelled_transactions
+from services.fraud.retraining.point_in_time import point_in_time, point_in_time_embeddings
 from services.fraud.review.policy import UsualCosts
 from services.platform.settings import Settings
 from services.platform.storage.joins import first_matches

@@ -16,7 +16,6 @@ from services.fraud.retraining.dataset import (
     PointInTime,
     TrainingData,
     feature_names,
-    point_in_time,
     training_data,
 )
 from services.fraud.retraining.fallback import train_fallback
@@ -61,7 +60,7 @@ def train(
     name: str,
     seed: int,
     bar: ProgressBar,
-    read: PointInTime = point_in_time,
+    read: PointInTime | None = None,
 ) -> RegisteredModel:
     """Train a candidate on the lake's labelled transactions and register it, without serving it.
 

@@ -64,11 +64,10 @@ def bootstrap(config: Settings, candidate: str, seed: int, days: int, bar: Progr
 def _train(
     config: Settings, candidate: str, seed: int, bar: ProgressBar, read: "PointInTime | None"
 ) -> None:
-    from services.fraud.retraining.dataset import point_in_time
     from services.fraud.retraining.training import train
     from services.platform.retraining.challenge import promote_without_gate
 
-    made = train(config, candidate, seed, bar, read or point_in_time)
+    made = train(config, candidate, seed, bar, read)
     promote_without_gate(config, made, "the first champion")
 
 

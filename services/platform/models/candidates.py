@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any, ClassVar, Generic
@@ -124,7 +125,11 @@ class CandidateRegistry:
         return candidate
 
     def get(self, name: str) -> type[Candidate[Any]]:
-        """A candidate by name. KeyError lists the known ones."""
+        """A candidate by name, of the file of that name if it has one. KeyError lists the known."""
+        if name.isidentifier() and find_spec(f"{self._package}.{name}"):
+            import_module(f"{self._package}.{name}")
+        if name in self._known:
+            return self._known[name]
         known = self.all()
         if name not in known:
             raise KeyError(f"no candidate {name!r}: choose from {', '.join(sorted(known))}")

