@@ -1,5 +1,8 @@
 """Conformance tests for every candidate, and the registry."""
 
+import subprocess
+import sys
+
 import numpy as np
 import onnxruntime as ort
 import pytest
@@ -176,3 +179,18 @@ def test_a_name_is_registered_once_and_an_unknown_name_lists_the_known_ones():
         registry.register(One)
     with pytest.raises(KeyError, match=r"choose from .*xgboost"):
         CANDIDATES.get("crystal-ball")
+
+
+@pytest.mark.parametrize("name", ["", "../xgboost", "xgboost.py", "xgboost.XGBoost", "__init__"])
+def test_what_is_no_candidates_name_lists_the_known_ones(name):
+    with pytest.raises(KeyError, match=r"choose from .*xgboost"):
+        CANDIDATES.get(name)
+
+
+def test_a_first_start_trains_without_libraries_it_does_not_need():
+    code = """import sys
+from services.fraud.retraining.training import new_candidate
+new_candidate("xgboost")
+print([name for name in ("feast", "torch", "torch_geometric") if name in sys.modules])"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
