@@ -33,6 +33,7 @@ from tests.clusters import Engines
 from tests.conftest import consecutive_ports, wait_for_port
 from tests.e2e.cluster_designs import DESIGNS
 from tests.e2e.test_demo import Installation
+from tests.identical import assert_identical
 
 pytestmark = pytest.mark.e2e
 
@@ -231,5 +232,5 @@ def test_every_row_is_the_fold_of_the_lakes_events(clusters):
     with open_redis(config) as redis:
         for done in states.values():
             found = OnlineTable(redis, done.state).load(done.keys)
-            assert found.tobytes() == done.table.tobytes()
+            assert_identical(found, done.table)
     assert decisions(config) == clusters.audit()["vectors"]

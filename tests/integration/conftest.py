@@ -24,6 +24,7 @@ from services.fraud.simulator.bootstrap import create_streams
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
 from services.platform.streaming.connection import connect
+from services.platform.streaming.consumer import unacknowledged
 from tests.streams import delete_streams
 
 
@@ -113,7 +114,6 @@ async def until(done: Callable[[], object], seconds: float = 60.0) -> None:
 async def lag(nc: Client, stream: str, durable: str) -> int:
     """What a durable has not acknowledged; 1 while it does not exist."""
     try:
-        info = await nc.jetstream().consumer_info(stream, durable)
+        return await unacknowledged(nc.jetstream(), stream, durable)
     except NotFoundError:
         return 1
-    return (info.num_pending or 0) + (info.num_ack_pending or 0)

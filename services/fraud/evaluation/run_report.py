@@ -21,6 +21,7 @@ from services.platform.runtime.scrape import Buckets, quantile
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
 from services.platform.streaming.connection import connect
+from services.platform.streaming.consumer import unacknowledged
 
 if TYPE_CHECKING:
     from services.fraud.monitoring.skew import Audit
@@ -94,8 +95,7 @@ async def wait_until_processed(config: Settings, timeout_s: float = _TIMEOUT_S) 
         for stream, durable in durables:
             while True:
                 try:
-                    info = await js.consumer_info(stream, durable)
-                    if not (info.num_pending or 0) + (info.num_ack_pending or 0):
+                    if not await unacknowledged(js, stream, durable):
                         break
                 except NotFoundError:
                     pass

@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 _PULL_EXPIRES_S, _GRACE_S = 2.0, 1.0
 ACK_WAIT_S = 30.0
+# Within this, the server has counted what waits for a new consumer.
+_COUNTING_S = 0.1
 # Status of a pull request that expired before its messages were delivered.
 _EXPIRED = "408"
 # Header of such a status: messages of the request that were not delivered.
@@ -195,9 +197,8 @@ class OrderedConsumer:
         await self._create(start=after + 1)
 
     async def lag(self) -> int:
-        """Messages on its subject that are not acknowledged yet."""
-        info = await self._js.consumer_info(self._stream, self._durable)
-        return (info.num_pending or 0) + (info.num_ack_pending or 0)
+        """As `unacknowledged`."""
+        return await unacknowledged(self._js, self._stream, self._durable)
 
     async def _receive(self, message: Msg) -> None:
         headers = message.headers or {}
@@ -263,6 +264,22 @@ class OrderedConsumer:
             max_ack_pending=-1,
             filter_subject=self._subject,
         )
+
+
+async def unacknowledged(js: JetStreamContext, stream: str, durable: str) -> int:
+    """Messages on a consumer's subject that are not acknowledged yet.
+
+    nats-server shows a new consumer before it has counted what waits for it, with 0 (1 in 200
+    answers while one is made, 2026-11-29). So a 0 before the first delivery is asked for again.
+
+    Raises:
+        NotFoundError: there is no such consumer.
+    """
+    info = await js.consumer_info(stream, durable)
+    if not info.num_pending and not _sequence(info.delivered, "consumer_seq"):
+        await asyncio.sleep(_COUNTING_S)
+        info = await js.consumer_info(stream, durable)
+    return (info.num_pending or 0) + (info.num_ack_pending or 0)
 
 
 def read_message(message: Msg) -> tuple[Message, int]:

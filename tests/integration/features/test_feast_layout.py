@@ -26,6 +26,7 @@ from services.fraud.serving import row_preload
 from services.fraud.serving.row_cache import RowCache
 from services.fraud.serving.row_preload import preload
 from services.platform.telemetry import LEFT_OUT
+from tests.identical import assert_identical
 
 names = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), min_size=1, max_size=30)
 
@@ -138,7 +139,7 @@ async def test_we_read_feasts_rows(store, config):
     store.write_to_online_store(CUSTOMER.name, df=frame)
     with Redis.from_url(config.redis) as redis:
         found = OnlineTable(redis, CUSTOMER).load([("written-by-feast",)])
-    assert found.tobytes() == row.tobytes()
+    assert_identical(found, row)
 
 
 async def test_an_entity_without_events_is_zero_and_a_null_key_is_nan(config):
@@ -165,7 +166,7 @@ async def test_a_scorers_cache_is_filled_from_the_store(config):
             kept = dict(cache.kept(state.name))
             assert set(kept) == set(keys[state.name])
             found = np.concatenate([kept[key] for key in keys[state.name]])
-            assert found.tobytes() == rows[state.name].tobytes()
+            assert_identical(found, rows[state.name])
         for table in tables.values():
             table.clear()
     connection.close()

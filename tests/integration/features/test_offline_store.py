@@ -14,6 +14,7 @@ from services.fraud.features.request import entity_frame
 from services.fraud.features.states import EMBEDDING_FEATURES, EMBEDDINGS, FEATURE_SET, TABULAR
 from services.fraud.ingestion.tables import STATE_LOG
 from services.platform.storage.lake import Lake
+from tests.identical import assert_identical
 
 
 @pytest.fixture(scope="module")
@@ -33,26 +34,26 @@ def test_historical_features_equal_the_kernels_bytes(store, simulated):
     rng = np.random.default_rng(0)
     chosen = np.sort(rng.choice(len(simulated.transactions), 5_000, replace=False))
     frame = entity_frame(simulated.transactions.take(chosen))
-    assert historical(store, frame).tobytes() == simulated.vectors[chosen, : len(TABULAR)].tobytes()
+    assert_identical(historical(store, frame), simulated.vectors[chosen, : len(TABULAR)])
 
 
 def test_training_at_a_first_start_sees_what_feast_would_return(store, simulated):
     rows = simulated.transactions.slice(30_000, 4_000)
     found = vectors_before(simulated.states, rows)
-    assert found.tobytes() == historical(store, entity_frame(rows)).tobytes()
+    assert_identical(found, historical(store, entity_frame(rows)))
 
 
 def test_order_of_rows_is_kept(store, simulated):
     chosen = np.array([900, 3, 500])
     frame = entity_frame(simulated.transactions.take(chosen))
-    assert historical(store, frame).tobytes() == simulated.vectors[chosen, : len(TABULAR)].tobytes()
+    assert_identical(historical(store, frame), simulated.vectors[chosen, : len(TABULAR)])
 
 
 def test_without_a_sequence_the_join_is_strictly_before_in_time(store, simulated):
     chosen = np.arange(40_000, 40_200)
     frame = entity_frame(simulated.transactions.take(chosen)).drop(columns="seq")
     exact = historical(store, frame)
-    assert exact.tobytes() == simulated.vectors[chosen, : len(TABULAR)].tobytes()
+    assert_identical(exact, simulated.vectors[chosen, : len(TABULAR)])
     later = frame.assign(**{TIME_COLUMN: frame[TIME_COLUMN] + timedelta(microseconds=1)})
     # A microsecond later a transaction is in its own past, and only then.
     column = TABULAR.index("customer_transactions_1h")
@@ -90,7 +91,7 @@ def test_materialization_reads_the_newest_rows(store, simulated):
     done = simulated.states["merchant_state"]
     assert len(found) == len(done.keys)
     for i, (key,) in enumerate(done.keys):
-        assert np.asarray(found[key]).tobytes() == done.table[i].tobytes()
+        assert_identical(np.asarray(found[key]), done.table[i])
 
 
 def test_embeddings_come_from_the_last_snapshot_before(store, simulated, config):

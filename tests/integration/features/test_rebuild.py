@@ -39,6 +39,7 @@ from services.platform.models.served_file import put_served
 from services.platform.storage.lake import Lake
 from tests.conftest import wait_for_port
 from tests.docs_features import PATH, ROOT, patched
+from tests.identical import assert_identical
 from tests.integration.conftest import empty, lag, publish, until
 from tests.integration.fraud.test_workers import live
 from tests.streams import delete_stream
@@ -108,7 +109,7 @@ def rows_equal_a_fold(config, states=STATES):
     with Redis.from_url(config.redis) as redis:
         for state in states:
             table, done = OnlineTable(redis, state), expected[state.name]
-            assert table.load(done.keys).tobytes() == done.table.tobytes(), state.name
+            assert_identical(table.load(done.keys), done.table, state.name)
             assert set(table.entities()) == set(done.keys)
     return len(events)
 

@@ -25,6 +25,7 @@ from services.fraud.ingestion.events import STREAM
 from services.fraud.ingestion.tables import LABELS_TABLE, STATE_LOG, TRANSACTIONS_TABLE
 from services.fraud.simulator.bootstrap import create_streams
 from services.platform.storage.lake import Lake
+from tests.identical import assert_identical
 from tests.streams import delete_stream
 
 MISSING = "PySpark" if find_spec("pyspark") is None else "Java" if java() is None else ""
@@ -114,7 +115,7 @@ async def test_killed_and_started_again_it_completes(config, lake, simulated, wo
         for state in STATES:
             done = simulated.states[state.name]
             rows = OnlineTable(redis, state).load(done.keys)
-            assert rows.tobytes() == done.table.tobytes()
+            assert_identical(rows, done.table)
 
 
 @pytest.mark.e2e

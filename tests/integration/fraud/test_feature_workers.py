@@ -24,6 +24,7 @@ from services.fraud.features.ownership.handover import (
 from services.fraud.features.states import CUSTOMER, STATES
 from services.fraud.ingestion.columns import Events
 from services.fraud.ingestion.events import DEAD_STREAM, STREAM
+from tests.identical import assert_identical
 from tests.integration.conftest import lag, publish, until
 from tests.integration.fraud.test_workers import live
 
@@ -53,7 +54,7 @@ def assert_equal_to_backfill(redis, events, seqs):
     for state in STATES:
         done = expected[state.name]
         table = OnlineTable(redis, state)
-        assert table.load(done.keys).tobytes() == done.table.tobytes(), state.name
+        assert_identical(table.load(done.keys), done.table, state.name)
         assert set(table.entities()) == set(done.keys)
 
 

@@ -20,6 +20,7 @@ from services.fraud.simulator.gateway import simulated_events
 from services.fraud.simulator.traffic import Traffic
 from services.platform.storage.lake import Lake
 from services.platform.storage.lake_writer import MAX_WAIT_S
+from tests.identical import assert_identical
 from tests.integration.conftest import lag, publish, until
 
 COUNT = 4_000
@@ -73,7 +74,7 @@ async def test_states_are_exact_after_kills(nc, config, worker):
         for state in STATES:
             done = expected[state.name]
             found = OnlineTable(redis, state).load(done.keys)
-            assert found.tobytes() == done.table.tobytes(), state.name
+            assert_identical(found, done.table, state.name)
 
 
 async def settled(nc, *consumer):
@@ -93,8 +94,8 @@ async def test_the_lake_holds_every_event_once_after_kills(nc, config, worker):
     assert found.tolist() == seqs
     again = Events.from_tables(transactions, labels)
     sent = Events.of(events, seqs)
-    assert again.time.tobytes() == sent.time.tobytes()
-    assert again.amount.tobytes() == sent.amount.tobytes()
+    assert_identical(again.time, sent.time)
+    assert_identical(again.amount, sent.amount)
     assert np.array_equal(again.chargeback, sent.chargeback)
 
 
@@ -115,6 +116,6 @@ async def test_malformed_messages_become_dead_letters_and_the_stream_goes_on(nc,
     expected = backfill(STATES, Events.of(events, seqs))
     with Redis.from_url(config.redis) as redis:
         done = expected["customer_state"]
-        assert OnlineTable(redis, done.state).load(done.keys).tobytes() == done.table.tobytes()
+        assert_identical(OnlineTable(redis, done.state).load(done.keys), done.table)
     rows = Lake(config).read(TRANSACTIONS_TABLE)
     assert len(rows) == sum(isinstance(e, TransactionEvent) for e in events)

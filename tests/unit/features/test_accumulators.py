@@ -17,6 +17,7 @@ from features.spec import (
     Measure,
     State,
 )
+from tests.identical import assert_identical
 
 MEASURES = (Measure("count", "", "transaction"), Measure("value", "", "amount"))
 STATE = State("s", ("k",), MEASURES, shard="k")
@@ -74,7 +75,7 @@ def test_folding_in_batches_gives_the_same_bytes(drawn, cut):
     run(whole, rows, seqs, times, is_transaction, values)
     for part in (slice(0, cut), slice(cut, None)):
         run(split, rows[part], seqs[part], times[part], is_transaction[part], values[part])
-    assert whole.tobytes() == split.tobytes()
+    assert_identical(whole, split)
 
 
 @given(events, st.integers(0, 59), st.integers(0, 59))
@@ -87,7 +88,7 @@ def test_redelivery_changes_nothing(drawn, begin, end):
     _, first_again = run(
         table, rows[again], seqs[again], times[again], is_transaction[again], values[again]
     )
-    assert table.tobytes() == kept.tobytes()
+    assert_identical(table, kept)
     assert first_again.tolist() == first[again].tolist()
 
 

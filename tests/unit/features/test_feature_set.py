@@ -11,6 +11,7 @@ from features.groups import Column, Feature, Group, Passthrough
 from features.online.layout import RowLayout
 from features.reading import FeatureReader, compile_reading, source_of
 from features.spec import SEQ, SUMS, TIME, Measure, State
+from tests.identical import assert_identical
 
 COUNT = Measure("count", "Events.", "transaction")
 SPENT = Measure("spent", "Amounts.", "amount")
@@ -44,7 +45,7 @@ def test_columns_of_the_data_set_pass_through_unchanged():
     kind = KIND.encode(["shoes", "food", "books"])
     request = np.column_stack([np.full(3, 1.0e9), floor, kind])
     found = FeatureReader(features).vectors({"shop_state": rows}, request)
-    assert found[:, 1:].tobytes() == request[:, 1:].tobytes()
+    assert_identical(found[:, 1:], request[:, 1:])
     assert found[:, 2].tolist()[:2] == [1.0, 0.0]
     assert np.isnan(found[1, 1])
     assert np.isnan(found[2, 2])
@@ -68,7 +69,7 @@ def test_rows_as_redis_answers_them_and_rows_of_a_cache_are_read_by_one_machine_
     found = np.empty((2, 1, len(features.features)))
     for row, out in zip((stored, read), found, strict=True):
         compiled(row, request, out)
-    assert found[0].tobytes() == found[1].tobytes()
+    assert_identical(found[0], found[1])
     assert len(compiled.signatures) == 1
 
 

@@ -17,6 +17,7 @@ from services.fraud.ingestion.columns import Events
 from services.fraud.ingestion.events import ENTITIES
 from services.fraud.problem import CostModel
 from services.fraud.review.control import propensity
+from tests.identical import assert_identical
 
 COUNT = 120
 BOTH = VARIANTS["both"]
@@ -100,7 +101,7 @@ def test_a_day_is_decided_as_by_a_scorer_that_decides_one_transaction_after_anot
     assert 10 < declined.sum() < COUNT - 10
     assert controls
     assert (decider.declined == declined).all()
-    assert decider.vectors.tobytes() == vectors.astype(np.float32).tobytes()
+    assert_identical(decider.vectors, vectors.astype(np.float32))
 
 
 def test_of_attempts_the_vectors_are_the_products():
@@ -108,7 +109,7 @@ def test_of_attempts_the_vectors_are_the_products():
     decider = Decider(VARIANTS["attempts"], stream, np.ones(len(stream.fraud)), 0.0, 0)
     assert list(decider.run(2)) == [0, 1]
     assert VARIANTS["attempts"].tabular == TABULAR
-    assert decider.vectors.tobytes() == SimulatedData(5, 2).vectors.astype(np.float32).tobytes()
+    assert_identical(decider.vectors, SimulatedData(5, 2).vectors.astype(np.float32))
 
 
 def test_spending_and_pairs_are_of_purchases_and_declines_are_counted():

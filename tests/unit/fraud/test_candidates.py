@@ -20,6 +20,7 @@ from services.platform.models.candidates import Candidate, CandidateRegistry, Ex
 from services.platform.models.onnx import INPUT, OUTPUT, write_card
 from services.platform.models.tabular import TabularModel, pad_sets
 from tests.conftest import card
+from tests.identical import assert_identical
 
 KINDS = dict(sorted(CANDIDATES.all().items()))
 NAMES = list(KINDS)
@@ -164,7 +165,7 @@ def test_the_same_seed_gives_the_same_scores(whole, name):
         data = part(whole(type(made)), slice(0, 5_000))
         made.fit(data, data, 3, no_progress)
         scores.append(made.score(data))
-    assert scores[0].tobytes() == scores[1].tobytes()
+    assert_identical(scores[0], scores[1])
 
 
 def test_a_name_is_registered_once_and_an_unknown_name_lists_the_known_ones():

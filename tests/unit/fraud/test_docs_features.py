@@ -11,6 +11,7 @@ from features.reading import FeatureReader
 from services.fraud.features import states
 from services.fraud.features.request import request_columns
 from tests.docs_features import PATH, ROOT, patched
+from tests.identical import assert_identical
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def test_the_new_feature_is_computed_and_the_others_keep_their_bytes(changed, si
     rows = {name: done.snapshots for name, done in folded.items()}
     vectors = FeatureReader(features).vectors(rows, request_columns(simulated.transactions))
     known = vectors[:, features.columns(states.TABULAR)]
-    assert known.tobytes() == simulated.vectors[:, : len(states.TABULAR)].tobytes()
+    assert_identical(known, simulated.vectors[:, : len(states.TABULAR)])
 
     [column] = features.columns(("merchant_small_share_1d",))
     table = simulated.transactions.to_pandas()

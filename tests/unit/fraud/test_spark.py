@@ -15,6 +15,7 @@ from services.fraud.features.spark.request import SparkRequest, check, java_vers
 from services.fraud.features.spark.session import _sentence
 from services.fraud.features.spark.shard import _chunks
 from services.fraud.features.states import DEVICE, PAIR, STATES
+from tests.identical import assert_identical
 
 
 @pytest.fixture
@@ -145,5 +146,5 @@ def test_the_embedded_backfill_is_what_shards_are_compared_with(simulated):
         index = {key: n for n, key in enumerate(whole.keys)}
         found = here[state.name]
         rows = whole.table[[index[key] for key in found.keys]]
-        assert rows.tobytes() == found.table.tobytes()
+        assert_identical(rows, found.table)
         assert len(found.keys)
