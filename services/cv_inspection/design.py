@@ -148,14 +148,12 @@ def _lake_tables() -> "Mapping[str, pa.Schema]":
 def _walkthrough() -> Walkthrough:
     from services.cv_inspection.diagram import DIAGRAM
     from services.cv_inspection.evaluation import walkthrough
-    from services.cv_inspection.problem import CLASSES
 
     return Walkthrough(
         DIAGRAM,
         "image",
         walkthrough.follow,
         walkthrough.newest,
-        CLASSES,
         walkthrough.label,
         _money_view,
     )

@@ -174,7 +174,6 @@ def _walkthrough() -> Walkthrough:
         "payment",
         walkthrough.follow,
         newest_decisions.newest,
-        ("fraud", "genuine"),
         newest_decisions.label,
         _money_view,
     )

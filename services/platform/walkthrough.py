@@ -59,6 +59,7 @@ class DecisionView:
         values: Values beside the usual ones, the most unusual first.
         image: Key of the image in the inbox, empty for none.
         mask: Key of the mask among the results, empty for none.
+        labels: What a person can say about it.
     """
 
     id: str
@@ -76,6 +77,7 @@ class DecisionView:
     values: Sequence[ComparedValue] = ()
     image: str = ""
     mask: str = ""
+    labels: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -106,8 +108,8 @@ class Walkthrough:
         event: What is followed, such as "payment".
         follow: Sends one event and tells its stops. Raises OSError, ValueError.
         newest: The newest decisions, newest first. Raises OSError, ValueError.
-        labels: What a person can say about a decision.
-        label: Publishes a person's label of a decision. Raises OSError, ValueError.
+        label: Publishes a person's label of a decision. Raises ValueError for a word that is no
+            label of it, LookupError if it is none of the newest decisions, OSError.
         money: Makes the view of money.
     """
 
@@ -115,6 +117,5 @@ class Walkthrough:
     event: str
     follow: Callable[[Settings], AsyncIterator[Mark]]
     newest: Callable[[Settings, int], Awaitable[list[DecisionView]]]
-    labels: tuple[str, ...]
     label: Callable[[Settings, str, str], Awaitable[None]]
     money: Callable[[], Money]

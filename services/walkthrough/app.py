@@ -229,13 +229,12 @@ def _add_one_event(app: FastAPI, config: Settings, board: Board) -> None:
     @app.post("/api/label", tags=["events"], summary="A person's label of a decision",
               responses=_CHANGES | _problems(_404="No such decision among the newest"))  # fmt: skip
     async def label(design: Annotated[Name, Query()], body: LabelRequest) -> Accepted:
-        extras = _extras(board, design)
-        if body.label not in extras.labels:
-            raise HTTPException(422, f"label: one of {', '.join(extras.labels)}")
         try:
-            await extras.label(config, body.id, body.label)
+            await _extras(board, design).label(config, body.id, body.label)
+        except LookupError as error:
+            raise HTTPException(404, str(error.args[0])) from error
         except ValueError as error:
-            raise HTTPException(404, str(error)) from error
+            raise HTTPException(422, str(error)) from error
         except OSError as error:
             raise HTTPException(503, str(error)) from error
         return Accepted()

@@ -177,7 +177,6 @@ class Board:
             name=design.name,
             title=design.title,
             event=extras.event if extras else "",
-            labels=list(extras.labels) if extras else [],
             traffic_rate=design.traffic_rate,
             load_rate=design.load_rate,
             budget_ms=design.problem().latency_budget_ms,

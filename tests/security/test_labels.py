@@ -63,6 +63,16 @@ async def test_the_page_labels_nothing_that_was_not_decided(
     assert await stored(nc, stream, f"{subject}.>") == 0
 
 
+@pytest.mark.parametrize(("design", "known"), [("cv", "good"), ("fraud", "fraud, genuine")])
+async def test_the_page_says_which_words_are_labels(config, nc, design, known):
+    made = await stored_inspection(nc, 1)
+    async with asking(create_walkthrough(config), page_token(config)) as client:
+        body = {"id": made, "label": "<b>burr</b>"}
+        answer = await client.post(f"/api/label?design={design}", json=body)
+    assert answer.status_code == 422, answer.text
+    assert f"is not one of {known}" in answer.text
+
+
 async def test_a_case_is_decided_by_its_own_lease_alone(config, nc):
     """Not without one, not with that of another case, not with one that is made up or changed."""
     token = "of-analysts"

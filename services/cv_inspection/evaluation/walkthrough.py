@@ -79,14 +79,15 @@ async def newest(config: Settings, count: int) -> list[DecisionView]:
         raise ConnectionError("the stream of inspections does not answer") from error
     finally:
         await nc.close()
-    return [_view(parse_inspection(message.data or b"")) for _, message in messages]
+    return [decision_view(parse_inspection(message.data or b"")) for _, message in messages]
 
 
 async def label(config: Settings, identity: str, said: str) -> None:
     """Publish an operator's label of an inspected part.
 
     Raises:
-        ValueError: it names no class of the inspection's model, or none of the newest inspections.
+        ValueError: it names no class of the inspection's model.
+        LookupError: the inspection is not among the newest.
         OSError: NATS does not answer.
     """
     nc = await connect(config, NAME)
@@ -108,14 +109,15 @@ def label_event(identity: str, said: str, inspections: list[bytes]) -> LabelEven
         inspections: The newest, as the stream has them.
 
     Raises:
-        ValueError: it names no such class, or the inspection is none of these.
+        ValueError: it names no such class.
+        LookupError: the inspection is none of these.
     """
     for data in inspections:
         if identity.encode() in data:
             classes = parse_inspection(data).probabilities
             label = read_label(said, classes)
             return LabelEvent(inspection_id=identity, label=label, by="walkthrough")
-    raise ValueError(f"inspection {identity} is not among the newest {_LABELLED}")
+    raise LookupError(f"inspection {identity} is not among the newest {_LABELLED}")
 
 
 async def _inspected(
@@ -171,7 +173,8 @@ async def _row(lake: Lake, known: set[str], shot: Shot, begin: float) -> Mark:
     return Mark("cv-lake-writer", f"no row in {INSPECTIONS_TABLE} yet", _since(begin))
 
 
-def _view(event: InspectionEvent) -> DecisionView:
+def decision_view(event: InspectionEvent) -> DecisionView:
+    """An inspection as the page shows it, to be labelled with a class of its own model."""
     facts = {
         "class": event.label,
         "audited": "yes: it passes, and a person looks at it" if event.audit else "no",
@@ -197,6 +200,7 @@ def _view(event: InspectionEvent) -> DecisionView:
         facts=facts,
         image=event.key or "",
         mask=event.mask_key or "",
+        labels=tuple(event.probabilities),
     )
 
 

@@ -24,6 +24,7 @@ from services.platform.streaming.stored import newest_messages
 from services.platform.walkthrough import ComparedValue, DecisionView
 
 NAME = "walkthrough"
+_LABELS = ("fraud", "genuine")
 # Decisions that "usual" is computed from.
 _COMPARED = 200
 # A reader of the page takes a minute or two before labelling; read so many at once.
@@ -83,14 +84,17 @@ async def label(config: Settings, identity: str, said: str) -> None:
     """Publish an analyst's label of a decision.
 
     Raises:
-        ValueError: it is not among the newest decisions.
+        ValueError: it is no label.
+        LookupError: the decision is not among the newest.
         OSError: NATS does not answer.
     """
+    if said not in _LABELS:
+        raise ValueError(f"label: {said[:80]!r} is not one of {', '.join(_LABELS)}")
     nc = await connect(config, NAME)
     try:
         event = await _find(nc.jetstream(), identity)
         if event is None:
-            raise ValueError(f"decision {identity} is not among the newest {_LABELLED:,}")
+            raise LookupError(f"decision {identity} is not among the newest {_LABELLED:,}")
         message = LabelEvent.of(event.transaction, said == "fraud")
         await nc.jetstream().publish(
             subject(LABEL, message, config.shards),
@@ -160,6 +164,7 @@ def _view(event: DecisionEvent, usual: np.ndarray, reasons: tuple[str, ...]) -> 
         note=_NOT_WRITTEN if stopped and not reasons else "",
         facts=facts,
         values=values,
+        labels=_LABELS,
     )
 
 

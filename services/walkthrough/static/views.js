@@ -89,7 +89,7 @@ function labelButtons(design, view) {
       status.textContent = error.message;
     }
   };
-  return h("div", {}, h("h4", {}, "Your verdict"), h("div", { className: "row" }, design.labels.map((label) =>
+  return h("div", {}, h("h4", {}, "Your verdict"), h("div", { className: "row" }, view.labels.map((label) =>
     h("button", { type: "button", disabled: !mayChange(), onclick: () => give(label) }, label.replaceAll("_", " ")))), status);
 }
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from services.cv_inspection.evaluation.walkthrough import label_event
+from services.cv_inspection.evaluation.walkthrough import decision_view, label_event
+from services.cv_inspection.ingestion.events import parse_inspection
 from tests.integration.cv_inspection.inspections import made_inspection
 
 
@@ -18,5 +19,10 @@ def test_a_label_is_a_class_of_the_model_in_any_spelling():
     assert label_event(of, "OK", inspections()).label == "good"
     with pytest.raises(ValueError, match="'pit' is not one of good, burr, missing_thread"):
         label_event(of, "pit", inspections())
-    with pytest.raises(ValueError, match="not among the newest"):
+    with pytest.raises(LookupError, match="not among the newest"):
         label_event("f" * 32, "good", inspections())
+
+
+def test_the_page_offers_the_classes_of_the_model_that_inspected_the_part():
+    [_, own] = [decision_view(parse_inspection(data)) for data in inspections()]
+    assert own.labels == ("good", "burr", "missing_thread")
