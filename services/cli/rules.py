@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from enum import StrEnum
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -195,9 +196,10 @@ def _try(target: str, candidate: str, simulated: bool, seeds: int, as_json: bool
 
 
 def _show_back_test(found: "BackTest") -> None:
+    known = "no outcome is known" if found.frauds is None else f"{found.frauds:,} frauds"
     board = table(
-        f"{found.transactions:,} decided transactions of {found.days} days, {found.frauds:,} "
-        "frauds: each rule on top of the model and the other rules",
+        f"{found.transactions:,} decided transactions of {found.days} days, {known}: each rule on "
+        "top of the model and the other rules",
         "rule", "measured as", "hits", "precision", "same without", "EUR a day", "95 %",
         "recall by scenario",
     )  # fmt: skip
@@ -207,17 +209,28 @@ def _show_back_test(found: "BackTest") -> None:
         recall = ", ".join(f"{name} {share:.2f}" for name, share in one.recall.items() if share)
         board.add_row(
             one.id, measured, f"{one.hits:,}",
-            f"{one.precision:.2f}" if one.hits else "-",
-            f"{one.overlap:.0%}" if one.hits else "-",
-            f"[{colour}]{one.eur_per_day:+,.1f}[/]", f"{one.low:+,.1f} to {one.high:+,.1f}", recall,
+            _or_dash(one.precision, ".2f"), _or_dash(one.overlap, ".0%"),
+            f"[{colour}]{_or_dash(one.eur_per_day, '+,.1f')}[/]",
+            f"{one.low:+,.1f} to {one.high:+,.1f}" if found.frauds is not None else "-", recall,
         )  # fmt: skip
     out.print(board)
     outcomes = ", ".join(f"{count:,} {name}" for name, count in found.outcomes.items())
+    if found.frauds is None:
+        out.print(
+            f"  with the rules: {outcomes}. No dispute window has closed yet, so precision and "
+            "money are unknown: let `whiteboard simulate fraud` run on, or add `--simulated`",
+            highlight=False,
+        )
+        return
     out.print(
         f"  cost a day: model alone {found.cost_model:,.0f} EUR, with the rules that act "
         f"{found.cost_rules:,.0f} EUR; {outcomes}",
         highlight=False,
     )
+
+
+def _or_dash(value: float, form: str) -> str:
+    return "-" if isnan(value) else format(value, form)
 
 
 def _publish(target: str, why: str, unchecked: bool, as_json: bool) -> None:

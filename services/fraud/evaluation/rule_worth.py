@@ -147,7 +147,7 @@ def _select(made: DecidedTransactions, chosen: np.ndarray) -> DecidedTransaction
         model_outcome=made.model_outcome[chosen],
         texts={name: [values[i] for i in chosen] for name, values in made.texts.items()},
         time_us=made.time_us[chosen],
-        fraud=made.fraud[chosen],
+        fraud=None if made.fraud is None else made.fraud[chosen],
         amount=made.amount[chosen],
         customer=made.customer[chosen],
         scenario=[made.scenario[i] for i in chosen],

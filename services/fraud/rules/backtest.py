@@ -1,4 +1,4 @@
-"""What rules would have done to decisions whose truth is known, in money.
+"""What rules would have done to decisions, and in money once their truth is known.
 
 A rule is measured on top of the model and of the other rules of its set: what the decisions cost
 with it, and without it. An `observe` rule is measured as if it took its `trial` action.
@@ -26,7 +26,7 @@ _DAY_US = 86_400_000_000
 
 @dataclass(frozen=True)
 class DecidedTransactions:
-    """N transactions that were decided, with their truth.
+    """N transactions that were decided, with their truth once it is known.
 
     Attributes:
         vectors: (N, F) features, F at least len(TABULAR).
@@ -34,7 +34,7 @@ class DecidedTransactions:
         model_outcome: (N,) index into `OUTCOMES` of what the model alone decided.
         texts: By name in `expression.TEXTS`, N values.
         time_us: (N,) event times, microseconds.
-        fraud: (N,) truth.
+        fraud: (N,) truth; None before any dispute window has closed.
         amount: (N,) minor units.
         customer: (N,) number of the customer, for the interval.
         scenario: (N,) name of the fraud's scenario; "fraud" if only that is known.
@@ -46,7 +46,7 @@ class DecidedTransactions:
     model_outcome: Integers
     texts: Mapping[str, Sequence[str]]
     time_us: Integers
-    fraud: Booleans
+    fraud: Booleans | None
     amount: Floats
     customer: Integers
     scenario: Sequence[str]
@@ -63,7 +63,7 @@ class DecidedTransactions:
 
 @dataclass(frozen=True)
 class RuleWorth:
-    """What one rule did, and what it earned.
+    """What one rule did, and what it earned. What needs the truth is NaN or None without it.
 
     Attributes:
         id: The rule.
@@ -72,7 +72,7 @@ class RuleWorth:
         hits: Transactions in which it fired.
         frauds: How many of these were fraud.
         precision: Share of frauds among the hits; NaN without hits.
-        recall: By scenario, share of its frauds in which the rule fired.
+        recall: By scenario, share of its frauds in which the rule fired; empty without the truth.
         overlap: Share of the hits whose outcome is the same without the rule; NaN without hits.
         eur_per_day: What it saves a day on top of the model and the other rules.
         low: Lower bound of its 95 % interval, from resampled customers.
@@ -83,7 +83,7 @@ class RuleWorth:
     action: str
     measured_as: str
     hits: int
-    frauds: int
+    frauds: int | None
     precision: float
     recall: dict[str, float]
     overlap: float
@@ -94,7 +94,7 @@ class RuleWorth:
 
 @dataclass(frozen=True)
 class BackTest:
-    """The result of a back-test.
+    """The result of a back-test. What needs the truth is NaN or None without it.
 
     Attributes:
         transactions: Number of transactions.
@@ -108,7 +108,7 @@ class BackTest:
 
     transactions: int
     days: int
-    frauds: int
+    frauds: int | None
     cost_model: float
     cost_rules: float
     outcomes: dict[str, int]
@@ -123,12 +123,14 @@ def back_test(
 ) -> BackTest:
     """Apply rules to decided transactions. ValueError if there are none.
 
+    Without their truth, it finds hits and changed outcomes.
+
     Args:
         step: Called with (done, N).
         fired: (N, R) which rules fire, where that is known already.
     """
     if not len(made):
-        raise ValueError("no decided transactions with a known truth")
+        raise ValueError("no decided transactions")
     if fired is None:
         fired = rules.fired_matrix(made.vectors, made.scores, made.texts, made.time_us, step)
     actions = [rule.action for rule in rules.rules]
@@ -137,7 +139,7 @@ def back_test(
     return BackTest(
         transactions=len(made),
         days=made.days,
-        frauds=int(made.fraud.sum()),
+        frauds=None if made.fraud is None else int(made.fraud.sum()),
         cost_model=float(costs(made.model_outcome, made).sum()) * per_day,
         cost_rules=float(costs(with_rules, made).sum()) * per_day,
         outcomes={name: int((with_rules == i).sum()) for i, name in enumerate(OUTCOMES)},
@@ -166,7 +168,9 @@ def outcomes_of(model: Integers, fired: Booleans, actions: Sequence[str]) -> Int
 
 
 def costs(outcome: Integers, made: DecidedTransactions) -> Floats:
-    """(N,) cost of outcomes, minor units, as often as each counts."""
+    """(N,) cost of outcomes, minor units, as often as each counts; NaN without the truth."""
+    if made.fraud is None:
+        return np.full(len(made), np.nan)
     found = CostModel().costs(outcome, made.fraud, made.amount)
     return found if made.weight is None else found * made.weight
 
@@ -195,7 +199,8 @@ def _worth(
     )
     saved = costs(without, made) - costs(acting, made)
     total, low, high = _interval(saved, made.customer)
-    hits, frauds = int(hit.sum()), int((hit & made.fraud).sum())
+    hits = int(hit.sum())
+    frauds = None if made.fraud is None else int((hit & made.fraud).sum())
     same = int((hit & (without == acting)).sum())
     return RuleWorth(
         id=rule.id,
@@ -203,7 +208,7 @@ def _worth(
         measured_as=measured_as,
         hits=hits,
         frauds=frauds,
-        precision=frauds / hits if hits else float("nan"),
+        precision=frauds / hits if hits and frauds is not None else float("nan"),
         recall=_recall(hit, made),
         overlap=same / hits if hits else float("nan"),
         eur_per_day=total / (100 * made.days),
@@ -213,6 +218,8 @@ def _worth(
 
 
 def _recall(hit: Booleans, made: DecidedTransactions) -> dict[str, float]:
+    if made.fraud is None:
+        return {}
     scenario = np.asarray(made.scenario, dtype=object)[made.fraud]
     names = sorted(set(scenario.tolist()))
     return {name: float(hit[made.fraud][scenario == name].mean()) for name in names}
@@ -220,6 +227,8 @@ def _recall(hit: Booleans, made: DecidedTransactions) -> dict[str, float]:
 
 def _interval(saved: Floats, customer: Integers) -> tuple[float, float, float]:
     """Sum of N savings, and its 95 % interval when customers are drawn anew (Poisson bootstrap)."""
+    if np.isnan(saved).any():
+        return np.nan, np.nan, np.nan
     changed = np.nonzero(saved)[0]
     if not len(changed):
         return 0.0, 0.0, 0.0

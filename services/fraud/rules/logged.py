@@ -22,10 +22,14 @@ from services.fraud.rules.backtest import DecidedTransactions
 from services.fraud.rules.expression import TEXTS
 from services.platform.storage.lake import Lake
 from services.platform.storage.sequences import SequenceReader
-from services.platform.types import Integers
+from services.platform.types import Booleans, Floats, Integers
 
 MAX_ROWS = 500_000
 _RANGE = 50_000
+_OTHER_SET = (
+    "all logged decisions are of another feature set, which rules cannot read: let "
+    "`whiteboard simulate fraud` run, or measure on simulated days with `--simulated`"
+)
 _COLUMNS = [
     "event_time", "transaction_id", "feed", "features", "feature_set", "score", "decision",
     "model_decision", "amount_minor", *TEXTS[:4], *DECIDED_BY,
@@ -35,14 +39,15 @@ _COLUMNS = [
 def decided_transactions(lake: Lake, most: int = MAX_ROWS) -> DecidedTransactions:
     """The newest logged decisions whose dispute window has closed, with their outcome.
 
-    Decisions of load tests are left out. The lake knows no scenario of a decision.
+    Before any has, they are the newest decisions, without an outcome. Decisions of load tests are
+    left out. The lake knows no scenario of a decision.
 
     Args:
         most: How many decisions are read.
 
     Raises:
         OSError: S3 did not answer.
-        ValueError: there are none.
+        ValueError: there are none of this feature set.
     """
     if not _decisions(lake, []).last:
         raise ValueError("no logged decisions: `whiteboard simulate fraud`")
@@ -50,12 +55,17 @@ def decided_transactions(lake: Lake, most: int = MAX_ROWS) -> DecidedTransaction
     outcome, _ = read_outcomes(lake, rows["transaction_id"])
     is_known = outcome >= 0
     if not is_known.any():
-        raise ValueError(
-            "no decision's dispute window has closed yet: let `whiteboard simulate fraud` run on, "
-            "or measure on simulated days with `--simulated`"
-        )
+        newest = _newest_before(lake, {}, most, otherwise=np.inf)
+        if not len(newest):
+            raise ValueError(_OTHER_SET)
+        return _transactions(newest)
     weight = label_weights(rows, is_known)[is_known]
-    rows, fraud = rows.filter(pa.array(is_known)), outcome[is_known] == 1
+    return _transactions(rows.filter(pa.array(is_known)), outcome[is_known] == 1, weight)
+
+
+def _transactions(
+    rows: pa.Table, fraud: Booleans | None = None, weight: Floats | None = None
+) -> DecidedTransactions:
     return DecidedTransactions(
         vectors=vectors_of(rows),
         scores=rows["score"].to_numpy(),
@@ -65,7 +75,7 @@ def decided_transactions(lake: Lake, most: int = MAX_ROWS) -> DecidedTransaction
         fraud=fraud,
         amount=rows["amount_minor"].to_numpy().astype(np.float64),
         customer=pd.factorize(rows["customer_id"].to_numpy(zero_copy_only=False))[0],
-        scenario=np.where(fraud, "fraud", "genuine").tolist(),
+        scenario=[] if fraud is None else np.where(fraud, "fraud", "genuine").tolist(),
         weight=weight,
     )
 
@@ -78,8 +88,14 @@ def _settled_until(lake: Lake) -> dict[str, float]:
     return {name: settled_until(clock) for name, clock in times.clocks().items()}
 
 
-def _newest_before(lake: Lake, until: Mapping[str, float], most: int) -> pa.Table:
-    """The newest decisions before their feed's time, read backwards range by range."""
+def _newest_before(
+    lake: Lake, until: Mapping[str, float], most: int, otherwise: float = -np.inf
+) -> pa.Table:
+    """The newest decisions before their feed's time, read backwards range by range.
+
+    Args:
+        otherwise: The time of a feed without one.
+    """
     reader = _decisions(lake, _COLUMNS)
     found = DECISION_SCHEMA.empty_table().select(["seq", *_COLUMNS])
     for end in range(reader.last, 0, -_RANGE):
@@ -88,7 +104,7 @@ def _newest_before(lake: Lake, until: Mapping[str, float], most: int) -> pa.Tabl
             continue
         current = of_current_set(rows)
         codes, names = feed_codes(current)
-        closed = event_times(current) < per_feed(until, names, -np.inf)[codes]
+        closed = event_times(current) < per_feed(until, names, otherwise)[codes]
         older = current.filter(pa.array(closed)).select(found.column_names)
         found = pa.concat_tables([older, found])
         if len(found) >= most:

@@ -1,6 +1,7 @@
 """The back-test reads logged decisions in ranges, and the newest of those that are too many."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from services.fraud.features.decisions import vectors_of
@@ -41,9 +42,19 @@ def test_it_says_what_is_missing(lake):
     nothing.files = lambda table, since=0.0: []
     with pytest.raises(ValueError, match="no logged decisions"):
         decided_transactions(nothing)
+    rows = lake.tables[DECISIONS_TABLE]
+    other = rows.set_column(
+        rows.schema.get_field_index("feature_set"), "feature_set", pa.array(["other"] * len(rows))
+    )
+    with pytest.raises(ValueError, match="of another feature set"):
+        decided_transactions(MemoryLake({**lake.tables, DECISIONS_TABLE: other}))
+
+
+def test_before_any_outcome_is_known_the_newest_are_read_without_one(lake):
     labels = lake.tables[LABELS_TABLE].slice(0, 0)
-    with pytest.raises(ValueError, match="dispute window has closed"):
-        decided_transactions(MemoryLake({**lake.tables, LABELS_TABLE: labels}))
+    found = decided_transactions(MemoryLake({**lake.tables, LABELS_TABLE: labels}), most=700)
+    assert (found.fraud, found.weight, len(found)) == (None, None, 700)
+    assert np.array_equal(found.time_us, times_us(lake.tables[DECISIONS_TABLE])[-700:])
     few = lake.tables[DECISIONS_TABLE].slice(0, 10)
-    with pytest.raises(ValueError, match="dispute window has closed"):
-        decided_transactions(MemoryLake({**lake.tables, DECISIONS_TABLE: few}))
+    found = decided_transactions(MemoryLake({**lake.tables, DECISIONS_TABLE: few}))
+    assert (found.fraud, len(found)) == (None, 10)

@@ -1,6 +1,7 @@
 """Rules: what is refused and why, which rules fire, and what the back-test makes of them."""
 
 import textwrap
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -191,6 +192,17 @@ def test_the_back_test_measures_each_rule_on_top_of_the_others():
     assert half.recall == {"ring": 1.0}
     assert largest.eur_per_day == 0.0  # `half` declines first
     assert half.low <= half.eur_per_day <= half.high
+
+
+def test_without_the_truth_the_back_test_counts_hits_and_changed_outcomes():
+    made = decided([10_000, 20_000], [False, True], ["approve", "decline"])
+    rules = compiled(rule("amount >= 50", "half", "decline"))
+    found = back_test(rules, replace(made, fraud=None))
+    assert (found.frauds, found.outcomes["decline"]) == (None, 2)
+    assert np.isnan([found.cost_model, found.cost_rules]).all()
+    [half] = found.rules
+    assert (half.hits, half.frauds, half.overlap, half.recall) == (2, None, 0.5, {})
+    assert np.isnan([half.precision, half.eur_per_day, half.low, half.high]).all()
 
 
 def test_outcomes_of_a_table_are_those_of_each_row():
