@@ -57,11 +57,11 @@ def drill(
     """Inject a concept drift and measure what retraining saves. A minute or two, no stack.
 
     Exits with 1 if no challenger was promoted, or the cost did not fall. With --without-features:
-    what hours without Redis cost in the running stack, or in memory with --offline; 1 if more than
-    1.5 times as much (offline: by the rows of a day). With --selective-labels: 60 days of nightly
-    retraining without labels of declined transactions; 1 if the estimated cost's interval misses
-    the true cost on more than a tenth of the days. With --attempts: what states that tell attempts
-    from approved purchases save; half an hour.
+    what hours without Redis cost in the running stack, or in memory with --offline; 1 if all runs
+    together cost more than 1.5 times as much (offline: by the rows of a day). With
+    --selective-labels: 60 days of nightly retraining without labels of declined transactions; 1 if
+    the estimated cost's interval misses the true cost on more than a tenth of the days. With
+    --attempts: what states that tell attempts from approved purchases save; half an hour.
 
     Examples:
       whiteboard drill fraud
@@ -131,7 +131,7 @@ def _show(found: "Drill") -> None:
 
 def _without_features(hours: float, runs: int, rate: float, kind: Kind, as_json: bool) -> None:
     from services.fraud.evaluation.without_features import MAX_RATIO
-    from services.fraud.evaluation.without_features.stack import run
+    from services.fraud.evaluation.without_features.stack import run, together
 
     if kind is Kind.kill:
         fail("a killed Redis is back within a second: choose --kind away or --kind hang")
@@ -147,14 +147,15 @@ def _without_features(hours: float, runs: int, rate: float, kind: Kind, as_json:
 
     with errors_as_messages():
         found = [run(settings(), hours, rate, 7, outage, bar) for _ in range(runs)]
+    ratio = together(found)
     if as_json:
-        show_json({"hours": hours, "kind": kind.value, "runs": [one.as_json() for one in found]})
+        made = [one.as_json() for one in found]
+        show_json({"hours": hours, "kind": kind.value, "ratio": ratio, "runs": made})
     else:
         _show_outages(found, hours)
-    if wrong := [one.ratio for one in found if one.ratio > MAX_RATIO]:
-        fail(
-            f"without Redis it cost {max(wrong):.2f} times as much, at most {MAX_RATIO} is allowed"
-        )
+        say(f"all {len(found)} together: {ratio:.2f} times the cost with features")
+    if ratio > MAX_RATIO:
+        fail(f"without Redis it cost {ratio:.2f} times as much, at most {MAX_RATIO} is allowed")
 
 
 def _offline_outages(seed: int, as_json: bool) -> None:
