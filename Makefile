@@ -14,7 +14,7 @@ REACHABLE_TORCH_INDEX = $$([ -z "$(TORCH_INDEX_URL)" ] || ! curl -fsIo /dev/null
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-e2e test-cluster test-questions test-compose test-security test-federated federated \
+.PHONY: help setup demo test test-slow test-e2e test-cluster test-questions test-compose test-security test-federated federated \
     federated-setup spark-setup test-spark check bench architecture kubernetes picture page-setup lock down wipe
 
 help:  ## Show this
@@ -60,7 +60,10 @@ demo: setup  ## Run fraud detection end to end for a minute and print a run repo
 	$(BIN)/whiteboard demo
 
 test: check  ## Lint, types, import contracts, tests
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not e2e" -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not e2e and not slow" -n 2 --dist loadfile
+
+test-slow: setup  ## Workers and engines that are killed, models that are trained; minutes
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "slow and not e2e" -n 2 --dist loadfile
 
 check: setup
 	$(BIN)/ruff check .

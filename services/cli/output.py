@@ -73,7 +73,7 @@ def table(title: str, *headers: str) -> Table:
     """An empty table in the house style."""
     made = Table(title=title, title_justify="left", title_style="bold", header_style="dim")
     for header in headers:
-        made.add_column(header)
+        made.add_column(header, overflow="fold")  # a name that is cut cannot be typed
     return made
 
 

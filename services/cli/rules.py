@@ -21,7 +21,7 @@ from services.platform.settings import settings
 if TYPE_CHECKING:
     from nats.aio.client import Client
 
-    from services.fraud.rules.backtest import BackTest
+    from services.fraud.rules.backtest import BackTest, RuleWorth
     from services.fraud.rules.evaluation import CompiledRules
     from services.fraud.rules.files import Rules
     from services.fraud.rules.store import RulesRecord
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _COLOURS = {"decline": "red", "review": "yellow", "approve": "green", "observe": "dim"}
 _REFUSED = 2
+_STAR = "  * observes; measured as if it acted so"
 
 
 class Verb(StrEnum):
@@ -196,37 +197,58 @@ def _try(target: str, candidate: str, simulated: bool, seeds: int, as_json: bool
 
 
 def _show_back_test(found: "BackTest") -> None:
-    known = "no outcome is known" if found.frauds is None else f"{found.frauds:,} frauds"
+    title = f"{found.transactions:,} decided transactions of {found.days} days"
+    outcomes = ", ".join(f"{count:,} {name}" for name, count in found.outcomes.items())
+    if found.frauds is None:
+        _show_hits(found, title)
+        say(
+            f"with the rules: {outcomes}. No dispute window has closed yet, so precision and money "
+            "are unknown: let `whiteboard simulate fraud` run on, or add `--simulated`"
+        )
+        return
     board = table(
-        f"{found.transactions:,} decided transactions of {found.days} days, {known}: each rule on "
-        "top of the model and the other rules",
-        "rule", "measured as", "hits", "precision", "same without", "EUR a day", "95 %",
-        "recall by scenario",
+        f"{title}, {found.frauds:,} frauds: each rule on top of the model and the other rules",
+        "rule", "as", "hits", "precision", "same without", "EUR a day", "95 %",
     )  # fmt: skip
     for one in found.rules:
         colour = "green" if one.low > 0 else "red" if one.high < 0 else "dim"
-        measured = one.measured_as + (" (observes)" if one.action == "observe" else "")
-        recall = ", ".join(f"{name} {share:.2f}" for name, share in one.recall.items() if share)
         board.add_row(
-            one.id, measured, f"{one.hits:,}",
-            _or_dash(one.precision, ".2f"), _or_dash(one.overlap, ".0%"),
-            f"[{colour}]{_or_dash(one.eur_per_day, '+,.1f')}[/]",
-            f"{one.low:+,.1f} to {one.high:+,.1f}" if found.frauds is not None else "-", recall,
+            one.id, _measured_as(one), f"{one.hits:,}", _or_dash(one.precision, ".2f"),
+            _or_dash(one.overlap, ".0%"), f"[{colour}]{one.eur_per_day:+,.1f}[/]",
+            f"{one.low:+,.1f} to {one.high:+,.1f}",
         )  # fmt: skip
     out.print(board)
-    outcomes = ", ".join(f"{count:,} {name}" for name, count in found.outcomes.items())
-    if found.frauds is None:
-        out.print(
-            f"  with the rules: {outcomes}. No dispute window has closed yet, so precision and "
-            "money are unknown: let `whiteboard simulate fraud` run on, or add `--simulated`",
-            highlight=False,
-        )
-        return
-    out.print(
-        f"  cost a day: model alone {found.cost_model:,.0f} EUR, with the rules that act "
-        f"{found.cost_rules:,.0f} EUR; {outcomes}",
-        highlight=False,
+    out.print(_STAR, highlight=False)
+    _show_recall(found.rules)
+    say(
+        f"cost a day: model alone {found.cost_model:,.0f} EUR, with the rules that act "
+        f"{found.cost_rules:,.0f} EUR; {outcomes}"
     )
+
+
+def _show_hits(found: "BackTest", title: str) -> None:
+    board = table(f"{title}, no outcome is known yet", "rule", "as", "hits", "changes")
+    for one in found.rules:
+        board.add_row(
+            one.id, _measured_as(one), f"{one.hits:,}", _or_dash(1.0 - one.overlap, ".0%")
+        )
+    out.print(board)
+    out.print(_STAR, highlight=False)
+
+
+def _show_recall(rules: "list[RuleWorth]") -> None:
+    scenarios = sorted({name for one in rules for name in one.recall})
+    if len(scenarios) < 2:  # the lake knows frauds, but not their scenarios
+        return
+    board = table("Share of the frauds in which a rule fired, by scenario", "rule", *scenarios)
+    for one in rules:
+        if any(one.recall.values()):
+            board.add_row(one.id, *(f"{one.recall[name]:.2f}" for name in scenarios))
+    out.print(board)
+
+
+def _measured_as(one: "RuleWorth") -> str:
+    return one.measured_as + ("*" if one.action == "observe" else "")
 
 
 def _or_dash(value: float, form: str) -> str:

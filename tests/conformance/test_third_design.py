@@ -19,6 +19,8 @@ from tests.conformance.toy.design import TOY
 from tests.conformance.toy.ingestion import DECISION, DECISIONS_STREAM
 from tests.streams import delete_stream
 
+pytestmark = pytest.mark.slow
+
 REGISTRY = {"WHITEBOARD_DESIGNS": "tests.conformance.registry"}
 
 

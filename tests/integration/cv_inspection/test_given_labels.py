@@ -4,6 +4,7 @@ import asyncio
 import itertools
 
 import orjson
+import pytest
 
 from services.cv_inspection.ingestion.events import (
     DECISIONS_STREAM,
@@ -29,6 +30,8 @@ from tests.integration.conftest import until
 from tests.integration.cv_inspection.test_inspection_line import is_up
 from tests.streams import delete_stream
 from tests.unit.cv_inspection.vision_fixtures import cv_card, quiet
+
+pytestmark = pytest.mark.slow
 
 IMAGES, SEED, SHARE = 60, 3, 0.1
 

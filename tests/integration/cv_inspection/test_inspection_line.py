@@ -52,6 +52,8 @@ from tests.integration.conftest import lag, until
 from tests.integration.cv_inspection.inspections import made_inspection, stored_inspection
 from tests.unit.cv_inspection.vision_fixtures import cv_card, quiet
 
+pytestmark = pytest.mark.slow
+
 CAMERA = Camera(5, defect_share=0.5)
 
 

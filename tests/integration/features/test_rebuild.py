@@ -44,6 +44,8 @@ from tests.integration.conftest import empty, lag, publish, until
 from tests.integration.fraud.test_workers import live
 from tests.streams import delete_stream
 
+pytestmark = pytest.mark.slow
+
 BEGIN_US = START_US + 20 * DAY_US
 PACKAGES = ("features", "infra", "loadtest", "monitoring", "services")
 

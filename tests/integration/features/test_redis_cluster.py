@@ -24,6 +24,8 @@ from tests.clusters import redis_cluster
 from tests.conftest import make_settings
 from tests.integration.conftest import until
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):

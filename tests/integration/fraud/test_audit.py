@@ -22,6 +22,8 @@ from services.platform.storage.lake import Lake
 from tests.audits import compare
 from tests.conftest import wait_for_port
 
+pytestmark = pytest.mark.slow
+
 
 async def play(config, nc, begin_us, count):
     gateway = Gateway(nc, SCORER.url(config), config.shards)

@@ -20,6 +20,8 @@ from tests.identical import assert_identical
 from tests.integration.conftest import lag, publish, until
 from tests.integration.fraud.test_workers import live
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def cluster(config, monkeypatch):

@@ -28,6 +28,8 @@ from tests.identical import assert_identical
 from tests.integration.conftest import lag, publish, until
 from tests.integration.fraud.test_workers import live
 
+pytestmark = pytest.mark.slow
+
 NAME = "feature-worker"
 
 

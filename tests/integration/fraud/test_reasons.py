@@ -26,6 +26,8 @@ from services.platform.streaming.consumer import Message
 from tests.conftest import card
 from tests.integration.conftest import lag, until
 
+pytestmark = pytest.mark.slow
+
 NAME = "reasons"
 
 

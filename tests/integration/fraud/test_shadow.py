@@ -30,6 +30,8 @@ from tests.conftest import card
 from tests.integration.conftest import lag, until
 from tests.unit.fraud.test_challengers import slowed
 
+pytestmark = pytest.mark.slow
+
 
 def event(number, vector):
     return orjson.dumps(

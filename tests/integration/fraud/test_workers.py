@@ -4,6 +4,7 @@ import asyncio
 import signal
 
 import numpy as np
+import pytest
 from nats.js.errors import NotFoundError
 from redis import Redis
 
@@ -22,6 +23,8 @@ from services.platform.storage.lake import Lake
 from services.platform.storage.lake_writer import MAX_WAIT_S
 from tests.identical import assert_identical
 from tests.integration.conftest import lag, publish, until
+
+pytestmark = pytest.mark.slow
 
 COUNT = 4_000
 

@@ -15,6 +15,8 @@ from infra.local.supervisor import Supervisor
 from services.platform.runtime.tcp_proxy import BadLink, TcpProxy
 from services.platform.settings import Settings
 
+pytestmark = pytest.mark.slow
+
 HOST = "127.0.0.1"
 
 

@@ -14,6 +14,8 @@ from infra.local.engines import Program
 from infra.local.supervisor import Supervisor
 from services.platform.settings import Settings
 
+pytestmark = pytest.mark.slow
+
 # The test folder is about 60 bytes long. A socket's path may have 107.
 HOMES = {
     "odd": "a b, 'q\" 50% %s %(here)s ;x #y ~ größe 图片 [/]",

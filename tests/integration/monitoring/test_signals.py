@@ -6,6 +6,7 @@ import time
 import urllib.request
 from pathlib import Path
 
+import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -13,6 +14,8 @@ from services.designs import DESIGNS
 from services.platform.design import SCHEDULER
 from services.platform.run import SHARED
 from tests.conftest import wait_for_port
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[3]
 SIGNALS = yaml.safe_load((ROOT / "monitoring" / "signals.yaml").read_text())

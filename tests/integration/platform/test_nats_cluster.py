@@ -13,6 +13,8 @@ from tests.clusters import Engines
 from tests.conftest import consecutive_ports, make_settings
 from tests.integration.conftest import until
 
+pytestmark = pytest.mark.slow
+
 STREAM = "FRAUD"
 
 

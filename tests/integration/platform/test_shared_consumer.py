@@ -12,6 +12,8 @@ from services.platform.streaming.shared_consumer import SharedConsumer
 from tests.integration.conftest import lag, until
 from tests.integration.platform.test_stream import acknowledged, fill, take
 
+pytestmark = pytest.mark.slow
+
 
 def shared(nc):
     return SharedConsumer(nc, STREAM, "d", ALL_SUBJECTS, 8, before="before")

@@ -14,6 +14,8 @@ import pytest
 from infra.local.engines import environment, free_port
 from services.platform.runtime.sharing.siblings import ask_ready, names, shared_folder
 
+pytestmark = pytest.mark.slow
+
 RUN = """import sys
 from services.platform.runtime.server import serve_instance
 from services.platform.settings import settings

@@ -11,6 +11,8 @@ from services.cv_inspection.simulator.camera import Camera
 from services.platform.models.onnx import write_card
 from tests.unit.cv_inspection.vision_fixtures import cv_card, quiet, simulated
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def built(vision_file):

@@ -18,6 +18,8 @@ from services.platform.models.tabular import TabularModel
 from services.platform.retraining.gate import Evidence, ModelResult, decide
 from tests.conftest import card
 
+pytestmark = pytest.mark.slow
+
 LEAK = TABULAR.index("merchant_risk_7d")
 TIMED_CALLS = 20
 
