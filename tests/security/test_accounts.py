@@ -92,6 +92,7 @@ async def answered(nc, subject: str, body: dict) -> dict:
         return {}
 
 
+@pytest.mark.slow
 async def test_no_service_copies_or_reroutes_a_stream(config, nc):
     """A stream that is changed could have the messages of another as its source."""
     js = nc.jetstream()

@@ -78,6 +78,7 @@ def test_what_is_no_onnx_file_is_refused(data):
         open_session(data)
 
 
+@pytest.mark.slow
 def test_our_own_models_have_no_external_data(onnx, vision_file):
     for data in (onnx, vision_file):
         refuse_external_data(data)
@@ -214,6 +215,7 @@ def test_a_small_file_that_takes_gigabytes_is_refused_and_the_last_good_serves(
     assert served(config).model is not None
 
 
+@pytest.mark.slow
 def test_a_probe_neither_writes_nor_runs_on_nor_knows_a_secret(onnx, tmp_path, monkeypatch):
     monkeypatch.setenv("WHITEBOARD_PASSWORD", "secret")
     for reader, reason in (

@@ -230,6 +230,7 @@ def failing_store(config, monkeypatch):
     server.shutdown()
 
 
+@pytest.mark.slow
 async def test_an_unreadable_object_does_not_stop_the_line(
     config, failing_store, nc, model, monkeypatch
 ):
@@ -269,6 +270,7 @@ async def test_an_object_that_can_be_read_again_is_inspected(
     assert InspectionEvent.model_validate(result(config, key)).key == key
 
 
+@pytest.mark.slow
 async def test_an_outage_of_the_store_makes_no_dead_letter(
     config, failing_store, nc, model, monkeypatch
 ):

@@ -427,6 +427,7 @@ async def promote(config, data, version):
     await nc.close()
 
 
+@pytest.mark.slow
 async def test_a_champion_is_replaced_without_a_failed_request(client, own, candidate):
     answers = []
     done = asyncio.Event()
@@ -446,6 +447,7 @@ async def test_a_champion_is_replaced_without_a_failed_request(client, own, cand
     assert {a.json()["model"] for a in answers} == {"xgboost:1", "xgboost:2"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["corrupt", "foreign", "unknown feature"])
 async def test_a_bad_model_file_is_refused_and_the_champion_stays(client, own, candidate, kind):
     files = {
@@ -472,6 +474,7 @@ async def test_a_bad_model_file_is_refused_and_the_champion_stays(client, own, c
     await until(mended)
 
 
+@pytest.mark.slow
 async def test_a_champion_that_s3_did_not_return_is_requested_again(tmp_path, onnx):
     made = make_settings(tmp_path)
     every = Engines(made)

@@ -81,6 +81,7 @@ def windows(config):
     return [] if rows is None else rows.to_pylist()
 
 
+@pytest.mark.slow
 async def test_drift_raises_one_alert_a_window_and_restarts_lose_none(config, nc, normal, worker):
     await delete_stream(config, nc.jetstream(), STREAM)
     rng = np.random.default_rng(1)
@@ -118,6 +119,7 @@ async def count_alerts(nc, number):
     return len(await newest_alerts(nc.jetstream())) == number
 
 
+@pytest.mark.slow
 async def test_a_model_without_a_reference_is_not_monitored(config, nc, normal, worker):
     process = worker("fraud", "monitor")
     rng = np.random.default_rng(2)

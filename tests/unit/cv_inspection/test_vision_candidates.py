@@ -30,6 +30,7 @@ def made(request, vision_candidate):
     return vision_candidate if known else trained(request.param, epochs=1)
 
 
+@pytest.mark.slow
 def test_the_export_reproduces_the_native_model(made, vision_candidate, vision_file):
     """Parity, shapes, and a file that serving loads."""
     images = simulated(7)
@@ -59,6 +60,7 @@ def test_a_saved_candidate_is_loaded_and_trained_further(made, tmp_path):
     assert not np.array_equal(again.score(images), before)
 
 
+@pytest.mark.slow
 def test_training_is_reproducible():
     torch.set_num_threads(1)
     one, other = trained("efficientnet", epochs=1), trained("efficientnet", epochs=1)
@@ -84,6 +86,7 @@ def test_an_epoch_has_all_defects_and_as_many_good_parts():
     assert set(one) != set(other)
 
 
+@pytest.mark.slow
 def test_frozen_layers_and_statistics_stay_and_the_rest_learns():
     """Batch statistics of the whole encoder, weights of its first layers."""
     fresh = new_candidate("efficientnet", CLASSES, SMALL)._net.net.encoder

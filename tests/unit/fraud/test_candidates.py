@@ -76,6 +76,7 @@ def exported(trained):
     return trained[0].export()
 
 
+@pytest.mark.slow
 def test_the_export_scores_as_the_native_model(trained, exported):
     made, _, data = trained
     some = part(data, slice(0, None, 7))
@@ -188,6 +189,7 @@ def test_what_is_no_candidates_name_lists_the_known_ones(name):
         CANDIDATES.get(name)
 
 
+@pytest.mark.slow
 def test_a_first_start_trains_without_libraries_it_does_not_need():
     code = """import sys
 from services.fraud.retraining.training import new_candidate

@@ -62,6 +62,7 @@ def test_a_lost_row_loses_the_columns_that_the_kernel_reads_from_it():
         assert sorted(set(columns_of_states(TABULAR)[state.name])) == missing.tolist()
 
 
+@pytest.mark.slow
 def test_the_served_file_scores_as_the_native_model_and_is_calibrated(fallback, file, whole, onnx):
     served = read_model(attach(onnx, {FALLBACK: file})).fallback
     assert served is not None

@@ -112,6 +112,7 @@ def test_whatever_the_bytes_of_a_parquet_file_the_outcome_is_events_or_a_named_e
     read(folder, bytes(content[:end]))
 
 
+@pytest.mark.slow
 def test_a_long_file_needs_no_more_memory_than_a_short_one(tmp_path):
     def peak(count):
         rows = (f"{n},2024-01-01 {n // 3600:02}:{n // 60 % 60:02}:{n % 60:02},7,3,1,0"

@@ -39,6 +39,7 @@ def embedded(page):
     return gzip.decompress(base64.b64decode(data)).decode()
 
 
+@pytest.mark.slow
 def test_the_summary_comes_first_with_both_verdicts(page):
     body = page[page.index("<body>") :]
     summary = body[: body.index("<iframe")]

@@ -71,6 +71,7 @@ def test_a_workers_own_arguments_become_its_options(monkeypatch):
     assert seen == {"worker": 2, "workers": 3, "port": 9}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("worker", WORKERS, ids=lambda worker: worker.name)
 def test_a_worker_imports_no_library_of_training_or_http(worker):
     code = f"""import importlib, sys
