@@ -111,7 +111,10 @@ def _demo() -> Demo:
     from services.fraud.evaluation import live
 
     def run(config: Settings, request: DemoRequest, bar: ProgressBar) -> dict[str, Any]:
-        return live.demo(config, request, bar, FRAUD.worker("feature-worker").metrics_url(config))
+        features, reasons = (
+            FRAUD.worker(name).metrics_url(config) for name in ("feature-worker", "reasons")
+        )
+        return live.demo(config, request, bar, features, reasons)
 
     return Demo(run, live.demo_failures, live.demo_table)
 

@@ -36,7 +36,8 @@ from tests.unit.fraud.test_challengers import slowed
 pytestmark = pytest.mark.e2e
 KEYS = (
     "p50_ms", "p95_ms", "p99_ms", "requests", "failures", "lost", "cost", "cost_approve_all",
-    "cost_unit",
+    "cost_unit", "approved", "reviewed", "declined", "review_wait_p95_s", "reasons_p95_ms",
+    "cost_one_threshold",
     "freshness_p99_ms", "vectors", "mismatches", "ram_mb", "seconds",
 )  # fmt: skip
 

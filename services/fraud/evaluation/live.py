@@ -1,11 +1,13 @@
 """Live traffic: what `simulate` and `demo` play into the running stack, and how it is shown."""
 
 import asyncio
+from math import isnan
 from typing import Any
 
 import uvloop
 
 from services.fraud.evaluation.run_report import (
+    Delays,
     run_report,
     traffic_figures,
     wait_until_processed,
@@ -36,29 +38,37 @@ def simulate(config: Settings, request: TrafficRequest, bar: ProgressBar) -> dic
 
 
 def demo(
-    config: Settings, request: DemoRequest, bar: ProgressBar, worker_metrics: str
+    config: Settings, request: DemoRequest, bar: ProgressBar, features_url: str, reasons_url: str
 ) -> dict[str, Any]:
     """Play live transactions, wait for the workers, and audit every logged vector.
 
     Args:
-        worker_metrics: URL of the feature worker's metrics.
+        features_url: URL of the feature worker's metrics.
+        reasons_url: URL of the metrics of the worker that writes reasons.
 
     Raises:
         OSError: an engine does not answer.
     """
-    before = read_buckets(worker_metrics, "freshness_seconds")
+    before = _delays(features_url, reasons_url)
     with bar(f"live traffic, {request.rate:.0f}/s") as step:
         report = uvloop.run(
             simulate_live(config, request.seed, request.rate, request.seconds, step)
         )
     with bar("auditing every vector"):
         settled = asyncio.run(wait_until_processed(config))
-        after = read_buckets(worker_metrics, "freshness_seconds")
-        figures, checked = run_report(config, report, (before, after))
+        after = _delays(features_url, reasons_url)
+        figures, checked = run_report(config, report, before, after)
     examples = [
         f"{one.transaction_id}: {one.reason} {list(one.features)}" for one in checked.examples[:3]
     ]
     return {**figures, "settled": settled, **({"examples": examples} if examples else {})}
+
+
+def _delays(features_url: str, reasons_url: str) -> Delays:
+    return Delays(
+        read_buckets(features_url, "freshness_seconds"),
+        read_buckets(reasons_url, "reasons_delay_seconds"),
+    )
 
 
 def demo_failures(figures: Figures) -> list[str]:
@@ -75,6 +85,10 @@ def demo_failures(figures: Figures) -> list[str]:
     if not figures["settled"]:
         wrong.append("features or lake did not catch up within a minute: `whiteboard status`")
     return wrong
+
+
+def _reasons(p95_ms: float) -> str:
+    return "no payment was stopped" if isnan(p95_ms) else f"p95 {p95_ms:.0f} ms"
 
 
 def demo_table(f: Figures) -> Table:
@@ -97,6 +111,7 @@ def demo_table(f: Figures) -> Table:
         ("cost of approving all", f"{f['cost_approve_all'] / 100:,.0f} EUR", ""),
         ("features readable after",
          f"p50 {f['freshness_p50_ms']:.0f}  p99 {f['freshness_p99_ms']:.0f} ms", ""),
+        ("reasons written after", _reasons(f["reasons_p95_ms"]), ""),
         ("skew audit", f"{f['vectors']:,} vectors, {f['mismatches']} mismatches",
          mark(not f["mismatches"])),
     )  # fmt: skip

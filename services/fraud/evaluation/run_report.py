@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +28,19 @@ if TYPE_CHECKING:
     from services.fraud.monitoring.skew import Audit
 
 _TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True)
+class Delays:
+    """Histograms of delays at one time.
+
+    Attributes:
+        features: From storing an event until its state is readable.
+        reasons: From a decision until its reasons are stored.
+    """
+
+    features: Buckets
+    reasons: Buckets
 
 
 def quality(report: TrafficReport, costs: CostModel) -> dict[str, float]:
@@ -115,28 +129,29 @@ def lost_decisions(lake: Lake, report: TrafficReport) -> int:
 
 
 def run_report(
-    config: Settings, report: TrafficReport, freshness: tuple[Buckets, Buckets]
+    config: Settings, report: TrafficReport, before: Delays, after: Delays
 ) -> tuple[dict[str, Any], "Audit"]:
     """All figures of a run, and the full skew audit.
 
     Args:
         config: Where the stack runs.
         report: What the gateway measured.
-        freshness: Freshness histograms before and after the run.
+        before: Delays before the run.
+        after: Delays after the run.
     """
     # The audit's imports are slow and live traffic does not need them.
     from services.fraud.monitoring.skew import audit_with_rules
 
     lake = Lake(config)
     checked = audit_with_rules(config)
-    before, after = freshness
     return {
         **traffic_figures(report, asyncio.run(present_costs(config))),
         "review_wait_p95_s": review_wait_p95_s(lake, report.decision_ids),
+        "reasons_p95_ms": quantile(before.reasons, after.reasons, 0.95) * 1e3,
         "rate": report.requests / max(report.seconds, 1e-9),
         "lost": lost_decisions(lake, report),
-        "freshness_p50_ms": quantile(before, after, 0.50) * 1e3,
-        "freshness_p99_ms": quantile(before, after, 0.99) * 1e3,
+        "freshness_p50_ms": quantile(before.features, after.features, 0.50) * 1e3,
+        "freshness_p99_ms": quantile(before.features, after.features, 0.99) * 1e3,
         "vectors": checked.vectors,
         "mismatches": checked.mismatches,
     }, checked
