@@ -83,7 +83,7 @@ def _lines(reason: dict[str, Any]) -> list[str]:
 
 
 def _show_test(found: "DeletionTest") -> None:
-    rows = table(f"{found.declines:,} declines, set to what is usual", "what", "then approved")
+    rows = table(f"{found.declines:,} declines, set to what is usual", "what", "then not declined")
     rows.add_row("the named reasons", f"{found.turned:.1%}")
     rows.add_row("the first reason alone", f"{found.turned_first:.1%}")
     rows.add_row("as many groups that contribute least", f"{found.turned_least:.1%}")
