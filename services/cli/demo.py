@@ -18,7 +18,7 @@ from services.cli.options import (
     SeedOption,
     errors_as_messages,
 )
-from services.cli.output import bar, fail, out, show_json, show_table
+from services.cli.output import bar, fail, json_text, out, show_json, show_table
 from services.cli.stack import StackStart
 from services.platform.design import Design
 from services.platform.hooks import Demo, DemoRequest
@@ -58,7 +58,7 @@ def demo(
     figures |= {"ram_mb": round(start.supervisor.resident_mb()), **found}
     figures["seconds"] = round(time.monotonic() - begin, 1)
     path = config.home / "demo.json"
-    path.write_text(json.dumps(figures, indent=2))
+    path.write_text(json_text(figures))
     measured = [
         (part, figures if name == FIRST.name else figures[name]) for name, part in demos.items()
     ]

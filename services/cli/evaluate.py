@@ -32,7 +32,13 @@ def _protocol(name: str) -> str:
 
 def evaluate(
     design: DesignArgument,
-    file: Annotated[Path, typer.Option(help="The data set, a file or a folder.", exists=True)],
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            help="The data set, a file or a folder; else the folder of the protocol's name here.",
+            exists=True,
+        ),
+    ] = None,
     protocol: Annotated[
         str,
         typer.Option(
@@ -67,7 +73,7 @@ def evaluate(
       whiteboard evaluate cv --file magnetic_tile --protocol magnetic_tile
       whiteboard evaluate cv --file magnetic_tile --candidate efficientnet_lite2 \
         --epochs 60 --split-seeds 3
-      whiteboard evaluate cv --file magnetic_tile --unseen
+      whiteboard evaluate cv --unseen
       whiteboard evaluate cv --file images/ --protocol grouped --group-by 'kos(\d+)'
     """
     run = hook(design.evaluate, design, "evaluate")
@@ -76,6 +82,9 @@ def evaluate(
         fail(f"protocol {protocol} is not {design.name}'s: --protocol {'|'.join(protocols)}")
     protocol = protocol or design.protocol
     candidate = candidate or design.first_candidate
+    file = file or Path(protocol)
+    if not file.exists():
+        fail(f"no data set {file} in this folder: name the {protocol} data with --file")
     with errors_as_messages():
         options = (published_week_only, protocol, group_by, unseen, epochs)
         found = run(EvaluationRequest(file, candidate, seed, seeds, *options), bar)

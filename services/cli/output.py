@@ -57,8 +57,13 @@ def fail(message: str, code: int = 1) -> NoReturn:
 
 
 def show_json(figures: Mapping[str, Any]) -> None:
-    """Print figures as JSON; NaN and infinity become null."""
-    print(json.dumps(_finite(figures), indent=2, default=str, allow_nan=False))
+    """Print figures as JSON, as `json_text`."""
+    print(json_text(figures))
+
+
+def json_text(figures: Mapping[str, Any]) -> str:
+    """Figures as JSON; NaN and infinity become null."""
+    return json.dumps(_finite(figures), indent=2, default=str, allow_nan=False)
 
 
 def _finite(value: Any) -> Any:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from services.cli.options import DesignArgument, JsonOption, errors_as_messages, hook
+from services.cli.options import FIRST, DesignArgument, JsonOption, errors_as_messages, hook
 from services.cli.output import bar, fail, out, say, show_json, table
 from services.platform.settings import settings
 
@@ -16,7 +16,7 @@ _ZONES_LOST = {"nothing": 0, "one-zone": 1}
 
 
 def plan(
-    design: DesignArgument,
+    design: DesignArgument = FIRST,
     tps: Annotated[
         float, typer.Option("--tps", "--images", help="Decisions (or images) a second, on average.")
     ] = 1_000.0,
@@ -73,11 +73,11 @@ def plan(
 def _show(title: str, made: "Plan") -> None:
     from services.platform.capacity.parts import EUR_PER_USD
 
-    parts = table(title, "part", "a core", "at the peak", "cores", "with spare")
+    parts = table(title, "part", "a core: low / mid / high", "at the peak", "cores", "with spare")
     for row in made.rows:
-        _, usual, _ = row.rate_per_core
+        rates = " / ".join(f"{rate:,.0f}" for rate in row.rate_per_core)
         parts.add_row(
-            row.part, f"{usual:,.0f}/s", f"{row.load:,.0f} {row.unit}/s", f"{row.cores:,.1f}",
+            row.part, rates, f"{row.load:,.0f} {row.unit}/s", f"{row.cores:,.1f}",
             f"{row.provisioned:,}",
         )  # fmt: skip
     out.print(parts)
@@ -98,4 +98,5 @@ def _show(title: str, made: "Plan") -> None:
     say(f"p95 at the peak {made.p95_ms:.1f} ms; breaks first: {made.first or 'nothing'}")
     for line in [*(f"{row.part}: {row.source}" for row in made.rows), *made.notes]:
         say(f"  {line}")
-    say(f"  prices: {made.costs[0].price}; {EUR_PER_USD} EUR a USD is an assumption")
+    prices = "; ".join(dict.fromkeys(cost.price for cost in made.costs))
+    say(f"  prices: {prices}; {EUR_PER_USD} EUR a USD is an assumption")

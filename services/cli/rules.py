@@ -180,12 +180,13 @@ def _try(target: str, candidate: str, simulated: bool, seeds: int, as_json: bool
 
         result = measure(found, candidate, range(seeds), bar)
     else:
+        from services.fraud.review.policy import usual_costs
         from services.fraud.rules.backtest import back_test
         from services.fraud.rules.logged import decided_transactions
         from services.platform.storage.lake import Lake
 
         with bar("logged decisions"):
-            made = decided_transactions(Lake(settings()))
+            made = decided_transactions(Lake(settings()), usual_costs)
         with bar(f"{len(compiled.rules)} rules on {len(made):,} decisions") as step:
             result = back_test(compiled, made, step)
     if as_json:

@@ -97,6 +97,8 @@ def evaluation(request: EvaluationRequest, bar: ProgressBar) -> Evaluation:
             f"for a folder of your own: --protocol {GROUPED}"
         )
     overrides = {**SETTINGS, **({"epochs": request.epochs} if request.epochs else {})}
+    if request.unseen:
+        overrides["novelty_weight"] = 0.0  # the table adds it to the classes' own probability
     data = read_for_folds(request.file, request.candidate, overrides, request.group_by, bar)
     plan = Folds(data, request.candidate, overrides, choose_threshold=not published)
     plan.check()

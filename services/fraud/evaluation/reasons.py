@@ -2,7 +2,9 @@
 
 import asyncio
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,10 +15,11 @@ import pyarrow.compute as pc
 from services.fraud.features.decisions import of_current_set, read_decisions, vectors_of
 from services.fraud.features.request import cart_sets
 from services.fraud.ingestion.tables import NOT_DEGRADED
-from services.fraud.problem import DESIGN
-from services.fraud.reasons.explainer import CART, Explainer, NotExplained
+from services.fraud.problem import DECLINE, DESIGN, CostModel
+from services.fraud.reasons.explainer import CART, NotExplained
 from services.fraud.reasons.report import encoded, fetch, make_report
 from services.fraud.reasons.worker import Explainers, explain_event
+from services.fraud.review.policy import logged_costs
 from services.platform.progress import ProgressBar
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
@@ -32,10 +35,11 @@ class DeletionTest:
     Attributes:
         declines: How many were tested.
         left_out: Declines of models that do not explain themselves.
-        turned: Share that is approved without the named reasons.
-        turned_first: Share that is approved without the first reason alone.
-        turned_least: For comparison: share that is approved without as many groups that contribute
-            least.
+        turned: Share that is not declined without the named reasons, at the costs and the price of
+            a review slot that the decision logged.
+        turned_first: Share that is not declined without the first reason alone.
+        turned_least: For comparison: share that is not declined without as many groups that
+            contribute least.
         max_gap: The largest difference of base and contributions from the log-odds.
         mix: By feature group, how often it came first.
     """
@@ -50,7 +54,9 @@ class DeletionTest:
 
 
 def deletion_test(config: Settings, count: int, bar: ProgressBar) -> DeletionTest:
-    """Explain the newest declines of the lake, and score them without their reasons.
+    """Explain the newest declines of the lake, and decide them without their reasons.
+
+    Declines by a rule, which an answer of the model does not turn, are left out.
 
     Raises:
         ValueError: nothing was declined yet.
@@ -59,7 +65,7 @@ def deletion_test(config: Settings, count: int, bar: ProgressBar) -> DeletionTes
     rows = _declines(Lake(config), count)
     explainers, carts = Explainers(config), cart_sets(rows)
     vectors = vectors_of(rows)
-    labels = rows["model"].to_pylist()
+    labels, policies = rows["model"].to_pylist(), _policies(rows)
     turned, gaps, mix, left_out = [], [0.0], dict[str, int](), 0
     with bar("explaining declines") as step:
         for n, label in enumerate(labels):
@@ -76,32 +82,39 @@ def deletion_test(config: Settings, count: int, bar: ProgressBar) -> DeletionTes
             named = [reason.group for reason in found.reasons]
             if named:
                 mix[named[0]] = mix.get(named[0], 0) + 1
-            turned.append(_turned(explainer, vectors[n], sets, named, found.contributions))
+            others = _least(found.contributions, len(named))
+            scores = [
+                explainer.score_without(vectors[n], sets, groups)
+                for groups in (named, named[:1], others)
+            ]
+            turned.append([policies[n](score) != DECLINE for score in scores])
     shares = np.array(turned, dtype=np.float64).reshape(-1, 3)
     turned_share, first, least = shares.mean(axis=0).tolist() if len(shares) else [math.nan] * 3
     return DeletionTest(len(turned), left_out, turned_share, first, least, max(gaps), mix)
 
 
-def _turned(
-    explainer: Explainer,
-    vector: Any,
-    sets: Any,
-    named: list[str],
-    contributions: dict[str, float],
-) -> list[bool]:
-    least = sorted(contributions, key=lambda group: contributions[group])[: len(named)]
-    return [
-        explainer.score_without(vector, sets, groups) < explainer.threshold
-        for groups in (named, named[:1], least)
-    ]
+def _least(contributions: dict[str, float], count: int) -> list[str]:
+    """The groups that contribute least."""
+    return sorted(contributions, key=lambda group: contributions[group])[:count]
+
+
+def _policies(rows: pa.Table) -> list[Callable[[float], int]]:
+    """Of each decision, the outcome's code by score, at its amount and its logged costs."""
+    logged = zip(rows["costs"].to_pylist(), rows["amount_minor"].to_pylist(), strict=True)
+    return [partial(_outcome, logged_costs(costs), amount) for costs, amount in logged]
+
+
+def _outcome(costs: CostModel, amount_minor: int, score: float) -> int:
+    return costs.outcome(score, amount_minor)
 
 
 def _declines(lake: Lake, count: int) -> pa.Table:
-    where = NOT_DEGRADED & (pc.field("decision") == "decline")
+    by_model = (pc.field("decision") == "decline") & (pc.field("model_decision") == "decline")
+    where = NOT_DEGRADED & by_model & pc.field("costs").is_valid()
     found = read_decisions(lake, None, where)
     rows = None if found is None else of_current_set(found)
     if rows is None or not len(rows):
-        raise ValueError("nothing was declined yet: `whiteboard simulate fraud`")
+        raise ValueError("the model declined nothing yet: `whiteboard simulate fraud`")
     return rows[-count:].combine_chunks()
 
 

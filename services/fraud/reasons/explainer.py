@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from services.fraud.features.states import FEATURE_SET, FEATURES
+from services.fraud.problem import DECLINE, CostModel
 from services.fraud.reasons.cart import ItemChange, item_changes
 from services.fraud.reasons.forest import Forest
 from services.fraud.reasons.shapley import coalitions, log_odds, shapley_values
@@ -141,7 +142,6 @@ class Explainer:
         with np.load(io.BytesIO(data)) as stored:
             arrays = {name: stored[name] for name in stored.files}
         self._model = model
-        self.threshold = model.card.threshold
         self._medians = arrays["medians"]
         # How often each group came first among declines of training: see `reasons/mix.py`.
         self.mix = {n.removeprefix(_MIX): float(v) for n, v in arrays.items() if n.startswith(_MIX)}
@@ -293,12 +293,18 @@ def _forest_arrays(arrays: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def first_reasons(model: TabularModel, examples: Examples) -> dict[str, int]:
-    """By feature group, how often it is the first reason of the declines among examples."""
+    """By feature group, how often it is the first reason of the declines among examples.
+
+    An example is declined if that has the lower expected cost, without analysts.
+    """
     full = np.full((len(examples), len(FEATURES)), np.nan)
     full[:, model.columns] = examples.vectors
-    scores = model.score(full, examples.sets)
+    scores = model.score(full, examples.sets).astype(np.float64)
     explainer, counts = Explainer(model), Counter[str]()
-    for row in np.nonzero(scores >= model.card.threshold)[0][:_MAX_FOR_MIX]:
+    outcomes = CostModel().outcomes(
+        scores.astype(np.float64), model.card.threshold, examples.amount
+    )
+    for row in np.nonzero(outcomes == DECLINE)[0][:_MAX_FOR_MIX]:
         sets = {name: items[row : row + 1] for name, items in examples.sets.items()}
         reasons = explainer.explain(full[row], sets).reasons
         counts.update(reason.group for reason in reasons[:1])

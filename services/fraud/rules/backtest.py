@@ -3,11 +3,12 @@
 A rule is measured on top of the model and of the other rules of its set: what the decisions cost
 with it, and without it. An `observe` rule is measured as if it took its `trial` action.
 
-Outcomes cost what the design's cost model says (`problem.py`); reviews at the analysts' mean error.
+Outcomes cost what the cost model says (`problem.py`), by the newest costs that were logged; reviews
+at the analysts' mean error.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 
 import numpy as np
@@ -39,6 +40,7 @@ class DecidedTransactions:
         customer: (N,) number of the customer, for the interval.
         scenario: (N,) name of the fraud's scenario; "fraud" if only that is known.
         weight: (N,) how many transactions each stands for; None: itself.
+        costs: What outcomes cost.
     """
 
     vectors: Floats
@@ -51,6 +53,7 @@ class DecidedTransactions:
     customer: Integers
     scenario: Sequence[str]
     weight: Floats | None = None
+    costs: CostModel = field(default_factory=CostModel)
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -171,7 +174,7 @@ def costs(outcome: Integers, made: DecidedTransactions) -> Floats:
     """(N,) cost of outcomes, minor units, as often as each counts; NaN without the truth."""
     if made.fraud is None:
         return np.full(len(made), np.nan)
-    found = CostModel().costs(outcome, made.fraud, made.amount)
+    found = made.costs.costs(outcome, made.fraud, made.amount)
     return found if made.weight is None else found * made.weight
 
 

@@ -4,7 +4,7 @@ Decisions and labels are read a range of their stream at a time; the back-test h
 `MAX_ROWS` decisions.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -17,13 +17,14 @@ from services.fraud.ingestion.label_weights import DECIDED_BY, label_weights
 from services.fraud.ingestion.outcomes import read_outcomes, settled_until
 from services.fraud.ingestion.tables import DECISION_SCHEMA, DECISIONS_TABLE, NOT_SYNTHETIC
 from services.fraud.ingestion.watermark import FeedTimes, feed_codes, per_feed
-from services.fraud.problem import OUTCOMES
+from services.fraud.problem import OUTCOMES, CostModel
 from services.fraud.rules.backtest import DecidedTransactions
 from services.fraud.rules.expression import TEXTS
 from services.platform.storage.lake import Lake
 from services.platform.storage.sequences import SequenceReader
 from services.platform.types import Booleans, Floats, Integers
 
+LoggedCosts = Callable[[pa.ChunkedArray], CostModel]
 MAX_ROWS = 500_000
 _RANGE = 50_000
 _OTHER_SET = (
@@ -32,17 +33,20 @@ _OTHER_SET = (
 )
 _COLUMNS = [
     "event_time", "transaction_id", "feed", "features", "feature_set", "score", "decision",
-    "model_decision", "amount_minor", *TEXTS[:4], *DECIDED_BY,
+    "model_decision", "amount_minor", "costs", *TEXTS[:4], *DECIDED_BY,
 ]  # fmt: skip
 
 
-def decided_transactions(lake: Lake, most: int = MAX_ROWS) -> DecidedTransactions:
+def decided_transactions(
+    lake: Lake, costs: LoggedCosts = lambda _: CostModel(), most: int = MAX_ROWS
+) -> DecidedTransactions:
     """The newest logged decisions whose dispute window has closed, with their outcome.
 
     Before any has, they are the newest decisions, without an outcome. Decisions of load tests are
     left out. The lake knows no scenario of a decision.
 
     Args:
+        costs: Makes the cost model of the costs (N,) that they logged, such as `usual_costs`.
         most: How many decisions are read.
 
     Raises:
@@ -58,13 +62,16 @@ def decided_transactions(lake: Lake, most: int = MAX_ROWS) -> DecidedTransaction
         newest = _newest_before(lake, {}, most, otherwise=np.inf)
         if not len(newest):
             raise ValueError(_OTHER_SET)
-        return _transactions(newest)
+        return _transactions(newest, costs)
     weight = label_weights(rows, is_known)[is_known]
-    return _transactions(rows.filter(pa.array(is_known)), outcome[is_known] == 1, weight)
+    return _transactions(rows.filter(pa.array(is_known)), costs, outcome[is_known] == 1, weight)
 
 
 def _transactions(
-    rows: pa.Table, fraud: Booleans | None = None, weight: Floats | None = None
+    rows: pa.Table,
+    costs: LoggedCosts,
+    fraud: Booleans | None = None,
+    weight: Floats | None = None,
 ) -> DecidedTransactions:
     return DecidedTransactions(
         vectors=vectors_of(rows),
@@ -77,6 +84,7 @@ def _transactions(
         customer=pd.factorize(rows["customer_id"].to_numpy(zero_copy_only=False))[0],
         scenario=[] if fraud is None else np.where(fraud, "fraud", "genuine").tolist(),
         weight=weight,
+        costs=costs(rows["costs"]),
     )
 
 

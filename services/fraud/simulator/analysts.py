@@ -7,7 +7,9 @@ work as much faster than people as the simulated day is faster than a day.
 
 import asyncio
 from argparse import ArgumentParser
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -60,8 +62,20 @@ async def open_truth(js: JetStreamContext) -> KeyValue:
 class SimulatedAnalyst:
     """One analyst."""
 
-    def __init__(self, js: JetStreamContext, seconds_per_case: float, number: int) -> None:
+    def __init__(
+        self,
+        js: JetStreamContext,
+        seconds_per_case: float,
+        number: int,
+        errors: Mapping[str, float] | None = None,
+    ) -> None:
+        """Open nothing.
+
+        Args:
+            errors: Shares of errors, by their names in the cost model, in place of its own.
+        """
         self._js = js
+        self._errors = errors or {}
         self._seconds = seconds_per_case
         self._name = f"simulated-{number}"
         self._rng = Random(number)
@@ -77,7 +91,7 @@ class SimulatedAnalyst:
             WAIT.observe(lease.waited_s)
             await asyncio.sleep(self._rng.expovariate(1 / self._seconds))
             try:
-                costs = await read_costs(self._js)
+                costs = replace(await read_costs(self._js), **self._errors)  # type: ignore[arg-type]
                 verdict = verdict_of(await self._fraud(truth, lease), costs, self._rng)
                 await queue.decide(lease, verdict, self._name)
                 EVENTS.labels(NAME, verdict).inc()
@@ -93,21 +107,41 @@ class SimulatedAnalyst:
 
 
 def parse_arguments(_: Settings, arguments: Sequence[str]) -> dict[str, Any]:
-    """How many analysts, and how much faster than people."""
+    """How many analysts, their minutes and errors, and how much faster than people they are."""
     parser = ArgumentParser(prog=NAME, description=__doc__)
+    share = partial(_share, parser)
     parser.add_argument("--number", type=int, default=NUMBER)
     parser.add_argument("--speed", type=float, default=SPEED, help="times as fast as people")
+    parser.add_argument("--minutes", type=float, default=ANALYST_MINUTES, help="a case, on average")
+    parser.add_argument("--missed", type=share, help="share of frauds; else the cost model's")
+    parser.add_argument("--wrongly-stopped", type=share, help="share of genuine payments")
     options = parser.parse_args(list(arguments))
-    if options.number < 0 or options.speed <= 0:
-        parser.error("--number must not be negative, --speed must be above 0")
+    if options.number < 0 or options.speed <= 0 or options.minutes <= 0:
+        parser.error("--number must not be negative, --speed and --minutes must be above 0")
     return vars(options)
 
 
-async def main(config: Settings, number: int = NUMBER, speed: float = SPEED) -> None:
-    """Run until cancelled."""
+def _share(parser: ArgumentParser, text: str) -> float:
+    share = float(text)
+    if not 0 <= share <= 1:
+        parser.error(f"{text} is no share: from 0 to 1")
+    return share
+
+
+async def main(
+    config: Settings,
+    number: int = NUMBER,
+    speed: float = SPEED,
+    minutes: float = ANALYST_MINUTES,
+    missed: float | None = None,
+    wrongly_stopped: float | None = None,
+) -> None:
+    """Run until cancelled. Arguments as on the command line; None: the cost model's."""
+    given = {"missed": missed, "wrongly_stopped": wrongly_stopped}
+    errors = {name: share for name, share in given.items() if share is not None}
     nc = await connect(config, NAME, timeout_s=60.0)
     js = nc.jetstream()
-    seconds = ANALYST_MINUTES * 60 / speed
+    seconds = minutes * 60 / speed
 
     async def present() -> None:
         while True:
@@ -120,6 +154,6 @@ async def main(config: Settings, number: int = NUMBER, speed: float = SPEED) -> 
         async with asyncio.TaskGroup() as group:
             group.create_task(present())
             for one in range(number):
-                group.create_task(SimulatedAnalyst(js, seconds, one).work())
+                group.create_task(SimulatedAnalyst(js, seconds, one, errors).work())
     finally:
         await nc.close()

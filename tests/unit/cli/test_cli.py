@@ -158,6 +158,13 @@ def test_another_designs_protocol_is_refused():
     assert runner.invoke(app, arguments).exit_code == 1
 
 
+def test_a_data_set_that_is_not_here_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = runner.invoke(app, ["evaluate", "cv"])
+    assert done.exit_code == 1
+    assert "no data set magnetic_tile" in done.output
+
+
 def test_the_search_for_the_knee_asks_for_more_each_time(monkeypatch):
     def measured(design, rate, seconds, folder, step):
         return SimpleNamespace(rate=rate, p95_ms=10.0 * rate, failures=0)

@@ -7,6 +7,7 @@ import pytest
 from services.fraud.features.decisions import vectors_of
 from services.fraud.ingestion.outcomes import settle
 from services.fraud.ingestion.tables import DECISIONS_TABLE, LABELS_TABLE
+from services.fraud.review.policy import usual_costs
 from services.fraud.rules import logged
 from services.fraud.rules.logged import decided_transactions, times_us
 from tests.unit.fraud.test_labelled import RangedLake
@@ -20,12 +21,13 @@ def lake(monkeypatch):
 
 
 def test_ranges_give_what_the_whole_tables_give(lake):
-    found = decided_transactions(lake)
+    found = decided_transactions(lake, usual_costs)
     whole = settle(lake.tables[DECISIONS_TABLE], lake.tables[LABELS_TABLE]).rows
     assert len(found) == len(whole) > 3_000
     assert np.array_equal(found.time_us, times_us(whole))
     assert np.array_equal(found.vectors, vectors_of(whole))
     assert np.array_equal(found.fraud, whole["fraud"].to_numpy())
+    assert found.costs == usual_costs(whole["costs"])
     assert np.array_equal(found.weight, whole["weight"].to_numpy())
     assert list(found.texts["customer_id"]) == whole["customer_id"].to_pylist()
 

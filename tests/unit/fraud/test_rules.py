@@ -10,8 +10,9 @@ import pytest
 from services.fraud.features.states import TABULAR
 from services.fraud.ingestion.events import Transaction
 from services.fraud.monitoring.rules import audit_rules
+from services.fraud.problem import OUTCOMES, CostModel
 from services.fraud.rules import files
-from services.fraud.rules.backtest import OUTCOMES, DecidedTransactions, back_test, outcomes_of
+from services.fraud.rules.backtest import DecidedTransactions, back_test, outcomes_of
 from services.fraud.rules.evaluation import CompiledRules, transaction_texts
 from services.fraud.rules.expression import TEXTS, RuleRefused
 from services.fraud.rules.files import read_rules, shipped_rules
@@ -192,6 +193,14 @@ def test_the_back_test_measures_each_rule_on_top_of_the_others():
     assert half.recall == {"ring": 1.0}
     assert largest.eur_per_day == 0.0  # `half` declines first
     assert half.low <= half.eur_per_day <= half.high
+
+
+def test_the_back_test_reckons_by_the_costs_that_decided():
+    made = decided([10_000, 20_000], [False, True], ["approve", "approve"])
+    rules = compiled(rule("amount >= 50", "half", "decline"))
+    dearer = back_test(rules, replace(made, costs=CostModel(opex=800.0, fee=2_500.0)))
+    # Model alone: one fraud approved, 200 + 25 EUR. With `half`: one genuine one declined, 8 EUR.
+    assert (dearer.cost_model, dearer.cost_rules) == (225.0, 8.0)
 
 
 def test_without_the_truth_the_back_test_counts_hits_and_changed_outcomes():
