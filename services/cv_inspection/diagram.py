@@ -128,8 +128,8 @@ _BOXES = (
         command="whiteboard history cv",
         question="Operators confirm only what was rejected. What do you never learn?",
         answer="Escapes: a part that passed gets no label, so recall looks better than it is. A "
-        "small "
-        "random share of passed parts has to be inspected, too.",
+        "person looks at a random tenth of the passed parts, and each of those labels counts ten "
+        "times.",
         at_scale="One is enough: it starts jobs, and jobs run elsewhere.",
         **SCHEDULER_TEXTS,
     ),

@@ -180,9 +180,9 @@ _BOXES = (
         (events_rate("lake-writer", "rows"), lag("lake-writer")),
         command="whiteboard fault lake-writer --kind kill",
         question="You decline a payment: what do you learn?",
-        answer="Nothing: a declined payment has no chargeback, so its label never arrives. The "
-        "next "
-        "model must not take that silence for honesty.",
+        answer="Nothing: a declined payment has no chargeback, so its label never arrives. Three "
+        "of a hundred would-be declines, fewer of large amounts, are approved to learn it: the "
+        "control group.",
         at_scale="One a stream shard; batches by size, not by time.",
         **LAKE_WRITER_TEXTS,
     ),

@@ -1,4 +1,4 @@
-"""The 20 lines of docs/device.md answer as serving does."""
+"""The two dozen lines of docs/device.md answer as serving does."""
 
 import json
 import re
