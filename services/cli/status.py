@@ -13,6 +13,7 @@ from infra.local.engines import redis_server
 from infra.local.supervisor import Supervisor
 from services.cli.options import DESIGNS, FIRST, JsonOption
 from services.cli.output import out, show_json, table
+from services.platform.design import WALKTHROUGH
 from services.platform.models.alias import alias_conflict
 from services.platform.models.names import label_version
 from services.platform.runtime.sharing.siblings import ask_ready, number_of, shared_folder
@@ -60,12 +61,22 @@ def status(as_json: JsonOption = False) -> None:
 def urls(config: Settings) -> dict[str, str]:
     """What a browser can open."""
     return {
+        "page": WALKTHROUGH.url(config),
         **{d.http.name: f"{d.http.url(config)}/docs" for d in DESIGNS.values()},
         "metrics": f"{FIRST.http.url(config)}/metrics",
         "streams": f"http://{config.host}:{config.nats_http_port}/jsz?streams=1",
         "s3": config.s3,
         "mlflow": f"mlflow ui --backend-store-uri {config.mlflow}",
     }
+
+
+def image_url(page: str, key: str) -> str:
+    """Where the page shows an image of the inbox.
+
+    >>> image_url("http://127.0.0.1:18090", "line-a/station 1/7.jpg")
+    'http://127.0.0.1:18090/api/image?key=line-a%2Fstation%201%2F7.jpg'
+    """
+    return f"{page}/api/image?key={urllib.parse.quote(key, safe='')}"
 
 
 def _show(figures: dict[str, Any]) -> None:
@@ -90,6 +101,8 @@ def _show(figures: dict[str, Any]) -> None:
     for alert in figures["alerts"]:
         title = f"{alert['at'][:19]} {alert['design']} {alert['kind']}"
         out.print(f"  [red]{title}[/] {escape(alert['said'])}")
+        for key in alert["examples"]:
+            out.print(f"    {image_url(figures['urls']['page'], key)}", soft_wrap=True)
     for name, report in figures["reports"].items():
         out.print(f"  newest report of {name}: {report}", highlight=False)
     for name, url in figures["urls"].items():
