@@ -362,7 +362,7 @@ FRAUD = Design(
     walkthrough_access=Access(
         publishes=("fraud.tx.>", "fraud.label.>"),
         listens=("fraud.decision.>",),
-        reads=("FRAUD", "FRAUD_DECISIONS"),
+        reads=("FRAUD", "FRAUD_DECISIONS", "FRAUD_VERDICTS"),
         watches=("FRAUD_COSTS", "fraud_reasons"),
     ),
     simulator_access=Access(

@@ -6,6 +6,7 @@ import secrets
 from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime, timedelta
 from time import perf_counter
+from typing import Any
 
 import aiohttp
 import numpy as np
@@ -21,6 +22,7 @@ from features.cluster.clients import open_link
 from features.online.reader import OnlineReader
 from features.redis_connection import RedisLink
 from features.spec import SEQ
+from services.fraud.evaluation.aftermath import aftermath
 from services.fraud.features.states import STATES
 from services.fraud.ingestion.events import (
     DECISION,
@@ -82,12 +84,14 @@ async def follow(config: Settings) -> AsyncIterator[Mark]:
         known = {t: set(await asyncio.to_thread(lake.files, t, since)) for t in tables}
         decided = await nc.subscribe(f"{DECISION}.{shard(payment.customer_id, config.shards)}.*")
         begin = perf_counter()
-        outcome, marks = await _scored(config, payment, begin)
+        decision, marks = await _scored(config, payment, begin)
         for mark in marks:
             yield mark
         yield await _published(decided, payment, begin)
-        yield await _event(nc, config, payment, outcome, begin)
+        yield await _event(nc, config, payment, decision["decision"], begin)
         yield await _readable(redis, nc, payment, begin)
+        async for mark in aftermath(nc.jetstream(), decision, payment.amount_minor, begin):
+            yield mark
         async for mark in _stored(lake, known, payment, since, begin):
             yield mark
     finally:
@@ -110,8 +114,8 @@ async def _payment(nc: Client) -> Transaction:
 
 async def _scored(
     config: Settings, payment: Transaction, begin: float
-) -> tuple[Outcome, list[Mark]]:
-    """The scorer's decision, and its way."""
+) -> tuple[dict[str, Any], list[Mark]]:
+    """The scorer's answer, and its way."""
     url = f"{SCORER.url(config)}{SCORER.route}"
     amount = f"{payment.amount_minor / 100:,.2f} {payment.currency}"
     marks = [Mark("gateway", "sent", 0.0, None, f"{payment.transaction_id}: {amount}")]
@@ -135,7 +139,7 @@ async def _scored(
     detail = f"{body['decision']}, score {body['score']:.4f} against {body['threshold']:.4f}"
     detail += ", degraded" if body["degraded"] else ""
     marks.append(Mark("gateway", "answered", took, took, f"{detail}, by {body['model']}"))
-    return body["decision"], marks
+    return body, marks
 
 
 async def _published(decided: Subscription, payment: Transaction, begin: float) -> Mark:
