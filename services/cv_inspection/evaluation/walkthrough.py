@@ -21,6 +21,7 @@ from services.cv_inspection.ingestion.events import (
 )
 from services.cv_inspection.ingestion.labels import read_label
 from services.cv_inspection.ingestion.tables import INSPECTIONS_TABLE
+from services.cv_inspection.problem import ESCAPE_COST_MINOR, REINSPECTION_COST_MINOR
 from services.cv_inspection.simulator.camera import Camera, Shot
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
@@ -136,6 +137,28 @@ async def _inspected(
     yield Mark("store", "mask is stored" if stored else "no mask", _since(begin), None,
                event.mask_key or "")  # fmt: skip
     yield Mark("nats", "inspection is in the stream", _since(begin), None, event.inspection_id)
+    yield Mark("inspection-worker", "money", _since(begin), None, money(event.defect))
+    yield Mark("camera", "label", _since(begin), None, label_of(event))
+
+
+def money(defect: float) -> str:
+    """The expected cost of passing and of stopping a part, EUR.
+
+    >>> money(0.2)
+    'expected cost: pass 12.00 EUR, stop 1.20 EUR'
+    """
+    passed, stopped = defect * ESCAPE_COST_MINOR, (1.0 - defect) * REINSPECTION_COST_MINOR
+    return f"expected cost: pass {passed / 100:,.2f} EUR, stop {stopped / 100:,.2f} EUR"
+
+
+def label_of(event: InspectionEvent) -> str:
+    """Which label the part gets, and when."""
+    if event.stopped:
+        return "the operator's, who looks at a part that was stopped"
+    if event.audit:
+        times = 1.0 / (event.propensity or 1.0)
+        return f"the operator's, an audit of a part that passes; it counts {times:,.0f} times"
+    return "none: it passes, unless a customer sends a defect back"
 
 
 async def _arrival(notified: Subscription, shot: Shot, begin: float) -> Mark:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.cv_inspection.evaluation.walkthrough import decision_view, label_event
+from services.cv_inspection.evaluation.walkthrough import decision_view, label_event, label_of
 from services.cv_inspection.ingestion.events import parse_inspection
 from tests.integration.cv_inspection.inspections import made_inspection
 
@@ -26,3 +26,11 @@ def test_a_label_is_a_class_of_the_model_in_any_spelling():
 def test_the_page_offers_the_classes_of_the_model_that_inspected_the_part():
     [_, own] = [decision_view(parse_inspection(data)) for data in inspections()]
     assert own.labels == ("good", "burr", "missing_thread")
+
+
+def test_a_followed_image_says_which_label_it_gets():
+    event = parse_inspection(inspections()[0])
+    passed = {"decision": "pass", "audit": False, "propensity": 0.1}
+    assert label_of(event.model_copy(update=passed)).startswith("none")
+    assert "counts 10 times" in label_of(event.model_copy(update={**passed, "audit": True}))
+    assert "stopped" in label_of(event.model_copy(update={**passed, "decision": "reject"}))
