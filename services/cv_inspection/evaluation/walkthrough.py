@@ -137,18 +137,19 @@ async def _inspected(
     yield Mark("store", "mask is stored" if stored else "no mask", _since(begin), None,
                event.mask_key or "")  # fmt: skip
     yield Mark("nats", "inspection is in the stream", _since(begin), None, event.inspection_id)
-    yield Mark("inspection-worker", "money", _since(begin), None, money(event.defect))
+    yield Mark("inspection-worker", "money", _since(begin), None, money(event.stopped))
     yield Mark("camera", "label", _since(begin), None, label_of(event))
 
 
-def money(defect: float) -> str:
-    """The expected cost of passing and of stopping a part, EUR.
+def money(stopped: bool) -> str:
+    """What the decision costs if it is wrong. P(defect) is not calibrated: the threshold is chosen.
 
-    >>> money(0.2)
-    'expected cost: pass 12.00 EUR, stop 1.20 EUR'
+    >>> money(stopped=False), money(stopped=True)
+    ('60.00 EUR if it has a defect', '1.50 EUR if it is good')
     """
-    passed, stopped = defect * ESCAPE_COST_MINOR, (1.0 - defect) * REINSPECTION_COST_MINOR
-    return f"expected cost: pass {passed / 100:,.2f} EUR, stop {stopped / 100:,.2f} EUR"
+    if stopped:
+        return f"{REINSPECTION_COST_MINOR / 100:,.2f} EUR if it is good"
+    return f"{ESCAPE_COST_MINOR / 100:,.2f} EUR if it has a defect"
 
 
 def label_of(event: InspectionEvent) -> str:
