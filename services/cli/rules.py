@@ -202,9 +202,10 @@ def _show_back_test(found: "BackTest") -> None:
     outcomes = ", ".join(f"{count:,} {name}" for name, count in found.outcomes.items())
     if found.frauds is None:
         _show_hits(found, title)
-        say(
-            f"with the rules: {outcomes}. No dispute window has closed yet, so precision and money "
-            "are unknown: let `whiteboard simulate fraud` run on, or add `--simulated`"
+        out.print(
+            f"  with the rules: {outcomes}. No dispute window has closed yet, so precision and "
+            "money are unknown: let `whiteboard simulate fraud` run on, or add `--simulated`",
+            highlight=False,
         )
         return
     board = table(
@@ -221,9 +222,10 @@ def _show_back_test(found: "BackTest") -> None:
     out.print(board)
     out.print(_STAR, highlight=False)
     _show_recall(found.rules)
-    say(
-        f"cost a day: model alone {found.cost_model:,.0f} EUR, with the rules that act "
-        f"{found.cost_rules:,.0f} EUR; {outcomes}"
+    out.print(
+        f"  cost a day: model alone {found.cost_model:,.0f} EUR, with the rules that act "
+        f"{found.cost_rules:,.0f} EUR; {outcomes}",
+        highlight=False,
     )
 
 

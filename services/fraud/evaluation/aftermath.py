@@ -19,7 +19,7 @@ from services.platform.walkthrough import Mark
 T = TypeVar("T")
 
 # How long reasons and a verdict are waited for: simulated analysts take a quarter of a second.
-_REASONS_S, _VERDICT_S, _POLL_S = 10.0, 20.0, 0.05
+_REASONS_S, _VERDICT_S, _POLL_S = 3.0, 5.0, 0.05
 
 
 async def aftermath(

@@ -8,7 +8,7 @@ from redis import Redis
 
 from features.online.table import OnlineTable
 from features.spec import SUMS
-from services.fraud.evaluation.run_report import run_report, wait_until_processed
+from services.fraud.evaluation.run_report import Delays, run_report, wait_until_processed
 from services.fraud.features.states import CUSTOMER, FEATURES
 from services.fraud.ingestion.tables import DECISION_SCHEMA, DECISIONS_TABLE
 from services.fraud.monitoring.skew import audit
@@ -46,7 +46,9 @@ async def test_vectors_match_their_events_and_a_changed_state_is_found(config, s
     report = await play(config, stack, begin, 700)
     assert report.failures == 0
     assert await wait_until_processed(config)
-    found, checked = await asyncio.to_thread(run_report, config, report, ({}, {1.0: 1.0}))
+    before, after = Delays({}, {}), Delays({1.0: 1.0}, {0.5: 0.0, 1.0: 9.0})
+    found, checked = await asyncio.to_thread(run_report, config, report, before, after)
+    assert 500 < found["reasons_p95_ms"] < 1_000
     assert (found["vectors"], found["mismatches"], found["lost"]) == (700, 0, 0)
     assert checked.examples == []
     assert (checked.rule_decisions, checked.rule_mismatches, checked.unknown_rules) == (700, 0, 0)
