@@ -75,7 +75,8 @@ check: setup
 	else echo "no promtool here, alert rules are not checked: infra/tools.sh brings it"; fi
 
 test-e2e: setup federated-setup  ## The whole stack, killed and mended; minutes
-	$(BIN)/pytest -m e2e tests/e2e/test_demo.py tests/e2e/test_deploy.py tests/e2e/test_drill.py tests/e2e/test_evaluate.py \
+	$(BIN)/pytest -m e2e tests/e2e/test_beside_the_scorer.py tests/e2e/test_demo.py tests/e2e/test_deploy.py \
+	    tests/e2e/test_drill.py tests/e2e/test_evaluate.py \
 	    tests/e2e/test_federated.py tests/e2e/test_mutated_files.py tests/e2e/test_page.py \
 	    tests/e2e/test_schemathesis.py tests/unit/cv_inspection/test_vision_candidates.py
 
