@@ -86,7 +86,7 @@ def fold_of(images, probabilities, mask, threshold=0.5):
         [[(m & t).sum(), (m | t).sum()] for m, t in zip(mask, images.mask, strict=True)]
     )
     overlap = np.repeat(both[:, None], 2, axis=1)
-    blank = np.zeros((count, 2, 2), bool)
+    blank = np.zeros((count, 2, 2), np.uint8)
     return FoldResult(
         np.arange(count), images.label, probabilities, np.zeros(count), overlap, blank, threshold
     )
