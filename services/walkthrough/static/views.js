@@ -80,7 +80,7 @@ function imageWithMask(view) {
   return h("div", { className: "maps" }, view.maps.map((map) => h("figure", {},
     h("div", { className: "picture mapped" }, photo(), h("img", { className: "map", src: of(map.key, `&channel=${map.channel}`), alt: `${map.title}: orange to yellow, with a white outline, is above the threshold; blue is below` })),
     h("figcaption", {}, h("b", {}, map.title), h("img", { className: "scale", src: "/api/scale", alt: "" }),
-      h("span", { className: "ticks" }, h("span", {}, "0"), h("span", {}, `threshold ${number(map.threshold)}`), h("span", {}, `${number(2 * map.threshold)} and more`)),
+      h("span", { className: "ticks" }, h("span", {}, "0"), h("span", {}, `threshold ${number(map.threshold)}`), h("span", {}, `≥ ${number(2 * map.threshold)}`)),
       h("span", { className: "small" }, map.unit)))));
 }
 
