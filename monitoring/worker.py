@@ -142,7 +142,11 @@ async def _publish(nc: Client, lake: Lake, design: str, closed: ClosedWindow) ->
     """Show a window on /metrics, write it to the lake, and raise an alert if it has findings."""
     _show_distances(closed)
     begin = datetime.fromtimestamp(closed.begin, UTC)
-    row = window_row(closed.last_seq, begin, closed.model, closed.columns, closed.result)
+    result = closed.result
+    alarms = [(finding.detector, finding.column) for finding in result.findings]
+    row = window_row(
+        closed.last_seq, begin, closed.model, result.rows, closed.columns, result.distances, alarms
+    )
     await asyncio.to_thread(write_window, lake, design, row)
     if closed.sources is not None:
         await asyncio.to_thread(lake.put, sources_path(design), closed.sources)

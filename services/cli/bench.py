@@ -20,6 +20,7 @@ class Benchmark(StrEnum):
     waterfall = "waterfall"
     growth = "growth"
     swap = "swap"
+    reasons = "reasons"
 
 
 def bench(
@@ -37,6 +38,7 @@ def bench(
     stream: feature workers, events a second, and freshness at 1,000 a second.
     waterfall: where a request's time goes, candidate by candidate, with a plot.
     swap: shadow mode on and off in turn, and champions swapped, at 300 requests/s.
+    reasons: /score and /score?reasons=true, the same requests in turn.
     growth: latency by feature views, customers and cart items; throughput by replicas (needs wrk).
 
     All but stream need the running stack.
@@ -53,6 +55,7 @@ def bench(
         Benchmark.waterfall: lambda: _waterfall(seconds),
         Benchmark.growth: lambda: _growth(seconds),
         Benchmark.swap: lambda: _swap(seconds, rounds),
+        Benchmark.reasons: lambda: _reasons(seconds),
     }
     try:
         if what in _NEED_WRK:
@@ -149,6 +152,18 @@ def _swap(seconds: int, rounds: int) -> Shown:
     during = f"{found.changing_p95_ms:.1f} ms; worst second {found.worst_second_p95_ms:.1f} ms"
     board.add_row(f"p95 over {found.changes} changes of champion", during)
     return asdict(found), [board]
+
+
+def _reasons(seconds: int) -> Shown:
+    from loadtest.reasons import RATE
+    from loadtest.reasons import bench as run
+
+    with bar("without and with reasons, in turn") as step:
+        found = run(settings(), round(seconds * RATE), step)
+    board = table(f"{found.requests:,} requests of each", "", "p50, ms", "p95", "p99")
+    for name, one in (("/score", found.without), ("/score?reasons=true", found.with_reasons)):
+        board.add_row(name, f"{one.p50_ms:.2f}", f"{one.p95_ms:.2f}", f"{one.p99_ms:.2f}")
+    return found.as_json(), [board]
 
 
 def _growth(seconds: int) -> Shown:

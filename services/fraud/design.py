@@ -315,9 +315,12 @@ FRAUD = Design(
             DEFERRABLE_NICE,
             access=Access(
                 redis="read",
+                publishes=("alerts.fraud.>",),
                 consumes=("FRAUD_DECISIONS",),
+                makes=("ALERTS",),
                 keeps=("fraud_reasons",),
                 loads=("lake",),
+                stores=("lake/fraud",),
             ),
         ),
     ),
@@ -360,9 +363,10 @@ FRAUD = Design(
     demo=_demo,
     walkthrough=_walkthrough,
     walkthrough_access=Access(
-        publishes=("fraud.tx.>", "fraud.label.>"),
+        publishes=("fraud.tx.>", "fraud.label.>", "fraud.verdict.>"),
         listens=("fraud.decision.>",),
-        reads=("FRAUD", "FRAUD_DECISIONS", "FRAUD_VERDICTS"),
+        reads=("FRAUD", "FRAUD_DECISIONS", "FRAUD_REVIEWS", "FRAUD_VERDICTS"),
+        deletes=("FRAUD_REVIEWS",),
         watches=("FRAUD_COSTS", "fraud_reasons"),
     ),
     simulator_access=Access(

@@ -127,8 +127,8 @@ class Walkthrough:
         event: What is followed, such as "payment".
         follow: Sends one event and tells its stops. Raises OSError, ValueError.
         newest: The newest decisions, newest first. Raises OSError, ValueError.
-        label: Publishes a person's label of a decision. Raises ValueError for a word that is no
-            label of it, LookupError if it is none of the newest decisions, OSError.
+        label: Takes a person's verdict on a decision, and says what it did. Raises ValueError for a
+            word that is no label of it, LookupError if it is none of the newest decisions, OSError.
         money: Makes the view of money.
     """
 
@@ -136,5 +136,5 @@ class Walkthrough:
     event: str
     follow: Callable[[Settings], AsyncIterator[Mark]]
     newest: Callable[[Settings, int], Awaitable[list[DecisionView]]]
-    label: Callable[[Settings, str, str], Awaitable[None]]
+    label: Callable[[Settings, str, str], Awaitable[str]]
     money: Callable[[], Money]

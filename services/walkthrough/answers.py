@@ -250,10 +250,10 @@ class LabelRequest(BaseModel):
     label: Annotated[str, Field(min_length=1, max_length=255)]
 
 
-class Accepted(BaseModel):
-    """It was accepted."""
+class Labelled(BaseModel):
+    """What a person's verdict did, in a sentence."""
 
-    accepted: bool = True
+    said: str
 
 
 class Problem(BaseModel):

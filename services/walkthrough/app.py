@@ -25,12 +25,12 @@ from services.platform.storage.lake import Lake
 from services.platform.streaming.connection import connect
 from services.platform.walkthrough import Walkthrough
 from services.walkthrough.answers import (
-    Accepted,
     Cost,
     FaultReport,
     FaultRequest,
     JobRequest,
     JobState,
+    Labelled,
     LabelRequest,
     Name,
     Problem,
@@ -234,18 +234,18 @@ def _add_one_event(app: FastAPI, config: Settings, board: Board) -> None:
             yield ServerSentEvent(data={"error": message}, event="problem")
         yield ServerSentEvent(data={}, event="end")
 
-    @app.post("/api/label", tags=["events"], summary="A person's label of a decision",
+    @app.post("/api/label", tags=["events"], summary="A person's verdict on a decision",
               responses=_CHANGES | _problems(_404="No such decision among the newest"))  # fmt: skip
-    async def label(design: Annotated[Name, Query()], body: LabelRequest) -> Accepted:
+    async def label(design: Annotated[Name, Query()], body: LabelRequest) -> Labelled:
         try:
-            await _extras(board, design).label(config, body.id, body.label)
+            said = await _extras(board, design).label(config, body.id, body.label)
         except LookupError as error:
             raise HTTPException(404, str(error.args[0])) from error
         except ValueError as error:
             raise HTTPException(422, str(error)) from error
         except OSError as error:
             raise HTTPException(503, str(error)) from error
-        return Accepted()
+        return Labelled(said=said)
 
 
 def _add_changes(app: FastAPI, board: Board, faults: Faults, jobs: Jobs) -> None:

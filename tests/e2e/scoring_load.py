@@ -86,14 +86,14 @@ class ScoringLoad:
 async def decided(config: Settings, name: str) -> Counter[str]:
     """How often the stream has a decision on each transaction of a load."""
     found: Counter[str] = Counter()
-    async for data in _decisions(config):
+    async for data in decisions(config):
         transaction = orjson.loads(data)["transaction"]["transaction_id"]
         if transaction.startswith(f"{name}-"):
             found[transaction] += 1
     return found
 
 
-async def _decisions(config: Settings) -> AsyncIterator[bytes]:
+async def decisions(config: Settings) -> AsyncIterator[bytes]:
     """The stream's decisions, until none comes for a while."""
     nc = await connect(config, "test")
     try:

@@ -45,7 +45,9 @@ KEYS = (
 def metric(url: str, name: str) -> float:
     with urllib.request.urlopen(url, timeout=10) as answer:
         lines = answer.read().decode().splitlines()
-    return sum(float(line.split()[-1]) for line in lines if line.startswith(f"{name}{{"))
+    return sum(
+        float(line.split()[-1]) for line in lines if line.startswith((f"{name}{{", f"{name} "))
+    )
 
 
 class Installation:

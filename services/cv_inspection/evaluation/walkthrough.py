@@ -85,8 +85,11 @@ async def newest(config: Settings, count: int) -> list[DecisionView]:
     return [decision_view(parse_inspection(message.data or b"")) for _, message in messages]
 
 
-async def label(config: Settings, identity: str, said: str) -> None:
+async def label(config: Settings, identity: str, said: str) -> str:
     """Publish an operator's label of an inspected part.
+
+    Returns:
+        What it did, in a sentence.
 
     Raises:
         ValueError: it names no class of the inspection's model.
@@ -103,6 +106,7 @@ async def label(config: Settings, identity: str, said: str) -> None:
         raise ConnectionError("the stream did not take the label: send it again") from error
     finally:
         await nc.close()
+    return f"Labelled {event.label}: the label is in the stream."
 
 
 def label_event(identity: str, said: str, inspections: list[bytes]) -> LabelEvent:

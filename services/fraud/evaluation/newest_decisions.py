@@ -1,4 +1,4 @@
-"""The walkthrough's newest decisions: why each was made, and a person's label of one."""
+"""The walkthrough's newest decisions: why each was made, and a person's verdict on one."""
 
 import asyncio
 from collections.abc import Mapping
@@ -18,6 +18,7 @@ from services.fraud.ingestion.events import (
     subject,
 )
 from services.fraud.reasons.report import fetch
+from services.fraud.review.queue import ReviewQueue
 from services.platform.settings import Settings
 from services.platform.streaming.connection import connect
 from services.platform.streaming.stored import newest_messages
@@ -80,8 +81,11 @@ def _worded(reason: Mapping[str, Any]) -> str:
     return f"{reason['group']}, {reason['contribution']:+.2f} log-odds: {'; '.join(texts)}"
 
 
-async def label(config: Settings, identity: str, said: str) -> None:
-    """Publish an analyst's label of a decision.
+async def label(config: Settings, identity: str, said: str) -> str:
+    """Take a person's verdict: of a case under review as an analyst's, of any other as its label.
+
+    Returns:
+        What it did, in a sentence.
 
     Raises:
         ValueError: it is no label.
@@ -92,11 +96,17 @@ async def label(config: Settings, identity: str, said: str) -> None:
         raise ValueError(f"label: {said[:80]!r} is not one of {', '.join(_LABELS)}")
     nc = await connect(config, NAME)
     try:
-        event = await _find(nc.jetstream(), identity)
+        js = nc.jetstream()
+        event = await _find(js, identity)
         if event is None:
             raise LookupError(f"decision {identity} is not among the newest {_LABELLED:,}")
+        decided = await ReviewQueue(js).decide_waiting(
+            identity, "fraud" if said == "fraud" else "genuine", NAME
+        )
+        if decided is not None:
+            return f"The case is decided: the payment's outcome is {decided.outcome}."
         message = LabelEvent.of(event.transaction, said == "fraud")
-        await nc.jetstream().publish(
+        await js.publish(
             subject(LABEL, message, config.shards),
             message.model_dump_json().encode(),
             headers={"Nats-Msg-Id": message.message_id},
@@ -105,6 +115,7 @@ async def label(config: Settings, identity: str, said: str) -> None:
         raise ConnectionError("the stream did not take the label: send it again") from error
     finally:
         await nc.close()
+    return f"Labelled {said}: the label is in the stream."
 
 
 async def _find(js: JetStreamContext, identity: str) -> DecisionEvent | None:

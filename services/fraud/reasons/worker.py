@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import orjson
+from nats.js import JetStreamContext
 from nats.js.kv import KeyValue
 from prometheus_client import Histogram
 from pydantic import ValidationError
@@ -29,7 +30,7 @@ from services.fraud.ingestion.events import (
 from services.fraud.model import read_model
 from services.fraud.problem import DESIGN
 from services.fraud.reasons.explainer import Explainer, Explanation, NotExplained
-from services.fraud.reasons.mix import ReasonMix
+from services.fraud.reasons.mix import ReasonMix, alert_of_mix, write_mix
 from services.fraud.reasons.parties import ChargedBackParties, with_parties
 from services.fraud.reasons.report import EXPLAINED, make_report, open_bucket, store
 from services.platform.models.names import label_version, version_path
@@ -118,37 +119,49 @@ class ReasonsWorker:
     """Writes the reports on the declines and reviews of each batch."""
 
     def __init__(
-        self, explainers: Explainers, parties: ChargedBackParties, bucket: KeyValue
+        self,
+        explainers: Explainers,
+        parties: ChargedBackParties,
+        bucket: KeyValue,
+        js: JetStreamContext,
+        lake: Lake,
     ) -> None:
         self._explainers = explainers
         self._parties = parties
         self._bucket = bucket
+        self._js = js
+        self._lake = lake
         self._mix = ReasonMix()
 
     async def handle(self, batch: list[Message]) -> None:
-        """Explain a batch and store its reports.
+        """Explain a batch, store its reports, and publish the windows of the mix that it closed.
 
         Raises:
             OSError, nats.errors.Error, RedisError: an engine is away; retry the same batch.
         """
         events = [(m, event) for m in batch if (event := parse(m)) is not None]
-        reports = await asyncio.to_thread(self._explain, [event for _, event in events])
+        reports = await asyncio.to_thread(self._explain, events)
         await asyncio.gather(*(store(self._bucket, report) for report in reports))
         now = time()
         for message, event in events:
             DELAY.observe(max(now - (event.get("decided_at") or message.published_us / 1e6), 0.0))
         EVENTS.labels(NAME, "explained").inc(len(events))
+        while self._mix.closed:
+            row = self._mix.closed[0]
+            await asyncio.to_thread(write_mix, self._lake, row)
+            await alert_of_mix(self._js, row)
+            self._mix.closed.popleft()
 
-    def _explain(self, events: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        return [self._report(event) for event in events]
+    def _explain(self, events: list[tuple[Message, dict[str, Any]]]) -> list[dict[str, Any]]:
+        return [self._report(message.seq, event) for message, event in events]
 
-    def _report(self, event: dict[str, Any]) -> dict[str, Any]:
+    def _report(self, seq: int, event: dict[str, Any]) -> dict[str, Any]:
         found, note = explain_event(self._explainers, event)
         if found is not None and found.reasons:
             found = with_parties(found, event, self._parties)
             if event["decision"] == "decline" and not event.get("synthetic"):
                 explainer = self._explainers.of(str(event["model"]))
-                self._mix.add(found.reasons[0].group, explainer.mix)
+                self._mix.add(seq, event, found.reasons[0].group, explainer.mix)
         return make_report(event, found, note)
 
 
@@ -169,10 +182,11 @@ async def main(config: Settings) -> None:
     nc = await connect(config, f"{DESIGN}-{NAME}", timeout_s=60.0)
     consumer = OrderedConsumer(nc, DECISIONS_STREAM, NAME, FLAGGED_DECISIONS, batch=_BATCH)
     redis = open_redis(config, socket_timeout=5.0)
-    parties = ChargedBackParties(Lake(config), redis)
+    lake, js = Lake(config), nc.jetstream()
     try:
-        bucket = await retry_forever(lambda: open_bucket(nc.jetstream()), "opening the bucket")
-        worker = ReasonsWorker(Explainers(config), parties, bucket)
+        bucket = await retry_forever(lambda: open_bucket(js), "opening the bucket")
+        parties = ChargedBackParties(lake, redis)
+        worker = ReasonsWorker(Explainers(config), parties, bucket, js, lake)
         async with asyncio.TaskGroup() as group:
             group.create_task(report_lag({NAME: consumer}))
             group.create_task(consume(consumer, worker.handle, retry_on=(RedisError,)))

@@ -63,7 +63,8 @@ def train_fallback(
         design=DESIGN,
         feature_set=FEATURE_SET.hash,
         sets={"items": SETS["items"]},
-        kpi={"review_minor": CostModel().opex, "calibration_error": error},
+        kpi={"review_minor": CostModel().opex},
+        calibration_error=error,
     )
     return {FALLBACK: write_card(made.export(), card)}
 

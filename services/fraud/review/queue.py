@@ -163,8 +163,7 @@ class ReviewQueue:
         """
         if time.time() > lease.until:
             raise LeaseLost("the lease has expired: another analyst may have the case")
-        outcome = "decline" if verdict == "fraud" else "approve"
-        event = _verdict(lease.case, verdict, outcome, lease.waited_s, by)
+        event = _verdict(lease.case, verdict, _outcome(verdict), lease.waited_s, by)
         first = await self._publish_first(_subject(event.decision_id), _json(event))
         await self._js._nc.request(lease.reply, b"+ACK", timeout=5.0)
         if first:
@@ -173,6 +172,26 @@ class ReviewQueue:
         if (stored.verdict, stored.by) != (verdict, by):
             raise LeaseLost("the case is decided already")
         return stored
+
+    async def decide_waiting(
+        self, decision_id: str, verdict: Verdict, by: str
+    ) -> VerdictEvent | None:
+        """Decide a case by its id, whoever has it; None if it is not in the queue.
+
+        Its lease, if it has one, is lost: the first verdict counts.
+        """
+        try:
+            message = await self._js.get_last_msg(REVIEWS_STREAM, f"{CASE}.{decision_id}")
+        except NotFoundError:
+            return None
+        case = _parse(message.data or b"")
+        if case is None:
+            return None
+        waited_s = (datetime.now(UTC) - _stored_at(message)).total_seconds()
+        event = _verdict(case, verdict, _outcome(verdict), waited_s, by)
+        first = await self._publish_first(_subject(decision_id), _json(event))
+        await self._js.delete_msg(REVIEWS_STREAM, message.seq or 0)
+        return event if first else None
 
     async def close_overdue(self, max_age_s: float) -> int:
         """Decide cases whose time ran out by their default; returns how many."""
@@ -210,6 +229,10 @@ class ReviewQueue:
                 raise
             return False
         return True
+
+
+def _outcome(verdict: Verdict) -> str:
+    return "decline" if verdict == "fraud" else "approve"
 
 
 def _verdict(

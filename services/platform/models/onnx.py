@@ -39,6 +39,8 @@ class ModelCard(BaseModel):
         classes: Class names, in order, of a model that returns a probability for each.
         threshold: Cases with a score at or above it are stopped.
         kpi: The costs the threshold was chosen for.
+        calibration_error: Expected calibration error of its scores on examples that it was not
+            fitted on, 0..1; None if it was not measured.
         limits: The design's other limits, by name, such as how far an image may be scaled down.
         trained_on: Fingerprint of the training data.
         trained_at: When, UTC.
@@ -57,6 +59,7 @@ class ModelCard(BaseModel):
     classes: tuple[str, ...] = ()
     threshold: float = Field(ge=0.0, le=1.0)
     kpi: dict[str, float]
+    calibration_error: float | None = Field(default=None, ge=0.0, le=1.0)
     limits: dict[str, float] = {}
     trained_on: str
     trained_at: datetime

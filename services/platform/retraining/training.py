@@ -93,9 +93,11 @@ class TrainedCandidate:
 
 def register(settings: Settings, trained: TrainedCandidate) -> RegisteredModel:
     """Evaluate a trained candidate, export and register it; it does not serve yet."""
-    candidate, card, valid = trained.candidate, trained.card, trained.validation
-    evaluated = (trained.score, valid.positive, valid.amount, card.threshold, trained.cost_model)
+    candidate, valid = trained.candidate, trained.validation
+    threshold = trained.card.threshold
+    evaluated = (trained.score, valid.positive, valid.amount, threshold, trained.cost_model)
     measured = {**metrics(*evaluated, valid.weight), **trained.metrics}
+    card = trained.card.model_copy(update={"calibration_error": measured["ece"]})
     onnx = attach(trained.exported or candidate.export(), trained.attachments)
     with TemporaryDirectory() as folder:
         native = Path(folder) / "native"

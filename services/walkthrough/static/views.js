@@ -88,8 +88,7 @@ function labelButtons(design, view) {
   const status = h("p", { role: "status" });
   const give = async (label) => {
     try {
-      await post(`/api/label?design=${design.name}`, { id: view.id, label });
-      status.textContent = `Labelled ${label}: the label is in the stream.`;
+      status.textContent = (await post(`/api/label?design=${design.name}`, { id: view.id, label })).said;
     } catch (error) {
       status.textContent = error.message;
     }

@@ -7,15 +7,29 @@ import httpx
 import orjson
 import pytest
 
+from features.cluster.clients import open_redis
+from monitoring.alerts import newest_alerts
+from monitoring.drift_table import REASONS, read_windows
 from services.fraud.evaluation.newest_decisions import label
 from services.fraud.evaluation.reasons import deletion_test, why
 from services.fraud.features.states import FEATURE_SET
-from services.fraud.ingestion.events import DECISION, DECISIONS_STREAM, LABEL, STREAM
+from services.fraud.ingestion.events import (
+    DECISION,
+    DECISIONS_STREAM,
+    LABEL,
+    STREAM,
+    ReviewCase,
+    Transaction,
+)
 from services.fraud.ingestion.lake_writer import to_row
 from services.fraud.ingestion.tables import DECISION_SCHEMA, DECISIONS_TABLE
 from services.fraud.model import read_model
 from services.fraud.reasons.explainer import ATTACHMENT, explanation_file
-from services.fraud.reasons.report import BUCKET
+from services.fraud.reasons.mix import COLUMN, WINDOW
+from services.fraud.reasons.parties import ChargedBackParties
+from services.fraud.reasons.report import BUCKET, open_bucket
+from services.fraud.reasons.worker import Explainers, ReasonsWorker
+from services.fraud.review.queue import ReviewQueue
 from services.fraud.serving.app import EXAMPLE_TRANSACTION, create_app
 from services.platform.models.attachments import attach
 from services.platform.models.names import CHAMPION, version_path
@@ -34,7 +48,7 @@ NAME = "reasons"
 @pytest.fixture
 def champion(config, nc, candidate, simulated):
     """The champion's file, which explains itself, as registration stores it."""
-    file = explanation_file(candidate, simulated.examples)
+    file = explanation_file(candidate, simulated.examples, {"transaction": 1})
     data = write_card(attach(candidate.export(), {ATTACHMENT: file}), card())
     Lake(config).put(version_path("fraud", 1), data)
     put_served(config, data, "fraud", CHAMPION, 1)
@@ -126,12 +140,40 @@ async def test_killed_it_loses_nothing(config, nc, champion, simulated, worker):
     assert report["transaction_id"] == "t3"
 
 
+async def test_a_full_window_of_declines_is_compared_with_training(config, nc, champion, simulated):
+    events = declined(champion, simulated, WINDOW)
+    await publish(nc, events)
+    js, lake = nc.jetstream(), Lake(config)
+    parties = ChargedBackParties(lake, open_redis(config))
+    worker = ReasonsWorker(Explainers(config), parties, await open_bucket(js), js, lake)
+    batch = [Message(f"{DECISION}.1", orjson.dumps(e), n + 1, 0, "") for n, e in enumerate(events)]
+    for _ in range(2):  # a batch that is not acknowledged comes again
+        await worker.handle(batch)
+    [row] = read_windows(lake, "fraud", REASONS).to_pylist()
+    assert (row["seq"], row["rows"], row["columns"]) == (WINDOW, WINDOW, [COLUMN])
+    [alert] = [a for a in await newest_alerts(js) if a.kind == REASONS]
+    assert f"PSI {row['psi'][0]:.2f}" in alert.said
+
+
 async def test_a_label_that_the_page_sends_again_counts_once(config, nc, champion, simulated):
     await publish(nc, declined(champion, simulated, 1))
     for _ in range(2):
         await label(config, f"{0:032x}", "fraud")
     info = await nc.jetstream().stream_info(STREAM, subjects_filter=f"{LABEL}.>")
     assert sum((info.state.subjects or {}).values()) == 1
+
+
+async def test_the_pages_verdict_decides_a_case_under_review(config, nc, champion, simulated):
+    [event] = declined(champion, simulated, 1)
+    event |= {"decision": "review", "decision_id": "f" * 32}
+    await publish(nc, [event])
+    queue = await ReviewQueue.open(nc.jetstream())
+    case = ReviewCase(decision_id=event["decision_id"], score=event["score"], otherwise="decline",
+                      transaction=Transaction(**event["transaction"]))  # fmt: skip
+    await queue.add(case)
+    assert "outcome is approve" in await label(config, case.decision_id, "genuine")
+    assert await queue.backlog() == 0
+    assert "Labelled fraud" in await label(config, case.decision_id, "fraud")
 
 
 async def test_decisions_of_the_lake_are_explained_and_tested(config, nc, champion, simulated):

@@ -119,6 +119,19 @@ async def test_a_case_whose_time_runs_out_gets_its_default(js):
         await queue.decide(leased, "genuine", "ann")
 
 
+async def test_a_person_decides_a_waiting_case_by_its_id(js):
+    queue = await ReviewQueue.open(js)
+    await queue.add(case(7))
+    leased = await queue.take(2.0)
+    event = await queue.decide_waiting("d7", "genuine", "page")
+    assert (event.outcome, event.by) == ("approve", "page")
+    assert await queue.backlog() == 0
+    assert await queue.decide_waiting("d7", "fraud", "page") is None
+    with pytest.raises(LeaseLost, match="decided"):
+        await queue.decide(leased, "fraud", "ann")
+    assert {v for v in await verdicts(js) if v[0] == "d7"} == {("d7", "approve", "page")}
+
+
 async def test_the_desk_prices_slots_by_backlog_and_analysts(js, nc):
     queue = await ReviewQueue.open(js)
     desk, policies = ReviewDesk(queue), LivePolicy()

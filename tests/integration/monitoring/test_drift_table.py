@@ -50,7 +50,8 @@ def test_old_and_new_windows_are_read_together(lake):
     names = ("amount", "score")
     reference = Reference.of(names, np.concatenate(windows), windows)
     result = DriftMonitor(reference).check(windows[0])
-    write_window(lake, "fraud", window_row(2, AT, "xgboost:2", names, result))
+    row = window_row(2, AT, "xgboost:2", result.rows, names, result.distances, [])
+    write_window(lake, "fraud", row)
     old, new = read_windows(lake, "fraud").to_pylist()
     assert (old["seq"], new["seq"]) == (1, 2)
     assert [old[name] for name in BEFORE] == [[0.0, 0.5], [1.0, 0.5], [2.0, 0.5]]

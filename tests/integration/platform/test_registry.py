@@ -10,12 +10,21 @@ from nats.errors import Error as NatsError
 
 from services.fraud.features.states import FEATURES
 from services.fraud.model import read_model
+from services.fraud.problem import CostModel
+from services.platform.evaluation.metrics import calibration_error
 from services.platform.models.alias import alias_conflict, read_alias
-from services.platform.models.names import ANNOUNCEMENTS, CHALLENGER, announcement_key, served_path
+from services.platform.models.names import (
+    ANNOUNCEMENTS,
+    CHALLENGER,
+    announcement_key,
+    served_path,
+    version_path,
+)
 from services.platform.models.promotion import ModelLifecycle, NoPreviousChampion
 from services.platform.models.promotion_log import HISTORY_STREAM
 from services.platform.models.registry import ModelRegistry, TrainingRun, store_model
 from services.platform.models.tabular import TabularModel
+from services.platform.retraining.training import TrainedCandidate, register
 from services.platform.runtime.tasks import cancel_tasks
 from services.platform.serving.decision_service import DecisionService
 from services.platform.storage.lake import Lake
@@ -64,6 +73,19 @@ async def test_a_run_is_logged(registered, tmp_path):
     }  # fmt: skip
     copied = registry.download_native("fraud", 2, tmp_path)
     assert (copied / "xgboost.json").exists()
+
+
+async def test_the_card_states_its_calibration(config, nc, candidate, simulated, tmp_path):
+    settings, some = config.model_copy(update={"home": tmp_path}), simulated.examples
+    score = candidate.score(some)
+    trained = TrainedCandidate(
+        candidate, card(version=0), some, score, CostModel(), {}, {}, reference=b""
+    )
+    made = await asyncio.to_thread(register, settings, trained)
+    stored = read_model(Lake(settings).get(version_path("fraud", made.card.version)))
+    error = calibration_error(score, some.positive, weight=some.weight)
+    assert stored.card.calibration_error == pytest.approx(error)
+    assert error > 0
 
 
 def served(settings, role="champion") -> int:

@@ -17,7 +17,7 @@ from services.fraud.reasons.explainer import (
     first_reasons,
 )
 from services.fraud.reasons.forest import Forest
-from services.fraud.reasons.mix import WINDOW, ReasonMix
+from services.fraud.reasons.mix import COLUMN, WINDOW, ReasonMix
 from services.fraud.reasons.report import make_report
 from services.fraud.reasons.shapley import coalitions, shapley_values
 from services.fraud.reasons.usual import usual_values
@@ -156,15 +156,34 @@ def test_usual_is_the_customers_own_where_there_is_a_habit():
     assert not fresh.own.any()
 
 
+def declined(at="2022-05-01T00:00:00Z"):
+    return {"transaction": {"event_time": at}, "model": "xgboost:1"}
+
+
 def test_the_mix_is_far_only_where_it_changed(model, simulated):
     reference = first_reasons(model, simulated.examples)
     assert sum(reference.values()) > 0
     same, other = ReasonMix(), ReasonMix()
-    for n in range(WINDOW):
-        same.add("a" if n % 2 else "b", {"a": 50.0, "b": 50.0})
-        other.add("c", {"a": 50.0, "b": 50.0})
-    assert same.distance == pytest.approx(0.0)
-    assert other.distance > 1.0
+    for n in range(1, WINDOW + 1):
+        same.add(n, declined(), "a" if n % 2 else "b", {"a": 50.0, "b": 50.0})
+        other.add(n, declined(), "c", {"a": 50.0, "b": 50.0})
+    assert same.closed[0]["psi"] == [pytest.approx(0.0)]
+    assert same.closed[0]["alarms"] == []
+    assert other.closed[0]["psi"][0] > 1.0
+    assert other.closed[0]["alarms"] == [f"psi:{COLUMN}"]
+
+
+def test_a_window_of_the_mix_counts_each_decline_once():
+    mix = ReasonMix()
+    for seq in range(1, WINDOW):
+        mix.add(seq, declined(), "a", {"a": 1.0})
+        mix.add(seq, declined(), "a", {"a": 1.0})  # its batch came again
+    mix.add(WINDOW, declined(), "a", {})  # of a model that knows no mix
+    assert not mix.closed
+    mix.add(WINDOW, declined(), "a", {"a": 1.0})
+    mix.add(WINDOW + 1, declined("2022-05-02T00:00:00Z"), "a", {"a": 1.0})
+    [row] = mix.closed
+    assert (row["seq"], row["rows"], row["columns"]) == (WINDOW, WINDOW, [COLUMN])
 
 
 def message(data):
@@ -196,17 +215,17 @@ def test_a_model_that_does_not_explain_itself_is_read_once(candidate, tmp_path, 
 
 def test_the_mix_counts_declines_alone(model, simulated, tmp_path, monkeypatch):
     added = []
-    monkeypatch.setattr(ReasonMix, "add", lambda self, group, reference: added.append(group))
+    monkeypatch.setattr(ReasonMix, "add", lambda self, *counted: added.append(counted))
     config = Settings(home=tmp_path)
     explainers = Explainers(config)
     monkeypatch.setattr(explainers, "of", lambda label: Explainer(model))
-    reasons = ReasonsWorker(explainers, None, None)
+    reasons = ReasonsWorker(explainers, None, None, None, None)
     [vector] = highest(model, simulated, 1)
     event = {
         "degraded": False, "feature_set": FEATURE_SET.hash, "model": model.card.label,
         "features": vector.tolist(), "seqs": {}, "transaction": EXAMPLE_TRANSACTION,
     }  # fmt: skip
-    reports = [reasons._report({**event, "decision": name}) for name in ("review", "decline")]
+    reports = [reasons._report(1, {**event, "decision": name}) for name in ("review", "decline")]
     assert reports[0]["reasons"] == reports[1]["reasons"] != []
     assert len(added) == 1
 

@@ -19,7 +19,13 @@ from monitoring.worker import DRIFT_DISTANCE
 
 ALL = STATISTICS.all()
 PAGE = Path(__file__).parents[3] / "docs" / "monitoring.md"
+
+
 every = pytest.mark.parametrize("statistic", ALL.values(), ids=list(ALL))
+
+
+def row_of(reference, result):
+    return window_row(1, None, "m:1", result.rows, reference.names, result.distances, [])
 
 
 def summary(statistic, values):
@@ -162,7 +168,7 @@ def test_a_new_statistic_touches_no_other_file(variance_ratio):
     result = DriftMonitor(reference).check(wide)
     name = variance_ratio.name
     assert (name, "amount") in {(f.detector, f.column) for f in result.findings}
-    assert len(window_row(1, None, "m:1", reference.names, result)[name]) == 2
+    assert len(row_of(reference, result)[name]) == 2
     assert name in drift_schema().names
     assert name in detectors()
     test_it_is_zero_on_itself(variance_ratio)
@@ -179,6 +185,6 @@ def test_a_reference_from_before_a_statistic_goes_without_it(variance_ratio, mon
     assert reference.skipped == (variance_ratio.name,)
     result = DriftMonitor(reference).check(windows[0])
     assert set(result.distances) == set(ALL)
-    assert window_row(1, None, "m:1", reference.names, result).keys() == {
+    assert row_of(reference, result).keys() == {
         "seq", "event_time", "model", "rows", "columns", "alarms", *ALL
     }  # fmt: skip
