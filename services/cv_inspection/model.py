@@ -3,6 +3,7 @@
 Candidates export it; serving, shadow mode, the gate and the edge load it.
 """
 
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,13 +14,19 @@ import numpy.typing as npt
 import onnxruntime as ort
 from PIL import Image
 
+from services.cv_inspection.features.image import Box
+from services.cv_inspection.features.score_map import defect_levels, map_png, novelty_levels
 from services.cv_inspection.features.tiling import cut, merge_masks, tile_boxes
 from services.cv_inspection.problem import DESIGN
 from services.platform.models.onnx import ModelCard, open_session, probe, read_card
 from services.platform.models.refused import ModelRefused
 from services.platform.types import Booleans, Floats32
 
+log = logging.getLogger(__name__)
+
 IMAGE, PROBABILITIES, MASK, NOVELTY = "image", "probabilities", "mask", "novelty"
+# The novelty of each patch; files of before 2026-11-29 have no such output.
+PATCH_NOVELTY = "patch_novelty"
 # Names of the card's limits: pixels of an image on one of the input, and the novelty above which a
 # part that would pass goes to a person.
 MAX_REDUCTION, MAX_NOVELTY = "max_reduction", "max_novelty"
@@ -35,11 +42,13 @@ class ImageOutputs(NamedTuple):
         masks: (N, 1, H, W) mask logits.
         novelty: (N,) distance from the good parts of training, in their standard deviations; 0 of a
             model without that output.
+        patches: (N, 1, h, w) the same of each patch; h and w are 0 of a model without that output.
     """
 
     probabilities: Floats32
     masks: Floats32
     novelty: Floats32
+    patches: Floats32
 
 
 @dataclass(frozen=True)
@@ -50,11 +59,30 @@ class WholeImage:
         probabilities: (C,) of the tile whose defect is most probable.
         mask: (height, width) in the image's own pixels, where the defect is.
         novelty: The largest of a tile.
+        boxes: Where its T tiles are.
+        logits: (T, H, W) the tiles' mask logits.
+        patches: (T, h, w) the novelty of the tiles' patches; h and w are 0 where it is not known.
     """
 
     probabilities: Floats32
     mask: Booleans
     novelty: float
+    boxes: list[Box]
+    logits: Floats32
+    patches: Floats32
+
+    def map_png(self, max_novelty: float | None) -> bytes:
+        """Its map as a PNG, see `features.score_map`.
+
+        Args:
+            max_novelty: The threshold of the channel of novelty; None leaves the channel out.
+        """
+        height, width = self.mask.shape
+        defect = defect_levels(self.logits, self.boxes, width, height)
+        if max_novelty is None:
+            return map_png(defect, None)
+        novelty = novelty_levels(self.patches, self.boxes, width, height, max_novelty)
+        return map_png(defect, novelty)
 
 
 class ImageModel:
@@ -82,9 +110,15 @@ class ImageModel:
         self, pixels: npt.NDArray[np.uint8], options: ort.RunOptions | None = None
     ) -> ImageOutputs:
         """The outputs for N images (N, H, W, 3) of the model's size."""
-        outputs: Any = self._session.run(self._outputs, {IMAGE: pixels}, options)
-        novelty = outputs[2] if len(outputs) > 2 else np.zeros(len(pixels), dtype=np.float32)
-        return ImageOutputs(outputs[0], outputs[1], novelty)
+        values: Any = self._session.run(self._outputs, {IMAGE: pixels}, options)
+        found = dict(zip(self._outputs, values, strict=True))
+        count = len(pixels)
+        return ImageOutputs(
+            found[PROBABILITIES],
+            found[MASK],
+            found.get(NOVELTY, np.zeros(count, dtype=np.float32)),
+            found.get(PATCH_NOVELTY, np.zeros((count, 1, 0, 0), dtype=np.float32)),
+        )
 
     def inspect_image(self, image: Image.Image) -> WholeImage:
         """Inspect one RGB image of any size; one that is larger than the model sees, in tiles."""
@@ -93,9 +127,11 @@ class ImageModel:
             self.inspect(cut(image, boxes[i : i + _TILE_BATCH], self.size))
             for i in range(0, len(boxes), _TILE_BATCH)
         ]
-        probabilities, masks, novelty = (np.concatenate(part) for part in zip(*parts, strict=True))
-        mask = merge_masks(masks[:, 0], boxes, *image.size)
-        return WholeImage(probabilities[probabilities[:, 0].argmin()], mask, float(novelty.max()))
+        tiles = ImageOutputs(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+        worst = tiles.probabilities[tiles.probabilities[:, 0].argmin()]
+        logits, patches = tiles.masks[:, 0], tiles.patches[:, 0]
+        mask = merge_masks(logits, boxes, *image.size)
+        return WholeImage(worst, mask, float(tiles.novelty.max()), boxes, logits, patches)
 
     @property
     def max_reduction(self) -> float:
@@ -106,6 +142,12 @@ class ImageModel:
     def max_novelty(self) -> float:
         """A part that would pass and is as novel goes to a person; infinite without a limit."""
         return self.card.limits.get(MAX_NOVELTY, math.inf)
+
+    @property
+    def map_novelty(self) -> float | None:
+        """The threshold of a map's novelty; None if the file has no output or limit for it."""
+        known = PATCH_NOVELTY in self._outputs and 0.0 < self.max_novelty < math.inf
+        return self.max_novelty if known else None
 
     def score(
         self, vectors: npt.NDArray[Any], sets: Mapping[str, Floats32] | None = None
@@ -121,7 +163,7 @@ class ImageModel:
     def _read_size(self) -> tuple[int, int]:
         inputs = {i.name: i for i in self._session.get_inputs()}
         outputs = {o.name for o in self._session.get_outputs()}
-        self._outputs = [PROBABILITIES, MASK, *({NOVELTY} & outputs)]
+        self._outputs = [PROBABILITIES, MASK, *({NOVELTY, PATCH_NOVELTY} & outputs)]
         if set(inputs) != {IMAGE} or not outputs >= {PROBABILITIES, MASK}:
             raise ModelRefused(
                 f"needs an input {IMAGE!r} and outputs {PROBABILITIES!r} and {MASK!r}"
@@ -138,7 +180,7 @@ class ImageModel:
         images = np.stack([np.full(shape, value, dtype=np.uint8) for value in (0, 255, 128)])
         with probe() as options:
             self.inspect(images[:1], options)
-            probabilities, masks, novelty = self.inspect(images, options)
+            probabilities, masks, novelty, patches = self.inspect(images, options)
         if probabilities.shape != (3, len(self.card.classes)):
             raise ModelRefused(
                 f"its card names {len(self.card.classes)} classes, "
@@ -148,6 +190,8 @@ class ImageModel:
             raise ModelRefused(f"its masks are {masks.shape}")
         if novelty.shape != (3,) or not np.isfinite(novelty).all():
             raise ModelRefused(f"its novelty is {novelty.shape}, or not finite")
+        if patches.ndim != 4 or patches.shape[:2] != (3, 1) or not np.isfinite(patches).all():
+            raise ModelRefused(f"its novelty of patches is {patches.shape}, or not finite")
         if not np.isfinite(masks).all() or not np.allclose(
             probabilities.sum(axis=1), 1.0, atol=1e-3
         ):
@@ -156,4 +200,7 @@ class ImageModel:
 
 def read_model(data: bytes) -> ImageModel:
     """A checked and warm model of this design. ModelRefused if the file is not one."""
-    return ImageModel(data)
+    model = ImageModel(data)
+    if model.map_novelty is None:
+        log.info("%s gives maps without novelty: train it anew for them", model.card.label)
+    return model

@@ -40,6 +40,25 @@ class ComparedValue:
 
 
 @dataclass(frozen=True)
+class ScoreMap:
+    """A map of scores over an image, on the scale of `platform.colour_scale`.
+
+    Attributes:
+        title: What is scored.
+        key: Of its PNG among the results.
+        channel: Of the PNG.
+        threshold: The score whose colour is the middle of the scale; the scale ends at twice that.
+        unit: Of the score, in words.
+    """
+
+    title: str
+    key: str
+    channel: int
+    threshold: float
+    unit: str
+
+
+@dataclass(frozen=True)
 class DecisionView:
     """A decision as the walkthrough shows it.
 
@@ -58,7 +77,7 @@ class DecisionView:
         facts: Names and values.
         values: Values beside the usual ones, the most unusual first.
         image: Key of the image in the inbox, empty for none.
-        mask: Key of the mask among the results, empty for none.
+        maps: Why, over the image.
         labels: What a person can say about it.
     """
 
@@ -76,7 +95,7 @@ class DecisionView:
     facts: Mapping[str, str] = field(default_factory=dict)
     values: Sequence[ComparedValue] = ()
     image: str = ""
-    mask: str = ""
+    maps: Sequence[ScoreMap] = ()
     labels: Sequence[str] = ()
 
 

@@ -17,6 +17,7 @@ from fastapi.staticfiles import StaticFiles
 from nats.errors import Error as NatsError
 from starlette.types import ASGIApp
 
+from services.platform.colour_scale import colour_bar, overlay, read_levels, to_png
 from services.platform.design import WALKTHROUGH, Design, registered
 from services.platform.models.promotion_log import PromotionRecord, read_history
 from services.platform.settings import Settings, settings
@@ -197,18 +198,25 @@ def _add_money(app: FastAPI, config: Settings, board: Board) -> None:
 
 
 def _add_image(app: FastAPI, config: Settings) -> None:
-    @app.get("/api/image", tags=["events"], summary="An image of the inbox, or a mask",
+    @app.get("/api/scale", tags=["events"], summary="The colours of a map")
+    def scale() -> Response:
+        return Response(to_png(colour_bar()), media_type="image/png")
+
+    @app.get("/api/image", tags=["events"], summary="An image of the inbox, or a map's channel",
              responses=_problems(_404="No such image", _503="S3 does not answer"))  # fmt: skip
     def image(
-        key: Annotated[str, Query(max_length=1_024)], mask: Annotated[bool, Query()] = False
+        key: Annotated[str, Query(max_length=1_024)],
+        channel: Annotated[int | None, Query(ge=0, le=3)] = None,
     ) -> Response:
         kind = _IMAGE_TYPES.get(Path(key).suffix.lower())
         if kind is None or not key.isprintable() or {"", ".", ".."} & set(key.split("/")):
             raise HTTPException(404, "not a key of an image")
         try:
-            data = Lake(config, config.results if mask else config.inbox).get(key)
-        except FileNotFoundError as error:
-            raise HTTPException(404, "no such image") from error
+            data = Lake(config, config.inbox if channel is None else config.results).get(key)
+            if channel is not None:
+                return Response(to_png(overlay(read_levels(data, channel))), media_type="image/png")
+        except (FileNotFoundError, ValueError) as error:
+            raise HTTPException(404, "no such image, or no such channel") from error
         except OSError as error:
             raise HTTPException(503, "S3 does not answer") from error
         return Response(data, media_type=kind)

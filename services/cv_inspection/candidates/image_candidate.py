@@ -14,7 +14,14 @@ from torch import nn
 
 from services.cv_inspection.features.image import parse_size
 from services.cv_inspection.features.labelled_images import LabelledImages
-from services.cv_inspection.model import IMAGE, MASK, MAX_REDUCTION, NOVELTY, PROBABILITIES
+from services.cv_inspection.model import (
+    IMAGE,
+    MASK,
+    MAX_REDUCTION,
+    NOVELTY,
+    PATCH_NOVELTY,
+    PROBABILITIES,
+)
 from services.platform.models.candidates import Candidate
 from services.platform.torch.export import export_network
 from services.platform.types import Floats, Floats32
@@ -56,9 +63,9 @@ class ImageCandidate(Candidate[LabelledImages]):
 
     @abstractmethod
     def inference(self) -> nn.Module:
-        """(N, H, W, 3) uint8 to (N, C) probabilities, (N, 1, H, W) mask logits, and (N,) novelty.
+        """(N, H, W, 3) uint8 to (N, C) probabilities, (N, 1, H, W) mask logits, (N,) novelty.
 
-        The novelty may be missing.
+        And to (N, 1, h, w) novelty of patches. Both novelties may be missing.
         """
 
     @property
@@ -83,9 +90,9 @@ class ImageCandidate(Candidate[LabelledImages]):
         return 1.0 - self.predict(examples.vectors).probabilities[:, 0].astype(np.float64)
 
     def export(self) -> bytes:
-        """Input `image`; outputs `probabilities`, `mask`, and `novelty` if it is measured."""
+        """Input `image`; outputs `probabilities` and `mask`, and both novelties if measured."""
         net = self.inference().eval()
         example = torch.zeros((2, *self.size, 3), dtype=torch.uint8)
         with torch.no_grad():
-            names = [PROBABILITIES, MASK, NOVELTY][: len(net(example))]
+            names = [PROBABILITIES, MASK, NOVELTY, PATCH_NOVELTY][: len(net(example))]
         return export_network(net, [example], [IMAGE], names, ({0: torch.export.Dim("images")},))

@@ -234,7 +234,7 @@ def _max(level: Tensor) -> Tensor:
 
 
 class InferenceNetwork(nn.Module):
-    """The network with `infer` as its forward pass, and the image's novelty, for export."""
+    """The network with `infer` as its forward pass, and the novelty, for export."""
 
     def __init__(self, net: InspectionNetwork, novelty: Novelty | None) -> None:
         super().__init__()
@@ -242,8 +242,8 @@ class InferenceNetwork(nn.Module):
         self.novelty = novelty
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        """(N, H, W, 3) uint8 to (N, C) probabilities, (N, 1, H, W) mask logits, (N,) novelty."""
+        """See `ImageCandidate.inference`; without novelty, the first two."""
         if self.novelty is None:
             return self.net.infer(pixels)
-        novelty, _ = self.novelty(pixels)
-        return (*self.net.infer(pixels, novelty), novelty)
+        novelty, patches = self.novelty(pixels)
+        return (*self.net.infer(pixels, novelty), novelty, patches)

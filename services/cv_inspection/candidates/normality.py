@@ -45,16 +45,17 @@ class NormalityNetwork(nn.Module):
         # A patch farther off than this is in the mask.
         self.register_buffer("limit", torch.ones(()))
 
-    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(N, H, W, 3) uint8 to (N, C) probabilities, (N, 1, H, W) mask logits, (N,) novelty."""
-        novelty, distance = self.novelty(pixels)
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """See `ImageCandidate.inference`."""
+        novelty, patches = self.novelty(pixels)
         above = novelty.clamp(min=0.0)[:, None]
         defect = above / (above + _EVEN)
         kinds = (defect / (self._classes - 1)).expand(-1, self._classes - 1)
+        distance = patches * self.novelty.spread + self.novelty.centre
         logits = functional.interpolate(
             distance - self.limit, size=self._size, mode="bilinear", align_corners=False
         )
-        return torch.cat([1.0 - defect, kinds], dim=1), logits, novelty
+        return torch.cat([1.0 - defect, kinds], dim=1), logits, novelty, patches
 
 
 @CANDIDATES.register

@@ -72,9 +72,9 @@ class Novelty(nn.Module):
         self.eval().requires_grad_(False)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, H, W, 3) uint8 to (N,) novelty and (N, 1, h, w) distances of patches."""
-        distance = self._distances(self._features(pixels))
-        return (self._top(distance) - self.centre) / self.spread, distance
+        """(N, H, W, 3) uint8 to (N,) novelty of images and (N, 1, h, w) of their patches."""
+        patches = (self._distances(self._features(pixels)) - self.centre) / self.spread
+        return self._top(patches), patches
 
     def fit(self, pixels: Pixels, seed: int) -> str:
         """Fit on good parts, (N, H, W, 3) uint8.

@@ -190,7 +190,7 @@ def _measure(
 ) -> ModelMeasurements:
     from sklearn.metrics import roc_auc_score
 
-    probabilities, masks, _ = _predict(model, images.vectors)
+    probabilities, masks, *_ = _predict(model, images.vectors)
     score = 1.0 - probabilities[:, 0].astype(np.float64)
     stopped = score >= model.card.threshold
     positive = images.positive

@@ -1,16 +1,19 @@
-"""Contact sheets of cross-validated images: image, predicted mask in red, true outline in green."""
+"""Contact sheets of cross-validated images: image, predicted map, and true outline."""
 
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
 
 from services.cv_inspection.evaluation.folds import SHEET_SIDE, FoldResult
+from services.cv_inspection.evaluation.map_sheet import Tile, draw_tiles
 from services.cv_inspection.retraining.folders import FolderDataset, read_labelled
 from services.platform.types import Floats, Integers
 
-_ACROSS, _MAX_TILES, _GAP, _CAPTION = 6, 24, 8, 32
-_RED, _GREEN, _GREY = (255, 40, 40), (60, 220, 90), (200, 200, 200)
+_MAX_TILES = 24
+_LEGEND = (
+    "P(defect) of a pixel, threshold 0.5, where the mask begins; "
+    "dashed in black and white: the given outline",
+)
 
 
 def joined(results: list[FoldResult]) -> tuple[Integers, Integers, Floats]:
@@ -33,35 +36,12 @@ def draw_sheet(
 ) -> Path:
     """Draw some images of a folder with their predictions."""
     at = {int(n): (fold, row) for fold in results for row, n in enumerate(fold.image)}
-    images = images[:_MAX_TILES]
-    rows = max(-(-len(images) // _ACROSS), 1)
-    step = SHEET_SIDE + _GAP
-    sheet = Image.new("RGB", (_ACROSS * step + _GAP, rows * (step + _CAPTION) + _GAP), (24, 24, 28))
-    draw = ImageDraw.Draw(sheet)
-    for number, image in enumerate(images):
-        fold, row = at[image]
-        x, y = _GAP + number % _ACROSS * step, _GAP + number // _ACROSS * (step + _CAPTION)
-        sheet.paste(_overlaid(data, image, fold.mask[row]), (x, y))
-        file = data.files[image]
-        lines = (file.path.stem[-24:], f"{file.label}, P(defect) {fold.defect[row]:.2f}")
-        for line, text in enumerate(lines):
-            draw.text((x, y + SHEET_SIDE + 2 + 13 * line), text, fill=_GREY, font_size=11)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path)
-    return path
+    tiles = [_tile(data, image, *at[image]) for image in images[:_MAX_TILES]]
+    return draw_tiles(tiles, _LEGEND, SHEET_SIDE, path)
 
 
-def _overlaid(data: FolderDataset, number: int, mask: np.ndarray) -> Image.Image:
-    image, true = read_labelled(data.files[number])
-    side = (SHEET_SIDE, SHEET_SIDE)
-    small = image.resize(side)
-    predicted = Image.fromarray(mask).convert("L").point(lambda v: v * 0.45)
-    small = Image.composite(Image.new("RGB", side, _RED), small, predicted)
-    if true is not None:
-        outline = np.asarray(true.resize(side)) > 127
-        inner = outline.copy()
-        inner[1:-1, 1:-1] &= outline[:-2, 1:-1] & outline[2:, 1:-1]
-        inner[1:-1, 1:-1] &= outline[1:-1, :-2] & outline[1:-1, 2:]
-        edge = Image.fromarray(outline & ~inner)
-        small.paste(_GREEN, (0, 0), edge.convert("L"))
-    return small
+def _tile(data: FolderDataset, number: int, fold: FoldResult, row: int) -> Tile:
+    file = data.files[number]
+    image, true = read_labelled(file)
+    lines = (file.path.stem[-24:], f"{file.label}, P(defect) {fold.defect[row]:.2f}")
+    return Tile(image, (fold.levels[row],), lines, outline=true)

@@ -20,12 +20,13 @@ from PIL import Image
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from services.cv_inspection.candidates.image_candidate import Prediction
-from services.cv_inspection.features.image import resize_mask
 from services.cv_inspection.features.labelled_images import LabelledImages
+from services.cv_inspection.features.score_map import defect_levels
 from services.cv_inspection.features.tiling import merge_masks, tile_boxes
 from services.cv_inspection.problem import CONF, CostModel
 from services.cv_inspection.retraining.folders import FolderDataset, read_labelled
 from services.cv_inspection.retraining.training import hold_out_units, new_candidate
+from services.platform.colour_scale import ABOVE, Levels
 from services.platform.progress import ProgressCallback
 from services.platform.retraining.training import hyperparameters
 from services.platform.runtime.worker import training_threads
@@ -73,7 +74,7 @@ class FoldResult:
         novelty: (M,).
         overlap: (M, 2, 2) pixels of intersection and union of mask and truth: at the network's
             size, at the image's own size. Zeros without an outline.
-        mask: (M, S, S) where the predicted mask is, for contact sheets.
+        levels: (M, S, S) levels of the predicted defect score, for contact sheets.
         threshold: The cheapest on a part of the training images; NaN where none was kept for it.
     """
 
@@ -82,7 +83,7 @@ class FoldResult:
     probabilities: Floats
     novelty: Floats
     overlap: Integers
-    mask: Booleans
+    levels: Levels
     threshold: float
 
     @property
@@ -101,6 +102,8 @@ class FoldResult:
         """Read `to_bytes`."""
         with np.load(io.BytesIO(data), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
+        if "mask" in arrays:  # of a fold from before levels
+            arrays["levels"] = np.where(arrays.pop("mask"), ABOVE, 0).astype(np.uint8)
         return cls(**{**arrays, "threshold": float(arrays["threshold"])})
 
 
@@ -196,7 +199,7 @@ def _result(
     worst = order[np.append(tested.source[order][1:] != tested.source[order][:-1], True)]
     novelty, _ = tested.by_image(found.novelty.astype(np.float64))
     overlap = np.zeros((len(whole), 2, 2), dtype=np.int64)
-    mask = np.zeros((len(whole), SHEET_SIDE, SHEET_SIDE), dtype=bool)
+    levels = np.zeros((len(whole), SHEET_SIDE, SHEET_SIDE), dtype=np.uint8)
     size = (tested.vectors.shape[1], tested.vectors.shape[2])
     for row, source in enumerate(whole.source):
         tiles = np.flatnonzero(tested.source == source)
@@ -208,13 +211,14 @@ def _result(
             image, true = read_labelled(data.files[source])
             boxes = tile_boxes(*image.size, size, max_reduction)
             merged = merge_masks(logits, boxes, *image.size)
-            mask[row] = resize_mask(Image.fromarray(merged), SHEET_SIDE)
+            large = Image.fromarray(defect_levels(logits, boxes, *image.size))
+            levels[row] = np.asarray(large.resize((SHEET_SIDE, SHEET_SIDE)))
             if outlined and true is not None:
                 own = np.asarray(true.resize(image.size)) > 127
                 overlap[row, 1] = _overlap(merged, own)
     return FoldResult(
         whole.source, whole.label, found.probabilities[worst].astype(np.float64), novelty,
-        overlap, mask, threshold,
+        overlap, levels, threshold,
     )  # fmt: skip
 
 

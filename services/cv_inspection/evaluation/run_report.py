@@ -1,23 +1,24 @@
 """The metrics of a run of the stations, and a contact sheet of inspected images."""
 
-import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
 
+from services.cv_inspection.evaluation.map_sheet import Tile, draw_tiles
+from services.cv_inspection.features.score_map import DEFECT, NOVELTY
 from services.cv_inspection.ingestion.events import InspectionEvent
 from services.cv_inspection.ingestion.images import decode
 from services.cv_inspection.problem import ESCAPE_COST_MINOR, GOOD, CostModel
 from services.cv_inspection.simulator.station import StationReport
+from services.platform.colour_scale import Levels, read_levels
 from services.platform.evaluation.cost import COST_UNIT
 from services.platform.evaluation.latency import percentiles_ms
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
 
-_TILE, _ACROSS, _MAX_TILES = 180, 6, 24
-_COLOURS = {"pass": (60, 160, 80), "reject": (210, 50, 50), "review": (220, 160, 30)}
+_SIDE, _ACROSS, _MAX_TILES = 180, 6, 24
+_COLOURS = {"pass": (110, 190, 230), "reject": (240, 130, 40), "review": (240, 220, 90)}
 
 
 def run_report(report: StationReport, post_rate: float) -> dict[str, Any]:
@@ -63,16 +64,15 @@ def contact_sheet(config: Settings, keys: list[str], path: Path) -> Path:
     results = Lake(config, config.results)
     inspected = [event for key in keys if (event := _event(results, key)) is not None]
     chosen = select_for_sheet(inspected)
-    rows = max(-(-len(chosen) // _ACROSS), 1)
-    sheet = Image.new("RGB", (_ACROSS * (_TILE + 8) + 8, rows * (_TILE + 28) + 8), (24, 24, 28))
     inbox = Lake(config, config.inbox)
-    for number, event in enumerate(chosen):
-        x = 8 + number % _ACROSS * (_TILE + 8)
-        y = 8 + number // _ACROSS * (_TILE + 28)
-        _draw(sheet, x, y, event, inbox, results)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path)
-    return path
+    tiles = [_tile(event, inbox, results) for event in chosen]
+    limits = sorted({f"{event.max_novelty:.1f}" for event in chosen if event.max_novelty})
+    legend = (
+        "left: P(defect) of a pixel, threshold 0.5, where the mask begins",
+        "right: novelty of a patch in standard deviations of the good parts, "
+        f"threshold {' or '.join(limits) or 'not known'}, the model's limit",
+    )
+    return draw_tiles(tiles, legend, _SIDE, path)
 
 
 def select_for_sheet(events: list[InspectionEvent]) -> list[InspectionEvent]:
@@ -93,18 +93,21 @@ def _event(results: Lake, key: str) -> InspectionEvent | None:
         return None
 
 
-def _draw(
-    sheet: Image.Image, x: int, y: int, event: InspectionEvent, inbox: Lake, results: Lake
-) -> None:
-    image = decode(inbox.get(event.key or "")).resize((_TILE, _TILE))
-    mask = Image.open(io.BytesIO(results.get(event.mask_key or ""))).convert("L")
-    red = Image.new("RGB", image.size, (255, 40, 40))
-    strength = mask.resize(image.size).point(lambda v: v * 0.55)
-    sheet.paste(Image.composite(red, image, strength), (x, y))
-    draw = ImageDraw.Draw(sheet)
-    colour = _COLOURS[event.decision]
-    draw.rectangle((x - 2, y - 2, x + _TILE + 1, y + _TILE + 1), outline=colour, width=2)
+def _tile(event: InspectionEvent, inbox: Lake, results: Lake) -> Tile:
+    image = decode(inbox.get(event.key or ""))
     # Stopped although good is the most probable class: an escape costs forty re-inspections.
     unsure = event.stopped and event.label == GOOD
     text = "unsure" if unsure else event.label if event.stopped else "pass"
-    draw.text((x, y + _TILE + 4), f"{text}  {event.defect:.2f}", fill=colour, font_size=14)
+    line = f"{text}  {event.defect:.2f}"
+    return Tile(image, stored_maps(event, results), (line,), _COLOURS[event.decision])
+
+
+def stored_maps(event: InspectionEvent, results: Lake) -> tuple[Levels, Levels | None]:
+    """Levels of the defect score and of novelty; of an inspection from before maps, its mask.
+
+    Raises:
+        OSError: S3 does not answer, or has neither.
+    """
+    png = results.get(event.map_key or event.mask_key or "")
+    novelty = None if event.max_novelty is None else read_levels(png, NOVELTY)
+    return read_levels(png, DEFECT), novelty

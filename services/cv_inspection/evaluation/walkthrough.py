@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
 
+from services.cv_inspection.features.score_map import DEFECT, DEFECT_THRESHOLD, NOVELTY
 from services.cv_inspection.ingestion.events import (
     DECISIONS_STREAM,
     IMAGE,
@@ -27,7 +28,7 @@ from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
 from services.platform.streaming.connection import connect
 from services.platform.streaming.stored import newest_messages
-from services.platform.walkthrough import DecisionView, Mark
+from services.platform.walkthrough import DecisionView, Mark, ScoreMap
 
 NAME = "walkthrough"
 _SEED = 7
@@ -37,6 +38,7 @@ _RESULT_S, _LAKE_S = 30.0, 60.0
 # Inspections that the page labels.
 _NOT_KEPT = "Its image was posted and is not kept; images that land in the store are shown here."
 _LABELLED = 200
+_NO_NOVELTY = "Its model's file gives no map of novelty: train the candidate anew for one."
 
 
 async def follow(config: Settings) -> AsyncIterator[Mark]:
@@ -224,12 +226,32 @@ def decision_view(event: InspectionEvent) -> DecisionView:
         threshold=event.threshold,
         model=event.model,
         reason=event.reason,
-        note="" if event.key else _NOT_KEPT,
+        note=_note(event),
         facts=facts,
         image=event.key or "",
-        mask=event.mask_key or "",
+        maps=score_maps(event),
         labels=tuple(event.probabilities),
     )
+
+
+def score_maps(event: InspectionEvent) -> list[ScoreMap]:
+    """The maps that are stored of an inspection; from before maps, the mask alone."""
+    key = event.map_key or event.mask_key
+    if key is None:
+        return []
+    found = [ScoreMap("Defect score", key, DEFECT, DEFECT_THRESHOLD, "P(defect) of a pixel")]
+    if event.max_novelty is not None:
+        unit = "novelty of a patch, in standard deviations of the good parts"
+        found.append(ScoreMap("Novelty", key, NOVELTY, event.max_novelty, unit))
+    return found
+
+
+def _note(event: InspectionEvent) -> str:
+    if event.key is None:
+        return _NOT_KEPT
+    if event.map_key is None:
+        return "It was inspected before maps were stored: its mask is shown."
+    return "" if event.max_novelty is not None else _NO_NOVELTY
 
 
 def _since(begin: float) -> float:

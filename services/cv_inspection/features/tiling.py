@@ -68,3 +68,27 @@ def merge_masks(logits: Floats32, boxes: list[Box], width: int, height: int) -> 
             )
             merged[top:bottom, left:right] |= np.asarray(large) > 0
     return merged
+
+
+def merge_scores(
+    scores: Floats32, boxes: list[Box], width: int, height: int, max_side: int
+) -> Floats32:
+    """(h, w): the highest score of any tile, at the image's size, or smaller with its aspect.
+
+    Args:
+        scores: (T, H, W) of the tiles, scaled up bilinearly.
+        max_side: Of the result, pixels.
+    """
+    shrink = min(max_side / max(width, height), 1.0)
+    merged = np.full((_scaled(height, shrink), _scaled(width, shrink)), -np.inf, dtype=np.float32)
+    for tile, box in zip(scores, boxes, strict=True):
+        left, top, right, bottom = (_scaled(edge, shrink) for edge in box)
+        size = max(right - left, 1), max(bottom - top, 1)
+        large = np.asarray(Image.fromarray(tile).resize(size, Image.Resampling.BILINEAR))
+        part = merged[top:bottom, left:right]
+        np.maximum(part, large[: part.shape[0], : part.shape[1]], out=part)
+    return merged
+
+
+def _scaled(pixels: int, shrink: float) -> int:
+    return round(pixels * shrink)

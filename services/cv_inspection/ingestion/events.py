@@ -116,6 +116,9 @@ class InspectionEvent(StrictModel):
         novelty: Distance from the good parts of training, in their standard deviations; 0 of a
             model that does not measure it.
         mask_key: Key of the mask in the bucket of results, None for a posted image.
+        map_key: Key of the map there, see `features.score_map`; None for a posted image, and in
+            inspections from before maps.
+        max_novelty: The threshold of the map's novelty; None if the map has no novelty.
         audit: Whether the part passes and a person looks at it, to label it.
         propensity: Probability that a person looks at a part of this decision, 1 for a stopped one;
             None in inspections from before audits.
@@ -135,6 +138,8 @@ class InspectionEvent(StrictModel):
     defect_share: float
     quality: Quality
     mask_key: str | None
+    map_key: str | None = None
+    max_novelty: float | None = None
     novelty: float = 0.0
     audit: bool = False
     propensity: float | None = None

@@ -16,6 +16,10 @@ from services.platform.storage import lake_writer
 from services.platform.storage.lake_writer import Row
 from services.platform.streaming.consumer import ALL_SUBJECTS, Message
 
+# What of an inspection is in columns of its own, or in no row.
+_NOT_IN_ROW = {
+    "at", "place", "quality", "probabilities", "mask_key", "map_key", "max_novelty",
+}  # fmt: skip
 INSPECTIONS_CONSUMER, LABELS_CONSUMER = "cv-lake", "cv-lake-verdicts"
 
 
@@ -28,7 +32,7 @@ def to_row(message: Message) -> tuple[str, Row]:
     event = parse_inspection(message.data)
     return INSPECTIONS_TABLE, {
         "event_time": event.at,
-        **event.model_dump(exclude={"at", "place", "quality", "probabilities", "mask_key"}),
+        **event.model_dump(exclude=_NOT_IN_ROW),
         **event.place.model_dump(exclude={"frame"}),
         **event.quality.model_dump(),
     }

@@ -106,9 +106,12 @@ def read_labelled(file: LabelledFile) -> tuple[Image.Image, Image.Image | None]:
     try:
         mask = read_mask(file.mask.read_bytes(), image.size)
     except ValueError as error:
-        raise ValueError(f"{file.mask}: {error}") from None
+        raise ValueError(f"{file.mask}: {error} (the image is {file.path})") from None
     if file.label == GOOD and mask.getbbox() is not None:
-        raise ValueError(f"{file.mask}: it outlines a defect of a good part")
+        raise ValueError(
+            f"{file.mask}: it outlines a defect of a good part; move {file.path} into the defect's "
+            "folder, or remove the mask"
+        )
     # Four of the magnetic tiles' masks are empty: the defect has no outline.
     return image, None if mask.getbbox() is None else mask
 

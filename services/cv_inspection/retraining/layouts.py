@@ -120,7 +120,10 @@ def _mvtec(folder: Path) -> Iterator[LabelledFile]:
         images = {path.stem for path in _images(folder / "test" / kind.name)}
         for stem, mask in _masks_in(kind).items():
             if stem not in images:
-                raise ValueError(f"{mask}: a mask without its image in {folder / 'test'}")
+                raise ValueError(
+                    f"{mask}: a mask without its image in {folder / 'test'}; add the image, or "
+                    "remove the mask"
+                )
 
 
 def _masks_in(folder: Path) -> dict[str, Path]:
@@ -134,7 +137,10 @@ def _class_folders(folder: Path) -> Iterator[LabelledFile]:
         masks = _masks(kind)
         images = [path for path in _images(kind) if not _is_mask(path)]
         for mask in masks.keys() - {path.stem for path in images}:
-            raise ValueError(f"{masks[mask]}: a mask without its image in {kind}")
+            raise ValueError(
+                f"{masks[mask]}: a mask without its image in {kind}; add the image, or remove the "
+                "mask"
+            )
         for path in images:
             group = f"{kind.name}/{path.name}"
             yield LabelledFile(path, _label(kind), masks.get(path.stem), group)
@@ -155,7 +161,7 @@ def _masks(kind: Path) -> dict[str, Path]:
     for path in [*filter(_is_mask, _images(kind)), *inside]:
         stem = _image_stem(path)
         if stem in masks:
-            raise ValueError(f"{path} and {masks[stem]} are masks of one image")
+            raise ValueError(f"{path} and {masks[stem]} are masks of one image: remove one")
         masks[stem] = path
     return masks
 

@@ -48,7 +48,8 @@ def _check_shape(mask: tuple[int, int], image: tuple[int, int]) -> None:
     if abs(ratio - 1) > _ASPECT_TOLERANCE:
         raise InvalidMask(
             f"mask of {mask[0]} x {mask[1]} pixels for an image of {image[0]} x {image[1]}, as its "
-            "EXIF orientation turns it"
+            "EXIF orientation turns it; export the mask at the image's size, or scaled with the "
+            "same ratio of its sides, or remove it"
         )
 
 

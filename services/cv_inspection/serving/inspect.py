@@ -38,13 +38,18 @@ class InspectionResult:
 
     Attributes:
         event: What is published.
-        mask: (height, width) of the image as the file is displayed: where the defect is.
+        found: What the model answered.
         stages: Seconds by stage.
     """
 
     event: InspectionEvent
-    mask: Booleans
+    found: WholeImage
     stages: dict[str, float]
+
+    @property
+    def mask(self) -> Booleans:
+        """(height, width) of the image as the file is displayed: where the defect is."""
+        return self.found.mask
 
     @property
     def boxes(self) -> list[Box]:
@@ -57,6 +62,11 @@ class InspectionResult:
         out = io.BytesIO()
         Image.fromarray(self.mask).save(out, "PNG", optimize=False)
         return out.getvalue()
+
+    @property
+    def map_png(self) -> bytes:
+        """How bad each pixel is, as a PNG file: see `features.score_map`."""
+        return self.found.map_png(self.event.max_novelty)
 
 
 def inspect(
@@ -87,7 +97,7 @@ def inspect(
     timer.mark("infer")
     event = _event(model, found, quality, image_ref, at, key, data, audit_share)
     timer.mark("decide")
-    return InspectionResult(event, found.mask, timer.stages)
+    return InspectionResult(event, found, timer.stages)
 
 
 def decide(
@@ -163,6 +173,8 @@ def _event(
         novelty=found.novelty,
         quality=quality,
         mask_key=None if key is None else f"{image_ref.stem}.mask.png",
+        map_key=None if key is None else f"{image_ref.stem}.map.png",
+        max_novelty=model.map_novelty,
         audit=passed and is_audited(identity, audit_share),
         propensity=audit_share if passed else 1.0,
     )

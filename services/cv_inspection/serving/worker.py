@@ -236,6 +236,7 @@ class InspectionWorker:
             self._store_error(key, image_ref, str(error))
             raise
         self._results.put(f"{image_ref.stem}.mask.png", result.mask_png)
+        self._results.put(f"{image_ref.stem}.map.png", result.map_png)
         self._results.put(result_key, result.event.model_dump_json().encode())
         return result.event, "inspected"
 

@@ -74,9 +74,14 @@ function decision(design, view) {
 }
 
 function imageWithMask(view) {
-  const key = encodeURIComponent;
-  return h("div", { className: "picture" }, h("img", { src: `/api/image?key=${key(view.image)}`, alt: `Image of the part: ${view.title}` }),
-    view.mask ? h("img", { className: "mask", src: `/api/image?mask=true&key=${key(view.mask)}`, alt: "Mask of the defect" }) : null);
+  const of = (key, more = "") => `/api/image?key=${encodeURIComponent(key)}${more}`;
+  const photo = () => h("img", { src: of(view.image), alt: `Image of the part: ${view.title}` });
+  if (!view.maps.length) return h("div", { className: "picture" }, photo());
+  return h("div", { className: "maps" }, view.maps.map((map) => h("figure", {},
+    h("div", { className: "picture mapped" }, photo(), h("img", { className: "map", src: of(map.key, `&channel=${map.channel}`), alt: `${map.title}: orange to yellow, with a white outline, is above the threshold; blue is below` })),
+    h("figcaption", {}, h("b", {}, map.title), h("img", { className: "scale", src: "/api/scale", alt: "" }),
+      h("span", { className: "ticks" }, h("span", {}, "0"), h("span", {}, `threshold ${number(map.threshold)}`), h("span", {}, `≥ ${number(2 * map.threshold)}`)),
+      h("span", { className: "small" }, map.unit)))));
 }
 
 function labelButtons(design, view) {

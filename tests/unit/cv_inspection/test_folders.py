@@ -86,7 +86,7 @@ def fold_of(images, probabilities, mask, threshold=0.5):
         [[(m & t).sum(), (m | t).sum()] for m, t in zip(mask, images.mask, strict=True)]
     )
     overlap = np.repeat(both[:, None], 2, axis=1)
-    blank = np.zeros((count, 2, 2), bool)
+    blank = np.zeros((count, 2, 2), np.uint8)
     return FoldResult(
         np.arange(count), images.label, probabilities, np.zeros(count), overlap, blank, threshold
     )
@@ -191,8 +191,10 @@ def test_good_parts_alone_are_enough_for_a_candidate_that_needs_no_defects(tmp_p
 
 def test_a_mask_of_another_shape_is_named(parts):
     Image.fromarray(np.full((64, 32), 255, np.uint8)).save(parts / "dent" / "kos0_0_mask.png")
-    with pytest.raises(ValueError, match=r"kos0_0_mask\.png: mask of 32 x 64 pixels for an image"):
+    with pytest.raises(ValueError, match=r"kos0_0_mask\.png: mask of 32 x 64 pixels") as found:
         read_folder(parts, 32, quiet)
+    assert "export the mask at the image's size" in str(found.value)
+    assert "kos0_0.png)" in str(found.value)
 
 
 def test_suspects_are_ranked(parts):

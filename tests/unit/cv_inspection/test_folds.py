@@ -64,7 +64,7 @@ def test_folds_go_on_where_a_run_was_stopped(data, tmp_path, monkeypatch):
         empty = np.zeros((count, 2, 2), np.int64)
         return FoldResult(
             np.arange(count), np.zeros(count, np.int64), np.ones((count, 2)), np.zeros(count),
-            empty, empty.astype(bool), float("nan"),
+            empty, empty.astype(np.uint8), float("nan"),
         )  # fmt: skip
 
     monkeypatch.setattr(module, "_train", train)

@@ -55,6 +55,7 @@ def test_an_inspection_is_complete_and_repeatable(vision_model):
     assert tuple(event.probabilities) == CLASSES
     assert event.defect == pytest.approx(1 - event.probabilities["good"], abs=1e-6)
     assert event.mask_key == f"{event.place.stem}.mask.png"
+    assert event.map_key == f"{event.place.stem}.map.png"
     assert event.defect_share == pytest.approx(result.mask.mean())
     assert list(result.stages) == ["decode", "measure", "infer", "decide"]
     again = inspect(vision_model, shot.jpeg(), ImageRef.from_key(shot.key), AT, shot.key)

@@ -36,7 +36,7 @@ def test_the_export_reproduces_the_native_model(made, vision_candidate, vision_f
     images = simulated(7)
     file = vision_file if made is vision_candidate else made.export()
     model = ImageModel(write_card(file, cv_card(candidate=made.name)))
-    probabilities, masks, novelty = model.inspect(images.vectors)
+    probabilities, masks, novelty, _ = model.inspect(images.vectors)
     native_probabilities, native_masks, native_novelty = made.predict(images.vectors)
     assert probabilities.shape == (7, len(CLASSES))
     assert masks.shape == (7, 1, SIZE, SIZE)

@@ -34,3 +34,18 @@ def test_a_followed_image_says_which_label_it_gets():
     assert label_of(event.model_copy(update=passed)).startswith("none")
     assert "counts 10 times" in label_of(event.model_copy(update={**passed, "audit": True}))
     assert "stopped" in label_of(event.model_copy(update={**passed, "decision": "reject"}))
+
+
+def test_the_page_shows_the_maps_that_are_stored():
+    event = parse_inspection(inspections()[0])
+    stored = {"key": "a/b/c/1.jpg", "mask_key": "a/b/c/1.mask.png"}
+    old = decision_view(event.model_copy(update=stored))
+    assert [(one.key, one.threshold) for one in old.maps] == [("a/b/c/1.mask.png", 0.5)]
+    assert "before maps" in old.note
+    mapped = {**stored, "map_key": "a/b/c/1.map.png"}
+    without = decision_view(event.model_copy(update=mapped))
+    assert [one.title for one in without.maps] == ["Defect score"]
+    assert "no map of novelty" in without.note
+    both = decision_view(event.model_copy(update={**mapped, "max_novelty": 4.5}))
+    assert [(one.channel, one.threshold) for one in both.maps] == [(0, 0.5), (1, 4.5)]
+    assert decision_view(event).maps == []
