@@ -69,6 +69,11 @@ def timings_printer() -> "Callable[[Floats], None]":
     return show
 
 
+def show_record_json(said: str, record: "PromotionRecord | None") -> None:
+    """Print what was done about a model, and its row of the history, as JSON."""
+    show_json({"said": said, "record": record.model_dump(mode="json") if record else None})
+
+
 def _ignore_sklearn_warnings() -> None:
     """scikit-learn puts a filter that always warns first when it is imported: ours goes before."""
     import sklearn
@@ -79,8 +84,7 @@ def _ignore_sklearn_warnings() -> None:
 def _show(result: "ChallengeResult", as_json: bool) -> None:
     record = result.record
     if as_json:
-        decided = record.model_dump(mode="json") if record else None
-        show_json({"said": result.message, "record": decided})
+        show_record_json(result.message, record)
     elif record is None:
         out.print(result.message, highlight=False)
     else:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -19,13 +20,21 @@ if TYPE_CHECKING:
 out = Console()
 err = Console(stderr=True)
 
+# Between two lines of progress, where stderr is no terminal.
+_LINE_S = 5.0
 # By event of a model's history.
 EVENT_COLOURS = {"promoted": "green", "refused": "red", "rolled_back": "yellow"}
 
 
 @contextmanager
 def bar(title: str) -> Iterator[ProgressCallback]:
-    """A progress bar on stderr; it stays when the work is done."""
+    """A progress bar on stderr, which stays when the work is done; lines without a terminal."""
+    with (_drawn if err.is_terminal else _printed)(title) as step:
+        yield step
+
+
+@contextmanager
+def _drawn(title: str) -> Iterator[ProgressCallback]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (
@@ -43,6 +52,24 @@ def bar(title: str) -> Iterator[ProgressCallback]:
         yield step
         if progress.tasks[0].total is None:
             progress.update(task, completed=1, total=1)
+
+
+@contextmanager
+def _printed(title: str) -> Iterator[ProgressCallback]:
+    """A line when the work begins, every few seconds, and when it is done."""
+    begin = printed = time.monotonic()
+    newest = ""
+    say(escape(title))
+
+    def step(done: int, of: int) -> None:
+        nonlocal printed, newest
+        newest = f": {done:,} of {of:,}"
+        if time.monotonic() - printed > _LINE_S:
+            printed = time.monotonic()
+            say(escape(title + newest))
+
+    yield step
+    say(escape(f"{title}{newest}, {time.monotonic() - begin:.0f} s"))
 
 
 def say(message: str) -> None:

@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
+from services.cli.lifecycle import show_record_json
 from services.cli.options import DesignArgument, JsonOption, errors_as_messages
-from services.cli.output import say, show_json
+from services.cli.output import say
 from services.platform.settings import settings
 
 
@@ -26,6 +27,6 @@ def rollback(
     with errors_as_messages():
         record = asyncio.run(ModelLifecycle(settings(), design.name).roll_back(reason))
     if as_json:
-        show_json(record.model_dump(mode="json"))
+        show_record_json(f"{record.model} is champion again", record)
     else:
         say(f"[green]{record.model} is champion again[/], in place of version {record.before}")

@@ -226,8 +226,8 @@ class JobState(BaseModel):
     """A command that runs or ran.
 
     Attributes:
-        phase: running, done, failed or stopped.
-        output: The end of what it printed.
+        phase: running, done, refused (the gate refused a challenger), failed or stopped.
+        output: The end of what it printed, its progress too.
         figures: Its JSON, once it is done.
     """
 

@@ -4,16 +4,20 @@ import asyncio
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from typing import Any
 
 import orjson
 
 from infra.local.engines import environment
+from services.platform.models.promotion_log import PromotionEvent
 from services.walkthrough.answers import JobRequest, JobState
 
 _LINES = 40
 _STOP_S = 10.0
+# Exit code of a command whose challenger the gate refused; of a wrong argument too.
+_REFUSED = 2
 
 # By verb, the arguments behind `whiteboard VERB DESIGN`.
 _ARGUMENTS: dict[str, Callable[[JobRequest], list[str]]] = {
@@ -25,8 +29,8 @@ _ARGUMENTS: dict[str, Callable[[JobRequest], list[str]]] = {
         "--rate", str(r.rate), "--duration", str(r.seconds), "--json",
         *(["--knee"] if r.knee else []),
     ],
-    "swap": lambda r: [r.candidate or "", "--json"],
-    "rollback": lambda r: [],
+    "swap": lambda r: [r.candidate or "", "--watch", "--json"],
+    "rollback": lambda r: ["--json"],
     "night": lambda r: ["--json"],
     "audit": lambda r: ["--json"],
     "costs": lambda r: ["--json", *_costs(r)],
@@ -55,6 +59,18 @@ def arguments(request: JobRequest) -> list[str]:
     if request.verb == "swap" and not request.candidate:
         raise ValueError("candidate: which one?")
     return [request.verb, request.design, *_ARGUMENTS[request.verb](request)]
+
+
+def phase(code: int, figures: Mapping[str, Any] | None) -> str:
+    """How a command ended: done, refused (the gate refused its challenger), or failed.
+
+    >>> phase(2, {"record": {"event": "refused"}}), phase(2, None), phase(0, None)
+    ('refused', 'failed', 'done')
+    """
+    record = (figures or {}).get("record") or {}
+    if code == _REFUSED and record.get("event") == PromotionEvent.refused:
+        return "refused"
+    return "failed" if code else "done"
 
 
 class Job:
@@ -112,7 +128,7 @@ class Job:
         if self.state.figures is None:
             self._lines.extend(printed.decode(errors="replace").splitlines())
         self.state.seconds = round(time.monotonic() - self._begin, 1)
-        self.state.phase = "stopped" if self._stopped else "failed" if code else "done"
+        self.state.phase = "stopped" if self._stopped else phase(code, self.state.figures)
 
     async def _collect(self, stream: asyncio.StreamReader) -> None:
         while line := await stream.readline():

@@ -4,8 +4,9 @@ import { h, number, tabs } from "dom";
 import { Diagram } from "diagram";
 import { Panel } from "panel";
 import { trafficForm } from "jobs";
+import { modelsView } from "models";
 import { moneyView } from "money";
-import { breakView, decisionsView, driftView, followView, loadView, modelsView } from "views";
+import { breakView, decisionsView, driftView, followView, loadView } from "views";
 
 const VIEWS = [["diagram", "Diagram"], ["follow", "Follow one"], ["decisions", "Decisions"], ["money", "Money"], ["models", "Models"],
   ["drift", "Drift"], ["load", "Load"], ["break", "Break it"]];

@@ -4,6 +4,8 @@ import { h, number } from "dom";
 
 const KINDS = { kill: "Kill", hang: "Hang 10 s", away: "Away 10 s", slow: "Slow 10 s" };
 const ENDED = ["done", "failed"];
+// Phases of a command that came to a result.
+const COMPLETE = ["done", "refused"];
 
 export function notAllowed() {
   if (recording) return h("p", { className: "note" }, "This is a recording: nothing can be changed here.");
@@ -91,7 +93,7 @@ function jobTold(job, show) {
   return [
     h("p", {}, h("code", {}, job.command), ` ${job.phase}, ${number(job.seconds)} s`),
     shown,
-    job.output && (job.phase !== "done" || !shown) ? h("pre", { tabindex: 0 }, job.output) : null,
+    job.output && !(COMPLETE.includes(job.phase) && shown) ? h("pre", { tabindex: 0 }, job.output) : null,
   ].filter(Boolean);
 }
 

@@ -97,42 +97,6 @@ function labelButtons(design, view) {
     h("button", { type: "button", disabled: !mayChange(), onclick: () => give(label) }, label.replaceAll("_", " ")))), status);
 }
 
-export function modelsView(design) {
-  const [choice, value] = selectInput("Candidate", design.candidates.map((one) => one.name));
-  const past = h("div", { role: "status" }, h("p", {}, "Reading the history."));
-  const read = async () => {
-    try {
-      past.replaceChildren(...models(design, (await get(`/api/history?design=${design.name}`)).reverse()));
-    } catch (error) {
-      past.replaceChildren(h("p", { className: "bad" }, error.message));
-    }
-  };
-  read();
-  return h("section", { className: "view" }, h("h2", {}, "Models"),
-    h("p", {}, "A swap trains the candidate if it was never trained, lets it decide in shadow, and asks the gate. It takes minutes, and live traffic makes it shorter."),
-    notAllowed(),
-    jobForm(design, "swap", "Swap", [choice], () => ({ candidate: value() }), runFigures, read),
-    jobForm(design, "night", "Run the nightly retraining", [], () => ({}), runFigures, read),
-    jobForm(design, "rollback", "Roll back", [], () => ({}), runFigures, read), past);
-}
-
-// The candidates with the newest that is known of each, and the whole history; newest first.
-function models(design, records) {
-  const champion = records.find((r) => r.event !== "refused")?.model;
-  const rows = design.candidates.map(({ name, role }) => {
-    const newest = records.find((r) => r.model.startsWith(`${name}:`));
-    return [name, role, newest?.model === champion && champion ? "champion" : newest ? `${spaced(newest.event)} ${when(newest)}` : "never tried", newest ? figureTexts(newest) || newest.reasons.join("; ") : ""];
-  });
-  const history = records.map((r) => [when(r), spaced(r.event), r.model, r.reasons.join("; "), figureTexts(r)]);
-  return [table("Candidates", ["candidate", "what it is good at", "now", "figures of its newest decision by the gate"], rows),
-    history.length ? table("History of promotions, refusals and rollbacks", ["when (UTC)", "what", "model", "why", "figures"], history)
-      : h("p", {}, "No model was promoted yet: the first is, when the first start has trained it.")];
-}
-
-const spaced = (text) => text.replaceAll("_", " ");
-const when = (record) => record.at.slice(0, 19).replace("T", " ");
-const figureTexts = (record) => Object.entries(record.figures).slice(0, 6).map(([name, v]) => `${spaced(name)} ${number(v)}`).join(", ");
-
 export function driftView(design) {
   const [kind, kindValue] = selectInput("Drift", ["none", ...design.drifts]);
   const [strength, strengthValue] = numberInput("strength, %", 50, 5, 100);

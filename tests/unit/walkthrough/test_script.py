@@ -12,18 +12,19 @@ TEXT = (Path(__file__).parents[3] / "docs" / "walkthrough.md").read_text()
 _ROW = re.compile(r"^\| (\d+) \| ([^|]+) \| [^|]+ \|$", re.MULTILINE)
 _TAB = re.compile(r'\["[a-z]+", "([A-Z][a-z ]+)"\]')
 _BUTTON = re.compile(r'"([A-Z][A-Za-z0-9 ]+)"')
+FILES = ("app.js", "jobs.js", "models.js", "views.js")
 MINUTES = 15
 SCRIPTS = [_ROW.findall(part) for part in TEXT.split("\n## ")[1:]]
 
 
 def words(design):
     """What can be clicked in a design's views."""
-    scripts = {file: (STATIC / file).read_text() for file in ("jobs.js", "views.js", "app.js")}
+    scripts = {file: (STATIC / file).read_text() for file in FILES}
     extras = design.walkthrough()
     return {
         *(one.title for one in DESIGNS),
         *_TAB.findall(scripts["app.js"]),
-        *_BUTTON.findall(scripts["jobs.js"] + scripts["views.js"]),
+        *_BUTTON.findall("".join(scripts.values())),
         *(box.label for box in extras.diagram.boxes),
         *(slider.label for slider in extras.money().sliders),
         *design.drifts,
