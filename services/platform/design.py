@@ -206,7 +206,9 @@ WALKTHROUGH = HttpApp(
     "services.walkthrough.app:create_app",
     "/api/state",
     18090,
-    access=Access(redis="inspect", reads=("MODEL_HISTORY",), loads=("lake", "inbox", "results")),
+    access=Access(
+        redis="inspect", reads=("MODEL_HISTORY", "ALERTS"), loads=("lake", "inbox", "results")
+    ),
     nice=WORKER_NICE,
 )
 SHARED_PROCESSES = (SCHEDULER, WALKTHROUGH)

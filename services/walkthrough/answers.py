@@ -93,12 +93,13 @@ class CandidateState(BaseModel):
 
 
 class DesignState(BaseModel):
-    """One design."""
+    """One design; `audited`: its logged decisions can be computed again from the events."""
 
     name: str
     title: str
     event: str
     traffic_rate: float
+    audited: bool
     load_rate: int
     budget_ms: float
     drifts: list[str]

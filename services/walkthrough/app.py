@@ -39,7 +39,7 @@ from services.walkthrough.answers import (
     Tick,
 )
 from services.walkthrough.board import Board
-from services.walkthrough.drift import HeatMap, heat_map
+from services.walkthrough.drift import DriftState, drift_state
 from services.walkthrough.faults import Busy, Faults, NotOurs
 from services.walkthrough.guard import Guard, security_headers
 from services.walkthrough.jobs import JobRuns, Jobs
@@ -165,15 +165,11 @@ def _add_records(app: FastAPI, config: Settings, board: Board) -> None:
         finally:
             await nc.close()
 
-    @app.get(
-        "/api/drift",
-        tags=["events"],
-        summary="Drift by column and window",
-        responses=_problems(_404="No such design", _503="S3 does not answer"),
-    )
-    def drift(design: Annotated[Name, Query()]) -> HeatMap:
+    @app.get("/api/drift", tags=["events"], summary="Drift by column and window, and alerts",
+             responses=_problems(_404="No such design", _503="S3 does not answer"))  # fmt: skip
+    async def drift(design: Annotated[Name, Query()]) -> DriftState:
         try:
-            return heat_map(config, _design(board, design))
+            return await drift_state(config, _design(board, design))
         except OSError as error:
             raise HTTPException(503, "S3 does not answer") from error
 

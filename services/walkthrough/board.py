@@ -178,6 +178,7 @@ class Board:
             title=design.title,
             event=extras.event if extras else "",
             traffic_rate=design.traffic_rate,
+            audited=design.audit is not None,
             load_rate=design.load_rate,
             budget_ms=design.problem().latency_budget_ms,
             drifts=list(design.drifts),

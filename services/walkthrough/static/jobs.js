@@ -54,7 +54,7 @@ function outcome(report) {
     h("p", {}, h("b", {}, `${report.process}, ${report.kind}: ${report.phase}`), ` (${report.seconds} s)`),
     report.error ? h("p", { className: "bad" }, report.error) : null,
     h("dl", { className: "pairs" }, rows.flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)])),
-    h("p", { className: "small" }, "Answers are those of the design's own service. With no traffic there are none: start it below the diagram. Whether an event was lost or doubled: ", h("code", {}, "whiteboard audit fraud"), "."),
+    h("p", { className: "small" }, "Answers are those of the design's own service. With no traffic there are none: start it below the diagram."),
   ].filter(Boolean);
 }
 

@@ -1,5 +1,5 @@
 // The views beside the diagram: follow one event, newest decisions, models, drift, load, break.
-import { events, get, mayChange, post } from "api";
+import { events, get, mayChange, post, recording } from "api";
 import { figure, h, number, table } from "dom";
 import { curves, line, waterfall } from "chart";
 import { faultForm, jobForm, notAllowed, numberInput, runFigures, selectInput } from "jobs";
@@ -100,21 +100,38 @@ function labelButtons(design, view) {
 export function driftView(design) {
   const [kind, kindValue] = selectInput("Drift", ["none", ...design.drifts]);
   const [strength, strengthValue] = numberInput("strength, %", 50, 5, 100);
-  const map = h("div", {}, h("p", {}, "Reading the windows."));
-  get(`/api/drift?design=${design.name}`).then((drift) => map.replaceChildren(...heatMap(drift)))
-    .catch((error) => map.replaceChildren(h("p", { className: "bad" }, error.message)));
+  const found = h("div", {}, h("p", {}, "Reading the windows."));
+  const read = () => get(`/api/drift?design=${design.name}`).then((drift) => found.replaceChildren(...driftFound(drift)))
+    .catch((error) => found.replaceChildren(h("p", { className: "bad" }, error.message)));
+  read();
   return h("section", { className: "view" }, h("h2", {}, "Drift"),
     h("p", {}, "The simulator changes what happens from now on. “none” ends every drift."), notAllowed(),
     jobForm(design, "simulate", "Simulate for 60 s", [kind, strength], () => ({
       rate: Math.min(design.traffic_rate, 100), seconds: 60,
       drift: kindValue() === "none" ? "none" : `${kindValue()}=${Math.min(strengthValue() / 100, 1)}`,
-    }), runFigures), map);
+    }), runFigures, read), found);
 }
 
-function heatMap(drift) {
-  if (!drift.windows.length) return [h("p", {}, "No window has closed yet: a window is a simulated day of payments, or 200 images.")];
-  return [h("p", {}, `Distance from what ${drift.model} was trained on: a row a column, a column a window, the newest on the right. The darkest cell is the statistic's greatest distance; ▲ is an alarm.`),
-    h("div", { className: "heats" }, Object.entries(drift.statistics).map(([name, rows]) => heatTable(drift, name, rows)))];
+function driftFound(drift) {
+  const report = `http://${location.hostname}:${drift.report_port}/reports/newest`;
+  return [recording ? null : h("p", {}, h("a", { href: report, target: "_blank", rel: "noopener" }, "The newest report"), ": distributions of every column beside training, by Evidently."),
+    h("h3", {}, "Alerts"), ...alertsTold(drift.alerts),
+    h("h3", {}, "Windows"),
+    ...(drift.maps.length ? drift.maps.flatMap(heatMap) : [h("p", {}, "No window has closed yet: a window is a simulated day of payments, or 200 images.")])].filter(Boolean);
+}
+
+function alertsTold(alerts) {
+  if (!alerts) return [h("p", { className: "bad" }, "NATS does not answer: alerts are not known.")];
+  if (!alerts.length) return [h("p", {}, "None was raised in 30 days.")];
+  return [h("ul", { className: "alerts" }, alerts.map((one) => h("li", {},
+    h("b", {}, `▲ ${one.kind}`), ` ${one.said} (${one.model}, ${one.at.slice(0, 16).replace("T", " ")} UTC) `,
+    one.examples.map((key) => h("img", { className: "example", src: `/api/image?key=${encodeURIComponent(key)}`, alt: `Image ${key}`, loading: "lazy" })))))];
+}
+
+function heatMap(map) {
+  const what = map.of === "reasons" ? "Why payments are declined: the first reasons of 200 declines a window," : "Distance of each column of a window";
+  return [h("p", {}, `${what} from what ${map.model} was trained on: a row a column, a column a window, the newest on the right. The darkest cell is the statistic's greatest distance; ▲ is an alarm.`),
+    h("div", { className: "heats" }, Object.entries(map.statistics).map(([name, rows]) => heatTable(map, name, rows)))];
 }
 
 function heatTable(drift, name, rows) {
@@ -165,5 +182,13 @@ export function breakView(design) {
     && design.boxes.findIndex((other) => other.process === box.process && Object.keys(other.faults).length) === i);
   return h("section", { className: "view" }, h("h2", {}, "Break it"),
     h("p", {}, "Each says beforehand what will happen, and afterwards what did. Start traffic first, or there is nothing to break."),
-    h("div", { className: "cards" }, boxes.map((box) => h("article", { className: "card" }, h("h3", {}, box.label), faultForm(design, box)))));
+    h("div", { className: "cards" }, boxes.map((box) => h("article", { className: "card" }, h("h3", {}, box.label), faultForm(design, box)))),
+    design.audited ? h("article", { className: "card" }, h("h3", {}, "What was lost, doubled or skewed?"),
+      h("p", {}, "The audit computes every logged decision's features again from the stored events. An event that was lost or counted twice leaves a vector that differs."),
+      jobForm(design, "audit", "Audit every decision", [], () => ({}), auditFigures)) : null);
+}
+
+function auditFigures(found) {
+  const rows = [["decisions compared", found.vectors], ["skewed: their features differ", found.mismatches], ["of them, decided without the online store", found.degraded], ["events read", found.events], ["events missing from their sequence", found.gaps]];
+  return h("dl", { className: "pairs" }, rows.flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, number(value))]));
 }

@@ -84,7 +84,7 @@ def test_a_fault_counts_answers_and_those_in_budget():
 
 def test_requests_become_commands_and_nothing_else():
     request = JobRequest(verb="swap", design="fraud", candidate="deepsets")
-    assert arguments(request) == ["swap", "fraud", "deepsets", "--json"]
+    assert arguments(request) == ["swap", "fraud", "deepsets", "--watch", "--json"]
     with pytest.raises(ValueError, match="which one"):
         arguments(JobRequest(verb="swap", design="fraud"))
     for wrong in ({"verb": "down"}, {"drift": "blur=1; rm"}, {"candidate": "--help"}, {"rate": 0}):
