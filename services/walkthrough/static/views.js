@@ -182,10 +182,10 @@ export function breakView(design) {
     && design.boxes.findIndex((other) => other.process === box.process && Object.keys(other.faults).length) === i);
   return h("section", { className: "view" }, h("h2", {}, "Break it"),
     h("p", {}, "Each says beforehand what will happen, and afterwards what did. Start traffic first, or there is nothing to break."),
-    h("div", { className: "cards" }, boxes.map((box) => h("article", { className: "card" }, h("h3", {}, box.label), faultForm(design, box)))),
+    h("div", { className: "cards" }, boxes.map((box) => h("article", { className: "card" }, h("h3", {}, box.label), faultForm(design, box))),
     design.audited ? h("article", { className: "card" }, h("h3", {}, "What was lost, doubled or skewed?"),
       h("p", {}, "The audit computes every logged decision's features again from the stored events. An event that was lost or counted twice leaves a vector that differs."),
-      jobForm(design, "audit", "Audit every decision", [], () => ({}), auditFigures)) : null);
+      jobForm(design, "audit", "Audit every decision", [], () => ({}), auditFigures)) : null));
 }
 
 function auditFigures(found) {
