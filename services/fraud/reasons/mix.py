@@ -1,9 +1,9 @@
 """The mix of first reasons as a monitored column: why transactions are declined, against training.
 
 A model may keep its scores while their causes change: a new kind of fraud, or a broken feed that
-makes every device look new. A day has too few declines to compare, so a window is `WINDOW` of them;
-the distance is their population stability index. Windows are stored beside the drift monitor's, in
-the table `fraud/drift-reasons`.
+makes every device look new. A day has few declines, so a window is `WINDOW` of them; the distance
+is their population stability index. Windows are stored beside the drift monitor's, in the table
+`fraud/drift-reasons`.
 """
 
 from collections import Counter, deque
@@ -23,11 +23,12 @@ from services.platform.storage.lake import Lake
 
 WINDOW = 200
 COLUMN = "first_reason"
-# Above it a population has changed, by the usual reading of the index (Siddiqi, see `psi`).
+# Above it a population has changed, by the usual reading of the index (Siddiqi, see `psi`); clean
+# windows stay below it, and a feed that loses devices does not (docs/reasons.md).
 MOVED = 0.25
 MIX_DISTANCE = Gauge(
     "reasons_mix_distance",
-    f"PSI of the first reasons of the last {WINDOW} declines against those of training, in nats",
+    f"PSI of the first reasons of {WINDOW} declines against those of training, in nats",
 )
 
 

@@ -6,6 +6,7 @@ Killed, it begins again behind the last batch that it acknowledged, and writes t
 import asyncio
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 from time import time
 from typing import Any
@@ -28,11 +29,12 @@ from services.fraud.ingestion.events import (
     Transaction,
 )
 from services.fraud.model import read_model
-from services.fraud.problem import DESIGN
+from services.fraud.problem import DESIGN, OUTCOMES
 from services.fraud.reasons.explainer import Explainer, Explanation, NotExplained
 from services.fraud.reasons.mix import ReasonMix, alert_of_mix, write_mix
 from services.fraud.reasons.parties import ChargedBackParties, with_parties
 from services.fraud.reasons.report import EXPLAINED, make_report, open_bucket, store
+from services.fraud.review.policy import logged_costs
 from services.platform.models.names import label_version, version_path
 from services.platform.models.refused import ModelRefused
 from services.platform.settings import Settings
@@ -159,10 +161,22 @@ class ReasonsWorker:
         found, note = explain_event(self._explainers, event)
         if found is not None and found.reasons:
             found = with_parties(found, event, self._parties)
-            if event["decision"] == "decline" and not event.get("synthetic"):
+            if counts_for_mix(event):
                 explainer = self._explainers.of(str(event["model"]))
                 self._mix.add(seq, event, found.reasons[0].group, explainer.mix)
         return make_report(event, found, note)
+
+
+def counts_for_mix(event: Mapping[str, Any]) -> bool:
+    """Whether a decision counts for the mix: the model would decline it without analysts.
+
+    The mix of training is of such declines. How many of them are reviewed depends on the queue.
+    """
+    if event.get("synthetic"):
+        return False
+    without = replace(logged_costs(event.get("costs") or {}), slot=float("inf"))
+    code = without.outcome(float(event["score"]), event["transaction"]["amount_minor"])
+    return OUTCOMES[code] == "decline"
 
 
 def parse(message: Message) -> dict[str, Any] | None:

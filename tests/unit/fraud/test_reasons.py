@@ -213,7 +213,9 @@ def test_a_model_that_does_not_explain_itself_is_read_once(candidate, tmp_path, 
     assert reads[0] == reads[-1] > 0
 
 
-def test_the_mix_counts_declines_alone(model, simulated, tmp_path, monkeypatch):
+def test_the_mix_counts_what_the_model_would_decline_without_analysts(
+    model, simulated, tmp_path, monkeypatch
+):
     added = []
     monkeypatch.setattr(ReasonMix, "add", lambda self, *counted: added.append(counted))
     config = Settings(home=tmp_path)
@@ -225,9 +227,13 @@ def test_the_mix_counts_declines_alone(model, simulated, tmp_path, monkeypatch):
         "degraded": False, "feature_set": FEATURE_SET.hash, "model": model.card.label,
         "features": vector.tolist(), "seqs": {}, "transaction": EXAMPLE_TRANSACTION,
     }  # fmt: skip
-    reports = [reasons._report(1, {**event, "decision": name}) for name in ("review", "decline")]
-    assert reports[0]["reasons"] == reports[1]["reasons"] != []
-    assert len(added) == 1
+    for seq, (decision, score) in enumerate(
+        [("review", 0.9), ("decline", 0.9), ("review", 0.01), ("decline", 0.0)]
+    ):
+        report = reasons._report(seq, {**event, "decision": decision, "score": score})
+        assert report["reasons"]
+    reasons._report(9, {**event, "decision": "decline", "score": 0.9, "synthetic": True})
+    assert [seq for seq, *_ in added] == [0, 1]
 
 
 def test_a_report_keeps_fields_that_others_add():
