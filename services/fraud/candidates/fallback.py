@@ -104,6 +104,10 @@ class Fallback(XGBoost):
         odds = _log_odds(super().score(self._with_items(examples, examples.vectors)))
         return 1.0 / (1.0 + np.exp(-(self._scale * odds + self._shift)))
 
+    def explanation(self) -> dict[str, np.ndarray]:
+        """Nothing: its scores are explained by coalitions, because its trees see counted items."""
+        return {}
+
     def export(self) -> bytes:
         """The trees' ONNX file, between the counting of items and the calibration."""
         model = onnx.load_model_from_string(super().export())

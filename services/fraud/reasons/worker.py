@@ -28,7 +28,7 @@ from services.fraud.ingestion.events import (
     DecisionEvent,
     Transaction,
 )
-from services.fraud.model import read_model
+from services.fraud.model import FraudModel, read_model
 from services.fraud.problem import DESIGN, OUTCOMES
 from services.fraud.reasons.explainer import Explainer, Explanation, NotExplained
 from services.fraud.reasons.mix import ReasonMix, alert_of_mix, write_mix
@@ -37,6 +37,7 @@ from services.fraud.reasons.report import EXPLAINED, make_report, open_bucket, s
 from services.fraud.review.policy import logged_costs
 from services.platform.models.names import label_version, version_path
 from services.platform.models.refused import ModelRefused
+from services.platform.models.tabular import TabularModel
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
 from services.platform.streaming.connection import connect
@@ -54,7 +55,6 @@ DELAY = Histogram(
     "From the decision to its stored reasons",
     buckets=(0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 30),
 )
-_NO_STORE = "decided by the fallback, from the request and the rows read last: it gives no reasons"
 
 
 class Explainers:
@@ -67,7 +67,7 @@ class Explainers:
         self._kept = lru_cache(maxsize=4)(self._read)
 
     def of(self, label: str) -> Explainer:
-        """The explainer of a version.
+        """The explainer of a version, or of the fallback in its file: what the label names.
 
         Raises:
             NotExplained: its file does not explain itself, or is gone.
@@ -81,7 +81,7 @@ class Explainers:
     def _read(self, label: str) -> Explainer | str:
         """The explainer of a version; without one, why."""
         try:
-            return Explainer(read_model(self._file(label)))
+            return Explainer(_named(read_model(self._file(label)), label))
         except FileNotFoundError:
             return f"the file of {label} is gone from the store"
         except (ModelRefused, ValueError) as error:
@@ -91,9 +91,15 @@ class Explainers:
         own = self._config.model_file
         if own.exists():
             data = own.read_bytes()
-            if read_model(data).card.label == label:
+            if _named(read_model(data), label).card.label == label:
                 return data
         return self._lake.get(version_path(DESIGN, label_version(label)))
+
+
+def _named(model: FraudModel, label: str) -> TabularModel:
+    """The fallback in a file if a label names it, the file's model otherwise."""
+    fallback = model.fallback
+    return fallback if fallback is not None and fallback.card.label == label else model
 
 
 def explain_event(
@@ -104,8 +110,6 @@ def explain_event(
     Raises:
         OSError: the store does not answer.
     """
-    if event["degraded"]:
-        return None, _NO_STORE
     if not is_current(event.get("feature_set")):
         return None, "decided on another feature set"
     try:
@@ -172,7 +176,7 @@ def counts_for_mix(event: Mapping[str, Any]) -> bool:
 
     The mix of training is of such declines. How many of them are reviewed depends on the queue.
     """
-    if event.get("synthetic"):
+    if event["degraded"] or event.get("synthetic"):
         return False
     without = replace(logged_costs(event.get("costs") or {}), slot=float("inf"))
     code = without.outcome(float(event["score"]), event["transaction"]["amount_minor"])

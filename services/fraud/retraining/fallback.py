@@ -8,9 +8,10 @@ from services.fraud.candidates.fallback import Fallback, lose_rows
 from services.fraud.features.states import FEATURE_SET, SETS, TABULAR
 from services.fraud.model import FALLBACK
 from services.fraud.problem import CONF, DESIGN, CostModel
+from services.fraud.reasons.explainer import ATTACHMENT, explanation_file
 from services.fraud.retraining.dataset import TrainingData
 from services.platform.evaluation.metrics import calibration_error
-from services.platform.models.attachments import attachment
+from services.platform.models.attachments import attach, attachment
 from services.platform.models.candidates import Examples
 from services.platform.models.names import version_path
 from services.platform.models.onnx import ModelCard, open_session, write_card
@@ -66,7 +67,8 @@ def train_fallback(
         kpi={"review_minor": CostModel().opex},
         calibration_error=error,
     )
-    return {FALLBACK: write_card(made.export(), card)}
+    explained = attach(made.export(), {ATTACHMENT: explanation_file(made, train)})
+    return {FALLBACK: write_card(explained, card)}
 
 
 def kept_fallback(settings: Settings, card: ModelCard) -> dict[str, bytes]:

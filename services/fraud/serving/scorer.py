@@ -74,7 +74,7 @@ class Decision:
 
 @dataclass
 class ExplainedDecision(Decision):
-    """A decision with its reasons: none if it is degraded, or the model cannot explain itself."""
+    """A decision with its reasons: none if the model, or its fallback, cannot explain itself."""
 
     reasons: list[Reason] = field(default_factory=list)
 
@@ -149,7 +149,7 @@ class Scorer:
         self._publish(transaction, body, decision, vector[0], rows, synthetic, stages, policy)
         stages.mark("encode")
         if explained:
-            explainer = None if degraded else explainer_of(model)
+            explainer = explainer_of(decider)
             sets = {"items": cart_set(transaction)}
             reasons = explainer.explain(vector[0], sets).reasons if explainer else []
             decision = ExplainedDecision(**decision.__dict__, reasons=reasons)

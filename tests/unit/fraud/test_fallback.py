@@ -14,12 +14,15 @@ from services.fraud.features.states import FEATURES, GROUPS, SETS, STATES, TABUL
 from services.fraud.ingestion.columns import event_times
 from services.fraud.ingestion.events import ENTITIES
 from services.fraud.model import FALLBACK, read_model
-from services.fraud.problem import CostModel
+from services.fraud.problem import DECLINE, CostModel
+from services.fraud.reasons.explainer import ATTACHMENT, explanation_file
+from services.fraud.reasons.worker import Explainers
 from services.fraud.serving.row_cache import RowCache
 from services.platform.evaluation.metrics import calibration_error
 from services.platform.models.attachments import attach
 from services.platform.models.candidates import Examples
 from services.platform.models.onnx import ModelRefused, write_card
+from services.platform.settings import Settings
 from tests.conftest import card
 
 KEYS = {"customer_id": "c1", "merchant_id": "m1", "device_id": "d1", "ip": "10.0.0.1"}
@@ -89,6 +92,28 @@ def test_without_any_row_it_costs_less_than_the_champion_and_than_approving_all(
         for score in scores
     ]
     assert paid[0] == min(paid)
+
+
+def test_its_declines_are_explained_and_turn_without_their_reasons(fallback, whole, onnx, tmp_path):
+    explained = attach(fallback.export(), {ATTACHMENT: explanation_file(fallback, whole)})
+    own = write_card(explained, card(candidate="fallback", sets=SETS))
+    config = Settings(home=tmp_path, model_file=tmp_path / "model.onnx")
+    config.model_file.write_bytes(attach(onnx, {FALLBACK: own}))
+    explainer = Explainers(config).of("fallback:1")
+    some, vector, turned = degraded(whole), np.full(len(FEATURES), np.nan), []
+    score, cost = fallback.score(some), CostModel()
+    declined = np.flatnonzero(cost.outcomes(score, 0.0, some.amount) == DECLINE)[:60]
+    for row in declined:
+        vector[: len(TABULAR)] = some.vectors[row]
+        sets = {"items": some.sets["items"][row : row + 1]}
+        found = explainer.explain(vector, sets)
+        assert 1 <= len(found.reasons) <= 4
+        assert found.gap < 1e-4
+        assert 1 / (1 + np.exp(-found.log_odds)) == pytest.approx(score[row], abs=1e-4)
+        without = explainer.score_without(vector, sets, [r.group for r in found.reasons])
+        turned.append(cost.outcome(without, int(some.amount[row])) != DECLINE)
+    assert len(turned) > 20
+    assert np.mean(turned) >= 0.9
 
 
 def test_its_decisions_name_it_and_the_version_of_the_file(file, onnx):
