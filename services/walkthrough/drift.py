@@ -58,7 +58,9 @@ async def drift_state(config: Settings, design: Design) -> DriftState:
     maps, alerts = await asyncio.gather(
         asyncio.to_thread(_heat_maps, config, design), _alerts(config, design.name)
     )
-    return DriftState(maps=maps, alerts=alerts, report_port=design.http.port(config))
+    # A container listens on a port of its own, and is published on the usual one.
+    port = design.http.default_port if config.host_by_name else design.http.port(config)
+    return DriftState(maps=maps, alerts=alerts, report_port=port)
 
 
 async def _alerts(config: Settings, design: str) -> list[Alert] | None:
