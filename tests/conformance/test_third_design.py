@@ -77,7 +77,7 @@ def processes(config):
     yield f"http://127.0.0.1:{port}"
     for process in running:
         process.terminate()
-        process.wait(20)
+        process.wait(60)  # it runs at idle priority beside the other tests
     log.close()
 
 
