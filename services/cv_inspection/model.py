@@ -25,7 +25,7 @@ from services.platform.types import Booleans, Floats32
 log = logging.getLogger(__name__)
 
 IMAGE, PROBABILITIES, MASK, NOVELTY = "image", "probabilities", "mask", "novelty"
-# The novelty of each patch; files of before 2026-11-29 have no such output.
+# The novelty of each patch; older files have no such output.
 PATCH_NOVELTY = "patch_novelty"
 # Names of the card's limits: pixels of an image on one of the input, and the novelty above which a
 # part that would pass goes to a person.

@@ -2,7 +2,7 @@
 
 A level has 8 bits. Level 0 is score 0, level 255 twice the threshold or more, and levels from 128
 on are above the threshold. Below it blue fades with the score, above it orange turns to yellow, and
-white outlines it: blue and yellow are told apart by all common kinds of colour blindness (Wong,
+white outlines it: blue and yellow differ under all common kinds of colour blindness (Wong,
 "Points of view: Color blindness", Nature Methods 2011), and brightness rises along the scale.
 """
 

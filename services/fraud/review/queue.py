@@ -176,7 +176,7 @@ class ReviewQueue:
     async def decide_waiting(
         self, decision_id: str, verdict: Verdict, by: str
     ) -> VerdictEvent | None:
-        """Decide a case by its id, whoever has it; None if it is not in the queue.
+        """Decide a case by its id, leased or not; None if it is not in the queue.
 
         Its lease, if it has one, is lost: the first verdict counts.
         """

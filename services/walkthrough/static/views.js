@@ -115,12 +115,12 @@ export function driftView(design) {
 function driftFound(drift) {
   const report = `http://${location.hostname}:${drift.report_port}/reports/newest`;
   return [recording ? null : h("p", {}, h("a", { href: report, target: "_blank", rel: "noopener" }, "The newest report"), ": distributions of every column beside training, by Evidently."),
-    h("h3", {}, "Alerts"), ...alertsTold(drift.alerts),
+    h("h3", {}, "Alerts"), ...alertList(drift.alerts),
     h("h3", {}, "Windows"),
     ...(drift.maps.length ? drift.maps.flatMap(heatMap) : [h("p", {}, "No window has closed yet: a window is a simulated day of payments, or 200 images.")])].filter(Boolean);
 }
 
-function alertsTold(alerts) {
+function alertList(alerts) {
   if (!alerts) return [h("p", { className: "bad" }, "NATS does not answer: alerts are not known.")];
   if (!alerts.length) return [h("p", {}, "None was raised in 30 days.")];
   return [h("ul", { className: "alerts" }, alerts.map((one) => h("li", {},
