@@ -141,10 +141,12 @@ def test_nothing_else_reads_the_environment():
         for path in (ROOT / folder).rglob("*.py")
         if "os.environ" in path.read_text() or "getenv" in path.read_text()
     ]
-    # settings.py reads it; engines.py passes it on to children; Java and Spark have their own.
+    # settings.py reads it; engines.py passes it on to children; Java and Spark have their own;
+    # main.py tells OpenMP how to wait.
     spark = "services/fraud/features/spark"
     assert sorted(map(str, readers)) == [
         "infra/local/engines.py",
+        "services/cli/main.py",
         f"{spark}/request.py",
         f"{spark}/session.py",
         "services/platform/settings.py",
