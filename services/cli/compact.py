@@ -54,5 +54,6 @@ def _show(design: Design, found: "Compacted", expired: dict[str, Any]) -> None:
         made.add_row(name, f"{before:,}", f"{found.files_after[name]:,}")
     out.print(made)
     say(f"{found.rows:,} rows joined, {found.bytes_written / 1e6:,.0f} MB written")
-    if expired.get("files"):
-        say(f"{expired['files']:,} files of decisions before {expired['before']} expired")
+    removed = [f"{count:,} {what}" for what, count in expired.items() if what != "before" and count]
+    if removed:
+        say(f"expired, of days before {expired['before']}: {', '.join(removed)}")

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import pyarrow.compute as pc
 
     from services.cv_inspection.features.labelled_images import SplitSource
+    from services.cv_inspection.retraining.retention import Expired
     from services.platform.capacity.parts import Capacity
     from services.platform.evaluation.comparison import (
         CandidateResult,
@@ -143,6 +144,12 @@ def _lake_tables() -> "Mapping[str, pa.Schema]":
     from services.platform.retraining.shadow import SHADOW_SCHEMA, shadow_table
 
     return {**SCHEMAS, shadow_table(INSPECTION.name): SHADOW_SCHEMA}
+
+
+def _expire(config: Settings, bar: ProgressBar) -> "Expired":
+    from services.cv_inspection.retraining.retention import expire
+
+    return expire(config, bar)
 
 
 def _walkthrough() -> Walkthrough:
@@ -284,4 +291,5 @@ INSPECTION = Design(
     ),
     capacity=_capacity,
     lake_tables=_lake_tables,
+    expire=_expire,
 )

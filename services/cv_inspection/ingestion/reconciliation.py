@@ -48,9 +48,9 @@ def without_result(config: Settings, min_age_s: float = MIN_AGE_S) -> list[str]:
     """
     inbox, results = Lake(config, config.inbox), Lake(config, config.results)
     newest = time.time() - min_age_s  # before the results are listed, which takes its time
-    done = {p.removesuffix(".json"): at for p, at in _objects(results) if p.endswith(".json")}
+    done = {p.removesuffix(".json"): at for p, at in objects(results) if p.endswith(".json")}
     missing = []
-    for key, modified in _objects(inbox):
+    for key, modified in objects(inbox):
         try:
             stem = ImageRef.from_key(key).stem
         except ValueError:
@@ -60,7 +60,7 @@ def without_result(config: Settings, min_age_s: float = MIN_AGE_S) -> list[str]:
     return sorted(missing)
 
 
-def _objects(lake: Lake) -> list[tuple[str, float]]:
+def objects(lake: Lake) -> list[tuple[str, float]]:
     """(key, time of modification in seconds) of every object in a bucket."""
     selector = FileSelector(lake.bucket, recursive=True, allow_not_found=True)
     infos = lake.filesystem.get_file_info(selector)

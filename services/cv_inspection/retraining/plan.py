@@ -38,6 +38,8 @@ MIN_SHADOWED = 1_200
 GATE_SHARE = 0.2
 _REHEARSAL_IMAGES = 400
 _MAX_TRAIN_IMAGES = 2_000
+# 150 to 200 KB each in memory, the newest.
+_MAX_GATE_IMAGES = 3_000
 _VALIDATION_SHARE = 0.3
 _IN_STORE = "whose images are still in the store"
 
@@ -104,7 +106,7 @@ def train_further(
 def gate_evidence(
     settings: Settings, lake: Lake, models: list[ImageModel], bar: ProgressBar
 ) -> Evidence:
-    """Both models' scores on labelled images that neither was trained on.
+    """Both models' scores on the newest labelled images that neither was trained on.
 
     Args:
         models: Champion and challenger.
@@ -114,7 +116,8 @@ def gate_evidence(
     """
     since = max(model.card.unseen_since for model in models)
     with bar("reading labels"):
-        labelled = labelled_inspections(lake, since).counted
+        counted = labelled_inspections(lake, since).counted
+    labelled = LabelledInspections(counted.rows.tail(_MAX_GATE_IMAGES).reset_index(drop=True))
     REQUIRED_LABELS.check(labelled.positive, "that neither model was trained on", "to evaluate on")
     results = []
     for model in models:
