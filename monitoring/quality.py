@@ -81,8 +81,8 @@ class Outcomes:
 
 
 # Given by feed an event time, seconds, returns the decisions since then, of other feeds all; None
-# if there are none yet. Each call asks for the same times or later ones. OSError: S3 does not
-# answer.
+# if there are none yet. Each call asks for the same times or later ones. Of very many decisions it
+# may return a share, weighted. OSError: S3 does not answer.
 OutcomeReader = Callable[[Mapping[str, float]], Outcomes | None]
 
 

@@ -21,10 +21,13 @@ from services.platform.evaluation.what_if import (
 )
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
+from services.platform.storage.sequences import SequenceReader
 from services.platform.types import Floats
 from services.platform.walkthrough import Money
 
 _COLUMNS = ["event_time", "score", "threshold", "amount_minor", "costs"]
+MAX_ROWS = 1_000_000
+_RANGE = 200_000
 _SLIDERS = (
     Slider("opex", "A declined genuine customer", "EUR", 50, 0.5),
     Slider("fee", "A chargeback, on top of the amount", "EUR", 100, 1),
@@ -41,10 +44,10 @@ async def present(config: Settings) -> Mapping[str, float]:
 
 
 def read(config: Settings) -> LoggedDecisions | None:
-    """Logged decisions, without those of load tests; None before any. OSError: S3 is away."""
+    """The newest decisions, without those of load tests; None before any. OSError: S3 is away."""
     lake = Lake(config)
-    rows = lake.read(DECISIONS_TABLE, _COLUMNS, NOT_SYNTHETIC, schema=DECISION_SCHEMA)
-    if rows is None or not len(rows):
+    rows = _newest(lake)
+    if not len(rows):
         return None
     found = OutcomeReader(lake)({})
     return LoggedDecisions(
@@ -55,6 +58,17 @@ def read(config: Settings) -> LoggedDecisions | None:
         days=covered_days(event_times(rows)),
         labelled={} if found is None else newest_by_role(found.rows),
     )
+
+
+def _newest(lake: Lake) -> pa.Table:
+    """The newest `MAX_ROWS` decisions, read backwards range by range."""
+    reader = SequenceReader(lake, DECISIONS_TABLE, _COLUMNS, DECISION_SCHEMA, NOT_SYNTHETIC)
+    found = DECISION_SCHEMA.empty_table().select(["seq", *_COLUMNS])
+    for rows in reader.backwards(_RANGE):
+        found = pa.concat_tables([rows.select(found.column_names), found])
+        if len(found) >= MAX_ROWS:
+            break
+    return found[-MAX_ROWS:]
 
 
 def decide(logged: LoggedDecisions, eur: Mapping[str, float]) -> Decided:

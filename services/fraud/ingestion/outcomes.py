@@ -7,17 +7,15 @@ that decline more.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 import pyarrow as pa
-from pyarrow import compute as pc
 
 from features.spec import DAY
 from services.fraud.ingestion.columns import event_times
 from services.fraud.ingestion.label_weights import WEIGHT, label_weights
 from services.fraud.ingestion.tables import LABEL_SCHEMA, LABELS_TABLE
-from services.fraud.ingestion.watermark import FeedClock, feed_clocks
+from services.fraud.ingestion.watermark import FeedClock
 from services.fraud.problem import DISPUTE_WINDOW_DAYS
 from services.platform.storage.joins import first_matches
 from services.platform.storage.lake import Lake
@@ -72,35 +70,26 @@ def settled_until(clock: FeedClock) -> float:
     return clock.watermark - DISPUTE_WINDOW_DAYS * DAY
 
 
-def settle(rows: pa.Table, labels: pa.Table, since: float = 0.0) -> SettledRows:
-    """Rows whose dispute window has closed, with their outcome.
+def with_outcomes(lake: Lake, rows: pa.Table, counted: Floats) -> tuple[pa.Table, Booleans, float]:
+    """Of N rows whose dispute window has closed, those with a label.
 
     Args:
-        rows: N transactions, or N decisions: `event_time`, `transaction_id`, and `feed` if known.
-            The watermark of its feed tells what time it is for a row. With `DECIDED_BY` the labels
-            are weighted, see `label_weights`.
-        labels: `transaction_id`, `fraud`. Of several labels the first counts.
-        since: Event time, seconds; only later rows count.
+        rows: N transactions or decisions, with `DECIDED_BY`, see `label_weights`.
+        counted: (N,) how many each stands for in a sample of them.
+
+    Returns:
+        The rows with the columns `fraud` and `weight`; (N,) whether each of N is among them; and of
+        all labels, the share of frauds, NaN without any.
+
+    Raises:
+        OSError: S3 did not answer.
     """
-    clocks = feed_clocks(rows)
-    time = event_times(rows)
-    is_closed = (time > since) & (time < clocks.watermark - DISPUTE_WINDOW_DAYS * DAY)
-    closed = rows.filter(pa.array(is_closed))
-    where = pc.index_in(closed["transaction_id"], labels["transaction_id"])
-    known = pc.is_valid(where)
-    weight = pa.array(label_weights(closed, known.to_numpy()))
-    with_outcome = closed.append_column("fraud", labels["fraud"].take(where))
-    with_outcome = with_outcome.append_column(WEIGHT, weight).filter(known)
-    share = pc.mean(labels["fraud"].cast(pa.int8())).as_py()
-    chosen = partial(_chosen, is_closed=is_closed, known=known.to_numpy())
-    return SettledRows(
-        with_outcome,
-        chosen(clocks.begin),
-        chosen(clocks.watermark) - DISPUTE_WINDOW_DAYS * DAY,
-        clocks.by_feed,
-        float("nan") if share is None else share,
-        np.broadcast_to(1.0, len(with_outcome)),
-    )
+    outcome, share = read_outcomes(lake, rows["transaction_id"])
+    known = outcome >= 0
+    weight = label_weights(rows, known, counted) * counted
+    labelled = rows.append_column("fraud", pa.array(outcome == 1))
+    labelled = labelled.append_column(WEIGHT, pa.array(weight))
+    return labelled.filter(pa.array(known)), known, share
 
 
 def read_outcomes(lake: Lake, ids: pa.ChunkedArray) -> tuple[Integers, float]:
@@ -130,10 +119,3 @@ def read_outcomes(lake: Lake, ids: pa.ChunkedArray) -> tuple[Integers, float]:
     for at, found in first_matches(ids, labels(), "transaction_id"):
         outcome[at] = found["fraud"].to_numpy()
     return outcome, frauds / given if given else float("nan")
-
-
-def _chosen(values: Floats, is_closed: Booleans, known: Booleans) -> Floats:
-    """The values (N,) of closed rows whose label is known; one feed's are all the same."""
-    if values.strides == (0,):
-        return np.broadcast_to(values[:1], int(known.sum()))
-    return values[is_closed][known]

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from features.spec import DAY
-from services.fraud.ingestion.columns import event_times, seconds
+from services.fraud.ingestion.columns import seconds
 
 log = logging.getLogger(__name__)
 
@@ -55,30 +55,6 @@ class FeedClock:
     ahead: int = 0
     ahead_s: float = 0.0
     behind: int = 0
-
-
-@dataclass(frozen=True)
-class FeedClocks:
-    """The times of N rows' feeds.
-
-    Attributes:
-        by_feed: By name, the clock of each feed that has one.
-        begin: (N,) the begin of each row's feed, seconds; infinite if it has no clock.
-        watermark: (N,) the watermark of each row's feed, seconds; -infinite if it has none.
-    """
-
-    by_feed: Mapping[str, FeedClock]
-    begin: _Floats
-    watermark: _Floats
-
-
-def feed_clocks(rows: pa.Table) -> FeedClocks:
-    """The clocks of the feeds of N transactions or decisions: `event_time`, and `feed` if known."""
-    codes, names = feed_codes(rows)
-    by_feed = _clocks(event_times(rows), None, codes, names)
-    begin = per_feed({name: clock.begin for name, clock in by_feed.items()}, names, np.inf)
-    watermark = per_feed({name: clock.watermark for name, clock in by_feed.items()}, names, -np.inf)
-    return FeedClocks(by_feed, _per_row(begin, codes), _per_row(watermark, codes))
 
 
 def per_feed(values: Mapping[str, float], names: pa.Array, default: float) -> _Floats:
@@ -263,11 +239,6 @@ def feed_codes(rows: pa.Table) -> tuple[_Integers, pa.Array]:
     column = rows["feed"] if not rows["feed"].null_count else rows["feed"].fill_null(DEFAULT_FEED)
     encoded = column.combine_chunks().dictionary_encode()
     return encoded.indices.to_numpy(), encoded.dictionary
-
-
-def _per_row(values: _Floats, codes: _Integers) -> _Floats:
-    """(N,) the value of each row's feed."""
-    return np.broadcast_to(values, len(codes)) if len(values) == 1 else values[codes]
 
 
 def _by_code(codes: _Integers, count: int) -> Iterator[tuple[int, slice | _Integers]]:

@@ -39,10 +39,9 @@ def _last(lake: Lake, count: int, where: pc.Expression) -> pa.Table:
     columns = ["model", "score", "features", "feature_set"]
     reader = SequenceReader(lake, DECISIONS_TABLE, columns, DECISION_SCHEMA, where)
     found, model = DECISION_SCHEMA.empty_table().select(["seq", *columns]), None
-    for end in range(reader.last, 0, -_RANGE):
-        rows = reader.between(max(end - _RANGE, 0), end)
-        current = None if rows is None else of_current_set(rows)
-        if current is None or not len(current):
+    for rows in reader.backwards(_RANGE):
+        current = of_current_set(rows)
+        if not len(current):
             continue
         model = model or current["model"][-1].as_py()
         found = pa.concat_tables([current.filter(pc.equal(current["model"], model)), found])

@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 from features.spec import DAY
 from services.fraud.ingestion.columns import event_times
 from services.fraud.ingestion.events import ENTITIES
-from services.fraud.ingestion.label_weights import DECIDED_BY, WEIGHT, label_weights, with_decisions
-from services.fraud.ingestion.outcomes import SettledRows, read_outcomes, settled_until
+from services.fraud.ingestion.label_weights import DECIDED_BY, with_decisions
+from services.fraud.ingestion.outcomes import SettledRows, settled_until, with_outcomes
 from services.fraud.ingestion.tables import (
     LABELS_TABLE,
     TRANSACTION_SCHEMA,
@@ -131,12 +131,8 @@ def _read(
 ) -> SettledRows:
     rows, counted = _closed(lake, windows, sample, last_seq)
     rows = with_decisions(lake, rows, _earliest(windows))
-    fraud, share = read_outcomes(lake, rows["transaction_id"])
-    known = fraud >= 0
-    weight = label_weights(rows, known, counted) * counted
-    mask = pa.array(known)
-    labelled = rows.drop_columns(DECIDED_BY).append_column("fraud", pa.array(fraud == 1))
-    labelled = labelled.append_column(WEIGHT, pa.array(weight)).filter(mask)
+    with_labels, known, share = with_outcomes(lake, rows, counted)
+    labelled = with_labels.drop_columns(DECIDED_BY)
     codes, names = feed_codes(labelled)
     begin = per_feed({name: clock.begin for name, clock in clocks.items()}, names, np.inf)
     until = {name: settled_until(clock) for name, clock in clocks.items()}

@@ -106,10 +106,7 @@ def _newest_before(
     """
     reader = _decisions(lake, _COLUMNS)
     found = DECISION_SCHEMA.empty_table().select(["seq", *_COLUMNS])
-    for end in range(reader.last, 0, -_RANGE):
-        rows = reader.between(max(end - _RANGE, 0), end)
-        if rows is None or not len(rows):
-            continue
+    for rows in reader.backwards(_RANGE):
         current = of_current_set(rows)
         codes, names = feed_codes(current)
         closed = event_times(current) < per_feed(until, names, otherwise)[codes]

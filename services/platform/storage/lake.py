@@ -24,6 +24,8 @@ from services.platform.settings import Settings
 _READ_ATTEMPTS = 4
 # Rows are filtered by the statistics of row groups: a range of a large file reads a part of it.
 _ROWS_PER_GROUP = 50_000
+# The last second of year 9999.
+LAST = 253402300799.0
 _DATE = re.compile(r"/date=(\d{4}-\d{2}-\d{2})/")
 
 
@@ -113,10 +115,18 @@ class Lake:
         wanted = None if columns is None else list(dict.fromkeys(["seq", *columns]))
         return _deduplicated(source.to_table(columns=wanted, filter=where))
 
-    def files(self, table: str, since: float = 0.0) -> list[str]:
-        """Sorted paths of a table's files, with the bucket, of days from `since` (seconds) on."""
+    def files(self, table: str, since: float = 0.0, until: float = LAST) -> list[str]:
+        """Sorted paths of a table's files, with the bucket, of the days of two event times.
+
+        A file without a date is of all days.
+
+        Args:
+            since: The earliest, seconds.
+            until: The latest, seconds.
+        """
+        first, last = (f"{_utc(time):%Y-%m-%d}" for time in (since, until))
         paths = [info.path for info in self.infos(table)]
-        return [path for path in paths if partition_date(path) >= f"{_utc(since):%Y-%m-%d}"]
+        return [path for path in paths if first <= partition_date(path, first) <= last]
 
     def infos(self, table: str) -> list[FileInfo]:
         """A table's files with size and time, sorted by path."""
@@ -240,14 +250,17 @@ def not_before(seconds: float) -> pc.Expression:
     return pc.field("event_time") >= pa.scalar(_utc(seconds), pa.timestamp("us", tz="UTC"))
 
 
-def partition_date(path: str) -> str:
-    """The date of a file's folder; a date after all others if it has none.
+def partition_date(path: str, without: str = "9999-12-31") -> str:
+    """The date of a file's folder.
+
+    Args:
+        without: Returned where it has none; a date after all others.
 
     >>> partition_date("lake/x/date=2026-03-01/a.parquet"), partition_date("lake/x/a.parquet")
     ('2026-03-01', '9999-12-31')
     """
     match = _DATE.search(path)
-    return match[1] if match else "9999-12-31"
+    return match[1] if match else without
 
 
 def _deduplicated(rows: pa.Table) -> pa.Table:

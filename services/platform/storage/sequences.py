@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from services.platform.storage.lake import Lake, not_before
+from services.platform.storage.lake import LAST, Lake, not_before
 
 # <name>-<first sequence>-<last sequence>, and what the compaction adds.
 _RANGE = re.compile(r"-(\d{12})-(\d{12})(-[0-9a-f]{8})?\.parquet$")
@@ -63,6 +63,7 @@ class SequenceReader:
         schema: pa.Schema | None = None,
         where: pc.Expression | None = None,
         since: float = 0.0,
+        until: float = LAST,
     ) -> None:
         """List the files; those without a range in their name are opened for their statistics.
 
@@ -71,6 +72,7 @@ class SequenceReader:
             schema: See `Lake.read`.
             where: Filter of rows.
             since: Earliest event time, see `Lake.read`.
+            until: Folders of later days are not opened, seconds.
 
         Raises:
             OSError: S3 did not answer.
@@ -78,7 +80,7 @@ class SequenceReader:
         self._where = where
         if since:
             self._where = not_before(since) if where is None else not_before(since) & where
-        self._since = since
+        self._days = since, until
         self._lake = lake
         self._table = table
         self._columns = None if columns is None else list(columns)
@@ -92,7 +94,7 @@ class SequenceReader:
         known = self._known
         self._known = {
             path: known.get(path) or self._file(path)
-            for path in self._lake.files(self._table, self._since)
+            for path in self._lake.files(self._table, *self._days)
         }
         self.last = max((file.last for file in self._known.values()), default=0)
 
@@ -104,20 +106,34 @@ class SequenceReader:
         """
         return self._between(begin, end, self._columns)
 
-    def parts(self, size: int) -> Iterator[pa.Table]:
+    def parts(self, size: int, begin: int = 0) -> Iterator[pa.Table]:
         """All rows in order, without duplicates: those of `size` sequences at a time.
 
         Sequences that no file holds are passed over.
 
+        Args:
+            begin: Rows up to this sequence are left out.
+
         Raises:
             OSError: S3 did not answer.
         """
-        end, last = 0, self.last_row()
+        end, last = begin, self.last_row()
         while end < last:
             following = min(f.first for f in self._known.values() if f.last > end)
             begin = max(end, following - 1)
             end = begin + size
             rows = self.between(begin, end)
+            if rows is not None and len(rows):
+                yield rows
+
+    def backwards(self, size: int) -> Iterator[pa.Table]:
+        """All rows, the newest `size` sequences first; each table is in order, and has rows.
+
+        Raises:
+            OSError: S3 did not answer.
+        """
+        for end in range(self.last, 0, -size):
+            rows = self.between(max(end - size, 0), end)
             if rows is not None and len(rows):
                 yield rows
 

@@ -34,7 +34,7 @@ def test_where_declined_payments_have_labels_each_stands_for_itself():
 class Decisions:
     """A lake with two would-be declines."""
 
-    def files(self, table, since=0.0):
+    def files(self, table, since=0.0, until=0.0):
         return ["lake/fraud/decisions/lake-000000000001-000000000002.parquet"]
 
     def read_files(self, files, columns, where, schema):

@@ -9,15 +9,15 @@ import pytest
 
 from services.fraud.ingestion import outcomes, watermark
 from services.fraud.ingestion.columns import event_times
-from services.fraud.ingestion.outcomes import settle
 from services.fraud.ingestion.tables import LABELS_TABLE, TRANSACTIONS_TABLE
-from services.fraud.ingestion.watermark import FeedTimes, feed_clocks
+from services.fraud.ingestion.watermark import FeedTimes
 from services.fraud.retraining import labelled, sample
 from services.fraud.retraining.dataset import training_rows
 from services.fraud.retraining.labelled import after, labelled_transactions
 from services.fraud.retraining.sample import Sample
 from services.platform.evaluation.sampling import repeated
 from tests.unit.fraud.test_watermark import EXTRA, MemoryLake, world
+from tests.unit.fraud.whole_tables import clocks, settle
 
 
 class RangedLake(MemoryLake):
@@ -108,7 +108,7 @@ def test_feed_times_in_parts_give_the_same_clocks(monkeypatch, extra):
             times.add(rows.slice(begin, 1_000))
         return times.clocks()
 
-    exact = feed_clocks(rows).by_feed
+    exact = clocks(rows)
     assert in_parts() == exact
     # Beyond, a clock is at most a minute slow.
     monkeypatch.setattr(watermark, "MAX_EXACT", 2_000)

@@ -5,13 +5,13 @@ import pyarrow as pa
 import pytest
 
 from services.fraud.features.decisions import vectors_of
-from services.fraud.ingestion.outcomes import settle
 from services.fraud.ingestion.tables import DECISIONS_TABLE, LABELS_TABLE
 from services.fraud.review.policy import usual_costs
 from services.fraud.rules import logged
 from services.fraud.rules.logged import decided_transactions, times_us
 from tests.unit.fraud.test_labelled import RangedLake
 from tests.unit.fraud.test_watermark import EXTRA, MemoryLake, world
+from tests.unit.fraud.whole_tables import settle
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_of_too_many_the_newest_are_read(lake):
 
 def test_it_says_what_is_missing(lake):
     nothing = RangedLake(lake.tables)
-    nothing.files = lambda table, since=0.0: []
+    nothing.files = lambda *_: []
     with pytest.raises(ValueError, match="no logged decisions"):
         decided_transactions(nothing)
     rows = lake.tables[DECISIONS_TABLE]

@@ -11,7 +11,6 @@ import pytest
 from features.spec import DAY
 from monitoring.quality import periods
 from services.fraud.features.states import FEATURE_SET, FEATURES
-from services.fraud.ingestion.outcomes import settle
 from services.fraud.ingestion.tables import (
     DECISION_SCHEMA,
     DECISIONS_TABLE,
@@ -20,7 +19,7 @@ from services.fraud.ingestion.tables import (
     TRANSACTION_SCHEMA,
     TRANSACTIONS_TABLE,
 )
-from services.fraud.ingestion.watermark import MIN_SUPPORT, feed_clock, feed_clocks
+from services.fraud.ingestion.watermark import MIN_SUPPORT, feed_clock
 from services.fraud.monitoring.quality import OutcomeReader
 from services.fraud.problem import DISPUTE_WINDOW_DAYS, CostModel
 from services.fraud.retraining.dataset import GATE_DAYS, NotEnoughData, training_rows
@@ -29,6 +28,7 @@ from services.fraud.retraining.outcomes import labelled_decisions
 from services.fraud.retraining.plan import REQUIRED_LABELS
 from services.platform.retraining import challenge
 from services.platform.retraining.spec import ImplausibleLabels, TooFewLabels
+from tests.unit.fraud.whole_tables import clocks, settle
 
 BEGIN = datetime(2022, 5, 1, tzinfo=UTC)
 DAYS, PER_DAY = 46, 160
@@ -41,7 +41,7 @@ class MemoryLake:
     def __init__(self, tables):
         self.tables = tables
 
-    def files(self, table, since=0.0):
+    def files(self, table, since=0.0, until=0.0):
         return [f"bucket/{table}/lake-000000000000-000000099999.parquet"]
 
     def read(self, table, columns=None, where=None, since=0.0, schema=None):
@@ -211,16 +211,13 @@ def test_a_sparse_feed_and_many_names_have_their_times():
     rows = pa.table(
         {"event_time": pa.array([BEGIN] * 20_000, pa.timestamp("us", "UTC")), "feed": names}
     )
-    clocks = feed_clocks(rows)
-    assert clocks.by_feed == {}
-    assert np.isneginf(clocks.watermark).all()
+    assert clocks(rows) == {}
 
 
 def test_rows_of_files_from_before_feeds_are_one_feed(usual):
     old = world(feed=None)
     old.tables[TRANSACTIONS_TABLE] = old.tables[TRANSACTIONS_TABLE].drop_columns(["feed"])
-    clocks = feed_clocks(old.tables[TRANSACTIONS_TABLE])
-    assert set(clocks.by_feed) == {""}
+    assert set(clocks(old.tables[TRANSACTIONS_TABLE])) == {""}
     assert ids(settle(old.tables[TRANSACTIONS_TABLE], old.tables[LABELS_TABLE]).rows) == ids(
         settled_rows(usual).rows
     )
