@@ -140,7 +140,9 @@ def test_compose_runs_it(owner, process):
         command = command[3:-1]
     own = ["python", "-m", "services.platform.run", owner, process.name]
     shared = getattr(process, "instances", None) is not None
-    assert command == [*own, *(["--workers", "${WHITEBOARD_FEATURE_WORKERS:-1}"] if shared else [])]
+    several = sum(name.startswith(f"{process.name}-") for name in COMPOSE) + 1
+    workers = ["--workers", "${WHITEBOARD_FEATURE_WORKERS:-1}", "--at-most", str(several)]
+    assert command == [*own, *(workers if shared else [])]
     assert service.get("cpu_shares", 1024) == CPU_SHARES[process.nice]
     assert service["healthcheck"]["test"][2] == str(container_port(process))
 

@@ -307,6 +307,7 @@ def parse_arguments(config: Settings, arguments: Sequence[str]) -> dict[str, Any
     parser = argparse.ArgumentParser(prog="feature-worker", description=__doc__)
     parser.add_argument("--worker", type=int, default=0, help="which one this is, from 0")
     parser.add_argument("--workers", type=int, help="how many there shall be; from the first")
+    parser.add_argument("--at-most", type=int, help="how many can be started here")
     options = parser.parse_args(arguments)
     if not 0 <= options.worker < config.shards:
         parser.error(f"--worker {options.worker}: from 0, and fewer than {config.shards} shards")
@@ -315,4 +316,10 @@ def parse_arguments(config: Settings, arguments: Sequence[str]) -> dict[str, Any
             check_number(options.workers, config.shards)
         except ValueError as error:
             parser.error(str(error))
+        if options.at_most is not None and options.workers > options.at_most:
+            parser.error(
+                f"{options.workers} feature workers: only {options.at_most} can be started, and "
+                f"rows without a worker are not written; choose 1 to {options.at_most}"
+            )
+    del options.at_most
     return vars(options)
