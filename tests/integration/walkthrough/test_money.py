@@ -31,7 +31,7 @@ def decisions():
     slots = rng.choice([None, 0.0, 30.0, 90.0], COUNT)
     sheets = [{**{c: getattr(CostModel(), c) for c in COSTS}, "slot": slot} for slot in slots]
     made |= {
-        "seq": range(COUNT),
+        "seq": range(1, COUNT + 1),
         "transaction_id": [f"t{i}" for i in range(COUNT)],
         "event_time": [BEGIN + timedelta(minutes=i) for i in range(COUNT)],
         "customer_id": ["c"] * COUNT,
@@ -71,7 +71,7 @@ async def client(config):
 async def test_figures_equal_the_lake_decided_one_by_one(client, lake, nc):
     assert (await client.get("/api/money?design=fraud")).status_code == 404
     rows = decisions()
-    await asyncio.to_thread(lake.write, DECISIONS_TABLE, rows, "0-2999")
+    await asyncio.to_thread(lake.write, DECISIONS_TABLE, rows, "1-3000")
     await change_costs(nc.jetstream(), CostChange(opex=7))
     wanted = {"opex": 9.5, "fee": 40.0, "analyst_minutes": 6.0, "missed": 0.1}
     query = "".join(f"&cost={name}={value}" for name, value in wanted.items())
@@ -106,7 +106,7 @@ async def test_an_inspection_that_the_stream_has_twice_counts_once(config, nc):
 
 
 async def test_a_wrong_cost_is_named(client, lake, nc):
-    await asyncio.to_thread(lake.write, DECISIONS_TABLE, decisions(), "0-2999")
+    await asyncio.to_thread(lake.write, DECISIONS_TABLE, decisions(), "1-3000")
     answer = await client.get("/api/money?design=fraud&cost=weather=3")
     assert answer.status_code == 422
     assert "weather" in answer.json()["error"]
