@@ -1,5 +1,6 @@
 """What a time of a fault did to images, counted in buckets and a lake that are damaged."""
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 
 import orjson
@@ -7,10 +8,17 @@ import pyarrow as pa
 import pytest
 
 from services.cv_inspection.evaluation import damage as counting
-from services.cv_inspection.evaluation.damage import damage
+from services.cv_inspection.evaluation.damage import damage, objects
+from services.cv_inspection.ingestion.events import publish_image
 from services.cv_inspection.ingestion.tables import INSPECTIONS, INSPECTIONS_TABLE
-from services.cv_inspection.problem import REINSPECTION_COST_MINOR
+from services.cv_inspection.problem import DESIGN, REINSPECTION_COST_MINOR
+from services.cv_inspection.simulator.camera import Camera
+from services.platform.models.names import CHAMPION
+from services.platform.models.onnx import write_card
+from services.platform.models.served_file import put_served
 from services.platform.storage.lake import Lake
+from tests.integration.conftest import until
+from tests.unit.cv_inspection.vision_fixtures import cv_card
 
 KEYS = [f"line-a/station-1/lot-1/{i:04d}.jpg" for i in range(12)]
 AT = datetime(2026, 11, 29, 10, tzinfo=UTC)
@@ -102,3 +110,25 @@ def test_images_of_another_time_are_not_counted(config, lake):
     long_ago = datetime.now(UTC) - timedelta(hours=2)
     found = damage(config, long_ago, long_ago + timedelta(minutes=1))
     assert (found.unanswered, found.lost, found.eur) == (0, 0, 0.0)
+
+
+@pytest.mark.slow
+async def test_images_of_a_worker_that_was_away_are_counted_once(config, nc, worker, vision_file):
+    put_served(config, write_card(vision_file, cv_card()), DESIGN, CHAMPION, 1)
+    worker("cv", "cv-lake-writer")
+    begin = datetime.now(UTC)
+    shots = [Camera(5).shot(number) for number in range(9)]
+    for shot in shots:
+        Lake(config, config.inbox).put(shot.key, shot.jpeg())
+    # The store's notification of the last one is lost.
+    for shot in shots[:-1]:
+        await publish_image(nc, shot.key, shot.line, shot.key)
+    first = worker("cv", "inspection-worker")
+    await until(lambda: any(objects(Lake(config, config.results))))
+    first.kill()
+    first.wait()
+    worker("cv", "inspection-worker")
+    found = await asyncio.to_thread(damage, config, begin, datetime.now(UTC))
+    assert (found.came_in, found.unanswered, found.degraded) == (9, 1, 0)
+    assert (found.lost, found.doubled, found.skewed, found.compared) == (0, 0, 0, 8)
+    assert found.eur == REINSPECTION_COST_MINOR / 100

@@ -1,5 +1,6 @@
 """What a time of a fault did to payments, counted in a lake that is damaged on purpose."""
 
+import asyncio
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 
@@ -19,9 +20,14 @@ from services.fraud.ingestion.tables import (
 )
 from services.fraud.model import read_model
 from services.fraud.problem import APPROVE, CostModel
+from services.fraud.service import SCORER
+from services.fraud.simulator.day import DAY_US, START_US
+from services.fraud.simulator.gateway import Gateway, simulated_events
+from services.fraud.simulator.traffic import Traffic
 from services.platform.models.names import CHAMPION
 from services.platform.models.served_file import put_served
 from services.platform.storage.lake import Lake
+from tests.conftest import wait_for_port
 from tests.integration.fraud.test_audit import logged
 
 COUNT = 300
@@ -145,3 +151,39 @@ def test_the_money_is_of_what_the_champion_would_have_decided(config, lake, simu
     assert expected > 0
     assert found.eur == pytest.approx(expected)
     assert "3 unanswered, 20 degraded" in found.said[0]
+
+
+async def play(config, nc, day, count):
+    gateway = Gateway(nc, SCORER.url(config), config.shards)
+    events = simulated_events(Traffic(3), START_US + day * DAY_US)
+    return await gateway.run(events, 250, count, lambda *_: None)
+
+
+@pytest.mark.slow
+async def test_a_scorer_that_is_killed_and_comes_back_without_redis(
+    config, nc, worker, onnx, monkeypatch
+):
+    put_served(config, onnx, "fraud", CHAMPION, 1)
+    worker("fraud", "feature-worker")
+    worker("fraud", "lake-writer")
+    scorer = worker("fraud", "scorer")
+    await asyncio.to_thread(wait_for_port, SCORER.port(config))
+    assert (await play(config, nc, 20, 100)).degraded == 0
+    await asyncio.sleep(0.5)
+
+    since = datetime.now(UTC)
+    scorer.kill()
+    scorer.wait()
+    assert (await play(config, nc, 21, 20)).failures == 20
+    monkeypatch.setenv("WHITEBOARD_REDIS_PORT", "9")
+    worker("fraud", "scorer")
+    await asyncio.to_thread(wait_for_port, SCORER.port(config))
+    assert (await play(config, nc, 22, 60)).degraded == 60
+    until = datetime.now(UTC)
+    assert (await play(config, nc, 23, 30)).failures == 0
+
+    found = await asyncio.to_thread(damage, config, since, until)
+    assert (found.came_in, found.unanswered, found.degraded) == (80, 20, 60)
+    assert (found.lost, found.doubled, found.skewed, found.compared) == (0, 0, 0, 60)
+    assert found.eur is not None
+    assert "20 unanswered, 60 degraded" in found.said[0]
