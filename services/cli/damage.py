@@ -1,5 +1,6 @@
 """`whiteboard damage`: what a time of a fault lost, doubled, skewed and cost."""
 
+import os
 import re
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
@@ -9,6 +10,7 @@ import typer
 
 from services.cli.options import DesignArgument, JsonOption, errors_as_messages, hook
 from services.cli.output import err, out, say, show_json, table
+from services.platform.design import WORKER_NICE
 from services.platform.settings import settings
 
 if TYPE_CHECKING:
@@ -44,6 +46,7 @@ def damage(
     begin, end = (read_time(text, now) for text in (since, until))
     if not timedelta(0) < end - begin <= _MAX:
         raise typer.BadParameter("--until is to be later than --since, by at most an hour.")
+    os.nice(WORKER_NICE)  # requests that come meanwhile go first
     with errors_as_messages(), err.status("waiting for the lake, and counting"):
         found = count(settings(), begin, end)
     if as_json:
