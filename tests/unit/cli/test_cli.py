@@ -1,6 +1,7 @@
 """The command line: help, the walkthrough, and messages that say what to do."""
 
 import json
+import os
 import shutil
 import signal
 import socket
@@ -221,24 +222,36 @@ def test_the_demo_fails_when_a_figure_is_wrong(change, word):
     assert word in wrong
 
 
-def test_a_command_that_is_ended_cleans_up_first(tmp_path):
-    """The page's Stop sends SIGTERM: a swap's shadow mode must not outlive it."""
-    done = tmp_path / "cleaned-up"
-    code = f"""import asyncio, os, pathlib, signal
-from services.cli.lifecycle import cleanup_at_sigterm
+def test_a_swap_that_is_ended_ends_its_shadow_mode(tmp_path):
+    """The page's Stop sends SIGTERM; a second one must not cut the ending short."""
+    done = tmp_path / "ended"
+    code = f"""import asyncio, contextlib, os, pathlib, signal
+from types import SimpleNamespace
+from services.cli.lifecycle import challenge
+from services.platform.retraining import challenge as retraining
+from services.platform.settings import settings
+
+class Lifecycle:
+    def __init__(self, *_): pass
+    async def champion(self): return 1
+    async def start_shadow(self, version): pass
+    async def stop_shadow(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.sleep(0.1)
+        pathlib.Path({str(done)!r}).touch()
+
 async def wait():
     asyncio.get_running_loop().call_later(0.1, os.kill, os.getpid(), signal.SIGTERM)
     await asyncio.sleep(60)
-async def stop_shadow():
-    os.kill(os.getpid(), signal.SIGTERM)
-    await asyncio.sleep(0.1)
-    pathlib.Path({str(done)!r}).touch()
-with cleanup_at_sigterm():
-    try:
-        asyncio.run(wait())
-    finally:
-        asyncio.run(stop_shadow())"""
-    ended = subprocess.run([sys.executable, "-c", code], check=False, timeout=30)
+
+retraining.ModelLifecycle = Lifecycle
+retraining.measure_shadow = lambda *_: asyncio.run(wait())
+spec = SimpleNamespace(design="fraud", model=lambda *_: None)
+traffic = SimpleNamespace(source=contextlib.nullcontext)
+design = SimpleNamespace(retraining_spec=lambda: spec)
+challenge(design, lambda s: retraining.challenge(s, settings(), 2, None, traffic), False)"""
+    environment = {**os.environ, "WHITEBOARD_HOME": str(tmp_path)}
+    ended = subprocess.run([sys.executable, "-c", code], env=environment, check=False, timeout=60)
     assert ended.returncode == 128 + signal.SIGTERM
     assert done.exists()
 
