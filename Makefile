@@ -88,7 +88,7 @@ test-cluster: setup  ## Clusters of the engines on loopback, nodes killed under 
 
 # Tests of the page, and its picture, need Playwright, Debian's chromium, and axe-core from npm.
 page-setup: setup  ## Install Playwright and axe-core, for the page's tests
-	$(BIN)/pip install --quiet playwright
+	$(BIN)/pip install --quiet --no-deps --require-hashes -r requirements-page.lock
 	npm install --silent --no-audit --no-fund --prefix .venv axe-core@4.14.1
 
 test-compose: setup  ## Docker Compose: build, up, kill each container, down, up; minutes
@@ -115,7 +115,8 @@ lock: setup  ## Add what pyproject.toml asks for to the locks, with hashes; pins
 	$(BIN)/pip install --quiet uv
 	@for name in "requirements pyproject.toml --extra=dev" "requirements-federated requirements-federated.in" \
 	        "requirements-serve requirements-serve.in --constraint=requirements.lock" \
-	        "requirements-spark requirements-spark.in --constraint=requirements.lock"; do \
+	        "requirements-spark requirements-spark.in --constraint=requirements.lock" \
+	        "requirements-page requirements-page.in --constraint=requirements.lock"; do \
 	    set -- $$name; lock=$$1.lock; shift; cp $$lock $$lock.new; \
 	    $(BIN)/uv pip compile --quiet "$$@" --universal --python-version 3.11 --no-emit-index-url \
 	        --no-annotate --no-header --generate-hashes --output-file $$lock.new; \

@@ -3,6 +3,9 @@
 # rules, kustomize for the Kubernetes manifests; with the argument `java`, Java 17 for Spark, as
 # .venv/java. Nothing is installed on the machine, and no server is started. Needs apt; without it, or
 # without the package, says so and goes on.
+#
+# The argument `browser` brings Playwright into .venv, and installs Debian's Chromium on the machine
+# where it may, since Chromium needs sixty libraries: for the tests that open the page.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -39,6 +42,22 @@ bring_java() {
     rm -rf "$folder"
 }
 
+bring_browser() {
+    local without="the page is not opened in a browser"
+    .venv/bin/pip install --quiet --no-deps --require-hashes -r requirements-page.lock ||
+        { echo "no Playwright: $without"; return; }
+    if command -v chromium >/dev/null; then return; fi
+    if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+        echo "not root, or no apt here: $without"
+        return
+    fi
+    export DEBIAN_FRONTEND=noninteractive
+    local install="apt-get install -qq --no-install-recommends chromium"
+    $install >/dev/null 2>&1 || { apt-get update -qq && $install >/dev/null 2>&1; } ||
+        echo "no package chromium here: $without"
+}
+
+if [ "${1:-}" = browser ]; then bring_browser; exit; fi
 if [ "${1:-}" = java ]; then bring_java; exit; fi
 bring promtool prometheus "alert rules are"
 # kubectl has kustomize in it.

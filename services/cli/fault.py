@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
@@ -39,7 +40,8 @@ def fault(
 ) -> None:
     """Make a process of the running stack fail, and bring it back.
 
-    Run it beside `whiteboard simulate fraud` and watch the answers.
+    Run it beside `whiteboard simulate fraud` and watch the answers. `whiteboard damage` counts
+    afterwards what was lost, doubled or skewed, and what it cost.
 
     Examples:
       whiteboard fault redis --seconds 10
@@ -47,10 +49,15 @@ def fault(
       whiteboard fault feature-worker --kind kill
       whiteboard fault redis --kind slow --latency 30 --jitter 20 --resets 0.01
     """
-    supervisor = Supervisor(settings())
+    supervisor, since = Supervisor(settings()), datetime.now(UTC)
     if kind is Kind.slow:
         _slow(supervisor, process, BadLink(latency, jitter, resets), seconds)
-        return
+    else:
+        _break(supervisor, process, kind, seconds)
+    say(f"what it did: `whiteboard damage {FIRST.name} --since {since:%Y-%m-%dT%H:%M:%SZ}`")
+
+
+def _break(supervisor: Supervisor, process: str, kind: Kind, seconds: float) -> None:
     try:
         strike(supervisor, process, kind)
     except KeyError as error:

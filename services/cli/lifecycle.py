@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import warnings
@@ -29,14 +30,32 @@ _MAX_TRAFFIC_S = 3_600
 def challenge(
     design: Design, run: "Callable[[RetrainingSpec[Any, Any]], ChallengeResult]", as_json: bool
 ) -> None:
-    """Run a challenge at the lowest CPU priority and show its result; exits with 2 if refused."""
+    """Run a challenge at the lowest CPU priority and show its result; exits with 2 if refused.
+
+    One that is ended by SIGTERM ends its shadow mode first.
+    """
     from services.platform.runtime.worker import lower_priority
 
     lower_priority(os.getpid())
     _ignore_sklearn_warnings()
-    with errors_as_messages():
+    with errors_as_messages(), cleanup_at_sigterm():
         result = run(design.retraining_spec())
     _show(result, as_json)
+
+
+@contextlib.contextmanager
+def cleanup_at_sigterm() -> Iterator[None]:
+    """SIGTERM raises SystemExit in the block, so that `finally` runs; a second one does nothing."""
+
+    def leave(number: int, _: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def shadow_traffic(design: Design, patience: float, rate: float, seed: int) -> "ShadowTraffic":

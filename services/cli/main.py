@@ -14,7 +14,7 @@ from services.cli.output import err
 SHARED = (
     "up", "down", "bootstrap", "status", "demo", "simulate", "train", "candidates", "swap",
     "retrain", "night", "compact", "rollback", "history", "evaluate", "audit", "report",
-    "scorecard", "describe", "plan", "fault", "load", "open", "record", "secrets",
+    "scorecard", "describe", "plan", "fault", "damage", "load", "open", "record", "secrets",
 )  # fmt: skip
 
 # Each command with the heading it is listed under.

@@ -1,6 +1,7 @@
 """The inspection design's wiring: its processes, its commands' functions, each step's figure."""
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +9,7 @@ from services.cv_inspection.service import INSPECTOR
 from services.platform.access import Access
 from services.platform.design import DEFERRABLE_NICE, WORKER_NICE, Design, Process
 from services.platform.hooks import (
+    Damage,
     Demo,
     DriftBenchmarkResult,
     Evaluation,
@@ -125,6 +127,12 @@ def _demo() -> Demo:
     from services.cv_inspection.evaluation import live
 
     return Demo(live.demo, live.demo_failures, live.demo_table)
+
+
+def _damage(config: Settings, since: datetime, until: datetime) -> Damage:
+    from services.cv_inspection.evaluation.damage import damage
+
+    return damage(config, since, until)
 
 
 def _money_view() -> Money:
@@ -276,6 +284,7 @@ INSPECTION = Design(
     benchmark_drifts=_benchmark_drifts,
     evaluate=_evaluate,
     demo=_demo,
+    damage=_damage,
     walkthrough=_walkthrough,
     walkthrough_access=Access(
         publishes=("cv.verdict.>",),

@@ -1,6 +1,7 @@
 """The fraud design's wiring: its processes, its commands' functions, and each step's figure."""
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from services.fraud.service import SCORER
@@ -8,6 +9,7 @@ from services.platform.access import Access
 from services.platform.design import DEFERRABLE_NICE, WORKER_NICE, Design, Instances, Process
 from services.platform.hooks import (
     AuditResult,
+    Damage,
     Demo,
     DemoRequest,
     DriftBenchmarkResult,
@@ -141,6 +143,12 @@ def _audit(config: Settings) -> AuditResult:
     from services.fraud.monitoring.skew import audit_with_rules
 
     return audit_with_rules(config)
+
+
+def _damage(config: Settings, since: datetime, until: datetime) -> Damage:
+    from services.fraud.evaluation.without_features.damage import damage
+
+    return damage(config, since, until)
 
 
 def _money_view() -> Money:
@@ -379,4 +387,5 @@ FRAUD = Design(
     lake_tables=_lake_tables,
     expire=_expire,
     audit=_audit,
+    damage=_damage,
 )

@@ -19,6 +19,7 @@ from services.platform.hooks import (
     BenchmarkDrifts,
     Bootstrap,
     Compare,
+    CountDamage,
     Demo,
     Evaluate,
     Expire,
@@ -260,6 +261,7 @@ class Design:
         evaluate: Runs the published protocol.
         demo: Its part of the demo.
         audit: Recomputes logged features from raw events.
+        damage: Counts what a time of a fault lost, doubled, skewed and cost.
         capacity: Its parts with measured rates, for the planner.
         lake_tables: The tables whose small files `compact` joins, nightly and by command.
         expire: Removes old rows that nothing needs any more.
@@ -293,6 +295,7 @@ class Design:
     evaluate: Evaluate | None = None
     demo: Callable[[], Demo] | None = None
     audit: Audit | None = None
+    damage: CountDamage | None = None
     capacity: MakeCapacity | None = None
     lake_tables: LakeTables | None = None
     expire: Expire | None = None

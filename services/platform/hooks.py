@@ -6,6 +6,7 @@ to import, and neither `--help` nor a worker needs them.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -184,6 +185,33 @@ class AuditResult(Protocol):
     def ahead(self) -> Sequence[str]: ...
 
 
+@dataclass(frozen=True)
+class Damage:
+    """What became of what came in during a time, counted in the streams and the lake afterwards.
+
+    Attributes:
+        came_in: Payments or images of that time.
+        unanswered: Those that nothing decided.
+        degraded: Those that were decided without something that the decision usually has.
+        lost: Those that were decided, and the lake has no decision; and events it does not have.
+        doubled: Decisions and events that are stored more than once.
+        compared: Decisions that were computed again.
+        skewed: Those of them that differ.
+        eur: What it cost, EUR; None where that cannot be told.
+        said: Sentences: what the money is of, and what was not counted.
+    """
+
+    came_in: int
+    unanswered: int
+    degraded: int
+    lost: int
+    doubled: int
+    compared: int
+    skewed: int
+    eur: float | None
+    said: tuple[str, ...] = ()
+
+
 class DriftRow(Protocol):
     """One detector on one drift: mean windows until it is seen, and the share missed."""
 
@@ -231,6 +259,8 @@ BenchmarkDrifts = Callable[
     [Settings, list[int], Sequence[tuple[str, float]], ProgressCallback], DriftBenchmarkResult
 ]
 Audit = Callable[[Settings], AuditResult]
+# (settings, since, until): counts what came in between two times.
+CountDamage = Callable[[Settings, datetime, datetime], Damage]
 # By table of the lake whose small files are joined, its columns.
 LakeTables = Callable[[], "Mapping[str, pa.Schema]"]
 # The parts that the planner staffs.

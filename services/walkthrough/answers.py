@@ -181,15 +181,41 @@ class FaultRequest(BaseModel):
     resets: Annotated[float, Field(ge=0, le=1)] = 0.01
 
 
+class DamageState(BaseModel):
+    """What became of what came in from before a fault until it was mended, counted in the lake.
+
+    Attributes:
+        lost: Decided without a decision in the lake, and events that it does not have.
+        doubled: Decisions and events that are stored more than once.
+        compared: Decisions that were computed again.
+        skewed: Those of them that differ.
+        eur: What it cost; null where that cannot be told.
+        said: Sentences: what the money is of, and what was not counted.
+    """
+
+    came_in: int
+    unanswered: int
+    degraded: int
+    lost: int
+    doubled: int
+    compared: int
+    skewed: int
+    eur: float | None
+    said: list[str]
+
+
 class FaultReport(BaseModel):
     """What a fault did; figures are of the design's own service while it lasted and mended.
 
     Attributes:
-        phase: striking, mending, done, or failed.
+        phase: striking, mending, counting (what was lost, once the lake has everything: up to a
+            minute or two), done, or failed.
         expected: What was said beforehand.
         down_s: From the fault to the first answer afterwards.
         in_budget: Share of answers within the latency budget.
         waiting: The most events that waited for any worker.
+        damage: What was lost, doubled, skewed and what it cost; null before it is counted.
+        uncounted: Why it could not be counted.
     """
 
     process: str
@@ -206,6 +232,8 @@ class FaultReport(BaseModel):
     outbox: int = 0
     dropped: int = 0
     waiting: int = 0
+    damage: DamageState | None = None
+    uncounted: str = ""
 
 
 class JobRequest(BaseModel):

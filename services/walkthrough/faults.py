@@ -1,21 +1,29 @@
 """Break a process and report what it did to the answers."""
 
 import asyncio
+import sys
 import time
+from contextlib import suppress
+from datetime import UTC, datetime
+
+from pydantic import ValidationError
 
 from infra.local.bad_link import behind_proxy
+from infra.local.engines import environment
 from infra.local.faults import Kind, mend, strike
 from infra.local.supervisor import Supervisor
 from services.platform.diagram import Diagram
 from services.platform.runtime.tcp_proxy import BadLink
 from services.platform.settings import Settings
-from services.walkthrough.answers import FaultReport, FaultRequest
+from services.walkthrough.answers import DamageState, FaultReport, FaultRequest
 from services.walkthrough.board import Board
 from services.walkthrough.sources import Scrape
 
 _MEND_S = 60.0
 # Readings after the mending that still count: degraded answers end a moment later.
 _AFTERWARDS = 3
+# The lake may take a minute, and the fold of the events another.
+_COUNT_S = 300.0
 
 
 class Busy(RuntimeError):
@@ -54,7 +62,7 @@ class Faults:
                 f"`docker compose up -d {name}`"
             )
         if self._task is not None and not self._task.done():
-            raise Busy("a process is broken already: wait until it is mended")
+            raise Busy("a process is broken already: wait until it is mended and counted")
         expected = _expected(self._board.diagrams[design], request)
         self.report = FaultReport(
             process=request.process, kind=request.kind, phase="striking", expected=expected
@@ -69,16 +77,23 @@ class Faults:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _run(self, request: FaultRequest, design: str, report: FaultReport) -> None:
+        since = datetime.now(UTC)
         service = self._board.designs[design].http.name
         budget_s = self._board.designs[design].problem().latency_budget_ms / 1e3
         async with self._board.watched():
             watching = asyncio.create_task(self._watch(report, service, budget_s))
             try:
                 await self._strike(request, report)
+                if self._board.designs[design].damage is not None:
+                    report.phase = "counting"
             except (KeyError, OSError, RuntimeError) as error:
                 report.phase, report.error = "failed", str(error.args[0] if error.args else error)
             finally:
                 watching.cancel()
+        if report.phase == "counting":
+            await _count_damage(report, design, since)
+        if report.phase != "failed":
+            report.phase = "done"
 
     async def _strike(self, request: FaultRequest, report: FaultReport) -> None:
         kind, name = Kind(request.kind), request.process
@@ -99,7 +114,6 @@ class Faults:
         report.down_s = round(time.monotonic() - begin, 1)
         for _ in range(_AFTERWARDS):
             await self._board.next_reading()
-        report.phase = "done"
 
     async def _break(self, request: FaultRequest, kind: Kind) -> None:
         """Break it, wait, and mend it."""
@@ -128,6 +142,31 @@ class Faults:
             report.seconds = round(time.monotonic() - begin, 1)
             waits = [_sum(r[-1], "consumer_lag_events") for r in self._board.readings.values() if r]
             report.waiting = max(report.waiting, round(max(waits, default=0.0)))
+
+
+async def _count_damage(report: FaultReport, design: str, since: datetime) -> None:
+    """Count by `whiteboard damage`: features of a time take seconds of a processor and memory."""
+    until, pipe = datetime.now(UTC), asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "services.cli.main", "damage", design,
+        "--since", since.isoformat(), "--until", until.isoformat(), "--json",
+        stdin=asyncio.subprocess.DEVNULL, stdout=pipe, stderr=pipe,
+        env={**environment(), "COLUMNS": "500", "TERM": "dumb", "NO_COLOR": "1"},
+    )  # fmt: skip
+    try:
+        async with asyncio.timeout(_COUNT_S):
+            printed, said = await process.communicate()
+        report.damage = DamageState.model_validate_json(printed)
+    except TimeoutError:
+        report.uncounted = f"not counted within {_COUNT_S:.0f} s"
+    except ValidationError:
+        lines = said.decode(errors="replace").split("\n")
+        report.uncounted = next((line for line in reversed(lines) if line.strip()), "not counted")
+    finally:
+        if process.returncode is None:
+            with suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
 
 
 def _expected(diagram: Diagram, request: FaultRequest) -> str:

@@ -35,7 +35,7 @@ CPU_SHARES = {0: 1024, WORKER_NICE: 110, DEFERRABLE_NICE: 15}
 # Every service listens here in its container.
 HTTP_PORT = 8080
 HOOKS = ("problem", "bootstrap", "simulate", "train", "retraining_spec", "compare", "newest",
-         "benchmark_drifts", "evaluate", "demo", "audit", "walkthrough")  # fmt: skip
+         "benchmark_drifts", "evaluate", "demo", "audit", "damage", "walkthrough")  # fmt: skip
 
 each_design = pytest.mark.parametrize("design", EVERY, ids=str)
 each_process = pytest.mark.parametrize(("owner", "process"), PROCESSES, ids=lambda p: str(p)[:40])

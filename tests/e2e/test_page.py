@@ -267,11 +267,44 @@ def test_redis_is_killed_from_the_page_and_seen_red_and_green(page):
     card = page.locator("article", has=page.get_by_role("heading", name="Redis online store"))
     card.get_by_role("button", name="Away 10 s").click()
     wait_state(page, "redis", "down", "hanging")
+    card.get_by_text("It is mended.").wait_for()
     card.get_by_text("redis, away: done").wait_for()
     wait_state(page, "redis", "running")
+    found = report(card)
+    assert whole(found["came in"]) > 0
+    assert whole(found["degraded"]) > 0
+    assert (found["lost"], found["doubled"]) == ("0", "0")
+    assert whole(found["skewed"]) == 0
+    assert re.fullmatch(r"-?\d+\.\d\d", found["EUR it cost"])
     card.get_by_role("button", name="Kill").click()
     card.get_by_text("redis, kill: done").wait_for()
     wait_state(page, "redis", "running")
+
+
+def test_the_inspection_worker_is_taken_away_and_no_image_is_lost(page):
+    go(page, "cv", "break")
+    wait_state(page, "inspection-worker", "running")
+    card = page.locator("article", has=page.get_by_role("heading", name="Inspection worker"))
+    card.get_by_role("button", name="Away 10 s").click()
+    wait_state(page, "inspection-worker", "down")
+    card.get_by_text("inspection-worker, away: done").wait_for()
+    wait_state(page, "inspection-worker", "running")
+    found = report(card)
+    assert whole(found["came in"]) > 0
+    assert found["came in"].endswith(" 0 unanswered")
+    assert (found["lost"], found["doubled"], found["EUR it cost"]) == ("0", "0", "0.00")
+    assert found["skewed"].startswith("0 of ")
+
+
+def report(card):
+    """What a fault's report says, by name."""
+    names, values = (card.locator(f".result {tag}").all_inner_texts() for tag in ("dt", "dd"))
+    return dict(zip(names, values, strict=True))
+
+
+def whole(text):
+    """The number that a figure begins with."""
+    return int(re.match("[0-9,]+", text)[0].replace(",", ""))
 
 
 def move_slider(page, slider, eur):
@@ -304,6 +337,46 @@ def test_a_slider_is_followed_within_a_second_and_equals_brute_force(page, here)
     assert newer >= 0
     assert all(0 <= counts[name] - shown[name] <= newer for name in counts)
     assert took < 1.0
+
+
+def test_the_cost_of_an_escape_moves_the_threshold_of_images(page):
+    go(page, "cv", "money")
+    slider = page.locator("input[name=escape]")
+    slider.wait_for()
+    rejected, took = [], []
+    for eur in (5, 500):
+        took.append(move_slider(page, slider, eur))
+        rows = page.locator("#view tbody tr").all_inner_texts()
+        counts = {name: whole(n) for name, _, n in (row.split("\t") for row in rows)}
+        assert set(counts) == {"pass", "reject"}
+        rejected.append(counts["reject"])
+    assert rejected[0] < rejected[1]
+    assert min(took) < 1.0
+
+
+@pytest.mark.timeout(1_200)
+def test_a_swap_ends_with_the_gates_decision(page):
+    """A candidate that was never evaluated is trained first: minutes, beside traffic."""
+    go(page, "fraud", "models")
+    region = page.get_by_role("region", name="History of promotions, refusals and rollbacks")
+    region.wait_for()
+    before = region.locator("tbody tr").count()
+    page.locator("#view select").select_option("xgboost")
+    form = page.locator("form", has=page.get_by_role("button", name="Swap", exact=True))
+    form.get_by_role("button", name="Swap", exact=True).click()
+    form.get_by_text("running").wait_for()
+    form.get_by_text(re.compile(r"whiteboard swap fraud .* (done|refused), \d")).wait_for(
+        timeout=1_000_000
+    )
+    decided = form.locator("p:is(.good, .bad) b").inner_text()
+    assert re.fullmatch(r"xgboost:\d+: (promoted|refused)", decided)
+    assert form.locator("li").count() >= 1
+    page.wait_for_function(
+        "count => document.querySelectorAll('#view [aria-label^=History] tbody tr').length > count",
+        arg=before,
+    )
+    newest = region.locator("tbody tr").first.inner_text()
+    assert decided.rpartition(": ")[0] in newest
 
 
 def test_the_page_reads_on_once_its_server_is_back(other, here):

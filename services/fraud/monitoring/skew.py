@@ -86,17 +86,24 @@ class Audit:
     unknown_rules: int = 0
 
 
-def audit_with_rules(config: Settings) -> Audit:
+def audit_with_rules(config: Settings, within: tuple[int, int] | None = None) -> Audit:
     """`audit`, and the rules and outcome of every logged decision recomputed from its vector.
+
+    Args:
+        within: See `audit`.
 
     Raises:
         ConnectionError, OSError: NATS or S3 did not answer.
         ValueError: the decisions have another number of features.
     """
-    return audit(Lake(config), published_sets(config))
+    return audit(Lake(config), published_sets(config), within)
 
 
-def audit(lake: Lake, sets: Mapping[str, CompiledRules] | None = None) -> Audit:
+def audit(
+    lake: Lake,
+    sets: Mapping[str, CompiledRules] | None = None,
+    within: tuple[int, int] | None = None,
+) -> Audit:
     """Recompute the vector of every logged decision from the raw events and compare bytes.
 
     Events and decisions are read a range of their streams at a time: memory holds a range, and
@@ -104,12 +111,14 @@ def audit(lake: Lake, sets: Mapping[str, CompiledRules] | None = None) -> Audit:
 
     Args:
         sets: By label, the sets of rules to recompute; None: rules are not audited.
+        within: Only the decisions of these sequences of their stream, behind the first up to the
+            second. Events are folded up to the last that these read, and gaps counted up to there.
 
     Raises:
         OSError: S3 did not answer.
         ValueError: the decisions have another number of features.
     """
-    return SkewAudit(lake, sets).run()
+    return SkewAudit(lake, sets, within).run()
 
 
 class SkewAudit:
@@ -121,11 +130,17 @@ class SkewAudit:
     late: late ones are compared in further passes over the events.
     """
 
-    def __init__(self, lake: Lake, sets: Mapping[str, CompiledRules] | None = None) -> None:
+    def __init__(
+        self,
+        lake: Lake,
+        sets: Mapping[str, CompiledRules] | None = None,
+        within: tuple[int, int] | None = None,
+    ) -> None:
         self._lake = lake
         self._sets = sets
+        self._is_part = within is not None
         # Decisions first: what is written meanwhile are events, which they may have read.
-        self._decisions = DecisionQueue(lake)
+        self._decisions = DecisionQueue(lake, within)
         self._events = EventReader(lake)
         self._times = FeedTimes()
         self._late: list[pa.Table] = []
@@ -145,6 +160,8 @@ class SkewAudit:
             self._found = _sum(self._found, Audit(events=len(events), gaps=gaps))
             for decisions in self._decisions.due(end):
                 self._compare(tables, events, decisions)
+            if self._is_part and not self._decisions.left:
+                break
             advance(tables, events)
             if end == last and self._decisions.left:
                 last = self._newest_event(last)
@@ -233,26 +250,33 @@ class DecisionQueue:
         other_set: Decisions of another feature set so far.
     """
 
-    def __init__(self, lake: Lake) -> None:
+    def __init__(self, lake: Lake, within: tuple[int, int] | None = None) -> None:
+        """List the files.
+
+        Args:
+            within: Only these sequences, behind the first up to the second.
+        """
         self._reader = SequenceReader(lake, DECISIONS_TABLE, schema=DECISION_SCHEMA)
-        self._read = 0
+        self._read, last = within or (0, self._reader.last)
+        self._last = min(last, self._reader.last)
         self._waiting: list[pa.Table] = []
-        self.any = self._reader.last > 0
+        self.any = self._last > self._read
         self.other_set = 0
 
     @property
     def left(self) -> bool:
         """Whether there are decisions that were not due yet."""
-        return bool(self._waiting) or self._read < self._reader.last
+        return bool(self._waiting) or self._read < self._last
 
     def due(self, end: int | None) -> Iterator[pa.Table]:
         """Decisions whose newest logged sequence is at most `end`, all if None, block by block."""
         waiting, self._waiting = self._waiting, []
         for block in waiting:
             yield from self._split(block, end)
-        while self._read < self._reader.last:
-            found = self._reader.between(self._read, self._read + _DECISIONS)
-            self._read += _DECISIONS
+        # Those that wait for the fold are not joined by more.
+        while self._read < self._last and sum(map(len, self._waiting)) < _DECISIONS:
+            begin, self._read = self._read, min(self._read + _DECISIONS, self._last)
+            found = self._reader.between(begin, self._read)
             if found is None or not len(found):
                 continue
             block = of_current_set(found)

@@ -9,7 +9,8 @@ a delivery is missing.
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +29,7 @@ _PULL_EXPIRES_S, _GRACE_S = 2.0, 1.0
 ACK_WAIT_S = 30.0
 # Within this, the server has counted what waits for a new consumer.
 _COUNTING_S = 0.1
+_POLL_S = 0.2
 # Status of a pull request that expired before its messages were delivered.
 _EXPIRED = "408"
 # Header of such a status: messages of the request that were not delivered.
@@ -280,6 +282,37 @@ async def unacknowledged(js: JetStreamContext, stream: str, durable: str) -> int
         await asyncio.sleep(_COUNTING_S)
         info = await js.consumer_info(stream, durable)
     return (info.num_pending or 0) + (info.num_ack_pending or 0)
+
+
+async def wait_until_acknowledged(
+    js: JetStreamContext, durables: Iterable[tuple[str, str]], timeout_s: float
+) -> bool:
+    """Wait until consumers have acknowledged what their streams hold now; what comes later may not.
+
+    Args:
+        durables: Stream and name of consumers of all subjects.
+
+    Returns:
+        False if they have not within `timeout_s` seconds.
+    """
+    last = {one: (await js.stream_info(one[0])).state.last_seq for one in durables}
+    end = time.monotonic() + timeout_s
+    for (stream, durable), seq in last.items():
+        while not await _has_acknowledged(js, stream, durable, seq):
+            if time.monotonic() > end:
+                return False
+            await asyncio.sleep(_POLL_S)
+    return True
+
+
+async def _has_acknowledged(js: JetStreamContext, stream: str, durable: str, seq: int) -> bool:
+    try:
+        floor = (await js.consumer_info(stream, durable)).ack_floor
+        if floor is not None and _sequence(floor, "stream_seq") >= seq:
+            return True
+        return not await unacknowledged(js, stream, durable)
+    except NotFoundError:
+        return False
 
 
 def read_message(message: Msg) -> tuple[Message, int]:

@@ -1,8 +1,9 @@
-"""Messages that a stream keeps: append-only histories, and the newest messages of any stream."""
+"""Messages that a stream keeps: append-only histories, the newest messages, and those of a time."""
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from datetime import datetime
 
 from nats.js import JetStreamContext, api
 from nats.js.errors import NotFoundError
@@ -66,3 +67,38 @@ async def newest_messages(
     seqs = range(state.last_seq, first - 1, -1)
     messages = await asyncio.gather(*(js.get_msg(stream, seq) for seq in seqs))
     return list(zip(seqs, messages, strict=True))
+
+
+async def stored_between(
+    js: JetStreamContext, stream: str, since: datetime, until: datetime
+) -> tuple[int, int]:
+    """Sequences of the messages that a stream stored in a time: after the first, up to the second.
+
+    Args:
+        since, until: With a time zone; by the clock of NATS, `until` not included.
+
+    Raises:
+        nats.errors.Error, TimeoutError: NATS did not answer.
+    """
+    return await _last_before(js, stream, since), await _last_before(js, stream, until)
+
+
+async def _last_before(js: JetStreamContext, stream: str, moment: datetime) -> int:
+    """The last sequence that was stored before a moment, by bisection: a message a halving."""
+    state = (await js.stream_info(stream)).state
+    low = max(state.first_seq - 1, 0)
+    high = max(state.last_seq, low)
+    while low < high:
+        middle = (low + high + 1) // 2
+        try:
+            found = await js.get_msg(stream, seq=middle, next=True, subject=">")
+        except NotFoundError:
+            high = middle - 1
+            continue
+        assert found.seq is not None
+        assert found.time is not None
+        if found.time < moment:
+            low = max(found.seq, middle)
+        else:
+            high = middle - 1
+    return low

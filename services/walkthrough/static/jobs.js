@@ -50,12 +50,26 @@ function outcome(report) {
     ["most waiting for a worker", number(report.waiting)],
     ["running again after", report.down_s === null ? "not yet" : `${report.down_s} s`],
   ];
+  if (report.damage) rows.push(...damageRows(report.damage));
   return [
     h("p", {}, h("b", {}, `${report.process}, ${report.kind}: ${report.phase}`), ` (${report.seconds} s)`),
     report.error ? h("p", { className: "bad" }, report.error) : null,
+    report.uncounted ? h("p", { className: "bad" }, `Not counted: ${report.uncounted}`) : null,
     h("dl", { className: "pairs" }, rows.flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)])),
+    report.phase === "counting" ? h("p", {}, "It is mended. What was lost, doubled or skewed is counted once the lake has everything: up to a minute or two.") : null,
+    ...(report.damage?.said ?? []).map((sentence) => h("p", { className: "small" }, sentence)),
     h("p", { className: "small" }, "Answers are those of the design's own service. With no traffic there are none: start it below the diagram."),
   ].filter(Boolean);
+}
+
+function damageRows(damage) {
+  return [
+    ["came in", `${number(damage.came_in)}, ${number(damage.unanswered)} unanswered`],
+    ["lost", number(damage.lost)],
+    ["doubled", number(damage.doubled)],
+    ["skewed", `${number(damage.skewed)} of ${number(damage.compared)} computed again`],
+    ["EUR it cost", damage.eur === null ? "not known" : damage.eur.toFixed(2)],
+  ];
 }
 
 // A command with its inputs. `make` returns the request; the newest run is shown beneath; `after` follows its end.

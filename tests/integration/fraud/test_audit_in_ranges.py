@@ -105,3 +105,24 @@ def test_a_lost_event_is_a_gap(lake, simulated):
     lost = len(lake.read_files([file], []))
     lake.delete(file)
     assert audit(lake).gaps == lost
+
+
+def test_only_the_decisions_of_some_sequences_are_compared(lake, simulated):
+    """And events are folded no further than these need."""
+    vectors = simulated.vectors[-500:].copy()
+    vectors[[50, 250, 450], 3] += 1e-9
+    decisions = logged(simulated, 500)
+    at = decisions.column_names.index("features")
+    write(lake, decisions.set_column(at, "features", pa.array(vectors.tolist())))
+    found = audit(lake, within=(100, 400))
+    assert (found.vectors, found.mismatches, found.gaps) == (300, 1, 0)
+    assert audit(lake, within=(0, 10)).events <= len(simulated.events)
+    assert audit(lake, within=(500, 600)).vectors == 0
+
+
+def test_decisions_long_ago_need_no_later_events(lake, simulated, monkeypatch):
+    early = logged(simulated, len(simulated.transactions) - 100).slice(0, 50)
+    write(lake, early)
+    found = audit(lake, within=(0, 50))
+    assert (found.vectors, found.mismatches) == (50, 0)
+    assert 0 < found.events <= 40_000 < len(simulated.events)

@@ -1,6 +1,7 @@
 """The ordered consumer against a real server: order, restarts, gaps, dead letters."""
 
 import asyncio
+from datetime import UTC, datetime
 
 import pytest
 from nats.aio.msg import Msg
@@ -14,7 +15,9 @@ from services.platform.streaming.consumer import (
     _parse_ack_subject,
     consume,
     dead_letter,
+    wait_until_acknowledged,
 )
+from services.platform.streaming.stored import stored_between
 from tests.integration.conftest import until
 from tests.streams import delete_stream
 
@@ -191,3 +194,36 @@ def test_ack_subjects_are_parsed_as_the_client_does(reply):
     theirs = Msg(_client=None, reply=reply).metadata
     assert _parse_ack_subject(reply)[:2] == (theirs.sequence.stream, theirs.sequence.consumer)
     assert _parse_ack_subject(reply)[2] // 1_000_000_000 == int(theirs.timestamp.timestamp())
+
+
+async def test_the_messages_of_a_time_are_found_around_deleted_ones(nc):
+    js = nc.jetstream()
+    times = [datetime.now(UTC)]
+    for begin in (0, 4, 8):
+        await fill(nc, 4, begin)
+        await asyncio.sleep(0.05)
+        times.append(datetime.now(UTC))
+    for seq in (5, 6, 12):
+        assert await js.delete_msg(STREAM, seq)
+    assert await stored_between(js, STREAM, times[0], times[1]) == (0, 4)
+    # The fifth and sixth are gone: from behind the fourth up to the eighth.
+    after, last = await stored_between(js, STREAM, times[1], times[2])
+    assert (after, last) == (4, 8)
+    after, last = await stored_between(js, STREAM, times[2], times[3])
+    assert (after, last) == (8, 11)
+    assert await stored_between(js, DEAD_STREAM, times[0], times[3]) == (0, 0)
+
+
+async def test_what_a_stream_holds_now_is_waited_for_and_no_more(nc):
+    js = nc.jetstream()
+    assert not await wait_until_acknowledged(js, [(STREAM, "none")], 0.3)
+    await fill(nc, 20)
+    consumer = OrderedConsumer(nc, STREAM, "d", batch=20)
+    await consumer.start()
+    seen = await take(consumer, 20)
+    assert not await wait_until_acknowledged(js, [(STREAM, "d")], 0.3)
+    waiting = asyncio.create_task(wait_until_acknowledged(js, [(STREAM, "d")], 30.0))
+    await asyncio.sleep(0.3)
+    await fill(nc, 5, begin=20)
+    await consumer.ack(seen[-1])
+    assert await waiting

@@ -2,17 +2,19 @@
 
 import asyncio
 import json
+import os
 from contextlib import contextmanager
+from datetime import UTC, datetime
 
 import httpx
 import pytest
 
 from services.platform.design import registered
 from services.platform.progress import noted, progress_folder
-from services.walkthrough.answers import FaultRequest
+from services.walkthrough.answers import DamageState, FaultReport, FaultRequest
 from services.walkthrough.app import create_app
 from services.walkthrough.board import Board
-from services.walkthrough.faults import Faults, NotOurs
+from services.walkthrough.faults import Faults, NotOurs, _count_damage
 from services.walkthrough.token import page_token
 
 OURS = "http://127.0.0.1"
@@ -64,6 +66,39 @@ async def test_containers_are_broken_by_docker(config):
     faults = Faults(apart, Board(apart, registered(apart)))
     with pytest.raises(NotOurs, match="docker compose kill scorer"):
         faults.begin(FaultRequest(process="scorer", kind="kill"), "fraud")
+
+
+async def test_what_was_mended_is_counted_and_then_done(config, monkeypatch):
+    """The page runs `whiteboard damage` for the time of the fault."""
+    board = Board(config, registered(config))
+    faults, phases = Faults(config, board), []
+
+    async def strike(self, request, report):
+        await board.next_reading()
+
+    async def count(report, design, since):
+        phases.append((report.phase, design, since <= datetime.now(UTC)))
+        report.damage = DamageState(
+            came_in=9, unanswered=1, degraded=2, lost=0, doubled=0, compared=8, skewed=0, eur=1.5,
+            said=["EUR is what it cost"],
+        )  # fmt: skip
+
+    monkeypatch.setattr(Faults, "_strike", strike)
+    monkeypatch.setattr("services.walkthrough.faults._count_damage", count)
+    report = faults.begin(FaultRequest(process="redis", kind="kill"), "fraud")
+    await faults._task
+    assert phases == [("counting", "fraud", True)]
+    assert (report.phase, report.damage.eur) == ("done", 1.5)
+
+
+async def test_what_cannot_be_counted_says_why(config, nc):
+    report = FaultReport(process="redis", kind="kill", phase="counting", expected="")
+    apart = {"WHITEBOARD_NATS_PORT": "9"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("services.walkthrough.faults.environment", lambda: {**os.environ, **apart})
+        await _count_damage(report, "fraud", datetime.now(UTC))
+    assert report.damage is None
+    assert "no NATS" in report.uncounted
 
 
 async def test_nothing_is_read_while_nobody_watches(config):

@@ -1,11 +1,14 @@
 """The command line: help, the walkthrough, and messages that say what to do."""
 
 import json
+import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import warnings
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
 import pytest
@@ -15,6 +18,7 @@ import loadtest.run
 from infra.local.engines import Program
 from infra.local.supervisor import PortTaken, Supervisor
 from services.cli import load
+from services.cli.damage import read_time
 from services.cli.lifecycle import _ignore_sklearn_warnings
 from services.cli.main import COMMANDS, app
 from services.fraud.design import FRAUD
@@ -216,3 +220,54 @@ def test_the_demo_fails_when_a_figure_is_wrong(change, word):
     assert demo_failures(GOOD) == []
     [wrong] = demo_failures({**GOOD, **change})
     assert word in wrong
+
+
+def test_a_swap_that_is_ended_ends_its_shadow_mode(tmp_path):
+    """The page's Stop sends SIGTERM; a second one must not cut the ending short."""
+    done = tmp_path / "ended"
+    code = f"""import asyncio, contextlib, os, pathlib, signal
+from types import SimpleNamespace
+from services.cli.lifecycle import challenge
+from services.platform.retraining import challenge as retraining
+from services.platform.settings import settings
+
+class Lifecycle:
+    def __init__(self, *_): pass
+    async def champion(self): return 1
+    async def start_shadow(self, version): pass
+    async def stop_shadow(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.sleep(0.1)
+        pathlib.Path({str(done)!r}).touch()
+
+async def wait():
+    asyncio.get_running_loop().call_later(0.1, os.kill, os.getpid(), signal.SIGTERM)
+    await asyncio.sleep(60)
+
+retraining.ModelLifecycle = Lifecycle
+retraining.measure_shadow = lambda *_: asyncio.run(wait())
+spec = SimpleNamespace(design="fraud", model=lambda *_: None)
+traffic = SimpleNamespace(source=contextlib.nullcontext)
+design = SimpleNamespace(retraining_spec=lambda: spec)
+challenge(design, lambda s: retraining.challenge(s, settings(), 2, None, traffic), False)"""
+    environment = {**os.environ, "WHITEBOARD_HOME": str(tmp_path)}
+    ended = subprocess.run([sys.executable, "-c", code], env=environment, check=False, timeout=60)
+    assert ended.returncode == 128 + signal.SIGTERM
+    assert done.exists()
+
+
+def test_damage_asks_for_a_time_of_an_hour_at_most():
+    for since, until in (("2h", "0s"), ("1m", "1m"), ("1m", "5m")):
+        done = runner.invoke(app, ["damage", "fraud", "--since", since, "--until", until])
+        assert done.exit_code == 2
+        assert "at most an hour" in " ".join(done.output.split())
+    done = runner.invoke(app, ["damage", "fraud", "--since", "yesterday"])
+    assert done.exit_code == 2
+    assert "yesterday" in done.output
+
+
+def test_damage_reads_times_with_and_without_a_zone():
+    now = datetime(2026, 11, 29, 10, tzinfo=UTC)
+    assert read_time("90s", now) == now - timedelta(seconds=90)
+    assert read_time("2026-11-29T11:00:00+01:00", now) == now
+    assert read_time("2026-11-29T10:00:00", now).utcoffset() == timedelta(0)

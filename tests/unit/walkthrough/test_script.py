@@ -14,7 +14,7 @@ _TAB = re.compile(r'\["[a-z]+", "([A-Z][a-z ]+)"\]')
 _BUTTON = re.compile(r'"([A-Z][A-Za-z0-9 ]+)"')
 FILES = ("app.js", "jobs.js", "models.js", "views.js")
 MINUTES = 15
-SCRIPTS = [_ROW.findall(part) for part in TEXT.split("\n## ")[1:]]
+SCRIPTS = [rows for part in TEXT.split("\n## ")[1:] if (rows := _ROW.findall(part))]
 
 
 def words(design):
