@@ -20,10 +20,10 @@ from typing import Any
 
 import orjson
 import pyarrow as pa
-from pyarrow.fs import FileSelector, FileType
 
 from services.cv_inspection.ingestion.events import DECISIONS_STREAM, STREAM, ImageRef
 from services.cv_inspection.ingestion.lake_writer import INSPECTIONS_CONSUMER
+from services.cv_inspection.ingestion.reconciliation import objects
 from services.cv_inspection.ingestion.tables import INSPECTIONS, INSPECTIONS_TABLE
 from services.cv_inspection.problem import REINSPECTION_COST_MINOR
 from services.cv_inspection.serving.worker import DURABLE
@@ -130,14 +130,6 @@ def judge(results: Lake, keys: list[str], done: set[str], logged: pa.Table) -> F
             else:
                 skewed += any(result.get(name) != rows[key][name] for name in _COMPARED)
     return Found(len(keys) - len(chosen), refused, lost, skewed, len(compared))
-
-
-def objects(lake: Lake) -> Iterator[tuple[str, float]]:
-    """(key, time of modification in seconds) of every object in a bucket."""
-    selector = FileSelector(lake.bucket, recursive=True, allow_not_found=True)
-    for info in lake.filesystem.get_file_info(selector):
-        if info.type == FileType.File and info.mtime is not None:
-            yield info.path.removeprefix(f"{lake.bucket}/"), info.mtime.timestamp()
 
 
 def _said(found: Found, landed: int) -> Iterator[str]:
