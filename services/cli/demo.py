@@ -19,6 +19,7 @@ from services.cli.options import (
     errors_as_messages,
 )
 from services.cli.output import bar, fail, json_text, out, show_json, show_table
+from services.cli.sigterm import cleanup_at_sigterm
 from services.cli.stack import StackStart
 from services.platform.design import Design
 from services.platform.hooks import Demo, DemoRequest
@@ -47,7 +48,7 @@ def demo(
     request = DemoRequest(rate, seconds, pictures_seconds, seed)
     demos: dict[str, Demo] = {}
     found: dict[str, dict[str, Any]] = {}
-    with StackStart(config, seed, days) as start:
+    with cleanup_at_sigterm(), StackStart(config, seed, days) as start:
         for name, design in DESIGNS.items():
             start.design(design)
             if design.demo is not None:

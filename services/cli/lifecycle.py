@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import signal
 import subprocess
 import sys
 import warnings
@@ -13,6 +12,7 @@ import typer
 
 from services.cli.options import errors_as_messages
 from services.cli.output import EVENT_COLOURS, out, say, show_json, table
+from services.cli.sigterm import cleanup_at_sigterm
 from services.platform.design import Design
 
 if TYPE_CHECKING:
@@ -41,21 +41,6 @@ def challenge(
     with errors_as_messages(), cleanup_at_sigterm():
         result = run(design.retraining_spec())
     _show(result, as_json)
-
-
-@contextlib.contextmanager
-def cleanup_at_sigterm() -> Iterator[None]:
-    """SIGTERM raises SystemExit in the block, so that `finally` runs; a second one does nothing."""
-
-    def leave(number: int, _: object) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        sys.exit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def shadow_traffic(design: Design, patience: float, rate: float, seed: int) -> "ShadowTraffic":

@@ -17,6 +17,7 @@ from services.cli.made_beside import MadeBeside
 from services.cli.options import DESIGNS, FIRST, errors_as_messages
 from services.cli.output import bar, err, fail, say
 from services.cli.programs import counts, local_engines, program, programs
+from services.cli.sigterm import cleanup_at_sigterm
 from services.platform.design import DEFERRABLE_NICE, WALKTHROUGH, Design, Process
 from services.platform.models.names import served_path
 from services.platform.progress import noted, progress_folder
@@ -57,7 +58,7 @@ def _stop_others(config: Settings, supervisor: Supervisor, process: Process, cou
 
 def bring_up(config: Settings, seed: int, days: int) -> Supervisor:
     """Start everything, showing progress. Ends the command where that fails."""
-    with StackStart(config, seed, days) as start:
+    with cleanup_at_sigterm(), StackStart(config, seed, days) as start:
         for design in DESIGNS.values():
             start.design(design)
     return start.supervisor
