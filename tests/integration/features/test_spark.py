@@ -62,6 +62,7 @@ def run(*arguments):
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 async def test_rows_and_log_are_those_of_the_embedded_backfill(
     config, lake, simulated, monkeypatch
 ):
