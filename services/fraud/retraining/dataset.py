@@ -176,6 +176,8 @@ def training_data(
     found = training_rows(lake)
     rows, limits = found.settled.rows, found.limits
     del found
+    # What was read is several times what is kept.
+    pa.default_memory_pool().release_unused()
     time = event_times(rows)
     is_late = time >= time.max() - VALIDATION_DAYS * DAY
     with bar("reading point-in-time features"):

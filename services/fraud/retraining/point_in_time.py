@@ -23,6 +23,10 @@ from services.fraud.features.states import (
 from services.platform.settings import Settings
 from services.platform.types import Floats
 
+# Each part reads the log of states again, 12 s of a processor for 60 days; the states of more rows
+# at once take 1.7 KB a row.
+_ROWS_AT_ONCE = 100_000
+
 
 def point_in_time(settings: Settings, rows: pa.Table, graph: bool = False) -> Floats:
     """Feature vectors as of each transaction.
@@ -43,12 +47,17 @@ def point_in_time(settings: Settings, rows: pa.Table, graph: bool = False) -> Fl
     store = open_store(settings, FEATURE_SET)
     service = store.get_feature_service(graph_service(FEATURE_SET) if graph else FEATURE_SET.design)
     names = list(FEATURES if graph else TABULAR)
-    return _in_parts(
-        store.get_historical_features(entity_frame(rows), service),
-        len(rows),
-        len(names),
-        lambda frame: frame[names].to_numpy(dtype=np.float64),
-    )
+    out = np.empty((len(rows), len(names)))
+    for begin in range(0, len(rows), _ROWS_AT_ONCE):
+        part = rows.slice(begin, _ROWS_AT_ONCE)
+        out[begin : begin + len(part)] = _in_parts(
+            store.get_historical_features(entity_frame(part), service),
+            len(part),
+            len(names),
+            lambda frame: frame[names].to_numpy(dtype=np.float64),
+        )
+        pa.default_memory_pool().release_unused()
+    return out
 
 
 def point_in_time_embeddings(settings: Settings, rows: pa.Table) -> Floats:
