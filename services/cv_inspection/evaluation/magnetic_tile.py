@@ -119,7 +119,7 @@ def evaluation(request: EvaluationRequest, bar: ProgressBar) -> Evaluation:
     figures: dict[str, Any] = {"seeds": len(seeds), "grouped": data.grouped}
     if not published:
         sheet = settings().home / "evaluations" / f"{request.file.name}-worst.png"
-        draw_sheet(data, results, worst_errors(results), sheet)
+        draw_sheet(plan, results, worst_errors(results), sheet)
         figures["contact_sheet"] = str(sheet)
         footer.append(f"worst errors: {sheet}")
     if not data.grouped:

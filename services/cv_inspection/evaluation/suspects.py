@@ -82,7 +82,7 @@ def find_suspects(request: SuspectRequest, bar: ProgressBar) -> tuple[list[Suspe
     numbers = {file.path: n for n, file in enumerate(data.files)}
     sheet = settings().home / "evaluations" / f"{request.folder.name}-suspects.png"
     shown = [numbers[request.folder / suspect.path] for suspect in found]
-    return found, draw_sheet(data, results, shown, sheet)
+    return found, draw_sheet(plan, results, shown, sheet)
 
 
 def rank(data: FolderDataset, results: list[FoldResult], folder: Path) -> list[Suspect]:

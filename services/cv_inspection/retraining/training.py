@@ -25,7 +25,14 @@ from services.cv_inspection.features.labelled_images import (
     SplitSource,
     mask_iou,
 )
-from services.cv_inspection.model import IMAGE, MASK, MAX_NOVELTY, NOVELTY, PROBABILITIES
+from services.cv_inspection.model import (
+    IMAGE,
+    MASK,
+    MAX_NOVELTY,
+    NOVELTY,
+    PATCH_NOVELTY,
+    PROBABILITIES,
+)
 from services.cv_inspection.monitoring.drift import reference
 from services.cv_inspection.problem import (
     CLASSES,
@@ -228,10 +235,12 @@ def predict_exported(onnx: bytes, pixels: Pixels) -> Prediction:
         batch = pixels[begin : begin + _PREDICT_BATCH]
         parts.append(dict(zip(names, session.run(names, {IMAGE: batch}), strict=True)))
         parts[-1].setdefault(NOVELTY, np.zeros(len(batch), dtype=np.float32))
-    probabilities, masks, novelty = (
-        np.concatenate([part[name] for part in parts]) for name in (PROBABILITIES, MASK, NOVELTY)
+        parts[-1].setdefault(PATCH_NOVELTY, np.zeros((len(batch), 1, 0, 0), dtype=np.float32))
+    probabilities, masks, novelty, patches = (
+        np.concatenate([part[name] for part in parts])
+        for name in (PROBABILITIES, MASK, NOVELTY, PATCH_NOVELTY)
     )
-    return Prediction(probabilities, masks[:, 0], novelty)
+    return Prediction(probabilities, masks[:, 0], novelty, patches[:, 0])
 
 
 def register(
@@ -251,10 +260,10 @@ def register(
     valid = data.validation
     with bar("evaluating and exporting"):
         exported = candidate.export()
-        probabilities, masks, novelty = predict_exported(exported, valid.vectors)
-        iou = mask_iou(masks, valid)
-        novel, of = valid.by_image(novelty.astype(np.float64))
-        score, valid = valid.by_image(1.0 - probabilities[:, 0].astype(np.float64))
+        found = predict_exported(exported, valid.vectors)
+        iou = mask_iou(found.masks, valid)
+        novel, of = valid.by_image(found.novelty.astype(np.float64))
+        score, valid = valid.by_image(1.0 - found.probabilities[:, 0].astype(np.float64))
         threshold = _threshold(score, valid)
         good = of.select(~of.positive)
         limits = {MAX_NOVELTY: novelty_limit(novel[~of.positive], good.weight)}
