@@ -144,21 +144,28 @@ def hold_out_units(images: LabelledImages, share: float, seed: int) -> Booleans:
 
 
 def train(
-    settings: Settings, name: str, seed: int, bar: ProgressBar, source: SplitSource
+    settings: Settings,
+    name: str,
+    seed: int,
+    bar: ProgressBar,
+    source: SplitSource,
+    overrides: Mapping[str, object] | None = None,
 ) -> RegisteredModel:
     """Train a candidate and register it; it does not serve yet.
 
     Args:
         source: Makes the images to train on: simulated ones, or `folder_split`.
+        overrides: Hyperparameters in place of the conf's.
 
     Raises:
         KeyError: no such candidate.
         ValueError: `source` found no usable images.
     """
     begin = perf_counter()
-    max_reduction = float(hyperparameters(CONF, name)["max_reduction"])
-    data = source(seed, image_size(name), max_reduction, bar)
-    candidate = new_candidate(name, data.classes)
+    CANDIDATES.get(name)
+    conf = {**hyperparameters(CONF, name), **(overrides or {})}
+    data = source(seed, parse_size(conf["size"]), float(conf["max_reduction"]), bar)
+    candidate = new_candidate(name, data.classes, overrides)
     with bar(f"training {name}") as step, all_cores():
         candidate.fit(data.train, data.validation, seed, step)
     parameters = {"seed": seed, "weights_from": candidate.origin}
