@@ -70,7 +70,13 @@ def _model_file(settings: Settings, request: BuildRequest) -> bytes:
             raise ValueError("either --candidate or --model names what is built")
         return request.file.read_bytes()
     if not request.candidate:
-        return get_served(settings, DESIGN)
+        try:
+            return get_served(settings, DESIGN)
+        except FileNotFoundError:
+            raise ValueError(
+                "no champion to build from: `whiteboard up`, or name another model with "
+                "--candidate or --model"
+            ) from None
     CANDIDATES.get(request.candidate)
     version = ModelRegistry(settings).newest_version(DESIGN, request.candidate)
     if version is None:
