@@ -125,3 +125,12 @@ def test_an_image_of_several_tiles_escapes_once():
     tiles = replace(simulated(4), label=label, positive=label > 0, source=np.array([0, 0, 0, 1]))
     found = quantisation._measure(Model(), tiles, [0.001], 1.0)
     assert (found.auc, found.recall, found.cost) == (1.0, 0.0, 6_000.0)
+
+
+def test_without_a_champion_the_remedy_is_named(monkeypatch):
+    def missing(*_):
+        raise FileNotFoundError
+
+    monkeypatch.setattr(edge_build, "get_served", missing)
+    with pytest.raises(ValueError, match="no champion to build from: `whiteboard up`"):
+        build(Settings(), BuildRequest(), bar)
