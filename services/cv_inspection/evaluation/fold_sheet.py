@@ -20,8 +20,8 @@ _DEFECT = (
     "dashed in black and white: the given outline"
 )
 _NOVELTY = (
-    "right: novelty of a patch in standard deviations of the good parts, threshold {}, "
-    "which one in 200 good parts of training reaches"
+    "right: novelty of a patch in standard deviations of the good parts, threshold {}; "
+    "one in 200 good parts of training reaches it"
 )
 
 
