@@ -1,11 +1,10 @@
 """`whiteboard edge`: build a model for a device, run it there, forward what it inspected."""
 
 import asyncio
-import math
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,11 +12,15 @@ from services.cli.options import (
     DesignArgument,
     JsonOption,
     SeedOption,
+    errors_as_messages,
     only_with,
     with_command,
 )
 from services.cli.output import bar, fail, out, say, show_json, table
 from services.platform.settings import settings
+
+if TYPE_CHECKING:
+    from services.cv_inspection.evaluation.edge_build import BuildRequest
 
 _DEFAULT = with_command("edge")
 
@@ -37,48 +40,55 @@ def edge(
         Path | None, typer.Option(help="run: a folder of images.", exists=True, file_okay=False)
     ] = None,
     store: Annotated[Path | None, typer.Option(help="Where an edge device keeps its own.")] = None,
+    candidate: Annotated[
+        str, typer.Option(help="build: of this candidate the newest version; the champion.")
+    ] = "",
+    model: Annotated[
+        Path | None, typer.Option(help="build: of this model file.", exists=True, dir_okay=False)
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="build: a folder of labelled images to calibrate and measure on; simulated ones.",
+            exists=True,
+            file_okay=False,
+        ),
+    ] = None,
+    group_by: Annotated[
+        str, typer.Option(help="build: pattern on a path that gives its part, such as 'kos(\\d+)'.")
+    ] = "",
     seed: SeedOption = 7,
     as_json: JsonOption = False,
 ) -> None:
     """Build an INT8 model for a device, run it with no network, forward its inspections.
 
-    A build whose cost on held-out images rises over its bound is refused with exit code 2.
+    A build whose cost on held-out images rises over its bound is refused with exit code 2. With
+    --data, these are the groups that training with the same --seed held out.
 
     Examples:
       whiteboard edge build cv
+      whiteboard edge build cv --candidate efficientnet_lite2 --data images/
       whiteboard edge run cv --images images/
       whiteboard edge forward cv
     """
     only_with(design, "edge")
     store = store or settings().home / "edge"
     if verb is EdgeVerb.build:
-        _build(store, seed, as_json)
+        from services.cv_inspection.evaluation.edge_build import BuildRequest
+
+        _build(store, BuildRequest(candidate, model, data, group_by, seed), as_json)
     elif verb is EdgeVerb.run:
         _run(store, images, as_json)
     else:
         _forward(store, as_json)
 
 
-def _build(store: Path, seed: int, as_json: bool) -> None:
-    from services.cv_inspection.edge import quantisation
-    from services.cv_inspection.model import read_model
-    from services.cv_inspection.problem import DESIGN
-    from services.cv_inspection.simulator.labelled_images import (
-        simulated_held_out,
-        simulated_split,
-    )
-    from services.platform.models.served_file import get_served
+def _build(store: Path, request: "BuildRequest", as_json: bool) -> None:
+    from services.cv_inspection.edge.quantisation import save
+    from services.cv_inspection.evaluation.edge_build import build
 
-    try:
-        data = get_served(settings(), DESIGN)
-    except (OSError, ValueError) as error:
-        fail(f"no champion to build from ({error}): `whiteboard up`")
-    size = read_model(data).size
-    split = simulated_split(seed, size, math.inf, bar)
-    with bar("simulating images to measure on") as step:
-        held_out = simulated_held_out(seed, size, step)
-    with bar("quantising, measuring, timing") as step:
-        small, made = quantisation.build(data, split.train, split.validation, held_out, step)
+    with errors_as_messages():
+        small, made = build(settings(), request, bar)
     if as_json:
         show_json(asdict(made))
     else:
@@ -86,14 +96,15 @@ def _build(store: Path, seed: int, as_json: bool) -> None:
     if made.refused:
         say(f"[red]refused[/]: {made.refused}")
         raise typer.Exit(2)
-    path = quantisation.save(store, small, made)
+    path = save(store, small, made)
     say(f"kept: {path}; `whiteboard edge run cv --images FOLDER` uses it")
 
 
 def _show_build(made: dict[str, Any]) -> None:
-    board = table("Edge build, a call on one thread", "on 2,000 images", "FP32", "INT8")
+    title = f"Edge build of {made['model']}, a call on one thread"
+    board = table(title, f"on {made['images']:,} images", "FP32", "INT8")
     for shown, name, form, unit in (
-        ("AUC", "auc", ".3f", 1), ("IoU", "iou", ".3f", 1), ("recall", "recall", ".3f", 1),
+        ("AUC", "auc", ".3f", 1), ("mIoU", "iou", ".3f", 1), ("recall", "recall", ".3f", 1),
         ("cost, EUR", "cost", ",.0f", 100), ("p50, ms", "p50_ms", ".2f", 1),
         ("p95, ms", "p95_ms", ".2f", 1), ("size, MB", "size_mb", ".1f", 1),
     ):  # fmt: skip

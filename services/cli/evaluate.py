@@ -9,6 +9,8 @@ from services.cli.options import (
     DESIGNS,
     CandidateOption,
     DesignArgument,
+    EpochsOption,
+    ImageSizeOption,
     JsonOption,
     errors_as_messages,
     hook,
@@ -60,7 +62,8 @@ def evaluate(
     unseen: Annotated[
         bool, typer.Option("--unseen", help="cv: leave each defect out of training in turn.")
     ] = False,
-    epochs: Annotated[int, typer.Option(min=0, help="cv: of training; 0: the protocol's.")] = 0,
+    epochs: EpochsOption = 0,
+    image_size: ImageSizeOption = "",
     as_json: JsonOption = False,
 ) -> None:
     r"""Train and test on a published data set by its protocol, or on a folder. Needs no stack.
@@ -86,7 +89,7 @@ def evaluate(
     if not file.exists():
         fail(f"no data set {file} in this folder: name the {protocol} data with --file")
     with errors_as_messages():
-        options = (published_week_only, protocol, group_by, unseen, epochs)
+        options = (published_week_only, protocol, group_by, unseen, epochs, image_size)
         found = run(EvaluationRequest(file, candidate, seed, seeds, *options), bar)
     if as_json:
         show_json({"protocol": protocol, "candidate": candidate, **found.figures})

@@ -33,6 +33,10 @@ SeedOption = Annotated[int, typer.Option(help="Seed of the simulated data and of
 DaysOption = Annotated[int, typer.Option(min=40, help="Days of history to simulate.")]
 RateOption = Annotated[float, typer.Option(min=1, help="Transactions a second, open loop.")]
 CandidateOption = Annotated[str, typer.Option(help="Which candidate; the design's first.")]
+EpochsOption = Annotated[int, typer.Option(min=0, help="cv: of training; 0: the recipe's.")]
+ImageSizeOption = Annotated[
+    str, typer.Option(metavar="SIDE|HxW", help="cv: the model's input, pixels; the recipe's, 256.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print figures as JSON.")]
 TrafficOption = Annotated[
     float, typer.Option(min=0, help="Requests a second to simulate during shadow mode.")

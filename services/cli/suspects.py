@@ -8,6 +8,8 @@ import typer
 from services.cli.options import (
     CandidateOption,
     DesignArgument,
+    EpochsOption,
+    ImageSizeOption,
     JsonOption,
     errors_as_messages,
     only_with,
@@ -21,7 +23,8 @@ def suspects(
     candidate: CandidateOption = "",
     group_by: Annotated[str, typer.Option(help="Pattern on a path that gives its part.")] = "",
     seed: Annotated[int, typer.Option(help="Seed of the split and of training.")] = 0,
-    epochs: Annotated[int, typer.Option(min=0, help="Of training; 0: the protocol's.")] = 0,
+    epochs: EpochsOption = 0,
+    image_size: ImageSizeOption = "",
     as_json: JsonOption = False,
 ) -> None:
     r"""Find images that are likely mislabelled or badly outlined. Needs no stack.
@@ -36,7 +39,7 @@ def suspects(
     from services.cv_inspection.evaluation import suspects as search
 
     request = search.SuspectRequest(
-        data, candidate or design.first_candidate, group_by, seed, epochs
+        data, candidate or design.first_candidate, group_by, seed, epochs, image_size
     )
     with errors_as_messages():
         found, sheet = search.find_suspects(request, bar)

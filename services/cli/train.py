@@ -9,11 +9,13 @@ import typer
 from services.cli.options import (
     CandidateOption,
     DesignArgument,
+    EpochsOption,
+    ImageSizeOption,
     JsonOption,
     SeedOption,
     errors_as_messages,
 )
-from services.cli.output import bar, out, say, show_json, table
+from services.cli.output import bar, fail, out, say, show_json, table
 from services.platform.hooks import LabelledFolder
 from services.platform.settings import settings
 
@@ -31,6 +33,8 @@ def train(
     group_by: Annotated[
         str, typer.Option(help="cv: pattern on a path that gives its part, such as 'kos(\\d+)'.")
     ] = "",
+    epochs: EpochsOption = 0,
+    image_size: ImageSizeOption = "",
     seed: SeedOption = 7,
     promote: Annotated[
         bool, typer.Option("--promote", help="Make it champion at once, without the gate.")
@@ -42,18 +46,22 @@ def train(
     It does not serve before `whiteboard swap` promotes it by the gate.
     A folder has classes with masks beside them or in masks/, or MVTec's layout. Groups are read
     from groups.csv (path,group) or --group-by, so that no part is in training and in test.
+    A folder is trained on by the recipe that `evaluate cv` measures: docs/images.md.
     Training runs at the lowest CPU priority.
 
     Examples:
       whiteboard train fraud --candidate deepsets
       whiteboard train fraud --seed 1 --promote --json
       whiteboard train cv --data images/ --promote
+      whiteboard train cv --data images/ --epochs 60 --image-size 192x480
     """
     from services.platform.runtime.worker import lower_priority
 
+    if data is None and (epochs or image_size or group_by):
+        fail("--epochs, --image-size and --group-by are for a folder of images: --data FOLDER")
     lower_priority(os.getpid())
     with errors_as_messages():
-        folder = None if data is None else LabelledFolder(data, group_by)
+        folder = None if data is None else LabelledFolder(data, group_by, epochs, image_size)
         made = design.train(settings(), candidate or design.first_candidate, seed, bar, folder)
         if promote:
             from services.platform.retraining.challenge import promote_without_gate

@@ -65,6 +65,7 @@ def _simulate(config: Settings, request: TrafficRequest, bar: ProgressBar) -> Fi
 def _train(
     config: Settings, candidate: str, seed: int, bar: ProgressBar, folder: LabelledFolder | None
 ) -> "RegisteredModel":
+    from services.cv_inspection.retraining.recipe import recipe
     from services.cv_inspection.retraining.training import (
         folder_split,
         learns_from_good_only,
@@ -72,12 +73,12 @@ def _train(
     )
     from services.cv_inspection.simulator.labelled_images import HISTORY
 
-    source: SplitSource = HISTORY.split
-    if folder is not None:
-        source = partial(
-            folder_split, folder.path, folder.group_by, learns_from_good_only(candidate)
-        )
-    return train(config, candidate, seed, bar, source)
+    if folder is None:
+        return train(config, candidate, seed, bar, HISTORY.split)
+    good_only = learns_from_good_only(candidate)
+    overrides = recipe(candidate, folder.epochs, folder.image_size)
+    source: SplitSource = partial(folder_split, folder.path, folder.group_by, good_only)
+    return train(config, candidate, seed, bar, source, overrides)
 
 
 def _retraining_spec() -> "RetrainingSpec[Any, Any]":

@@ -89,7 +89,8 @@ class EvaluationRequest:
         protocol: Which protocol, empty for the design's own.
         group_by: A pattern on an image's path that gives its group (images).
         unseen: Leave each class out of training in turn (images).
-        epochs: Of training; 0 for the protocol's (images).
+        epochs: Of training; 0 for the recipe's (images).
+        image_size: Of the model's input, a side or HEIGHTxWIDTH; empty for the recipe's (images).
     """
 
     file: Path
@@ -101,6 +102,7 @@ class EvaluationRequest:
     group_by: str = ""
     unseen: bool = False
     epochs: int = 0
+    image_size: str = ""
 
 
 @dataclass(frozen=True)
@@ -117,10 +119,14 @@ class LabelledFolder:
 
     Attributes:
         group_by: A pattern on a file's path that gives its group; empty for `groups.csv`.
+        epochs: Of training; 0 for the recipe's.
+        image_size: Of the model's input, a side or HEIGHTxWIDTH; empty for the recipe's.
     """
 
     path: Path
     group_by: str = ""
+    epochs: int = 0
+    image_size: str = ""
 
 
 @dataclass(frozen=True)

@@ -35,12 +35,15 @@ class Prediction(NamedTuple):
     Attributes:
         probabilities: (N, C) by class.
         masks: (N, H, W) mask logits.
-        novelty: (N,) distance from the good parts of training; 0 where it is not measured.
+        novelty: (N,) distance from the good parts of training, in their standard deviations; 0
+            where it is not measured.
+        patches: (N, h, w) the same of each patch; h and w are 0 where it is not measured.
     """
 
     probabilities: Floats32
     masks: Floats32
     novelty: Floats32
+    patches: Floats32
 
 
 class ImageCandidate(Candidate[LabelledImages]):
@@ -80,9 +83,10 @@ class ImageCandidate(Candidate[LabelledImages]):
         with torch.no_grad():
             for begin in range(0, len(pixels), _PREDICT_BATCH):
                 batch = torch.from_numpy(pixels[begin : begin + _PREDICT_BATCH])
-                p, mask, *novelty = net(batch)
-                unknown = torch.zeros(len(batch))
-                parts.append((p.numpy(), mask[:, 0].numpy(), (*novelty, unknown)[0].numpy()))
+                outputs = list(net(batch))
+                unknown = [torch.zeros(len(batch)), torch.zeros(len(batch), 1, 0, 0)]
+                p, mask, novelty, patches = outputs + unknown[len(outputs) - 2 :]
+                parts.append([part.numpy() for part in (p, mask[:, 0], novelty, patches[:, 0])])
         return Prediction(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
     def score(self, examples: LabelledImages) -> Floats:

@@ -129,8 +129,8 @@ def _train(name: str, seed: int, images: _Images, bar: ProgressBar) -> ComparedC
 def _evaluate(
     candidate: ImageCandidate, threshold: float, data: LabelledImages
 ) -> dict[str, float]:
-    probabilities, masks, _ = candidate.predict(data.vectors)
-    score = 1.0 - probabilities[:, 0].astype(np.float64)
+    found = candidate.predict(data.vectors)
+    score = 1.0 - found.probabilities[:, 0].astype(np.float64)
     stopped = score >= np.quantile(score, 1 - STOPPED_SHARE)
     recall = {
         f"recall_{name}": float(stopped[data.label == number].mean())
@@ -142,7 +142,7 @@ def _evaluate(
         "ap": float(average_precision_score(data.positive, score)),
         "cost": cost * 1_000 / len(data),
         **recall,
-        "iou": mask_iou(masks, data),
+        "iou": mask_iou(found.masks, data),
     }
 
 

@@ -7,9 +7,10 @@ finished fold is kept in a file, so a run that was stopped goes on where it was.
 
 import hashlib
 import io
+import math
 from collections.abc import Mapping
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,17 @@ import torch
 from PIL import Image
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-from services.cv_inspection.candidates.image_candidate import Prediction
+from services.cv_inspection.candidates.image_candidate import ImageCandidate, Prediction
 from services.cv_inspection.features.labelled_images import LabelledImages
-from services.cv_inspection.features.score_map import defect_levels
+from services.cv_inspection.features.score_map import defect_levels, novelty_levels
 from services.cv_inspection.features.tiling import merge_masks, tile_boxes
 from services.cv_inspection.problem import CONF, CostModel
 from services.cv_inspection.retraining.folders import FolderDataset, read_labelled
-from services.cv_inspection.retraining.training import hold_out_units, new_candidate
+from services.cv_inspection.retraining.training import (
+    hold_out_units,
+    new_candidate,
+    novelty_limit,
+)
 from services.platform.colour_scale import ABOVE, Levels
 from services.platform.progress import ProgressCallback
 from services.platform.retraining.training import hyperparameters
@@ -36,6 +41,8 @@ FOLDS = 5
 # Side at which masks are kept for contact sheets, pixels.
 SHEET_SIDE = 160
 _THRESHOLD_SHARE = 0.2
+# Good parts that the limit of novelty is chosen on: two of them reach it. 10 s of a processor.
+_LIMIT_IMAGES = 400
 # Memory of a GPU for a fold's training: 3.4 GiB for Lite2 at 256 px and batches of 32 on an H100.
 _GPU_BYTES = 4 * 2**30
 
@@ -76,6 +83,10 @@ class FoldResult:
             size, at the image's own size. Zeros without an outline.
         levels: (M, S, S) levels of the predicted defect score, for contact sheets.
         threshold: The cheapest on a part of the training images; NaN where none was kept for it.
+        max_novelty: The limit of novelty, the threshold of its maps; infinite for a candidate that
+            does not measure it, NaN in a file of an earlier version.
+        novelty_levels: (M, S, S) levels of the novelty of patches, for contact sheets; empty
+            without a limit.
     """
 
     image: Integers
@@ -85,11 +96,18 @@ class FoldResult:
     overlap: Integers
     levels: Levels
     threshold: float
+    max_novelty: float = float("nan")
+    novelty_levels: Levels = field(default_factory=lambda: np.zeros((0, 0, 0), np.uint8))
 
     @property
     def defect(self) -> Floats:
         """(M,) P(defect)."""
         return np.asarray(1.0 - self.probabilities[:, 0])
+
+    def maps(self, row: int) -> tuple[Levels, Levels | None]:
+        """Levels of an image's defect score, and of its novelty where it is known."""
+        known = len(self.novelty_levels) > 0
+        return self.levels[row], self.novelty_levels[row] if known else None
 
     def to_bytes(self) -> bytes:
         """As an npz file."""
@@ -104,7 +122,9 @@ class FoldResult:
             arrays = {name: file[name] for name in file.files}
         if "mask" in arrays:  # of a fold from before levels
             arrays["levels"] = np.where(arrays.pop("mask"), ABOVE, 0).astype(np.uint8)
-        return cls(**{**arrays, "threshold": float(arrays["threshold"])})
+        for name in {"threshold", "max_novelty"} & set(arrays):
+            arrays[name] = float(arrays[name])
+        return cls(**arrays)
 
 
 @dataclass(frozen=True)
@@ -137,6 +157,10 @@ class Folds:
         for array in (images.vectors, images.mask, images.label, images.unit):
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()[:16]
+
+    def folder(self, home: Path) -> Path:
+        """Where finished folds are kept."""
+        return home / "evaluations" / self.key
 
     def check(self) -> None:
         """ValueError if a class has too few groups for the folds."""
@@ -179,9 +203,23 @@ class Folds:
         if threshold_images is not None:
             score, whole = threshold_images.by_image(candidate.score(threshold_images))
             threshold = CostModel().best_threshold(score, whole.positive, whole.amount)
+        limit = _max_novelty(candidate, train if threshold_images is None else threshold_images)
         reduction = float(str(candidate.parameters["max_reduction"]))
         tested = images.select(test)
-        return _result(self.data, tested, candidate.predict(tested.vectors), reduction, threshold)
+        found = candidate.predict(tested.vectors)
+        return _result(self.data, tested, found, reduction, threshold, limit)
+
+
+def _max_novelty(candidate: ImageCandidate, images: LabelledImages) -> float:
+    """The limit of novelty, on good parts; infinite if the candidate does not measure it.
+
+    Not on the tested images: a part that is wrongly labelled good would raise the limit over its
+    own novelty, and its map would look normal.
+    """
+    rows = images.good(np.random.default_rng(0), _LIMIT_IMAGES)
+    found = candidate.predict(images.vectors[rows])
+    limit = novelty_limit(found.novelty.astype(np.float64)) if found.patches.size else 0.0
+    return limit if limit > 0.0 else math.inf
 
 
 def _result(
@@ -190,6 +228,7 @@ def _result(
     found: Prediction,
     max_reduction: float,
     threshold: float,
+    max_novelty: float,
 ) -> FoldResult:
     """Merge tiles to images, and measure each mask at both sizes."""
     defect, whole = tested.by_image(1.0 - found.probabilities[:, 0].astype(np.float64))
@@ -200,6 +239,7 @@ def _result(
     novelty, _ = tested.by_image(found.novelty.astype(np.float64))
     overlap = np.zeros((len(whole), 2, 2), dtype=np.int64)
     levels = np.zeros((len(whole), SHEET_SIDE, SHEET_SIDE), dtype=np.uint8)
+    novel = np.zeros_like(levels if max_novelty < math.inf else levels[:0])
     size = (tested.vectors.shape[1], tested.vectors.shape[2])
     for row, source in enumerate(whole.source):
         tiles = np.flatnonzero(tested.source == source)
@@ -211,15 +251,21 @@ def _result(
             image, true = read_labelled(data.files[source])
             boxes = tile_boxes(*image.size, size, max_reduction)
             merged = merge_masks(logits, boxes, *image.size)
-            large = Image.fromarray(defect_levels(logits, boxes, *image.size))
-            levels[row] = np.asarray(large.resize((SHEET_SIDE, SHEET_SIDE)))
+            levels[row] = _for_sheet(defect_levels(logits, boxes, *image.size))
+            if len(novel):
+                patches = found.patches[tiles]
+                novel[row] = _for_sheet(novelty_levels(patches, boxes, *image.size, max_novelty))
             if outlined and true is not None:
                 own = np.asarray(true.resize(image.size)) > 127
                 overlap[row, 1] = _overlap(merged, own)
     return FoldResult(
         whole.source, whole.label, found.probabilities[worst].astype(np.float64), novelty,
-        overlap, levels, threshold,
+        overlap, levels, threshold, max_novelty, novel,
     )  # fmt: skip
+
+
+def _for_sheet(levels: Levels) -> Levels:
+    return np.asarray(Image.fromarray(levels).resize((SHEET_SIDE, SHEET_SIDE)))
 
 
 def _overlap(mask: Booleans, truth: Booleans) -> tuple[int, int]:
@@ -230,7 +276,7 @@ def evaluate_folds(
     folds: Folds, runs: list[Fold], home: Path, step: ProgressCallback
 ) -> list[FoldResult]:
     """The results of some folds; those that an earlier run finished are read from `home`."""
-    folder = home / "evaluations" / folds.key
+    folder = folds.folder(home)
     folder.mkdir(parents=True, exist_ok=True)
     open_runs = [run for run in runs if not (folder / run.name).exists()]
     if open_runs:

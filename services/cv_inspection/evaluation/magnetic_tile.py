@@ -24,6 +24,7 @@ from services.cv_inspection.evaluation.unseen import unseen_table
 from services.cv_inspection.features.image import parse_size
 from services.cv_inspection.problem import CONF
 from services.cv_inspection.retraining.folders import FolderDataset, read_folder
+from services.cv_inspection.retraining.recipe import recipe
 from services.cv_inspection.retraining.training import new_candidate, warn_of_leaks
 from services.platform.hooks import Evaluation, EvaluationRequest, Table
 from services.platform.progress import ProgressBar
@@ -31,26 +32,6 @@ from services.platform.retraining.training import hyperparameters
 from services.platform.settings import settings
 
 MAGNETIC_TILE, GROUPED = "magnetic_tile", "grouped"
-# The recipe for real images: there are few parts, each under several lights. The encoder's batch
-# statistics and first layers stay ImageNet's, or training memorises the tiles, and exposure varies
-# as much as in the data set. A crack is a pixel wide at 128 px. Measurements: docs/inspection.md.
-SETTINGS: Mapping[str, object] = {
-    "size": 256,
-    "epochs": 30,
-    "batch": 32,
-    "learning_rate": 0.0003,
-    "frozen_layers": 4,
-    "freeze_batch_norm": True,
-    "focal_gamma": 0.0,
-    "exposure_jitter": 0.4,
-    "normalise_by_image": True,
-    "pasted_share": 0.4,
-    "pooled_dice_weight": 1.0,
-    "lovasz_weight": 0.5,
-    "class_map_weight": 0.5,
-    "patch_weight": 0.5,
-    "novelty_weight": 0.5,
-}
 
 
 def read_for_folds(
@@ -75,8 +56,9 @@ def evaluate(
         KeyError: no such candidate.
         ValueError: the folder is not the data set, or has too few groups.
     """
-    data = read_for_folds(folder, candidate, SETTINGS, "", bar)
-    plan = Folds(data, candidate, SETTINGS, folds)
+    overrides = recipe(candidate)
+    data = read_for_folds(folder, candidate, overrides, "", bar)
+    plan = Folds(data, candidate, overrides, folds)
     plan.check()
     runs = [Fold(seed, number) for seed in seeds for number in range(folds)]
     with bar(f"{folds} folds, {len(seeds)} seeds") as step:
@@ -96,7 +78,7 @@ def evaluation(request: EvaluationRequest, bar: ProgressBar) -> Evaluation:
             f"{request.file} has no groups.csv: without its groups a tile would be on both sides; "
             f"for a folder of your own: --protocol {GROUPED}"
         )
-    overrides = {**SETTINGS, **({"epochs": request.epochs} if request.epochs else {})}
+    overrides = recipe(request.candidate, request.epochs, request.image_size)
     if request.unseen:
         overrides["novelty_weight"] = 0.0  # the table adds it to the classes' own probability
     data = read_for_folds(request.file, request.candidate, overrides, request.group_by, bar)
@@ -119,7 +101,7 @@ def evaluation(request: EvaluationRequest, bar: ProgressBar) -> Evaluation:
     figures: dict[str, Any] = {"seeds": len(seeds), "grouped": data.grouped}
     if not published:
         sheet = settings().home / "evaluations" / f"{request.file.name}-worst.png"
-        draw_sheet(data, results, worst_errors(results), sheet)
+        draw_sheet(plan, results, worst_errors(results), sheet)
         figures["contact_sheet"] = str(sheet)
         footer.append(f"worst errors: {sheet}")
     if not data.grouped:

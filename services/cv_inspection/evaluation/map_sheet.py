@@ -60,7 +60,7 @@ def _draw_tile(sheet: Image.Image, tile: Tile, x: int, y: int, side: int) -> Non
     for number, levels in enumerate(tile.maps):
         left = x + number * (side + _GAP)
         if levels is None:
-            draw.text((left + 4, y + 4), "not in this model's file", fill=GREY, font_size=11)
+            draw.text((left + 4, y + 4), "not known", fill=GREY, font_size=11)
             continue
         picture = laid_over(tile.image, levels, (side, side))
         if tile.outline is not None:

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from services.cv_inspection.evaluation.fold_sheet import draw_sheet
 from services.cv_inspection.evaluation.folds import FOLDS, Fold, FoldResult, Folds, evaluate_folds
-from services.cv_inspection.evaluation.magnetic_tile import SETTINGS, read_for_folds
+from services.cv_inspection.evaluation.magnetic_tile import read_for_folds
 from services.cv_inspection.problem import GOOD
 from services.cv_inspection.retraining.folders import FolderDataset
+from services.cv_inspection.retraining.recipe import recipe
 from services.platform.progress import ProgressBar
 from services.platform.settings import settings
 
@@ -54,7 +55,8 @@ class SuspectRequest:
     Attributes:
         folder: Of labelled images.
         group_by: See `find_files`.
-        epochs: Of training; 0 for the protocol's.
+        epochs: Of training; 0 for the recipe's.
+        image_size: Of the model's input, a side or HEIGHTxWIDTH; empty for the recipe's.
     """
 
     folder: Path
@@ -62,6 +64,7 @@ class SuspectRequest:
     group_by: str
     seed: int
     epochs: int
+    image_size: str = ""
 
 
 def find_suspects(request: SuspectRequest, bar: ProgressBar) -> tuple[list[Suspect], Path]:
@@ -71,7 +74,7 @@ def find_suspects(request: SuspectRequest, bar: ProgressBar) -> tuple[list[Suspe
         KeyError: no such candidate.
         ValueError: the folder is not usable, see `read_folder`.
     """
-    overrides = {**SETTINGS, **({"epochs": request.epochs} if request.epochs else {})}
+    overrides = recipe(request.candidate, request.epochs, request.image_size)
     data = read_for_folds(request.folder, request.candidate, overrides, request.group_by, bar)
     plan = Folds(data, request.candidate, overrides)
     plan.check()
@@ -82,7 +85,7 @@ def find_suspects(request: SuspectRequest, bar: ProgressBar) -> tuple[list[Suspe
     numbers = {file.path: n for n, file in enumerate(data.files)}
     sheet = settings().home / "evaluations" / f"{request.folder.name}-suspects.png"
     shown = [numbers[request.folder / suspect.path] for suspect in found]
-    return found, draw_sheet(data, results, shown, sheet)
+    return found, draw_sheet(plan, results, shown, sheet)
 
 
 def rank(data: FolderDataset, results: list[FoldResult], folder: Path) -> list[Suspect]:

@@ -48,6 +48,23 @@ def parse_size(value: object) -> tuple[int, int]:
     return int(sides[0]), int(sides[1])
 
 
+def read_size(text: str) -> tuple[int, int]:
+    """(height, width) of an input on the command line: a side, or HEIGHTxWIDTH.
+
+    >>> read_size("256"), read_size("192x480")
+    ((256, 256), (192, 480))
+
+    Raises:
+        ValueError: it is neither, or see `parse_size`.
+    """
+    sides = text.split("x")
+    if not all(side.isdecimal() for side in sides):
+        raise ValueError(
+            f"--image-size {text!r} is neither a side (256) nor HEIGHTxWIDTH (192x480)"
+        )
+    return parse_size([int(side) for side in sides] if len(sides) > 1 else int(text))
+
+
 def resize(image: Image.Image, size: ImageSize, box: Box | None = None) -> Pixels:
     """(H, W, 3) uint8 of an RGB image, or of a box of it: the input of every model here."""
     height, width = height_width(size)

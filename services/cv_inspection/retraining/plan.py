@@ -27,6 +27,7 @@ from services.platform.models.registry import RegisteredModel
 from services.platform.progress import ProgressBar, ProgressCallback
 from services.platform.retraining.gate import Evidence, ModelResult
 from services.platform.retraining.spec import RequiredLabels, RetrainingSpec
+from services.platform.retraining.training import native_parameters
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
 
@@ -83,7 +84,7 @@ def train_further(
     Raises:
         TooFewLabels: the store still has too few of the images.
     """
-    candidate = training.new_candidate(card.candidate, card.classes)
+    candidate = training.new_candidate(card.candidate, card.classes, native_parameters(native))
     candidate.load(native)
     with bar("fetching images") as step:
         reduction = card.limits.get(MAX_REDUCTION, math.inf)

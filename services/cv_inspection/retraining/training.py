@@ -25,7 +25,14 @@ from services.cv_inspection.features.labelled_images import (
     SplitSource,
     mask_iou,
 )
-from services.cv_inspection.model import IMAGE, MASK, MAX_NOVELTY, NOVELTY, PROBABILITIES
+from services.cv_inspection.model import (
+    IMAGE,
+    MASK,
+    MAX_NOVELTY,
+    NOVELTY,
+    PATCH_NOVELTY,
+    PROBABILITIES,
+)
 from services.cv_inspection.monitoring.drift import reference
 from services.cv_inspection.problem import (
     CLASSES,
@@ -137,21 +144,28 @@ def hold_out_units(images: LabelledImages, share: float, seed: int) -> Booleans:
 
 
 def train(
-    settings: Settings, name: str, seed: int, bar: ProgressBar, source: SplitSource
+    settings: Settings,
+    name: str,
+    seed: int,
+    bar: ProgressBar,
+    source: SplitSource,
+    overrides: Mapping[str, object] | None = None,
 ) -> RegisteredModel:
     """Train a candidate and register it; it does not serve yet.
 
     Args:
         source: Makes the images to train on: simulated ones, or `folder_split`.
+        overrides: Hyperparameters in place of the conf's.
 
     Raises:
         KeyError: no such candidate.
         ValueError: `source` found no usable images.
     """
     begin = perf_counter()
-    max_reduction = float(hyperparameters(CONF, name)["max_reduction"])
-    data = source(seed, image_size(name), max_reduction, bar)
-    candidate = new_candidate(name, data.classes)
+    CANDIDATES.get(name)
+    conf = {**hyperparameters(CONF, name), **(overrides or {})}
+    data = source(seed, parse_size(conf["size"]), float(conf["max_reduction"]), bar)
+    candidate = new_candidate(name, data.classes, overrides)
     with bar(f"training {name}") as step, all_cores():
         candidate.fit(data.train, data.validation, seed, step)
     parameters = {"seed": seed, "weights_from": candidate.origin}
@@ -228,10 +242,12 @@ def predict_exported(onnx: bytes, pixels: Pixels) -> Prediction:
         batch = pixels[begin : begin + _PREDICT_BATCH]
         parts.append(dict(zip(names, session.run(names, {IMAGE: batch}), strict=True)))
         parts[-1].setdefault(NOVELTY, np.zeros(len(batch), dtype=np.float32))
-    probabilities, masks, novelty = (
-        np.concatenate([part[name] for part in parts]) for name in (PROBABILITIES, MASK, NOVELTY)
+        parts[-1].setdefault(PATCH_NOVELTY, np.zeros((len(batch), 1, 0, 0), dtype=np.float32))
+    probabilities, masks, novelty, patches = (
+        np.concatenate([part[name] for part in parts])
+        for name in (PROBABILITIES, MASK, NOVELTY, PATCH_NOVELTY)
     )
-    return Prediction(probabilities, masks[:, 0], novelty)
+    return Prediction(probabilities, masks[:, 0], novelty, patches[:, 0])
 
 
 def register(
@@ -251,10 +267,10 @@ def register(
     valid = data.validation
     with bar("evaluating and exporting"):
         exported = candidate.export()
-        probabilities, masks, novelty = predict_exported(exported, valid.vectors)
-        iou = mask_iou(masks, valid)
-        novel, of = valid.by_image(novelty.astype(np.float64))
-        score, valid = valid.by_image(1.0 - probabilities[:, 0].astype(np.float64))
+        found = predict_exported(exported, valid.vectors)
+        iou = mask_iou(found.masks, valid)
+        novel, of = valid.by_image(found.novelty.astype(np.float64))
+        score, valid = valid.by_image(1.0 - found.probabilities[:, 0].astype(np.float64))
         threshold = _threshold(score, valid)
         good = of.select(~of.positive)
         limits = {MAX_NOVELTY: novelty_limit(novel[~of.positive], good.weight)}

@@ -4,6 +4,7 @@ A design brings examples and fits its candidate; training from scratch and train
 in `register`.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -28,6 +29,9 @@ from services.platform.models.registry import (
 )
 from services.platform.settings import Settings
 from services.platform.types import Floats
+
+# File of a native model's hyperparameters, beside what the candidate saves.
+_PARAMETERS = "hyperparameters.json"
 
 
 def hyperparameters(folder: Path, name: str) -> dict[str, Any]:
@@ -91,6 +95,15 @@ class TrainedCandidate:
     exported: bytes = b""
 
 
+def native_parameters(native: Path) -> dict[str, Any]:
+    """The hyperparameters of a registered native model; empty for one of an earlier version.
+
+    A model that was trained with others than its candidate's conf is trained further with its own.
+    """
+    path = native / _PARAMETERS
+    return dict(json.loads(path.read_text())) if path.exists() else {}
+
+
 def register(settings: Settings, trained: TrainedCandidate) -> RegisteredModel:
     """Evaluate a trained candidate, export and register it; it does not serve yet."""
     candidate, valid = trained.candidate, trained.validation
@@ -103,6 +116,7 @@ def register(settings: Settings, trained: TrainedCandidate) -> RegisteredModel:
         native = Path(folder) / "native"
         native.mkdir()
         candidate.save(native)
+        (native / _PARAMETERS).write_text(json.dumps(candidate.parameters, default=str))
         parameters = {**candidate.parameters, **trained.parameters}
         run = TrainingRun(card, onnx, parameters, measured, plots(*evaluated), native)
         card = ModelRegistry(settings).log(run)

@@ -1,15 +1,22 @@
 """The contact sheet shows both stopped and passed parts."""
 
 import io
+import math
 
 import numpy as np
+import pytest
 from PIL import Image
 
-from services.cv_inspection.evaluation.folds import FoldResult
+from services.cv_inspection.candidates.image_candidate import Prediction
+from services.cv_inspection.evaluation import folds
+from services.cv_inspection.evaluation.fold_sheet import draw_sheet
+from services.cv_inspection.evaluation.folds import Fold, FoldResult, Folds
 from services.cv_inspection.evaluation.map_sheet import Tile, draw_tiles
 from services.cv_inspection.evaluation.run_report import select_for_sheet
 from services.cv_inspection.ingestion.events import Decision, InspectionEvent
+from services.cv_inspection.retraining.folders import FolderDataset, read_folder
 from services.platform.colour_scale import ABOVE
+from tests.unit.cv_inspection.vision_fixtures import quiet
 
 
 def event(decision: Decision, defect: float) -> InspectionEvent:
@@ -54,4 +61,57 @@ def test_a_fold_from_before_levels_shows_its_mask() -> None:
     mask = np.eye(4, dtype=bool)[None]
     old = {name: np.zeros(1) for name in ("image", "label", "probabilities", "novelty", "overlap")}
     np.savez_compressed(out, **old, mask=mask, threshold=0.5)
-    assert np.array_equal(FoldResult.from_bytes(out.getvalue()).levels >= ABOVE, mask)
+    fold = FoldResult.from_bytes(out.getvalue())
+    assert np.array_equal(fold.levels >= ABOVE, mask)
+    assert fold.maps(0)[1] is None
+
+
+class Unlike:
+    """Finds a dent novel that its mask does not show."""
+
+    def __init__(self, *_) -> None:
+        self.parameters = {"max_reduction": 4}
+
+    def fit(self, train, *_) -> None:
+        assert len(train)
+
+    def predict(self, pixels) -> Prediction:
+        dark = pixels.min(axis=3) < 40
+        patches = dark.reshape(len(pixels), 4, 8, 4, 8).any(axis=(2, 4)) * 9.0
+        # Of 2 limits of 1 that good parts have.
+        patches = (patches + np.linspace(0.9, 1.0, len(pixels))[:, None, None]).astype(np.float32)
+        probabilities = np.full((len(pixels), 2), 0.5)
+        masks = np.full((len(pixels), 32, 32), -9.0, np.float32)
+        return Prediction(probabilities, masks, patches.max(axis=(1, 2)), patches)
+
+
+@pytest.fixture
+def folder(tmp_path) -> FolderDataset:
+    for number in range(12):
+        for kind in ("good", "dent"):
+            image = Image.new("RGB", (64, 64), (120, 120, 120 + number))
+            if kind == "dent":
+                image.paste((10, 10, 10), (0, 0, 32, 32))
+            (tmp_path / kind).mkdir(exist_ok=True)
+            image.save(tmp_path / kind / f"kos{number}_{kind}.png")
+    return read_folder(tmp_path, 32, quiet, group_by=r"kos(\d+_\w)")
+
+
+def test_the_worst_errors_show_mask_and_novelty(folder, tmp_path, monkeypatch, caplog) -> None:
+    monkeypatch.setattr(folds, "new_candidate", Unlike)
+    plan = Folds(folder, "efficientnet", {}, count=2)
+    result = plan.evaluate(Fold(0, 0), quiet)
+    dent = int(result.image[result.label == 1][0])
+    path = draw_sheet(plan, [result], [dent], tmp_path / "sheet.png")
+    assert not caplog.records
+    drawn = np.asarray(Image.open(path)).astype(int)
+    side = folds.SHEET_SIDE
+    left, right = (drawn[8 + side // 4, 8 + side // 4 + n * (side + 8)] for n in (0, 1))
+    assert len(set(left.tolist())) == 1  # no P(defect): the photograph's grey
+    assert right[0] > 200 > right[2]  # novel: yellow
+    sound = drawn[8 + 3 * side // 4, 8 + side + 8 + 3 * side // 4]
+    assert sound[2] > sound[0]  # at its limit: blue
+    old = FoldResult(**{**vars(result), "max_novelty": math.nan, "novelty_levels": np.zeros((0,))})
+    draw_sheet(plan, [FoldResult.from_bytes(old.to_bytes())], [dent], tmp_path / "sheet.png")
+    assert "Remove" in caplog.text
+    assert plan.key in caplog.text

@@ -40,7 +40,9 @@ def test_a_build_that_costs_more_is_refused(vision_file):
     data = write_card(vision_file, cv_card())
     images = simulated(64)
     _, build = quantisation.build(data, images, images, images, quiet, -2.0)
-    assert re.match(r"cost: [\d,]+ EUR against [\d,]+ EUR, \+", build.refused)
+    assert re.match(
+        r"cost: [\d,]+ EUR against [\d,]+ EUR, [+-]\d+%; the maximum is -200%", build.refused
+    )
 
 
 @pytest.fixture

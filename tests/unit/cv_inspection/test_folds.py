@@ -43,6 +43,7 @@ def test_a_fold_is_trained_by_the_recipe_and_sees_nothing_of_its_groups(data):
     assert np.allclose(found.probabilities.sum(axis=1), 1.0, atol=1e-5)
     again = FoldResult.from_bytes(found.to_bytes())
     assert np.array_equal(again.probabilities, found.probabilities)
+    assert 0.0 < again.max_novelty < np.inf
 
 
 def test_folds_go_on_where_a_run_was_stopped(data, tmp_path, monkeypatch):
@@ -106,11 +107,14 @@ def test_a_random_split_puts_groups_on_both_sides(data, monkeypatch):
                 np.full((count, 2), 0.5, np.float32),
                 np.zeros((count, SIDE, SIDE), np.float32),
                 np.zeros(count, np.float32),
+                np.zeros((count, 0, 0), np.float32),
             )
 
     monkeypatch.setattr(module, "new_candidate", Candidate)
     plan = Folds(data, "efficientnet", TINY, count=3)
     for leaking in (False, True):
         found = plan.evaluate(Fold(0, 0, leaking=leaking), quiet)
+        assert found.max_novelty == np.inf  # this candidate measures none
+        assert found.maps(0)[1] is None
         shared = fitted[-1] & set(data.images.unit[found.image])
         assert bool(shared) is leaking

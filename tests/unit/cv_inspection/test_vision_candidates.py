@@ -36,14 +36,15 @@ def test_the_export_reproduces_the_native_model(made, vision_candidate, vision_f
     images = simulated(7)
     file = vision_file if made is vision_candidate else made.export()
     model = ImageModel(write_card(file, cv_card(candidate=made.name)))
-    probabilities, masks, novelty, _ = model.inspect(images.vectors)
-    native_probabilities, native_masks, native_novelty = made.predict(images.vectors)
+    probabilities, masks, novelty, patches = model.inspect(images.vectors)
+    native = made.predict(images.vectors)
     assert probabilities.shape == (7, len(CLASSES))
     assert masks.shape == (7, 1, SIZE, SIZE)
-    assert np.abs(probabilities - native_probabilities).max() < 1e-4
-    assert np.abs(masks[:, 0] - native_masks).max() < 1e-2
-    assert np.abs(novelty - native_novelty).max() < 1e-2
-    assert native_novelty.std() > 0
+    assert np.abs(probabilities - native.probabilities).max() < 1e-4
+    assert np.abs(masks[:, 0] - native.masks).max() < 1e-2
+    assert np.abs(novelty - native.novelty).max() < 1e-2
+    assert np.abs(patches[:, 0] - native.patches).max() < 2e-2
+    assert native.novelty.std() > 0
     assert np.abs(model.score(images.vectors) - made.score(images)).max() < 1e-4
     one = model.inspect(images.vectors[3:4])[0]
     assert np.abs(one - probabilities[3:4]).max() < 1e-4
@@ -111,7 +112,7 @@ def test_class_head_and_mask_head_have_equal_weight(vision_candidate):
     """P(defect) is the mean of the class head and the mask's maximum patch."""
     made, pixels = deepcopy(vision_candidate), simulated(6).vectors
     made._net.shift.zero_()
-    probabilities, masks, _ = made.predict(pixels)
+    probabilities, masks, *_ = made.predict(pixels)
     with torch.no_grad():
         head = torch.softmax(made._net.eval()(torch.from_numpy(pixels))[0], dim=1).numpy()
     mask = 1 / (1 + np.exp(-masks))
