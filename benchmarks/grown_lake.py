@@ -147,6 +147,12 @@ def _training() -> dict[str, object]:
             "fingerprint": data.fingerprint}  # fmt: skip
 
 
+def _candidates() -> dict[str, object]:
+    from services.fraud.evaluation.comparison import read_dataset
+
+    return {"rows": len(read_dataset(settings(), _no_bar).rows)}
+
+
 def _quality() -> dict[str, object]:
     from services.fraud.monitoring.quality import OutcomeReader
 
@@ -169,8 +175,8 @@ def _rebuild() -> dict[str, object]:
 
 
 READERS: dict[str, Callable[[], dict[str, object]]] = {
-    "audit": _audit, "training": _training, "quality": _quality, "newest": _newest,
-    "rebuild": _rebuild,
+    "audit": _audit, "training": _training, "candidates": _candidates, "quality": _quality,
+    "newest": _newest, "rebuild": _rebuild,
 }  # fmt: skip
 
 

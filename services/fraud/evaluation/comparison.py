@@ -82,7 +82,7 @@ class FraudCandidateResult(CandidateResult):
 
 
 @dataclass(frozen=True)
-class _Dataset:
+class LabelledDataset:
     """N labelled transactions and their split by days.
 
     Attributes:
@@ -125,7 +125,7 @@ def compare(
     Raises:
         ValueError: the lake holds no simulated transactions.
     """
-    dataset = _read_dataset(settings, bar)
+    dataset = read_dataset(settings, bar)
     spec = ComparisonSpec(
         result=FraudCandidateResult,
         labels=COMPARISON_LABELS,
@@ -141,7 +141,13 @@ def compare(
     return compare_candidates(spec, CANDIDATES, seeds, bar, serve)
 
 
-def _read_dataset(settings: Settings, bar: ProgressBar) -> _Dataset:
+def read_dataset(settings: Settings, bar: ProgressBar) -> LabelledDataset:
+    """The lake's simulated transactions whose outcome is known, with their features and split.
+
+    Raises:
+        OSError: S3 did not answer.
+        ValueError: there are none, or no labels yet.
+    """
     lake = Lake(settings)
     with bar("reading point-in-time features"):
         truth = lake.read(TRUTH_TABLE, ["scenario"])
@@ -170,7 +176,7 @@ def _read_dataset(settings: Settings, bar: ProgressBar) -> _Dataset:
     valid = ~test & (time_of >= until - (TEST_DAYS + VALIDATION_DAYS) * DAY)
     log_index = np.searchsorted(log.seq, rows["seq"].to_numpy())
     scenario = rows["scenario"].to_numpy()
-    return _Dataset(rows, tabular, scenario, ~test & ~valid, valid, test, log, log_index)
+    return LabelledDataset(rows, tabular, scenario, ~test & ~valid, valid, test, log, log_index)
 
 
 def _window(clock: FeedClock) -> tuple[float, float]:
@@ -178,7 +184,7 @@ def _window(clock: FeedClock) -> tuple[float, float]:
     return clock.begin + WARM_UP_DAYS * DAY, settled_until(clock)
 
 
-def _with_embeddings(dataset: _Dataset, seed: int, bar: ProgressBar) -> _SeedData:
+def _with_embeddings(dataset: LabelledDataset, seed: int, bar: ProgressBar) -> _SeedData:
     begin = perf_counter()
     log, time_of = dataset.log, event_times(dataset.rows)
     fit = dataset.fit
@@ -198,7 +204,7 @@ def _with_embeddings(dataset: _Dataset, seed: int, bar: ProgressBar) -> _SeedDat
 
 
 def _train(
-    dataset: _Dataset, name: str, seed: int, data: _SeedData, bar: ProgressBar
+    dataset: LabelledDataset, name: str, seed: int, data: _SeedData, bar: ProgressBar
 ) -> ComparedCandidate:
     vectors, cold, encoder_s = data
     candidate = new_candidate(name)
@@ -220,13 +226,15 @@ def _train(
     )
 
 
-def _examples(dataset: _Dataset, vectors: Floats, kind: type[Candidate], which: str) -> Examples:
+def _examples(
+    dataset: LabelledDataset, vectors: Floats, kind: type[Candidate], which: str
+) -> Examples:
     chosen = getattr(dataset, which)
     return examples(dataset.rows.filter(pa.array(chosen)), vectors[chosen], kind)
 
 
 def _evaluate(
-    dataset: _Dataset, data: Examples, score: Floats, is_cold: Booleans, threshold: float
+    dataset: LabelledDataset, data: Examples, score: Floats, is_cold: Booleans, threshold: float
 ) -> dict[str, float]:
     flagged = score >= _threshold_of_share(score, _weight(data))
     scenario = dataset.scenario[dataset.test]
@@ -266,7 +274,7 @@ def _threshold_of_share(score: Floats, weight: Floats | None) -> float:
     return float(score[order[np.searchsorted(above, DECLINE_SHARE * above[-1])]])
 
 
-def _inputs(dataset: _Dataset, data: _SeedData) -> Iterator[Inputs]:
+def _inputs(dataset: LabelledDataset, data: _SeedData) -> Iterator[Inputs]:
     """Vector and cart of one transaction each."""
     vectors, *_ = data
     chosen = np.nonzero(dataset.test)[0][:ONNX_CALLS]
@@ -276,7 +284,7 @@ def _inputs(dataset: _Dataset, data: _SeedData) -> Iterator[Inputs]:
         yield vectors[row : row + 1], {"items": items[i : i + 1, : max(filled, 1)]}
 
 
-def _posts(dataset: _Dataset, headers: Mapping[str, str]) -> list[dict[str, Any]]:
+def _posts(dataset: LabelledDataset, headers: Mapping[str, str]) -> list[dict[str, Any]]:
     wanted = ("transaction_id", "customer_id", "merchant_id", "device_id", "ip", "amount_minor")
     rows = dataset.rows.filter(pa.array(dataset.test)).slice(0, REQUESTS).to_pylist()
     return [
