@@ -48,7 +48,9 @@ function models(design, records) {
   const champion = records.find((r) => r.event !== "refused")?.model;
   const rows = design.candidates.map(({ name, role }) => {
     const newest = records.find((r) => r.model.startsWith(`${name}:`));
-    return [name, role, newest?.model === champion && champion ? "champion" : newest ? `${spaced(newest.event)} ${when(newest)}` : "never tried", newest ? figureTexts(newest) || newest.reasons.join("; ") : ""];
+    // A later version of the champion's candidate may have been refused.
+    const now = [champion?.startsWith(`${name}:`) ? "champion" : "", newest && newest.model !== champion ? `${spaced(newest.event)} ${when(newest)}` : ""];
+    return [name, role, now.filter(Boolean).join("; ") || "never tried", newest ? figureTexts(newest) || newest.reasons.join("; ") : ""];
   });
   const history = records.map((r) => [when(r), spaced(r.event), r.model, r.reasons.join("; "), figureTexts(r)]);
   return [table("Candidates", ["candidate", "what it is good at", "now", "figures of its newest decision by the gate"], rows),

@@ -143,7 +143,7 @@ function heatTable(drift, name, rows) {
     made.style.setProperty("--heat", `${Math.round(((value ?? 0) / top) * 60)}%`);
     return made;
   };
-  return h("div", { className: "scroll", tabindex: 0, role: "region", "aria-label": `Heat map of ${name}` }, h("table", { className: "heat" },
+  return h("div", { className: "scroll", tabindex: 0, role: "region", "aria-label": `Heat map of ${name}, ${drift.of || "decisions"}` }, h("table", { className: "heat" },
     h("caption", {}, name),
     h("thead", {}, h("tr", {}, h("td"), drift.windows.map((w) => h("th", { scope: "col" }, w.slice(5, 10))))),
     h("tbody", {}, drift.columns.map((column, i) => h("tr", {}, h("th", { scope: "row" }, column), rows.map((row, j) => cell(column, i, row, j)))))));
