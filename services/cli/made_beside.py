@@ -1,6 +1,5 @@
 """A design's first start in a process of its own, at idle priority."""
 
-import signal
 import subprocess
 import sys
 import time
@@ -9,7 +8,6 @@ from infra.local.engines import environment
 from services.cli.output import bar, fail
 from services.platform.design import Design
 from services.platform.progress import progress_folder, read_notes
-from services.platform.runtime.worker import training_threads
 from services.platform.settings import Settings
 
 _LOOK_S, _STOP_S = 0.2, 10.0
@@ -25,8 +23,6 @@ class MadeBeside:
         self._design = design
         self._log = config.home / "logs" / f"bootstrap-{design.name}.log"
         arguments = ("bootstrap", design.name, "--idle", "--seed", str(seed), "--days", str(days))
-        # Ignored there until it is expected: by default it would end the process.
-        before = signal.signal(training_threads.ALONE, signal.SIG_IGN)
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "services.cli.main", *arguments],
@@ -35,13 +31,11 @@ class MadeBeside:
                 stderr=subprocess.STDOUT,
                 env={**environment(), "NO_COLOR": "1", "TERM": "dumb"},
             )
-        signal.signal(training_threads.ALONE, before)
 
     def wait(self) -> None:
-        """Show its progress until it has ended; all cores are its own. Failure ends the command."""
+        """Show its progress until it has ended. Failure ends the command."""
         with bar(f"{self._design.title}: first model") as step:
             while self._process.poll() is None:
-                self._process.send_signal(training_threads.ALONE)
                 note = read_notes(progress_folder(self._config.home)).get(self._design.name)
                 if note is not None and note.total:
                     step(note.done, note.total)

@@ -6,7 +6,6 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
 
 from rich.markup import escape
 
@@ -22,7 +21,7 @@ from services.platform.design import DEFERRABLE_NICE, WALKTHROUGH, Design, Proce
 from services.platform.models.names import served_path
 from services.platform.progress import noted, progress_folder
 from services.platform.run import SHARED
-from services.platform.runtime.worker import lower_priority, training_threads
+from services.platform.runtime.worker import lower_priority
 from services.platform.secret_files import make_secret, secrets_folder
 from services.platform.settings import Settings
 from services.walkthrough.token import page_url
@@ -140,9 +139,9 @@ def bootstrap_missing(
     """
     if idle:
         lower_priority(os.getpid())
-        os.nice(DEFERRABLE_NICE)  # fewer threads train: see `TrainingThreads`
+        os.nice(DEFERRABLE_NICE)  # for systems without an idle class
     folder = progress_folder(config.home)
-    with errors_as_messages(), training_threads.taking_signal() if idle else nullcontext():
+    with errors_as_messages():
         made = [one.bootstrap(config, seed, days, noted(folder, one.name, bar)) for one in designs]
     return any(made)
 

@@ -135,7 +135,7 @@ def test_compose_runs_it(owner, process):
     service = COMPOSE[process.name]
     command = list(service["command"])
     if process is SCHEDULER:
-        # Training takes fewer cores at a nice value; between containers shares count.
+        # Its children train at its nice value; between containers shares count.
         assert command[:3] == ["nice", "-n", str(DEFERRABLE_NICE)]
         command = command[3:-1]
     own = ["python", "-m", "services.platform.run", owner, process.name]

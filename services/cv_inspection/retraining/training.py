@@ -174,7 +174,7 @@ def train(
 
 @contextmanager
 def all_cores() -> Iterator[None]:
-    """Let torch use all cores of training; every other process uses one thread."""
+    """Let torch use all cores for training; every other process uses one thread."""
     before = torch.get_num_threads()
     torch.set_num_threads(training_threads())
     try:

@@ -6,8 +6,7 @@ import gc
 import logging
 import os
 import signal
-import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 
 import uvloop
 
@@ -38,43 +37,12 @@ def lower_priority(pid: int) -> None:
             os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))
 
 
-class TrainingThreads:
-    """How many threads training may use.
+def training_threads() -> int:
+    """Number of threads that training may use: one a core.
 
-    All cores, or half of them at a nice value above 0: with every core busy, OpenMP's threads wait
-    at their barriers for preempted ones, so that more threads train no faster. All cores again
-    after a signal, which says that nothing else runs.
+    It runs at a low priority, and its threads sleep while they wait for each other: see `cli.main`.
     """
-
-    ALONE = signal.SIGUSR1
-
-    def __init__(self) -> None:
-        self._alone = False
-
-    def __call__(self) -> int:
-        """Number of threads."""
-        cores = os.cpu_count() or 1
-        return max(cores // 2, 1) if os.nice(0) and not self._alone else cores
-
-    @contextlib.contextmanager
-    def taking_signal(self) -> Iterator[None]:
-        """Take `ALONE` in this process meanwhile, and ignore it afterwards.
-
-        Python gives a handled signal its default effect as it ends, which is to kill the process.
-        """
-        signal.signal(self.ALONE, self._use_all_cores)
-        try:
-            yield
-        finally:
-            signal.signal(self.ALONE, signal.SIG_IGN)
-
-    def _use_all_cores(self, *_: object) -> None:
-        self._alone = True
-        if torch := sys.modules.get("torch"):
-            torch.set_num_threads(self())
-
-
-training_threads = TrainingThreads()
+    return os.cpu_count() or 1
 
 
 async def _run_until_signal(main: Callable[[], Awaitable[None]]) -> None:

@@ -1,6 +1,5 @@
 """How workers share the machine, and how they stop."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,39 +12,11 @@ from services.designs import DESIGNS
 from services.platform.design import DEFERRABLE_NICE, WORKER_NICE
 from services.platform.settings import Settings
 
-THREADS = "from services.platform.runtime.worker import training_threads; print(training_threads())"
-
 
 def output_of(code, nice):
     command = ["nice", "-n", str(nice), sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
     return done.stdout.strip()
-
-
-def test_background_training_leaves_cores_free():
-    assert output_of(THREADS, 0) == str(os.cpu_count())
-    assert output_of(THREADS, 10) == str(max(os.cpu_count() // 2, 1))
-
-
-def test_background_training_takes_all_cores_once_it_is_alone():
-    code = """import os
-from services.platform.runtime.worker import training_threads
-with training_threads.taking_signal():
-    os.kill(os.getpid(), training_threads.ALONE)
-print(training_threads())"""
-    assert output_of(code, 10) == str(os.cpu_count())
-
-
-def test_the_signal_for_all_cores_does_not_kill_a_process_that_ends():
-    code = """import os
-from services.platform.runtime.worker import training_threads
-class Late:
-    def __del__(self, kill=os.kill, pid=os.getpid(), number=training_threads.ALONE):
-        kill(pid, number)
-        print("alive")
-with training_threads.taking_signal():
-    os.late = Late()"""
-    assert output_of(code, 10) == "alive"
 
 
 def test_lower_priority_puts_a_process_and_its_children_into_the_idle_class():
