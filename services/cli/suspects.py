@@ -36,7 +36,7 @@ def suspects(
       whiteboard suspects cv --data images/ --group-by 'kos(\d+)' --json
     """
     only_with(design, "suspects")
-    from services.cv_inspection.evaluation import suspects as search
+    from services.cv_inspection.evaluation.cross_validation import suspects as search
 
     request = search.SuspectRequest(
         data, candidate or design.first_candidate, group_by, seed, epochs, image_size

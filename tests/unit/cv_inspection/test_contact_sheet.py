@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from services.cv_inspection.candidates.image_candidate import Prediction
-from services.cv_inspection.evaluation import folds
-from services.cv_inspection.evaluation.fold_sheet import draw_sheet
-from services.cv_inspection.evaluation.folds import Fold, FoldResult, Folds
+from services.cv_inspection.evaluation.cross_validation import folds
+from services.cv_inspection.evaluation.cross_validation.fold_sheet import draw_sheet
+from services.cv_inspection.evaluation.cross_validation.folds import Fold, FoldResult, Folds
 from services.cv_inspection.evaluation.map_sheet import Tile, draw_tiles
 from services.cv_inspection.evaluation.run_report import select_for_sheet
 from services.cv_inspection.ingestion.events import Decision, InspectionEvent

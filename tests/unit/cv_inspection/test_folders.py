@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from services.cv_inspection.evaluation.fold_metrics import Interval, fold_metrics
-from services.cv_inspection.evaluation.folds import FoldResult
-from services.cv_inspection.evaluation.magnetic_tile import evaluate
-from services.cv_inspection.evaluation.suspects import rank
+from services.cv_inspection.evaluation.cross_validation.fold_metrics import Interval, fold_metrics
+from services.cv_inspection.evaluation.cross_validation.folds import FoldResult
+from services.cv_inspection.evaluation.cross_validation.magnetic_tile import evaluate
+from services.cv_inspection.evaluation.cross_validation.suspects import rank
 from services.cv_inspection.retraining.folders import read_folder
 from services.cv_inspection.retraining.training import (
     folder_split,

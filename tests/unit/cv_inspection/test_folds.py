@@ -5,8 +5,13 @@ import shutil
 import numpy as np
 import pytest
 
-from services.cv_inspection.evaluation import folds as module
-from services.cv_inspection.evaluation.folds import Fold, FoldResult, Folds, evaluate_folds
+from services.cv_inspection.evaluation.cross_validation import folds as module
+from services.cv_inspection.evaluation.cross_validation.folds import (
+    Fold,
+    FoldResult,
+    Folds,
+    evaluate_folds,
+)
 from services.cv_inspection.features.labelled_images import LabelledImages
 from services.cv_inspection.retraining.folders import FolderDataset
 from tests.unit.cv_inspection.vision_fixtures import quiet

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from services.cv_inspection.design import INSPECTION
-from services.cv_inspection.evaluation import magnetic_tile
+from services.cv_inspection.evaluation.cross_validation import magnetic_tile
 from services.cv_inspection.features.labelled_images import ImageSplit
 from services.cv_inspection.problem import CLASSES
 from services.cv_inspection.retraining import plan, training

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from services.cv_inspection.evaluation import magnetic_tile
-from services.cv_inspection.evaluation.folds import FoldResult
-from services.cv_inspection.evaluation.unseen import unseen_aucs
+from services.cv_inspection.evaluation.cross_validation import magnetic_tile
+from services.cv_inspection.evaluation.cross_validation.folds import FoldResult
+from services.cv_inspection.evaluation.cross_validation.unseen import unseen_aucs
 from services.platform.hooks import EvaluationRequest
 from tests.unit.cv_inspection.vision_fixtures import quiet
 

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from services.cv_inspection.evaluation.fold_metrics import Interval
-from services.cv_inspection.evaluation.folds import Fold, FoldResult
+from services.cv_inspection.evaluation.cross_validation.fold_metrics import Interval
+from services.cv_inspection.evaluation.cross_validation.folds import Fold, FoldResult
 from services.platform.hooks import Evaluation, Table
 
 # Weight of the novelty, which saturates at 10 standard deviations, beside the 1 of the two heads.

@@ -9,9 +9,15 @@ from collections import defaultdict
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from services.cv_inspection.evaluation.fold_sheet import draw_sheet
-from services.cv_inspection.evaluation.folds import FOLDS, Fold, FoldResult, Folds, evaluate_folds
-from services.cv_inspection.evaluation.magnetic_tile import read_for_folds
+from services.cv_inspection.evaluation.cross_validation.fold_sheet import draw_sheet
+from services.cv_inspection.evaluation.cross_validation.folds import (
+    FOLDS,
+    Fold,
+    FoldResult,
+    Folds,
+    evaluate_folds,
+)
+from services.cv_inspection.evaluation.cross_validation.magnetic_tile import read_for_folds
 from services.cv_inspection.problem import GOOD
 from services.cv_inspection.retraining.folders import FolderDataset
 from services.cv_inspection.retraining.recipe import recipe

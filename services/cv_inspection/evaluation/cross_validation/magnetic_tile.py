@@ -11,16 +11,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from services.cv_inspection.evaluation.fold_metrics import Interval, intervals
-from services.cv_inspection.evaluation.fold_sheet import draw_sheet, worst_errors
-from services.cv_inspection.evaluation.folds import (
+from services.cv_inspection.evaluation.cross_validation.fold_metrics import Interval, intervals
+from services.cv_inspection.evaluation.cross_validation.fold_sheet import draw_sheet, worst_errors
+from services.cv_inspection.evaluation.cross_validation.folds import (
     FOLDS,
     Fold,
     FoldResult,
     Folds,
     evaluate_folds,
 )
-from services.cv_inspection.evaluation.unseen import unseen_table
+from services.cv_inspection.evaluation.cross_validation.unseen import unseen_table
 from services.cv_inspection.features.image import parse_size
 from services.cv_inspection.problem import CONF
 from services.cv_inspection.retraining.folders import FolderDataset, read_folder

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from services.cv_inspection.evaluation.folds import SHEET_SIDE, FoldResult, Folds
+from services.cv_inspection.evaluation.cross_validation.folds import SHEET_SIDE, FoldResult, Folds
 from services.cv_inspection.evaluation.map_sheet import Tile, draw_tiles
 from services.cv_inspection.retraining.folders import FolderDataset, read_labelled
 from services.platform.settings import settings

@@ -10,7 +10,7 @@ from sklearn.metrics import (
     roc_curve,
 )
 
-from services.cv_inspection.evaluation.folds import FoldResult
+from services.cv_inspection.evaluation.cross_validation.folds import FoldResult
 from services.cv_inspection.problem import ESCAPE_COST_MINOR, CostModel
 from services.platform.evaluation.comparison import interval
 

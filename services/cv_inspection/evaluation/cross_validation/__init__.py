@@ -1,0 +1,1 @@
+"""Cross-validation on folders of real images: whole parts are held out."""
