@@ -17,7 +17,12 @@ from monitoring.quality import SHADOW_COLUMNS, Outcomes, QualitySpec, with_chall
 from services.fraud.ingestion.columns import event_times
 from services.fraud.ingestion.label_weights import DECIDED_BY
 from services.fraud.ingestion.outcomes import settled_until, with_outcomes
-from services.fraud.ingestion.tables import DECISION_SCHEMA, DECISIONS_TABLE, NOT_DEGRADED
+from services.fraud.ingestion.tables import (
+    DECISION_SCHEMA,
+    DECISIONS_TABLE,
+    LABELS_TABLE,
+    NOT_DEGRADED,
+)
 from services.fraud.ingestion.watermark import DEFAULT_FEED, FeedTimes, feed_codes, per_feed
 from services.fraud.problem import DECLINE, DESIGN, OUTCOMES, CostModel
 from services.fraud.review.policy import usual_costs
@@ -52,20 +57,27 @@ class OutcomeReader:
         self._times = FeedTimes()
         self._last_seq = 0
         self._days: dict[str, tuple[float, float]] = {}
+        self._label_files: list[str] = []
         self._outcomes: Outcomes | None = None
 
     def __call__(self, since: Mapping[str, float]) -> Outcomes | None:
         """Those since an event time by feed, seconds: see `monitoring.quality.OutcomeReader`.
 
-        They are read again when another day of a feed has closed.
+        They are read again when another day of a feed has closed, or, while none has a label, when
+        labels have come.
         """
         clocks = self._add_times().clocks()
         until = {name: settled_until(clock) for name, clock in clocks.items()}
         windows = {name: (since.get(name, 0.0), end) for name, end in until.items()}
         days = {name: (begin, end // DAY) for name, (begin, end) in windows.items()}
-        if self._outcomes is None or days != self._days:
+        labels_came = self._outcomes is None and self._labels_came()
+        if labels_came or days != self._days:
             self._outcomes, self._days = self._read(windows, until), days
         return self._outcomes
+
+    def _labels_came(self) -> bool:
+        before, self._label_files = self._label_files, self._lake.files(LABELS_TABLE)
+        return self._label_files != before
 
     def _add_times(self) -> FeedTimes:
         """The event times of all decisions, with those that are new."""

@@ -104,3 +104,19 @@ def test_a_challenger_is_beside_the_champion(lake):
     assert (rows["role"] == CHALLENGER).sum() == 2_000
     assert set(rows.loc[rows["role"] == CHALLENGER, "model"]) == {"gnn:2"}
     assert (rows["role"] == CHAMPION).sum() > 2_000
+
+
+def test_without_labels_nothing_is_read_until_some_come(lake, monkeypatch):
+    labels = lake.tables.pop(LABELS_TABLE)
+    files = lake.files
+    monkeypatch.setattr(lake, "files", lambda t, *a: [] if t not in lake.tables else files(t, *a))
+    reads = []
+    original = OutcomeReader._read
+    monkeypatch.setattr(OutcomeReader, "_read", lambda *a: reads.append(1) or original(*a))
+    read = OutcomeReader(lake)
+    assert read({}) is None
+    assert read({}) is None
+    assert len(reads) == 1
+    lake.tables[LABELS_TABLE] = labels
+    assert len(read({}).rows) > 3_000
+    assert len(reads) == 2
