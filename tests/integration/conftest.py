@@ -8,7 +8,8 @@ from contextlib import suppress
 
 import pytest
 from nats.aio.client import Client
-from nats.js.errors import NotFoundError
+from nats.js import JetStreamContext
+from nats.js.errors import NotFoundError, ServerError
 from redis import Redis
 
 from infra.local.engines import environment
@@ -25,7 +26,7 @@ from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
 from services.platform.streaming.connection import connect
 from services.platform.streaming.consumer import unacknowledged
-from tests.streams import delete_streams
+from tests.streams import TIMEOUT_S, delete_streams
 
 
 @pytest.fixture
@@ -34,8 +35,7 @@ async def nc(config: Settings) -> AsyncIterator[Client]:
     client = await connect(config, "test")
     js = client.jetstream()
     await delete_streams(config, js)
-    await create_streams(js, last_seq=0)
-    await make_cv_streams(config)
+    await _made_streams(config, js)
     with Redis.from_url(config.redis) as redis:
         empty(redis)
     for copy in (config.home / "models").glob("*.onnx"):
@@ -44,6 +44,17 @@ async def nc(config: Settings) -> AsyncIterator[Client]:
         Lake(config, bucket).remove([""])
     yield client
     await client.close()
+
+
+async def _made_streams(config: Settings, js: JetStreamContext) -> None:
+    """Make the designs' streams; a directory that is still being removed fails at first."""
+    async with asyncio.timeout(TIMEOUT_S):
+        while True:
+            with suppress(ServerError):
+                await create_streams(js, last_seq=0)
+                await make_cv_streams(config)
+                return
+            await asyncio.sleep(0.1)
 
 
 def empty(redis: Redis) -> None:

@@ -11,6 +11,7 @@ damage.
 """
 
 import asyncio
+import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -78,7 +79,8 @@ def damage(config: Settings, since: datetime, until: datetime) -> Damage:
     landed = {
         key: at
         for key, at in objects(inbox)
-        if since.timestamp() <= at < until.timestamp() and _is_image(key)
+        # The store's times are whole seconds.
+        if math.floor(since.timestamp()) <= at < until.timestamp() and _is_image(key)
     }
     stems = {ImageRef.from_key(key).stem: key for key in landed}
     done = {

@@ -179,6 +179,7 @@ async def test_a_scorer_that_is_killed_and_comes_back_without_redis(
     worker("fraud", "scorer")
     await asyncio.to_thread(wait_for_port, SCORER.port(config))
     assert (await play(config, nc, 22, 60)).degraded == 60
+    await asyncio.sleep(0.5)  # decisions are stored a moment after the answer
     until = datetime.now(UTC)
     assert (await play(config, nc, 23, 30)).failures == 0
 
