@@ -90,6 +90,7 @@ def capacity(config: Settings) -> Capacity:
             "a hot entity has one owner: its events must fit one core of a feature worker",
             "rules, reasons, the review desk, shadow mode and S3's own cores are left out",
             "memory of Redis counts customers' rows alone; disk is transaction and label as "
-            "measured (53 bytes) and a decision's vector uncompressed, for 180 days",
+            "measured (53 bytes) and a decision's vector uncompressed, for 180 days; NATS keeps at "
+            "most 4.3 GB a stream and copy",
         ),
     )

@@ -10,7 +10,9 @@ from typer.testing import CliRunner
 
 from loadtest.calibration import Point, marginal_us, predicted_knee
 from services.cli.main import app
+from services.cv_inspection.retraining import retention as cv_retention
 from services.designs import DESIGNS
+from services.fraud.retraining import retention as fraud_retention
 from services.platform.capacity.parts import Capacity, Measured, Part
 from services.platform.capacity.plan import Demand, plan
 from services.platform.capacity.staffing import (
@@ -91,6 +93,13 @@ def test_parts_name_processes_and_their_measurement(design):
         assert part.us.command
         assert part.us.date
         assert bool(part.max_instances) is bool(part.bound)
+
+
+def test_disks_hold_what_the_retention_keeps():
+    kept = {"fraud": fraud_retention.RETENTION_DAYS, "cv": cv_retention.RETENTION_DAYS}
+    for design in DESIGNS:
+        parts = [part for part in design.capacity(Settings()).parts if part.disk_bytes]
+        assert {part.disk_days for part in parts} == {kept[design.name]}
 
 
 def test_more_shards_carry_more():
