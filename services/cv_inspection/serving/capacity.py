@@ -3,7 +3,6 @@
 from services.platform.capacity.parts import Capacity, Measured, Part
 from services.platform.settings import Settings
 
-
 # Measured on the demo's 1,008 images, 2026-11-29: image 19,230 bytes, result, mask and map 8,328.
 _STORE_BYTES = 19_230 + 8_328
 # A row of inspections and of labels in a file of a day, measured the same day.
