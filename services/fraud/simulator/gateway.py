@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import partial
 from itertools import chain, islice
 from typing import Any, Protocol
 
@@ -22,6 +21,7 @@ import orjson
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
+from nats.js.api import PubAck
 from nats.js.kv import KeyValue
 
 from services.fraud.ingestion.events import (
@@ -135,6 +135,7 @@ class Gateway:
         self._headers = {"Content-Type": "application/json", **(headers or {})}
         self._feed = feed
         self._held = held
+        self._nc = nc
         self._js: JetStreamContext = nc.jetstream()
         self._url = f"{scorer_url}/score"
         self._shards = shards
@@ -252,7 +253,13 @@ class Gateway:
         identity = message_id(event)
         headers = {"Nats-Msg-Id": identity}
         data = event.model_dump_json().encode()
-        publish = partial(self._js.publish, target, data, headers=headers)
+
+        async def publish() -> PubAck:
+            # The client keeps each request that it could not send, for ever.
+            if not self._nc.is_connected:
+                raise ConnectionError("NATS is away")
+            return await self._js.publish(target, data, headers=headers)
+
         ack = await retry_forever(publish, "publishing")
         self.report.duplicates += bool(ack.duplicate)
         self._on_published(identity)

@@ -1,8 +1,13 @@
 """The payment gateway's open loop."""
 
+import asyncio
 import time
 from itertools import islice
 
+from nats.aio.client import Client
+from nats.js import JetStreamContext
+
+from services.fraud.ingestion.events import STREAM
 from services.fraud.service import SCORER
 from services.fraud.simulator.day import START_US
 from services.fraud.simulator.gateway import Gateway, simulated_events
@@ -20,3 +25,23 @@ async def test_slow_simulation_of_the_first_day_does_not_count_as_latency(config
     report = await gateway.run(events(), 100, 20, lambda *_: None)
     assert report.failures == 20
     assert report.seconds < SLOW_S
+
+
+async def test_events_wait_while_nats_is_away(config, nc, monkeypatch):
+    """The client would keep each request that it could not send: gigabytes in minutes."""
+    sent, publish = [], JetStreamContext.publish
+
+    async def counted(*arguments, **named):
+        sent.append(1)
+        return await publish(*arguments, **named)
+
+    monkeypatch.setattr(JetStreamContext, "publish", counted)
+    gateway = Gateway(nc, SCORER.url(config), config.shards)
+    with monkeypatch.context() as away:
+        away.setattr(Client, "is_connected", property(lambda _: False))
+        events = simulated_events(Traffic(3), START_US)
+        traffic = asyncio.create_task(gateway.run(events, 100, 20, lambda *_: None))
+        await asyncio.sleep(1.0)
+        assert sent == []
+    await traffic
+    assert (await nc.jetstream().stream_info(STREAM)).state.messages == 20
