@@ -1,4 +1,4 @@
-"""`whiteboard damage`: what a time of a fault lost, doubled, skewed and cost."""
+"""`whiteboard damage`: what was lost, doubled and skewed during a fault, and what it cost."""
 
 import os
 import re
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _AGO = re.compile(r"(\d{1,5})(s|m|h)")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours"}
-# Ids of that time are in memory.
+# The ids of a period are in memory.
 _MAX = timedelta(hours=1)
 
 
@@ -30,7 +30,7 @@ def damage(
     until: Annotated[str, typer.Option(help="End, likewise; at most an hour later.")] = "0s",
     as_json: JsonOption = False,
 ) -> None:
-    """Count what a time of a fault did: unanswered, lost, doubled, skewed, EUR.
+    """Count what a fault did: unanswered, lost, doubled, skewed, EUR.
 
     It waits until the lake has everything, up to a minute. Payments: EUR is what those that were
     unanswered or decided without the online store are expected to cost more than the champion's

@@ -261,7 +261,7 @@ class Design:
         evaluate: Runs the published protocol.
         demo: Its part of the demo.
         audit: Recomputes logged features from raw events.
-        damage: Counts what a time of a fault lost, doubled, skewed and cost.
+        damage: Counts what a fault lost, doubled, skewed and cost.
         capacity: Its parts with measured rates, for the planner.
         lake_tables: The tables whose small files `compact` joins, nightly and by command.
         expire: Removes old rows that nothing needs any more.

@@ -203,7 +203,7 @@ class Damage:
         doubled: Decisions and events that are stored more than once.
         compared: Decisions that were computed again.
         skewed: Those of them that differ.
-        eur: What it cost, EUR; None where that cannot be told.
+        eur: What it cost, EUR; None where that is not known.
         said: Sentences: what the money is of, and what was not counted.
     """
 

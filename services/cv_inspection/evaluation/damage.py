@@ -1,4 +1,4 @@
-"""What a time of a fault did to images: which were lost, doubled or changed, and what it cost.
+"""What a fault did to images: which were lost, doubled or changed, and what it cost.
 
 The store knows which images landed, the bucket of results which were inspected, and the lake which
 inspections were logged. A result that differs from its logged inspection is skewed. Posted images

@@ -1,4 +1,4 @@
-"""Counting what a time of a fault did: NATS, once the lake has what its streams hold."""
+"""Counting what a fault did: NATS, once the lake has what its streams hold."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable

@@ -1,4 +1,4 @@
-"""What a time of a fault did to images, counted in buckets and a lake that are damaged."""
+"""What a fault did to images, counted in buckets and a lake that are damaged."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta

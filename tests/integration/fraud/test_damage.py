@@ -1,4 +1,4 @@
-"""What a time of a fault did to payments, counted in a lake that is damaged on purpose."""
+"""What a fault did to payments, counted in a lake that is damaged on purpose."""
 
 import asyncio
 from dataclasses import asdict

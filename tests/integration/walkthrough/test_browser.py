@@ -131,9 +131,9 @@ def test_a_fault_is_reported_with_what_it_lost_and_text_is_never_markup(page):
     damage = DamageState(came_in=40, unanswered=3, degraded=20, lost=2, doubled=1, compared=37,
                          skewed=5, eur=12.5, said=[EVIL])  # fmt: skip
     done = report.model_copy(update={"phase": "done", "damage": damage})
-    told = iter((report, done))
+    reports = iter((report, done))
     page.route("**/api/fault*", lambda route: route.fulfill(
-        body=(report if route.request.method == "POST" else next(told)).model_dump_json(),
+        body=(report if route.request.method == "POST" else next(reports)).model_dump_json(),
         content_type="application/json",
     ))  # fmt: skip
     go(page, "fraud", "break")

@@ -1,4 +1,4 @@
-"""What a time of a fault did to payments: which were lost, doubled or skewed, and what it cost.
+"""What a fault did to payments: which were lost, doubled or skewed, and what it cost.
 
 The money is of two kinds of payments: those that nothing decided, which the gateway lets pass, and
 those that were decided without the online store. Each is decided again by the present champion,
