@@ -18,6 +18,7 @@ import segmentation_models_pytorch as smp
 import timm
 
 from services.cv_inspection.candidates.novelty import Novelty
+from services.platform.torch.activations import make_out_of_place
 
 # Lower bound of a probability whose logarithm is taken.
 _MIN_PROBABILITY = 1e-7
@@ -74,6 +75,7 @@ class Network(nn.Module):
 
     def __init__(self, net: smp.base.SegmentationModel, class_maps: int) -> None:
         super().__init__()
+        make_out_of_place(net)
         self.net = net
         self.class_maps = class_maps
         self.encoder: nn.Module = net.encoder.model

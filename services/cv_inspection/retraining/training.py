@@ -39,11 +39,11 @@ from services.cv_inspection.problem import (
     CONF,
     DESIGN,
     ESCAPE_COST_MINOR,
-    MAX_FALSE_ALARM_SHARE,
     MAX_NOVEL_SHARE,
     CostModel,
 )
 from services.cv_inspection.retraining.folders import FolderDataset, read_folder
+from services.cv_inspection.retraining.threshold import choose_threshold
 from services.platform.evaluation.sampling import repeated
 from services.platform.models.onnx import ModelCard, open_session
 from services.platform.models.registry import RegisteredModel
@@ -209,13 +209,6 @@ def make_card(
     )
 
 
-def _threshold(score: Floats, images: LabelledImages) -> float:
-    """The cheapest threshold; without defects, the one that stops a share of the good parts."""
-    if images.positive.any():
-        return CostModel().best_threshold(score, images.positive, images.amount, images.weight)
-    return float(np.quantile(score, 1.0 - MAX_FALSE_ALARM_SHARE))
-
-
 def novelty_limit(novelty: Floats, weight: Floats | None = None) -> float:
     """The novelty that a share `MAX_NOVEL_SHARE` of good parts (N,) reaches.
 
@@ -271,7 +264,7 @@ def register(
         iou = mask_iou(found.masks, valid)
         novel, of = valid.by_image(found.novelty.astype(np.float64))
         score, valid = valid.by_image(1.0 - found.probabilities[:, 0].astype(np.float64))
-        threshold = _threshold(score, valid)
+        threshold = choose_threshold(score, valid.positive, valid.amount, valid.weight)
         good = of.select(~of.positive)
         limits = {MAX_NOVELTY: novelty_limit(novel[~of.positive], good.weight)}
         trained = TrainedCandidate(

@@ -24,8 +24,9 @@ from services.cv_inspection.candidates.image_candidate import ImageCandidate, Pr
 from services.cv_inspection.features.labelled_images import LabelledImages
 from services.cv_inspection.features.score_map import defect_levels, novelty_levels
 from services.cv_inspection.features.tiling import merge_masks, tile_boxes
-from services.cv_inspection.problem import CONF, CostModel
+from services.cv_inspection.problem import CONF
 from services.cv_inspection.retraining.folders import FolderDataset, read_labelled
+from services.cv_inspection.retraining.threshold import choose_threshold
 from services.cv_inspection.retraining.training import (
     hold_out_units,
     new_candidate,
@@ -82,7 +83,7 @@ class FoldResult:
         overlap: (M, 2, 2) pixels of intersection and union of mask and truth: at the network's
             size, at the image's own size. Zeros without an outline.
         levels: (M, S, S) levels of the predicted defect score, for contact sheets.
-        threshold: The cheapest on a part of the training images; NaN where none was kept for it.
+        threshold: Chosen on a part of the training images; NaN where none was kept for it.
         max_novelty: The limit of novelty, the threshold of its maps; infinite for a candidate that
             does not measure it, NaN in a file of an earlier version.
         novelty_levels: (M, S, S) levels of the novelty of patches, for contact sheets; empty
@@ -202,7 +203,7 @@ class Folds:
         threshold = float("nan")
         if threshold_images is not None:
             score, whole = threshold_images.by_image(candidate.score(threshold_images))
-            threshold = CostModel().best_threshold(score, whole.positive, whole.amount)
+            threshold = choose_threshold(score, whole.positive, whole.amount)
         limit = _max_novelty(candidate, train if threshold_images is None else threshold_images)
         reduction = float(str(candidate.parameters["max_reduction"]))
         tested = images.select(test)
