@@ -1,6 +1,5 @@
 """`whiteboard`: two ML system-design answers, drawn so that they run."""
 
-import os
 import sys
 
 import typer
@@ -43,9 +42,6 @@ def whiteboard() -> None:
 
 def main() -> None:
     """Entry point of the command."""
-    # OpenMP's threads sleep at their barriers: beside other work a spinning thread takes the core
-    # of the one that it waits for, and training takes several times as long.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
     except Exception as error:

@@ -39,6 +39,12 @@ PROMOTION = "promotion-key"
 # Feast, MLflow and others report usage over the network by default.
 for _switch in ("FEAST_USAGE", "MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
     os.environ.setdefault(_switch, "False" if _switch == "FEAST_USAGE" else "true")
+# Both are read when the library is loaded, which is later. OpenMP's threads sleep at their
+# barriers: beside other work a spinning thread takes the core of the one that it waits for, and
+# training takes several times as long (ADR 32). Arrow's memory is jemalloc's, which holds less of
+# what is freed: ADR 33.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "jemalloc")
 
 
 def is_loopback(host: str) -> bool:

@@ -40,7 +40,8 @@ def lower_priority(pid: int) -> None:
 def training_threads() -> int:
     """Number of threads that training may use: one a core.
 
-    It runs at a low priority, and its threads sleep while they wait for each other: see `cli.main`.
+    It runs at a low priority, and its threads sleep while they wait for each other: see
+    `platform.settings`.
     """
     return os.cpu_count() or 1
 

@@ -141,13 +141,20 @@ def test_nothing_else_reads_the_environment():
         for path in (ROOT / folder).rglob("*.py")
         if "os.environ" in path.read_text() or "getenv" in path.read_text()
     ]
-    # settings.py reads it; engines.py passes it on to children; Java and Spark have their own;
-    # main.py tells OpenMP how to wait.
+    # settings.py reads it; engines.py passes it on to children; Java and Spark have their own.
     spark = "services/fraud/features/spark"
     assert sorted(map(str, readers)) == [
         "infra/local/engines.py",
-        "services/cli/main.py",
         f"{spark}/request.py",
         f"{spark}/session.py",
         "services/platform/settings.py",
     ]
+
+
+def test_libraries_read_their_defaults_when_they_are_loaded():
+    code = "import services.cli.main, os, pyarrow\n"
+    code += "print(pyarrow.default_memory_pool().backend_name, os.environ['OMP_WAIT_POLICY'])"
+    defaults = {"ARROW_DEFAULT_MEMORY_POOL", "OMP_WAIT_POLICY"}
+    env = {k: v for k, v in os.environ.items() if k not in defaults}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert done.stdout.split() == ["jemalloc", "PASSIVE"]
