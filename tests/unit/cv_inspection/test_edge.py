@@ -2,6 +2,8 @@
 
 import re
 
+import numpy as np
+import onnx
 import pytest
 
 from services.cv_inspection.edge import device as edge
@@ -34,6 +36,30 @@ def test_a_build_is_smaller_and_reports_its_measurements(built):
     assert 0 < build.int8.p50_ms <= build.int8.p95_ms
     assert abs(build.int8.auc - build.fp32.auc) < 0.25
     assert read_model(data).card.classes == cv_card().classes
+
+
+def test_weights_have_seven_bits_those_of_depthwise_convolutions_eight(built):
+    graph = onnx.load_from_string(built[0]).graph
+    stored = {one.name: onnx.numpy_helper.to_array(one) for one in graph.initializer}
+    made_by = {name: node for node in graph.node for name in node.output}
+    weights = [
+        stored[made_by[node.input[1]].input[0]] for node in graph.node if node.op_type == "Conv"
+    ]
+    for is_depthwise, most in ((True, 127), (False, 64)):
+        some = [weight for weight in weights if (weight.shape[1] == 1) == is_depthwise]
+        assert max(np.abs(weight.astype(int)).max() for weight in some) == most
+
+
+def test_probabilities_are_not_quantised(built):
+    graph = onnx.load_from_string(built[0]).graph
+    made_by = {name: node.op_type for node in graph.node for name in node.output}
+    read = {
+        made_by.get(name)
+        for node in graph.node
+        if node.op_type in ("Softmax", "Log", "Concat")
+        for name in node.input
+    }
+    assert "DequantizeLinear" not in read
 
 
 def test_a_build_that_costs_more_is_refused(vision_file):
