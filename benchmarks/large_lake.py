@@ -5,20 +5,31 @@
 It writes to the engines of the settings: give it a home of its own (`WHITEBOARD_HOME`), with its
 engines running. Copy k of an event is of copy k of its parties (`c17.k`), right behind the event in
 the stream: events and parties grow alike, and the events of all copies alternate. `--hot 0.5` makes
-half of all events those of one merchant.
+half of all events those of one merchant. `--file FILE` writes the events of a file in their place:
+its transactions and, `label_delay_days` of its mapping later, their labels.
 The stream of events begins behind them: `whiteboard backfill fraud --no-wait` reads them all.
 """
 
 import argparse
 import asyncio
 import json
+from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from services.fraud.ingestion.events import ENTITIES, STREAM
-from services.fraud.ingestion.tables import LABELS_TABLE, TRANSACTIONS_TABLE
+from services.fraud.ingestion.events import ENTITIES, STREAM, LabelEvent
+from services.fraud.ingestion.mapping import FileMapping
+from services.fraud.ingestion.replay import replayed_events
+from services.fraud.ingestion.tables import (
+    LABEL_SCHEMA,
+    LABELS_TABLE,
+    TRANSACTION_SCHEMA,
+    TRANSACTIONS_TABLE,
+)
+from services.fraud.ingestion.transaction_file import TransactionFile
 from services.fraud.simulator.bootstrap import create_streams
 from services.fraud.simulator.history import simulate_days
 from services.fraud.simulator.tables import label_table, transaction_table
@@ -28,6 +39,8 @@ from services.platform.storage.lake import Lake
 from services.platform.streaming.connection import connect
 
 _SEED = 7
+_EVENTS_A_FILE = 100_000
+_SCHEMAS = {TRANSACTIONS_TABLE: TRANSACTION_SCHEMA, LABELS_TABLE: LABEL_SCHEMA}
 
 
 def write(config: Settings, days: int, times: int, hot: float = 0.0) -> int:
@@ -51,6 +64,27 @@ def write(config: Settings, days: int, times: int, hot: float = 0.0) -> int:
         print(day.number, flush=True)
     asyncio.run(_begin_streams(config, made.last_seq * times))
     return made.last_seq * times
+
+
+def write_file(config: Settings, file: Path, mapping: str) -> int:
+    """Write the lake from a file of transactions, see `whiteboard replay`. Returns the events."""
+    lake = Lake(config)
+    lake.remove(["fraud"])
+    seq = 0
+    with TransactionFile(file, FileMapping.load(mapping)) as source:
+        events = replayed_events(source)
+        while part := list(islice(events, _EVENTS_A_FILE)):
+            rows: dict[str, list[dict[str, object]]] = {TRANSACTIONS_TABLE: [], LABELS_TABLE: []}
+            for one in (simulated.event for simulated in part):
+                seq += 1
+                table = LABELS_TABLE if isinstance(one, LabelEvent) else TRANSACTIONS_TABLE
+                rows[table].append({"seq": seq, **one.model_dump()})
+            for table, schema in _SCHEMAS.items():
+                made = pa.Table.from_pylist(rows[table], schema)
+                lake.write(table, made, f"history-{seq:09d}", table == TRANSACTIONS_TABLE)
+            print(seq, flush=True)
+    asyncio.run(_begin_streams(config, seq))
+    return seq
 
 
 def multiplied(rows: pa.Table, times: int) -> pa.Table:
@@ -97,8 +131,14 @@ def main() -> None:
     parser.add_argument("--days", type=int, default=50)
     parser.add_argument("--times", type=int, default=1)
     parser.add_argument("--hot", type=float, default=0.0)
+    parser.add_argument("--file", type=Path)
+    parser.add_argument("--mapping", default="handbook")
     given = parser.parse_args()
-    print(json.dumps({"events": write(settings(), given.days, given.times, given.hot)}))
+    if given.file is None:
+        events = write(settings(), given.days, given.times, given.hot)
+    else:
+        events = write_file(settings(), given.file, given.mapping)
+    print(json.dumps({"events": events}))
 
 
 if __name__ == "__main__":
