@@ -4,6 +4,7 @@ import asyncio
 import os
 
 import pytest
+from redis.exceptions import RedisError
 
 from features.aggregation import backfill
 from features.cluster.clients import open_redis
@@ -31,8 +32,11 @@ def cluster(config, monkeypatch):
 
 
 async def settled(nc, made):
-    with open_redis(made) as redis:
-        durables = read_assignment(redis).durables
+    try:
+        with open_redis(made) as redis:
+            durables = read_assignment(redis).durables
+    except RedisError:  # a node has just come back, or has not been replaced yet
+        return False
     return not any([await lag(nc, STREAM, name) for name in durables])
 
 
