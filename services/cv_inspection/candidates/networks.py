@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from services.cv_inspection.candidates import timm_guard  # noqa: F401
+from services.platform.torch import timm_guard  # noqa: F401
 
 # isort: split
 import segmentation_models_pytorch as smp

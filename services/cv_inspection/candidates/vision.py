@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from services.cv_inspection.candidates import weights
 from services.cv_inspection.candidates.augmentation import augment
+from services.cv_inspection.candidates.batch_norm_folding import folded_batch_norms
 from services.cv_inspection.candidates.image_candidate import ImageCandidate
 from services.cv_inspection.candidates.losses import InspectionLoss, LossWeights
 from services.cv_inspection.candidates.networks import InferenceNetwork, InspectionNetwork, Network
@@ -137,7 +138,8 @@ class TwoHeadCandidate(ImageCandidate):
         _make_trainable(self._net, frozen, bool(self.parameters["freeze_batch_norm"]))
         groups = _parameter_groups(self._net, encoder, heads)
         losses = self._losses(images, np.random.default_rng(seed), batches, total, device)
-        minimise(losses, groups, _WEIGHT_DECAY, total, step, _WARM_UP_SHARE)
+        with folded_batch_norms(self._net.net.encoder):
+            minimise(losses, groups, _WEIGHT_DECAY, total, step, _WARM_UP_SHARE)
         self._net.eval().cpu()
 
     def _losses(

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import torch
 from torch import Tensor, nn
 
-from services.cv_inspection.candidates import timm_guard  # noqa: F401
+from services.platform.torch import timm_guard  # noqa: F401
 
 # isort: split
 import timm

@@ -17,7 +17,7 @@ RECIPE: Mapping[str, object] = {
     "epochs": 30,
     "batch": 32,
     "learning_rate": 0.0003,
-    "frozen_layers": 4,
+    "frozen_layers": 5,
     "freeze_batch_norm": True,
     "focal_gamma": 0.0,
     "exposure_jitter": 0.4,
