@@ -26,7 +26,6 @@ from services.platform.models.onnx import ScoringModel
 from services.platform.models.served_model import M, ServedModel
 from services.platform.models.tabular import pad_sets
 from services.platform.runtime.tasks import cancel_tasks
-from services.platform.runtime.worker import lower_priority
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
 from services.platform.streaming.connection import connect
@@ -176,7 +175,6 @@ async def serve(
         batch: Decisions per batch.
         retry_on: Exceptions of `prepare` that mean an engine is unavailable, besides OSError.
     """
-    lower_priority(os.getpid())
     LAG.labels(NAME).set(0)
     nc = await connect(config, f"{design}-{NAME}", timeout_s=60.0)
     champion = ServedModel(config, design, read_model)
