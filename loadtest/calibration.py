@@ -1,31 +1,34 @@
 """Processor time of each part a request, measured on the running stack, and the knee it predicts.
 
 At two rates, so that a request's time and what a process does without requests come apart. The
-knee is where the p95 of the slower of two queues passes the budget: the HTTP service on its one
-core, and all that the machine does for a request, Locust and the kernel too, on what its cores have
-left for requests.
+knee is where p95 passes the budget. Three queues estimate it. One has the processor time of the
+HTTP service: nothing else makes a request wait, which is too good. The others have the latency that
+was measured at either rate, far below the knee: all of it is a queue, which is too bad.
 """
 
+import math
 import os
 import resource
-import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
 import psutil
 
 from infra.local.supervisor import Supervisor
-from loadtest.run import WARM_UP_S, Load, run
+from loadtest.run import WARM_UP_S, Load, busy_s, catch_up, cores_in_use, run
 from services.platform.capacity.staffing import knee as knee_of
-from services.platform.design import Design
+from services.platform.capacity.staffing import knee_by_latency
+from services.platform.design import DEFERRABLE_NICE, Design
 from services.platform.progress import ProgressBar
 from services.platform.settings import Settings
 
 # Share of the design's load rate: below the knee, where queues do not change the work.
-_RATES = (0.4, 1.2)
+_RATES = (0.4, 0.8)
 _SECONDS = 20
 _STEP = 1.25
+# Locust rounds to whole milliseconds.
+_LEAST_MS = 0.5
 LOCUST, MACHINE = "locust", "machine"
 _IDLE_S = 5.0
 
@@ -35,10 +38,13 @@ class Calibration:
     """What was measured here.
 
     Attributes:
-        us: By process, and of the whole machine, microseconds of a core a request.
+        us: By process, and of the machine less its deferrable consumers, microseconds of a core
+            a request.
         idle_cores: Cores that the machine uses without requests.
         cores: Cores of this machine.
-        predicted_knee: Requests a second at which p95 passes the budget, by the parts.
+        p95_ms: Latency at the lower and the higher of the two rates.
+        knees: By queue, requests a second at which its p95 passes the budget.
+        predicted_knee: Their geometric mean.
         measured_knee: The same by raising the load; None if it was not asked for.
         ratio: predicted / measured.
     """
@@ -46,6 +52,8 @@ class Calibration:
     us: dict[str, float]
     idle_cores: float
     cores: int
+    p95_ms: tuple[float, float]
+    knees: dict[str, float]
     predicted_knee: float
     measured_knee: float | None = None
     ratio: float | None = None
@@ -62,32 +70,18 @@ def calibration(
     """
     if not design.load_rate:
         raise ValueError(f"there is no loadtest/{design.name}.py: nothing to calibrate with")
+    catch_up(bar)
     with bar("without requests"):
-        idle = _idle_cores()
-    low, high = (_point(config, design, share, bar) for share in _RATES)
+        idle = cores_in_use(_IDLE_S)
+    low, high = (_quieter_of_two(config, design, share, bar) for share in _RATES)
     us = marginal_us(low, high)
-    cores = os.cpu_count() or 1
-    predicted = predicted_knee(us, design.http.name, cores - idle, budget_ms)
+    knees = predicted_knees(design.http.name, (low, high), budget_ms)
+    predicted = math.prod(knees.values()) ** (1 / len(knees))
+    parts = (us, idle, os.cpu_count() or 1, (low.p95_ms, high.p95_ms), knees, predicted)
     if not measure_knee:
-        return Calibration(us, idle, cores, predicted)
+        return Calibration(*parts)
     measured = _measured_knee(config, design, budget_ms, bar)
-    return Calibration(us, idle, cores, predicted, measured, predicted / measured)
-
-
-def predicted_knee(us: Mapping[str, float], http: str, cores: float, budget_ms: float) -> float:
-    """The rate at which the p95 of the slower queue passes the budget, a second.
-
-    Args:
-        us: By process, and of the machine, microseconds of a core a request.
-        http: The process that answers.
-        cores: What the machine has for requests.
-        budget_ms: Bound of the p95.
-
-    >>> round(predicted_knee({"scorer": 600.0, "machine": 1_400.0}, "scorer", 2, 50.0))
-    1369
-    """
-    alone = knee_of(us[http], 1, budget_ms)
-    return min(alone, knee_of(us[MACHINE], cores, budget_ms))
+    return Calibration(*parts, measured, predicted / measured)
 
 
 @dataclass(frozen=True)
@@ -97,16 +91,41 @@ class Point:
     Attributes:
         requests: Requests that were sent, in the warm-up too.
         cpu_s: By process, processor seconds.
+        rate: Requests a second.
+        p95_ms: Latency.
     """
 
     requests: float
     cpu_s: Mapping[str, float]
+    rate: float
+    p95_ms: float
+
+
+def predicted_knees(http: str, points: Sequence[Point], budget_ms: float) -> dict[str, float]:
+    """By queue, the rate at which its p95 passes the budget, a second.
+
+    Args:
+        http: The process that answers; the last point says what a request takes of a processor.
+        points: Loads below the knee, each with a queue of its latency.
+        budget_ms: Bound of the p95.
+
+    >>> points = [Point(2_000, {"scorer": 1.6}, 100.0, 5.0)]
+    >>> knees = predicted_knees("scorer", points, 50.0)
+    >>> {queue: round(rate) for queue, rate in knees.items()}
+    {'scorer': 1190, 'latency at 100/s': 639}
+    """
+    us = 1e6 * points[-1].cpu_s[http] / points[-1].requests
+    by_latency = {
+        f"latency at {one.rate:.0f}/s": knee_by_latency(one.rate, one.p95_ms, budget_ms)
+        for one in points
+    }
+    return {http: knee_of(us, 1, budget_ms), **by_latency}
 
 
 def marginal_us(low: Point, high: Point) -> dict[str, float]:
     """By process, microseconds a request, from two loads of the same duration.
 
-    >>> marginal_us(Point(1_000, {"a": 1.1}), Point(2_000, {"a": 1.6}))
+    >>> marginal_us(Point(1_000, {"a": 1.1}, 40.0, 3.0), Point(2_000, {"a": 1.6}, 80.0, 4.0))
     {'a': 500.0}
     """
     more = high.requests - low.requests
@@ -120,17 +139,9 @@ def marginal_us(low: Point, high: Point) -> dict[str, float]:
     }
 
 
-def _idle_cores() -> float:
-    """Cores that are in use now, measured for `_IDLE_S`."""
-    begin, at = _busy_s(), time.monotonic()
-    time.sleep(_IDLE_S)
-    return (_busy_s() - begin) / (time.monotonic() - at)
-
-
-def _busy_s() -> float:
-    """Processor seconds of the machine so far that were not idle; what a host took counts too."""
-    times = psutil.cpu_times()
-    return float(sum(times) - times.idle - getattr(times, "iowait", 0.0))
+def _quieter_of_two(config: Settings, design: Design, share: float, bar: ProgressBar) -> Point:
+    """A load at a share of the design's rate, twice: a shared machine's pause is no queue."""
+    return min((_point(config, design, share, bar) for _ in range(2)), key=lambda one: one.p95_ms)
 
 
 def _point(config: Settings, design: Design, share: float, bar: ProgressBar) -> Point:
@@ -142,45 +153,71 @@ def _point(config: Settings, design: Design, share: float, bar: ProgressBar) -> 
         raise ValueError("no process of the stack runs here: `whiteboard up`")
     # The rate rises evenly within the warm-up.
     requests = found.rate * (_SECONDS + WARM_UP_S / 2)
-    return Point(requests, {n: after[n] - before[n] for n in before.keys() & after.keys()})
+    used = {name: after[name] - before[name] for name in before.keys() & after.keys()}
+    return Point(requests, used, found.rate, max(found.p95_ms, _LEAST_MS))
 
 
 def _load(config: Settings, design: Design, rate: int, bar: ProgressBar) -> Load:
+    catch_up(bar)
     with bar(f"{rate} requests/s") as step:
         return run(design.name, rate, _SECONDS, config.home / "load", step)
 
 
 def _cpu_seconds(config: Settings) -> dict[str, float]:
-    """By process, and of the machine, processor seconds so far.
+    """By process, and of the machine less its deferrable consumers, processor seconds so far.
 
     Locust's are those of this process's children.
     """
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    found = {LOCUST: used.ru_utime + used.ru_stime, MACHINE: _busy_s()}
+    found = {LOCUST: used.ru_utime + used.ru_stime, MACHINE: busy_s()}
     for name, pid in Supervisor(config).pids().items():
         with suppress(psutil.NoSuchProcess):
             process = psutil.Process(pid)
             times = [one.cpu_times() for one in [process, *process.children(recursive=True)]]
             found[name] = sum(t.user + t.system for t in times)
+            if process.nice() >= DEFERRABLE_NICE:
+                found[MACHINE] -= found[name]
     return found
 
 
 def _measured_knee(config: Settings, design: Design, budget_ms: float, bar: ProgressBar) -> float:
-    """The rate at which p95 passes the budget, by interpolation between the last two steps.
+    """The rate at which p95 passes the budget, from steps of a quarter above and below it."""
+    rate, last = design.load_rate, None
+    while rate:
+        found = _best_of_two(config, design, rate, budget_ms, bar)
+        missed = _misses(found, budget_ms)
+        if last and _misses(last, budget_ms) != missed:
+            held, beyond = (last, found) if missed else (found, last)
+            return crossing(held, beyond, budget_ms)
+        last, rate = found, round(rate / _STEP if missed else rate * _STEP)
+    raise RuntimeError(f"p95 is over {budget_ms:.0f} ms at any rate")
 
-    A step that misses it is run again, and the better one counts: a pause of a shared machine is
-    no knee.
+
+def crossing(held: Load, missed: Load, budget_ms: float) -> float:
+    """The rate between two loads at which p95 passes the budget.
+
+    In an M/M/1 queue 1 / p95 falls linearly with the load.
+
+    Args:
+        held: The load below.
+        missed: The load above; where it failed in another way than by its p95, it is the knee.
+        budget_ms: Bound of the p95.
     """
-    rate, last = design.load_rate, (0.0, 0.0)
-    while True:
-        found = _load(config, design, rate, bar)
-        if _misses(found, budget_ms):
-            again = _load(config, design, rate, bar)
-            found = min(found, again, key=lambda one: (one.failures, one.p95_ms))
-        if _misses(found, budget_ms):
-            share = (budget_ms - last[1]) / max(found.p95_ms - last[1], 1e-9)
-            return last[0] + min(share, 1.0) * (found.rate - last[0])
-        last, rate = (found.rate, found.p95_ms), round(rate * _STEP)
+    if missed.p95_ms <= budget_ms:
+        return missed.rate
+    low, bound, high = (1 / ms for ms in (held.p95_ms, budget_ms, missed.p95_ms))
+    return held.rate + (low - bound) / (low - high) * (missed.rate - held.rate)
+
+
+def _best_of_two(
+    config: Settings, design: Design, rate: int, budget_ms: float, bar: ProgressBar
+) -> Load:
+    """A load, and where it misses the budget another: a shared machine's pause is no knee."""
+    found = _load(config, design, rate, bar)
+    if not _misses(found, budget_ms):
+        return found
+    again = _load(config, design, rate, bar)
+    return min(found, again, key=lambda one: (one.failures, one.p95_ms))
 
 
 def _misses(found: Load, budget_ms: float) -> bool:

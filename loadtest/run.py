@@ -1,6 +1,7 @@
 """Run a Locust scenario headless and read its measurements."""
 
 import csv
+import os
 import subprocess
 import sys
 import time
@@ -13,10 +14,14 @@ from matplotlib.figure import Figure
 
 from infra.local.engines import environment
 from infra.local.supervisor import Supervisor
-from services.platform.progress import ProgressCallback
+from services.platform.progress import ProgressBar, ProgressCallback
 from services.platform.settings import Settings
 
 WARM_UP_S = 5
+# Deferrable consumers have caught up once the machine uses less than this share of its cores for a
+# second. A machine that others keep busy never does, so the wait has an end.
+_CAUGHT_UP = 0.15
+_CATCH_UP_S = 60
 
 
 @dataclass(frozen=True)
@@ -153,3 +158,25 @@ def _plot(history: Path, path: Path, design: str, rate: int) -> Path:
     axes.legend(ncols=4, fontsize="small")
     figure.savefig(path, dpi=110)
     return path
+
+
+def catch_up(bar: ProgressBar) -> None:
+    """Wait until deferrable consumers have caught up, a minute at most."""
+    with bar("the stack catches up") as step:
+        for second in range(_CATCH_UP_S):
+            step(second, _CATCH_UP_S)
+            if cores_in_use(1.0) < _CAUGHT_UP * (os.cpu_count() or 1):
+                return
+
+
+def cores_in_use(seconds: float) -> float:
+    """Cores that are in use now, measured for some seconds."""
+    begin, at = busy_s(), time.monotonic()
+    time.sleep(seconds)
+    return (busy_s() - begin) / (time.monotonic() - at)
+
+
+def busy_s() -> float:
+    """Processor seconds of the machine so far that were not idle; what a host took counts too."""
+    times = psutil.cpu_times()
+    return float(sum(times) - times.idle - getattr(times, "iowait", 0.0))

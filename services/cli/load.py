@@ -62,10 +62,11 @@ def load(
 
 def _knee(design: Design, rate: int, budget_ms: float) -> list[dict[str, float]]:
     """Rates and their p95, up to the first that passes the budget."""
-    from loadtest.run import run
+    from loadtest.run import catch_up, run
 
     steps = []
     while True:
+        catch_up(bar)
         with bar(f"{rate} requests/s") as step:
             found = run(design.name, rate, _KNEE_SECONDS, settings().home / "load", step)
         steps.append({"asked": rate, "rate": found.rate, "p95_ms": found.p95_ms})

@@ -79,4 +79,27 @@ def knee(us: float, cores: float, slo_ms: float) -> float:
     >>> round(knee(650, 1, 50)), knee(650, 1, 0.001)
     (1479, 0.0)
     """
-    return max(cores * 1e6 / us - math.log(20.0) / (slo_ms / 1e3), 0.0)
+    return max(cores * 1e6 / us - _margin(slo_ms), 0.0)
+
+
+def knee_by_latency(rate: float, p95_ms: float, slo_ms: float) -> float:
+    """The rate at which the p95 of a queue passes `slo_ms`, from its p95 at another rate (M/M/1).
+
+    In an M/M/1 queue the time from arrival to answer is exponential with the rate capacity - load,
+    so one quantile at a known load gives the capacity. What is measured this way includes what
+    processor times do not show: waits for a core, a disk or another process.
+
+    Args:
+        rate: Requests a second while it was measured.
+        p95_ms: Measured from request to answer, above 0.
+        slo_ms: Bound of the p95.
+
+    >>> round(knee_by_latency(400, 9.0, 50.0)), round(knee_by_latency(400, 50.0, 50.0))
+    (673, 400)
+    """
+    return max(rate + _margin(p95_ms) - _margin(slo_ms), 0.0)
+
+
+def _margin(p95_ms: float) -> float:
+    """Capacity less load, a second, at which an M/M/1 queue has this p95."""
+    return math.log(20.0) / (p95_ms / 1e3)

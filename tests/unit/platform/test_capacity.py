@@ -3,12 +3,14 @@
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from loadtest.calibration import Point, marginal_us, predicted_knee
+from loadtest.calibration import Point, crossing, marginal_us, predicted_knees
+from loadtest.run import Load
 from services.cli.main import app
 from services.cv_inspection.retraining import retention as cv_retention
 from services.designs import DESIGNS
@@ -16,6 +18,7 @@ from services.fraud.retraining import retention as fraud_retention
 from services.platform.capacity.parts import Capacity, Measured, Part
 from services.platform.capacity.plan import Demand, plan
 from services.platform.capacity.staffing import (
+    knee_by_latency,
     servers_needed,
     square_root_staffing,
     wait_quantile_s,
@@ -122,11 +125,41 @@ def test_the_command_plans_and_says_what_cannot_be_met():
     assert len(figures["costs"]) == 2
 
 
-def test_the_knee_is_that_of_the_slower_queue():
-    us = {"scorer": 600.0, "nats": 300.0, "locust": 500.0, "machine": 1_400.0}
-    both = predicted_knee(us, "scorer", 2, 50.0)
-    assert predicted_knee(us, "scorer", 64, 50.0) > both
-    assert predicted_knee(us, "scorer", 64, 50.0) < 1e6 / 600
-    assert predicted_knee(us, "scorer", 1.5, 50.0) < both
+def test_a_knee_is_predicted_for_each_queue():
+    points = [Point(2_000, {"scorer": 2.0}, 100.0, 5.0), Point(4_000, {"scorer": 2.4}, 200.0, 6.0)]
+    busy = [points[0], replace(points[1], cpu_s={"scorer": 3.6})]
+    fast, slow = (predicted_knees("scorer", found, 50.0) for found in (points, busy))
+    assert slow["scorer"] < fast["scorer"] < 1e6 / 600
+    for point in points:
+        name = f"latency at {point.rate:.0f}/s"
+        assert slow[name] == fast[name] == knee_by_latency(point.rate, point.p95_ms, 50.0)
+    assert marginal_us(*points) == {"scorer": pytest.approx(200.0)}
     with pytest.raises(ValueError, match="do not differ"):
-        marginal_us(Point(100.0, {"a": 1.0}), Point(100.0, {"a": 1.0}))
+        marginal_us(points[0], points[0])
+
+
+def test_latency_below_the_knee_predicts_that_of_a_simulated_queue():
+    rng = np.random.default_rng(5)
+
+    def p95_ms(rate, count=200_000):
+        arrivals = np.cumsum(rng.exponential(1 / rate, count))
+        done = np.empty(count)
+        free = 0.0
+        for n, (arrived, service) in enumerate(
+            zip(arrivals, rng.exponential(0.001, count), strict=True)
+        ):
+            free = done[n] = max(arrived, free) + service
+        return 1e3 * np.quantile(done - arrivals, 0.95)
+
+    assert knee_by_latency(300, p95_ms(300), 50.0) == pytest.approx(940, rel=0.05)
+    assert p95_ms(940) == pytest.approx(50.0, rel=0.3)
+
+
+def test_the_measured_knee_lies_where_the_latency_passes_the_budget():
+    held, missed = (load(rate, 3_000 / (1_000 - rate)) for rate in (780, 975))
+    assert crossing(held, missed, 50.0) == pytest.approx(940)
+    assert crossing(held, load(975, 20.0), 50.0) == 975  # requests failed there
+
+
+def load(rate, p95_ms):
+    return Load(rate, 0, 0, {}, 1.0, p95_ms, p95_ms, Path(), Path())
