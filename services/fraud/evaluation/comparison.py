@@ -170,8 +170,8 @@ def read_dataset(settings: Settings, bar: ProgressBar) -> LabelledDataset:
         rows = rows.append_column("scenario", truth["scenario"].take(index))
         unlabelled = rows.drop_columns(["fraud", "scenario"])
         tabular = point_in_time(settings, unlabelled, graph=False)
-        log = embeddings.read_transaction_log(lake)
-    time_of = event_times(rows)
+        time_of = event_times(rows)
+        log = embeddings.read_transaction_log(lake, time_of.min() - DAY)
     test = time_of >= until - TEST_DAYS * DAY
     valid = ~test & (time_of >= until - (TEST_DAYS + VALIDATION_DAYS) * DAY)
     log_index = np.searchsorted(log.seq, rows["seq"].to_numpy())
@@ -198,9 +198,10 @@ def _with_embeddings(dataset: LabelledDataset, seed: int, bar: ProgressBar) -> _
     midnights = embedding_log.midnights(time_of.min() - DAY, time_of.max())
     with bar("computing the embeddings of each night") as step:
         snapshots = embeddings.embed_at(trained_encoder, log, midnights, step)
-    columns = embedding_log.embedding_columns(log, snapshots)[dataset.log_index]
-    cold = embedding_log.cold_start(log, snapshots)[dataset.log_index]
-    return np.hstack([dataset.tabular, columns]), cold, perf_counter() - begin
+        columns = embedding_log.embedding_columns(log, snapshots)
+    cold = embedding_log.cold_start(log, columns)[dataset.log_index]
+    vectors = np.hstack([dataset.tabular, columns[dataset.log_index]])
+    return vectors, cold, perf_counter() - begin
 
 
 def _train(

@@ -12,7 +12,6 @@ from features.state_log import log_folder, row_table
 from services.fraud.features.graph import TransactionLog
 from services.fraud.features.states import EMBEDDING_FEATURES, EMBEDDING_SIZE, EMBEDDINGS
 from services.fraud.ingestion.tables import STATE_LOG
-from services.platform.progress import ProgressCallback
 from services.platform.storage.lake import Lake
 from services.platform.types import Booleans, Floats
 
@@ -58,9 +57,8 @@ def embedding_columns(log: TransactionLog, snapshots: Iterable[EmbeddingSnapshot
     return out
 
 
-def cold_start(log: TransactionLog, snapshots: Iterable[EmbeddingSnapshot]) -> Booleans:
-    """(N,) whether any party of a transaction had no embedding."""
-    columns = embedding_columns(log, snapshots)
+def cold_start(log: TransactionLog, columns: Floats) -> Booleans:
+    """(N,) whether any party of a transaction had no embedding, by its `embedding_columns`."""
     found = columns.reshape(len(log.seq), len(EMBEDDINGS), EMBEDDING_SIZE)
     missing = np.isnan(found[:, :, 0])
     present = np.column_stack([log.codes[view.keys[0]] >= 0 for view in EMBEDDINGS])
@@ -80,16 +78,12 @@ def snapshot_rows(
     return [(str(key),) for key in log.keys[view.keys[0]][known]], rows
 
 
-def write_embedding_log(
-    lake: Lake, log: TransactionLog, snapshots: Sequence[EmbeddingSnapshot], step: ProgressCallback
-) -> None:
-    """Append snapshots to the log."""
-    for number, snapshot in enumerate(snapshots, start=1):
-        for view in EMBEDDINGS:
-            table = row_table(view, *snapshot_rows(log, snapshot, view))
-            name = f"{snapshot.last_seq:012d}"
-            lake.write(f"{STATE_LOG}/{log_folder(view)}", table, name, partition=False)
-        step(number, len(snapshots))
+def write_embedding_log(lake: Lake, log: TransactionLog, snapshot: EmbeddingSnapshot) -> None:
+    """Append a snapshot to the log."""
+    for view in EMBEDDINGS:
+        table = row_table(view, *snapshot_rows(log, snapshot, view))
+        name = f"{snapshot.last_seq:012d}"
+        lake.write(f"{STATE_LOG}/{log_folder(view)}", table, name, partition=False)
 
 
 def read_embedding_log(lake: Lake) -> dict[str, pa.Table | None]:

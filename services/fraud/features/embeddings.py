@@ -6,13 +6,15 @@ first candidate that uses embeddings is trained, and again only after `models/fr
 deleted.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+import pyarrow.compute as pc
 import yaml
 from redis import Redis
 
 from features.cluster.clients import open_redis
 from features.online.table import OnlineTable
+from features.spec import DAY
 from services.fraud.features import encoder as encoders
 from services.fraud.features.embedding_log import (
     EmbeddingSnapshot,
@@ -21,24 +23,35 @@ from services.fraud.features.embedding_log import (
     write_embedding_log,
 )
 from services.fraud.features.encoder import Encoder, EncoderExamples
-from services.fraud.features.graph import TransactionLog, graph_snapshot
+from services.fraud.features.graph import WINDOW_DAYS, TransactionLog, graph_snapshot
 from services.fraud.features.states import EMBEDDINGS
-from services.fraud.ingestion.tables import LABELS_TABLE, TRANSACTIONS_TABLE
-from services.fraud.ingestion.watermark import feed_clock
+from services.fraud.ingestion.events import ENTITIES
+from services.fraud.ingestion.tables import LABELS_TABLE, TRANSACTION_SCHEMA, TRANSACTIONS_TABLE
+from services.fraud.ingestion.watermark import DEFAULT_FEED, FeedTimes
 from services.fraud.problem import CONF
 from services.platform.progress import ProgressBar, ProgressCallback
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
+from services.platform.storage.sequences import SequenceReader
 from services.platform.torch.training import dump_weights, load_weights
-from services.platform.types import Booleans, Floats, Integers
+from services.platform.types import Booleans, Floats32, Integers
 
 ENCODER = "models/fraud/encoder.pt"
 _ROWS_PER_WRITE = 20_000
+_RANGE = 500_000
+_COLUMNS = [*ENTITIES, "event_time"]
 
 
-def read_transaction_log(lake: Lake) -> TransactionLog:
-    """All transactions and chargebacks of the lake. ValueError if there are none yet."""
-    transactions, labels = lake.read(TRANSACTIONS_TABLE), lake.read(LABELS_TABLE)
+def read_transaction_log(lake: Lake, since: float) -> TransactionLog:
+    """Transactions and chargebacks that are in graphs of a moment since `since` (event time, s).
+
+    Raises:
+        OSError: S3 did not answer.
+        ValueError: the lake holds no labelled transactions yet.
+    """
+    begin = max(since - WINDOW_DAYS * DAY, 0.0)
+    transactions = lake.read(TRANSACTIONS_TABLE, [*_COLUMNS, "amount_minor"], since=begin)
+    labels = lake.read(LABELS_TABLE, [*_COLUMNS, "fraud"], pc.field("fraud"), begin)
     if transactions is None or labels is None:
         raise ValueError("the lake holds no labelled transactions yet")
     return TransactionLog.of(transactions, labels)
@@ -51,23 +64,21 @@ def encoder_hyperparameters() -> dict[str, object]:
 
 def embed_at(
     encoder: Encoder, log: TransactionLog, moments: Sequence[float], step: ProgressCallback
-) -> list[EmbeddingSnapshot]:
-    """A snapshot of the embeddings at each of the moments (event time, seconds)."""
-    snapshots = []
+) -> Iterator[EmbeddingSnapshot]:
+    """A snapshot of the embeddings at each of the moments (event time, seconds), one at a time."""
     for number, at in enumerate(moments, start=1):
         graph = graph_snapshot(log, at)
         found = encoders.embed(encoder, graph)
         values = {view.name: found[view.keys[0]] for view in EMBEDDINGS}
-        snapshots.append(EmbeddingSnapshot(at, graph.last_seq, values))
+        yield EmbeddingSnapshot(at, graph.last_seq, values)
         step(number, len(moments))
-    return snapshots
 
 
 def ensure(
     settings: Settings,
     lake: Lake,
     days: tuple[float, float],
-    known: tuple[Integers, Booleans, Floats],
+    known: tuple[Integers, Booleans, Floats32],
     seed: int,
     bar: ProgressBar,
 ) -> None:
@@ -79,15 +90,13 @@ def ensure(
     """
     if lake.exists(ENCODER):
         return
-    log = read_transaction_log(lake)
     begin, end = days
+    log = read_transaction_log(lake, begin)
     examples = EncoderExamples.of(log, *known)
     parameters = encoder_hyperparameters()
     with bar("training the graph encoder") as step:
         encoder = encoders.train(log, examples, midnights(begin, end), parameters, seed, step)
-    with bar("computing the embeddings of each night") as step:
-        snapshots = embed_at(encoder, log, midnights(begin, _now(log) + 1.0), step)
-    _write(settings, lake, log, snapshots, bar)
+    _write(settings, lake, log, encoder, midnights(begin, _newest(lake) + 1.0), bar)
     lake.put(ENCODER, dump_weights(encoder))
 
 
@@ -101,30 +110,42 @@ def refresh(settings: Settings, lake: Lake, bar: ProgressBar) -> int:
         return 0
     encoder = Encoder(encoder_hyperparameters())
     load_weights(encoder, lake.get(ENCODER))
-    log = read_transaction_log(lake)
-    with bar("refreshing the graph embeddings") as step:
-        snapshots = embed_at(encoder, log, [_now(log) + 1e-6], step)
-    return _write(settings, lake, log, snapshots, bar)
+    now = _newest(lake)
+    log = read_transaction_log(lake, now)
+    return _write(settings, lake, log, encoder, [now + 1e-6], bar)
 
 
-def _now(log: TransactionLog) -> float:
-    """The newest event time, seconds, without transactions far ahead: see `feed_clock`."""
-    clock = feed_clock(log.time)
-    return clock.newest if clock else float(log.time.max())
+def _newest(lake: Lake) -> float:
+    """The newest event time, seconds, without transactions far ahead: see `feed_clock`.
+
+    Raises:
+        OSError: S3 did not answer.
+        ValueError: the lake holds no transactions yet.
+    """
+    times = FeedTimes()
+    reader = SequenceReader(lake, TRANSACTIONS_TABLE, ["event_time"], TRANSACTION_SCHEMA)
+    for part in reader.parts(_RANGE):
+        times.add(part)
+    clocks = times.clocks()
+    if not clocks:
+        raise ValueError("the lake holds no transactions yet")
+    return clocks[DEFAULT_FEED].newest
 
 
 def _write(
     settings: Settings,
     lake: Lake,
     log: TransactionLog,
-    snapshots: Sequence[EmbeddingSnapshot],
+    encoder: Encoder,
+    moments: Sequence[float],
     bar: ProgressBar,
 ) -> int:
-    """Log the snapshots and write the last to the online store. Returns its parties."""
-    with bar("writing the embedding log") as step:
-        write_embedding_log(lake, log, snapshots, step)
+    """Embed and log each moment, and write the last to the online store. Returns its parties."""
+    with bar("computing the graph embeddings of each night") as step:
+        for snapshot in embed_at(encoder, log, moments, step):
+            write_embedding_log(lake, log, snapshot)
     with bar("writing the embeddings to the online store"), open_redis(settings) as redis:
-        return _write_online(redis, log, snapshots[-1])
+        return _write_online(redis, log, snapshot)
 
 
 def _write_online(redis: Redis, log: TransactionLog, snapshot: EmbeddingSnapshot) -> int:

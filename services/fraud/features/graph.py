@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
@@ -87,8 +88,8 @@ class Edges:
         senders: Number of possible sending nodes.
     """
 
-    indptr: Integers
-    indices: Integers
+    indptr: npt.NDArray[np.int32]
+    indices: npt.NDArray[np.int32]
     senders: int
 
 
@@ -176,8 +177,8 @@ def _edges(
 ) -> Edges:
     order = np.lexsort((sender, receiver))
     count = np.bincount(receiver, minlength=len(log.keys[receiving]))
-    indptr = np.concatenate([[0], np.cumsum(count)]).astype(np.int64)
-    return Edges(indptr, sender[order].astype(np.int64), len(log.keys[sending]))
+    indptr = np.concatenate([[0], np.cumsum(count)]).astype(np.int32)
+    return Edges(indptr, sender[order].astype(np.int32), len(log.keys[sending]))
 
 
 def _node_inputs(

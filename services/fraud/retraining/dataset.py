@@ -218,7 +218,7 @@ def _with_embeddings(
     from services.fraud.retraining.point_in_time import point_in_time_embeddings
 
     time, fraud = event_times(rows)[is_early], rows["fraud"].to_numpy()[is_early]
-    known = (rows["seq"].to_numpy()[is_early], fraud, vectors[is_early])
+    known = (rows["seq"].to_numpy()[is_early], fraud, vectors[is_early].astype(np.float32))
     embeddings.ensure(settings, lake, (float(time.min()), float(time.max())), known, seed, bar)
     with bar("reading the embeddings"):
         return np.hstack([vectors, point_in_time_embeddings(settings, rows)])

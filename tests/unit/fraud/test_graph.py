@@ -102,8 +102,8 @@ def test_parties_without_edges_have_no_embedding(simulated, log, at):
     assert np.array_equal(customer, embedded["customer_id"][log.codes["customer_id"][today]],
                           equal_nan=True)  # fmt: skip
     absent = np.isnan(found[today].reshape(-1, len(EMBEDDINGS), 8)[:, :, 0]).any(axis=1)
-    assert (cold_start(log, [snapshot])[today] <= absent).all()
-    assert cold_start(log, [snapshot])[today].any()
+    assert (cold_start(log, found)[today] <= absent).all()
+    assert cold_start(log, found)[today].any()
 
 
 def quiet(*_):
