@@ -146,6 +146,7 @@ def _quieter_of_two(config: Settings, design: Design, share: float, bar: Progres
 
 def _point(config: Settings, design: Design, share: float, bar: ProgressBar) -> Point:
     """A load at a share of the design's rate."""
+    catch_up(bar)
     before = _cpu_seconds(config)
     found = _load(config, design, max(round(design.load_rate * share), 1), bar)
     after = _cpu_seconds(config)
@@ -158,7 +159,6 @@ def _point(config: Settings, design: Design, share: float, bar: ProgressBar) -> 
 
 
 def _load(config: Settings, design: Design, rate: int, bar: ProgressBar) -> Load:
-    catch_up(bar)
     with bar(f"{rate} requests/s") as step:
         return run(design.name, rate, _SECONDS, config.home / "load", step)
 
@@ -213,9 +213,11 @@ def _best_of_two(
     config: Settings, design: Design, rate: int, budget_ms: float, bar: ProgressBar
 ) -> Load:
     """A load, and where it misses the budget another: a shared machine's pause is no knee."""
+    catch_up(bar)
     found = _load(config, design, rate, bar)
     if not _misses(found, budget_ms):
         return found
+    catch_up(bar)
     again = _load(config, design, rate, bar)
     return min(found, again, key=lambda one: (one.failures, one.p95_ms))
 
