@@ -2,8 +2,8 @@
 
 At two rates, so that a request's time and what a process does without requests come apart. The
 knee is where p95 passes the budget. Three queues estimate it. One has the processor time of the
-HTTP service: nothing else makes a request wait, which is too good. The others have the latency that
-was measured at either rate, far below the knee: all of it is a queue, which is too bad.
+HTTP service, and leaves out all other waits, so it is too high. The others have the p95 that was
+measured at either rate, far below the knee, and take all of it for a queue, so they are too low.
 """
 
 import math
@@ -44,7 +44,7 @@ class Calibration:
         cores: Cores of this machine.
         p95_ms: Latency at the lower and the higher of the two rates.
         knees: By queue, requests a second at which its p95 passes the budget.
-        predicted_knee: Their geometric mean.
+        predicted_knee: The geometric mean of `knees`.
         measured_knee: The same by raising the load; None if it was not asked for.
         ratio: predicted / measured.
     """

@@ -39,8 +39,8 @@ def plan(
 ) -> None:
     """Plan machines and money for a load, from measured parts; says what breaks first, and where.
 
-    Exits with 1 where the plan cannot be met. `--calibrate` measures the processor time of each
-    part of the running stack, and predicts the knee of this machine from it.
+    Exits with 1 where the plan cannot be met. `--calibrate` measures latency and the processor
+    time of each part of the running stack, and predicts the knee of this machine from them.
 
     Examples:
       whiteboard plan fraud --tps 50000 --peak 2 --slo-ms 50 --survive one-zone
