@@ -4,6 +4,7 @@ At two rates, so that a request's time and what a process does without requests 
 knee is where p95 passes the budget. Three queues estimate it. One has the processor time of the
 HTTP service, and leaves out all other waits, so it is too high. The others have the p95 that was
 measured at either rate, far below the knee, and take all of it for a queue, so they are too low.
+Parts and knee are measured in turn, and the medians are compared.
 """
 
 import math
@@ -12,6 +13,7 @@ import resource
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from statistics import median
 
 import psutil
 
@@ -34,35 +36,63 @@ _IDLE_S = 5.0
 
 
 @dataclass(frozen=True)
-class Calibration:
-    """What was measured here.
+class Round:
+    """What one round measured.
 
     Attributes:
         us: By process, and of the machine less its deferrable consumers, microseconds of a core
             a request.
-        idle_cores: Cores that the machine uses without requests.
-        cores: Cores of this machine.
         p95_ms: Latency at the lower and the higher of the two rates.
         knees: By queue, requests a second at which its p95 passes the budget.
         predicted_knee: The geometric mean of `knees`.
         measured_knee: The same by raising the load; None if it was not asked for.
+    """
+
+    us: dict[str, float]
+    p95_ms: tuple[float, float]
+    knees: dict[str, float]
+    predicted_knee: float
+    measured_knee: float | None = None
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What was measured here.
+
+    Attributes:
+        us: Of each process, the median of the rounds.
+        idle_cores: Cores that the machine uses without requests.
+        cores: Cores of this machine.
+        predicted_knee: The median of the rounds.
+        measured_knee: The median of the rounds; None if it was not asked for.
         ratio: predicted / measured.
+        rounds: In turn.
     """
 
     us: dict[str, float]
     idle_cores: float
     cores: int
-    p95_ms: tuple[float, float]
-    knees: dict[str, float]
     predicted_knee: float
-    measured_knee: float | None = None
-    ratio: float | None = None
+    measured_knee: float | None
+    ratio: float | None
+    rounds: tuple[Round, ...]
 
 
 def calibration(
-    config: Settings, design: Design, budget_ms: float, measure_knee: bool, bar: ProgressBar
+    config: Settings,
+    design: Design,
+    budget_ms: float,
+    measure_knee: bool,
+    rounds: int,
+    bar: ProgressBar,
 ) -> Calibration:
-    """Measure the parts, predict the knee, and measure it if wanted.
+    """Measure the parts, predict the knee, and measure it if wanted, in turn.
+
+    On a shared machine the knee of one minute is not that of another, so what is compared must be
+    of the same minutes, and of several.
+
+    Args:
+        rounds: How often; the medians count.
 
     Raises:
         RuntimeError: Locust failed.
@@ -73,15 +103,45 @@ def calibration(
     catch_up(bar)
     with bar("without requests"):
         idle = cores_in_use(_IDLE_S)
-    low, high = (_quieter_of_two(config, design, share, bar) for share in _RATES)
-    us = marginal_us(low, high)
+    found: list[Round] = []
+    for _ in range(rounds):
+        last = found[-1].measured_knee if found else None
+        # A bracket's lower end, so that most later rounds need its two loads alone.
+        begin = round(last / math.sqrt(_STEP)) if last else design.load_rate
+        found.append(_round(config, design, budget_ms, begin if measure_knee else None, bar))
+    return medians(found, idle)
+
+
+def _round(
+    config: Settings, design: Design, budget_ms: float, begin: int | None, bar: ProgressBar
+) -> Round:
+    """One round; `begin` is the first rate at which the knee is looked for, None: it is not."""
+    low, high = (_point(config, design, share, bar) for share in _RATES)
     knees = predicted_knees(design.http.name, (low, high), budget_ms)
-    predicted = math.prod(knees.values()) ** (1 / len(knees))
-    parts = (us, idle, os.cpu_count() or 1, (low.p95_ms, high.p95_ms), knees, predicted)
-    if not measure_knee:
-        return Calibration(*parts)
-    measured = _measured_knee(config, design, budget_ms, bar)
-    return Calibration(*parts, measured, predicted / measured)
+    return Round(
+        marginal_us(low, high),
+        (low.p95_ms, high.p95_ms),
+        knees,
+        math.prod(knees.values()) ** (1 / len(knees)),
+        _measured_knee(config, design, begin, budget_ms, bar) if begin else None,
+    )
+
+
+def medians(rounds: Sequence[Round], idle_cores: float) -> Calibration:
+    """What several rounds say together."""
+    names = set.intersection(*(set(one.us) for one in rounds))
+    predicted = median(one.predicted_knee for one in rounds)
+    known = [one.measured_knee for one in rounds if one.measured_knee is not None]
+    measured = median(known) if known else None
+    return Calibration(
+        {name: median(one.us[name] for one in rounds) for name in sorted(names)},
+        idle_cores,
+        os.cpu_count() or 1,
+        predicted,
+        measured,
+        predicted / measured if measured else None,
+        tuple(rounds),
+    )
 
 
 @dataclass(frozen=True)
@@ -139,11 +199,6 @@ def marginal_us(low: Point, high: Point) -> dict[str, float]:
     }
 
 
-def _quieter_of_two(config: Settings, design: Design, share: float, bar: ProgressBar) -> Point:
-    """A load at a share of the design's rate, twice: a shared machine's pause is no queue."""
-    return min((_point(config, design, share, bar) for _ in range(2)), key=lambda one: one.p95_ms)
-
-
 def _point(config: Settings, design: Design, share: float, bar: ProgressBar) -> Point:
     """A load at a share of the design's rate."""
     catch_up(bar)
@@ -180,9 +235,15 @@ def _cpu_seconds(config: Settings) -> dict[str, float]:
     return found
 
 
-def _measured_knee(config: Settings, design: Design, budget_ms: float, bar: ProgressBar) -> float:
-    """The rate at which p95 passes the budget, from steps of a quarter above and below it."""
-    rate, last = design.load_rate, None
+def _measured_knee(
+    config: Settings, design: Design, begin: int, budget_ms: float, bar: ProgressBar
+) -> float:
+    """The rate at which p95 passes the budget, from steps of a quarter above and below it.
+
+    Args:
+        begin: The first rate.
+    """
+    rate, last = begin, None
     while rate:
         found = _best_of_two(config, design, rate, budget_ms, bar)
         missed = _misses(found, budget_ms)

@@ -21,6 +21,7 @@ from monitoring.statistics.page_hinkley import PageHinkley
 from services.platform.evaluation.cost import CostModel
 from services.platform.evaluation.cost import Outcomes as OutcomeCodes
 from services.platform.evaluation.metrics import calibration_error
+from services.platform.memory import release_memory
 from services.platform.models.names import CHALLENGER, CHAMPION, label_version
 from services.platform.storage.lake import Lake
 
@@ -262,7 +263,7 @@ class QualityTracker:
                 self.alarms.append(period)
         self._show()
         # Reading a file takes many times the memory of what is kept; the pool would not release it.
-        pa.default_memory_pool().release_unused()
+        release_memory()
         return new
 
     def _add(self, period: Period) -> bool:

@@ -35,6 +35,9 @@ def plan(
     knee: Annotated[
         bool, typer.Option("--knee", help="With --calibrate: then measure the knee, and compare.")
     ] = False,
+    rounds: Annotated[
+        int, typer.Option(min=1, help="With --calibrate: how often, in turn; medians count.")
+    ] = 3,
     as_json: JsonOption = False,
 ) -> None:
     """Plan machines and money for a load, from measured parts; says what breaks first, and where.
@@ -53,7 +56,7 @@ def plan(
         from loadtest.calibration import calibration
 
         with errors_as_messages():
-            found = calibration(settings(), design, budget_ms, knee, bar)
+            found = calibration(settings(), design, budget_ms, knee, rounds, bar)
         show_json(asdict(found))
         return
     from services.platform.capacity.plan import Demand

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from services.cv_inspection.ingestion.tables import INSPECTIONS_TABLE
+from services.cv_inspection.ingestion.tables import INSPECTIONS, INSPECTIONS_TABLE
 from services.cv_inspection.monitoring.quality import OutcomeReader
 from services.cv_inspection.problem import ESCAPE_COST_MINOR, REINSPECTION_COST_MINOR, CostModel
 from services.platform.evaluation.what_if import (
@@ -17,9 +17,11 @@ from services.platform.evaluation.what_if import (
 from services.platform.models.names import CHAMPION
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
+from services.platform.storage.sequences import SequenceReader
 from services.platform.walkthrough import Money
 
 _COLUMNS = ["inspection_id", "event_time", "defect", "threshold"]
+MAX_ROWS = 1_000_000
 _SLIDERS = (
     Slider("reinspection", "A good part that is inspected again", "EUR", 20, 0.1),
     Slider("escape", "A defect that escapes to a customer", "EUR", 500, 5),
@@ -32,13 +34,13 @@ async def present(_: Settings) -> Mapping[str, float]:
 
 
 def read(config: Settings) -> LoggedDecisions | None:
-    """Logged inspections, each once; None before any. OSError: S3 is away.
+    """The newest logged inspections, each once; None before any. OSError: S3 is away.
 
     A part has no amount: the cost of an escape is a slider, the model's fee.
     """
     lake = Lake(config)
-    rows = lake.read(INSPECTIONS_TABLE, _COLUMNS)
-    if rows is None or not len(rows):
+    rows = SequenceReader(lake, INSPECTIONS_TABLE, _COLUMNS, INSPECTIONS).newest(MAX_ROWS)
+    if rows is None:
         return None
     frame = rows.to_pandas().drop_duplicates("inspection_id")
     time_us = frame["event_time"].dt.as_unit("us").astype(np.int64).to_numpy()

@@ -1,13 +1,17 @@
 """The newest inspections as the drift monitor sees them, for a report."""
 
 import numpy as np
+import pandas as pd
 import pyarrow.compute as pc
 
 from services.cv_inspection.ingestion.tables import INSPECTIONS, INSPECTIONS_TABLE
 from services.cv_inspection.monitoring.drift import COLUMNS
 from services.platform.models.names import label_version
 from services.platform.storage.lake import Lake
+from services.platform.storage.sequences import SequenceReader
 from services.platform.types import Floats
+
+_RANGE = 50_000
 
 
 def newest(lake: Lake, count: int, where: pc.Expression | None = None) -> tuple[int, Floats]:
@@ -24,10 +28,14 @@ def newest(lake: Lake, count: int, where: pc.Expression | None = None) -> tuple[
         OSError: S3 does not answer.
     """
     wanted = ["inspection_id", "model", *COLUMNS]
-    rows = lake.read(INSPECTIONS_TABLE, wanted, where, schema=INSPECTIONS)
-    if rows is None or not len(rows):
+    reader = SequenceReader(lake, INSPECTIONS_TABLE, wanted, INSPECTIONS, where)
+    found, model = pd.DataFrame(), ""
+    for part in reader.backwards(_RANGE):
+        model = model or str(part["model"][-1])
+        rows = part.filter(pc.equal(part["model"], model)).to_pandas()
+        found = pd.concat([rows, found]).drop_duplicates("inspection_id")
+        if len(found) >= count:
+            break
+    if not model:
         raise ValueError("there are no inspections yet")
-    model = str(rows["model"][-1].as_py())
-    frame = rows.to_pandas().drop_duplicates("inspection_id")
-    newest_rows = frame[frame["model"] == model].tail(count)
-    return label_version(model), np.asarray(newest_rows[list(COLUMNS)], dtype=np.float64)
+    return label_version(model), np.asarray(found[list(COLUMNS)].tail(count), dtype=np.float64)

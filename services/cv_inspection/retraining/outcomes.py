@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 from PIL import Image
 
 from services.cv_inspection.features.image import ImageSize
@@ -20,16 +22,26 @@ from services.cv_inspection.ingestion.audit import DRAWN_BY, WEIGHT
 from services.cv_inspection.ingestion.events import ImageRef, inspection_id
 from services.cv_inspection.ingestion.images import InvalidImage, decode
 from services.cv_inspection.ingestion.outcomes import with_labels
-from services.cv_inspection.ingestion.tables import INSPECTIONS, INSPECTIONS_TABLE, LABELS_TABLE
+from services.cv_inspection.ingestion.tables import (
+    INSPECTIONS,
+    INSPECTIONS_TABLE,
+    LABELS,
+    LABELS_TABLE,
+)
 from services.cv_inspection.problem import GOOD
 from services.platform.progress import ProgressCallback
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
+from services.platform.storage.sequences import SequenceReader
 from services.platform.types import Booleans, Integers
 
 _DAY_S = 86_400.0
 # Customers send a part back within these days of its inspection.
 RETURN_DAYS = 90
+# A day of labels at five images a second, of which a quarter have one.
+MAX_LABELS = 100_000
+_RANGE = 100_000
+_COLUMNS = ["inspection_id", "event_time", "key", "line", "station", "lot", *DRAWN_BY]
 
 
 @dataclass(frozen=True)
@@ -65,18 +77,24 @@ class LabelledInspections:
 def labelled_inspections(lake: Lake, since: float) -> LabelledInspections:
     """Labelled inspections of images in the store, since an event time `since` (seconds).
 
-    Of earlier parts, those that customers sent back since then: no training has had them yet.
+    Of earlier parts, those that customers sent back since then: no training has had them yet. At
+    most the newest `MAX_LABELS` labels count; training and the gate take a few thousand of them.
 
     Raises:
         OSError: S3 does not answer.
     """
-    wanted = ["inspection_id", "event_time", "key", "line", "station", "lot", *DRAWN_BY]
+    given = SequenceReader(lake, LABELS_TABLE, ["inspection_id", "label"], LABELS, since=since)
+    labels = given.newest(MAX_LABELS)
+    if labels is None:
+        return LabelledInspections(pd.DataFrame({n: [] for n in (*_COLUMNS, "label", WEIGHT)}))
     shipped = max(since - RETURN_DAYS * _DAY_S, 0.0)
-    inspections = lake.read(INSPECTIONS_TABLE, wanted, since=shipped, schema=INSPECTIONS)
-    labels = lake.read(LABELS_TABLE, ["inspection_id", "label"], since=since)
-    if inspections is None or labels is None:
-        columns = (*wanted, "label", WEIGHT)
-        return LabelledInspections(pd.DataFrame({name: [] for name in columns}))
+    reader = SequenceReader(lake, INSPECTIONS_TABLE, _COLUMNS, INSPECTIONS, since=shipped)
+    parts = [
+        part.filter(pc.is_in(part["inspection_id"], labels["inspection_id"]))
+        for part in reader.parts(_RANGE)
+    ]
+    none = INSPECTIONS.empty_table().select(["seq", *_COLUMNS])
+    inspections = pa.concat_tables([none, *(part.select(none.column_names) for part in parts)])
     rows = with_labels(inspections, labels).dropna(subset=["key"])
     # A float of seconds is off by a quarter of a microsecond: the newest part would be new again.
     new = rows["event_time"] > pd.Timestamp(since, unit="s", tz="UTC").round("us")

@@ -11,11 +11,9 @@ Source: Platt, "Probabilistic Outputs for Support Vector Machines", 1999.
 """
 
 import re
-from typing import Any
 
 import numpy as np
 import onnx
-import xgboost as xgb
 from onnx import TensorProto, helper, numpy_helper
 
 from services.fraud.candidates.xgboost import XGBoost
@@ -158,11 +156,8 @@ class Fallback(XGBoost):
         wide = np.hstack([vectors.astype(np.float32), counts])
         return Examples(wide, examples.positive, examples.amount, weight=examples.weight)
 
-    def _matrix(self, vectors: Floats, label: Any = None, weight: Any = None) -> xgb.DMatrix:
-        names = [*self.features, *(f"items_{bucket}" for bucket in self._buckets)]
-        return xgb.DMatrix(
-            vectors.astype(np.float32), label=label, weight=weight, feature_names=names
-        )
+    def _columns(self) -> list[str]:
+        return [*self.features, *(f"items_{bucket}" for bucket in self._buckets)]
 
 
 def item_counts(items: Floats32, buckets: np.ndarray) -> Floats32:

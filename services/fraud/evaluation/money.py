@@ -27,7 +27,6 @@ from services.platform.walkthrough import Money
 
 _COLUMNS = ["event_time", "score", "threshold", "amount_minor", "costs"]
 MAX_ROWS = 1_000_000
-_RANGE = 200_000
 _SLIDERS = (
     Slider("opex", "A declined genuine customer", "EUR", 50, 0.5),
     Slider("fee", "A chargeback, on top of the amount", "EUR", 100, 1),
@@ -46,8 +45,9 @@ async def present(config: Settings) -> Mapping[str, float]:
 def read(config: Settings) -> LoggedDecisions | None:
     """The newest decisions, without those of load tests; None before any. OSError: S3 is away."""
     lake = Lake(config)
-    rows = _newest(lake)
-    if not len(rows):
+    reader = SequenceReader(lake, DECISIONS_TABLE, _COLUMNS, DECISION_SCHEMA, NOT_SYNTHETIC)
+    rows = reader.newest(MAX_ROWS)
+    if rows is None:
         return None
     found = OutcomeReader(lake)({})
     return LoggedDecisions(
@@ -58,17 +58,6 @@ def read(config: Settings) -> LoggedDecisions | None:
         days=covered_days(event_times(rows)),
         labelled={} if found is None else newest_by_role(found.rows),
     )
-
-
-def _newest(lake: Lake) -> pa.Table:
-    """The newest `MAX_ROWS` decisions, read backwards range by range."""
-    reader = SequenceReader(lake, DECISIONS_TABLE, _COLUMNS, DECISION_SCHEMA, NOT_SYNTHETIC)
-    found = DECISION_SCHEMA.empty_table().select(["seq", *_COLUMNS])
-    for rows in reader.backwards(_RANGE):
-        found = pa.concat_tables([rows.select(found.column_names), found])
-        if len(found) >= MAX_ROWS:
-            break
-    return found[-MAX_ROWS:]
 
 
 def decide(logged: LoggedDecisions, eur: Mapping[str, float]) -> Decided:

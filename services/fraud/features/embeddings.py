@@ -29,12 +29,13 @@ from services.fraud.ingestion.events import ENTITIES
 from services.fraud.ingestion.tables import LABELS_TABLE, TRANSACTION_SCHEMA, TRANSACTIONS_TABLE
 from services.fraud.ingestion.watermark import DEFAULT_FEED, FeedTimes
 from services.fraud.problem import CONF
+from services.platform.memory import release_memory
 from services.platform.progress import ProgressBar, ProgressCallback
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
 from services.platform.storage.sequences import SequenceReader
 from services.platform.torch.training import dump_weights, load_weights
-from services.platform.types import Booleans, Floats32, Integers
+from services.platform.types import Booleans, Floats, Integers
 
 ENCODER = "models/fraud/encoder.pt"
 _ROWS_PER_WRITE = 20_000
@@ -78,7 +79,7 @@ def ensure(
     settings: Settings,
     lake: Lake,
     days: tuple[float, float],
-    known: tuple[Integers, Booleans, Floats32],
+    known: tuple[Integers, Booleans, Floats],
     seed: int,
     bar: ProgressBar,
 ) -> None:
@@ -96,6 +97,7 @@ def ensure(
     parameters = encoder_hyperparameters()
     with bar("training the graph encoder") as step:
         encoder = encoders.train(log, examples, midnights(begin, end), parameters, seed, step)
+    release_memory()
     _write(settings, lake, log, encoder, midnights(begin, _newest(lake) + 1.0), bar)
     lake.put(ENCODER, dump_weights(encoder))
 

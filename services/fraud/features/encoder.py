@@ -153,11 +153,13 @@ class EncoderExamples:
 
     Attributes:
         positive: (N,) whether the transaction is fraud.
-        tabular: (N, F) tabular features, NaN where they are not known.
+        known: (N,) its row in `tabular`, -1 for none.
+        tabular: (M, F) tabular features.
     """
 
     positive: Booleans
-    tabular: Floats32
+    known: Integers
+    tabular: Floats | Floats32
 
     @classmethod
     def of(
@@ -171,11 +173,16 @@ class EncoderExamples:
             tabular: (M, F) tabular features.
         """
         at = np.searchsorted(log.seq, seqs)
-        outcome = np.zeros(len(log.seq), dtype=bool)
-        outcome[at] = positive
-        rows = np.full((len(log.seq), tabular.shape[1]), np.nan, dtype=np.float32)
-        rows[at] = tabular
-        return cls(outcome, rows)
+        outcome, known = np.zeros(len(log.seq), dtype=bool), np.full(len(log.seq), -1)
+        outcome[at], known[at] = positive, np.arange(len(seqs))
+        return cls(outcome, known, tabular)
+
+    def features(self, rows: Integers) -> Tensor:
+        """(n, F) tabular features of n transactions of the log, NaN where they are not known."""
+        known = self.known[rows]
+        found = self.tabular[known].astype(np.float32)
+        found[known < 0] = np.nan
+        return torch.from_numpy(found)
 
 
 def train(
@@ -196,7 +203,7 @@ def train(
     # Graphs take half of the memory of their tensors, which are made in a millisecond.
     days = [(graph_snapshot(log, at), log.within(at, at + DAY)) for at in midnights]
     known = np.concatenate([rows for _, rows in days])
-    sample = torch.from_numpy(examples.tabular[known[:: max(len(known) // _SAMPLE_ROWS, 1)]])
+    sample = examples.features(known[:: max(len(known) // _SAMPLE_ROWS, 1)])
     encoder, scorer = Encoder(parameters), _TransactionScorer(sample)
     first_nodes, *_ = _tensors(days[0][0])
     for entity, layer in encoder.scaled.items():
@@ -209,7 +216,7 @@ def train(
     def losses() -> Iterator[Tensor]:
         for (nodes, edges, has_edge), part in _passes(days, epochs, rng):
             embeddings = _gather(log, encoder(nodes, edges), has_edge, part)
-            logits = scorer(embeddings, torch.from_numpy(examples.tabular[part]))
+            logits = scorer(embeddings, examples.features(part))
             yield loss_of(logits, torch.from_numpy(examples.positive[part].astype(np.float32)))
 
     weights = [*encoder.parameters(), *scorer.parameters()]
@@ -257,7 +264,7 @@ _Tensors = tuple[dict[str, Tensor], dict[tuple[str, str, str], Tensor], dict[str
 
 
 def _tensors(graph: GraphSnapshot) -> _Tensors:
-    nodes = {e: torch.from_numpy(x.astype(np.float32)) for e, x in graph.nodes.items()}
+    nodes = {e: torch.from_numpy(x) for e, x in graph.nodes.items()}
     edges = {relation: _adjacency(e) for relation, e in graph.edges.items()}
     return nodes, edges, {e: torch.from_numpy(s) for e, s in graph.has_edge.items()}
 

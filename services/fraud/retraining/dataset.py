@@ -22,12 +22,13 @@ from services.fraud.ingestion.label_weights import WEIGHT
 from services.fraud.ingestion.outcomes import SettledRows, settled_until
 from services.fraud.ingestion.watermark import FeedClock, feed_codes
 from services.fraud.retraining.labelled import LabelledTransactions, labelled_transactions
+from services.platform.memory import release_memory
 from services.platform.models.candidates import Candidate, Examples
 from services.platform.progress import ProgressBar
 from services.platform.retraining.spec import check_mix
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
-from services.platform.types import Booleans, Floats, Floats32
+from services.platform.types import Floats, Floats32
 
 VALIDATION_DAYS = 7
 # The newest labelled days are held out for the gate.
@@ -174,26 +175,33 @@ def training_data(
             backfill has just computed the same bytes, and Feast would take 27 s.
     """
     found = training_rows(lake)
-    rows, limits = found.settled.rows, found.limits
+    rows, early = _early_first(found.settled.rows)
+    limits = found.limits
     del found
     # What was read is several times what is kept.
-    pa.default_memory_pool().release_unused()
+    release_memory()
+    vectors = _vectors(settings, lake, rows, early, candidate, seed, bar, read or _joined)
+    release_memory()
+    # Slices, because copies of the vectors are what training needs most memory for.
+    first, last = rows.slice(0, early), rows.slice(early)
     time = event_times(rows)
-    is_late = time >= time.max() - VALIDATION_DAYS * DAY
-    with bar("reading point-in-time features"):
-        vectors = (read or _joined)(settings, rows)
-    if "graph" in candidate.groups:
-        vectors = _with_embeddings(settings, lake, rows, ~is_late, vectors, seed, bar)
-    early, late = rows.filter(pa.array(~is_late)), rows.filter(pa.array(is_late))
     return TrainingData(
-        train=examples(early, vectors[~is_late], candidate),
-        validation=examples(late, vectors[is_late], candidate),
+        train=examples(first, vectors[:early], candidate),
+        validation=examples(last, vectors[early:], candidate),
         fingerprint=fingerprint(vectors, rows),
         until=float(time.max()),
-        time=np.concatenate([time[~is_late], time[is_late]]),
-        carts=(cart_sets(early), cart_sets(late)),
+        time=time,
+        carts=(cart_sets(first), cart_sets(last)),
         limits=limits,
     )
+
+
+def _early_first(rows: pa.Table) -> tuple[pa.Table, int]:
+    """Rows with those to fit before those to validate on, and how many are to fit."""
+    time = event_times(rows)
+    is_late = time >= time.max() - VALIDATION_DAYS * DAY
+    parts = [rows.filter(pa.array(~is_late)), rows.filter(pa.array(is_late))]
+    return pa.concat_tables(parts), len(parts[0])
 
 
 def _joined(settings: Settings, rows: pa.Table) -> Floats:
@@ -203,25 +211,36 @@ def _joined(settings: Settings, rows: pa.Table) -> Floats:
     return point_in_time(settings, rows)
 
 
-def _with_embeddings(
+def _vectors(
     settings: Settings,
     lake: Lake,
     rows: pa.Table,
-    is_early: Booleans,
-    vectors: Floats,
+    early: int,
+    candidate: type[Candidate],
     seed: int,
     bar: ProgressBar,
+    read: PointInTime,
 ) -> Floats:
-    """The vectors with the parties' embeddings, of an encoder trained on the early rows."""
+    """(N, F) features of a candidate; of a graph's, with an encoder trained on the early rows."""
+    with bar("reading point-in-time features"):
+        tabular = read(settings, rows)
+    if "graph" not in candidate.groups:
+        return tabular
     # Imported here because PyTorch Geometric takes seconds to import, and only graphs need it.
     from services.fraud.features import embeddings
     from services.fraud.retraining.point_in_time import point_in_time_embeddings
 
-    time, fraud = event_times(rows)[is_early], rows["fraud"].to_numpy()[is_early]
-    known = (rows["seq"].to_numpy()[is_early], fraud, vectors[is_early].astype(np.float32))
+    known = rows["seq"].to_numpy()[:early], rows["fraud"].to_numpy()[:early], tabular[:early]
+    time = event_times(rows)[:early]
     embeddings.ensure(settings, lake, (float(time.min()), float(time.max())), known, seed, bar)
+    del known
+    release_memory()
+    vectors = np.empty((len(rows), len(FEATURES)))
+    vectors[:, : len(TABULAR)] = tabular
+    del tabular
     with bar("reading the embeddings"):
-        return np.hstack([vectors, point_in_time_embeddings(settings, rows)])
+        point_in_time_embeddings(settings, rows, vectors[:, len(TABULAR) :])
+    return vectors
 
 
 def fingerprint(vectors: Floats, rows: pa.Table) -> str:

@@ -2,8 +2,6 @@
 
 import logging
 
-import numpy as np
-
 from services.fraud.candidates.fallback import Fallback, lose_rows
 from services.fraud.features.states import FEATURE_SET, SETS, TABULAR
 from services.fraud.model import FALLBACK
@@ -83,6 +81,8 @@ def kept_fallback(settings: Settings, card: ModelCard) -> dict[str, bytes]:
 
 
 def _part(examples: Examples, columns: list[int], items: Floats32) -> Examples:
-    vectors = np.ascontiguousarray(examples.vectors[:, columns])
+    first = list(range(len(columns)))
+    # A slice where it can be one, which copies nothing.
+    vectors = examples.vectors[:, slice(len(columns)) if columns == first else columns]
     sets = {"items": items}
     return Examples(vectors, examples.positive, examples.amount, sets, examples.weight)

@@ -112,7 +112,7 @@ def labelled_decisions(
         vectors[is_backfilled, : len(TABULAR)] = point_in_time(settings, backfilled, graph=False)
     has_vector = ~np.isnan(vectors[:, FEATURES.index("hour_of_day")])
     if graph:
-        vectors[:, len(TABULAR) :] = point_in_time_embeddings(settings, rows)
+        point_in_time_embeddings(settings, rows, vectors[:, len(TABULAR) :])
     found = LabelledDecisions(
         rows, vectors, settled.until, settled.counted, settled.fraud_share, costs, read.limits
     )

@@ -14,12 +14,12 @@ from features.store import graph_service, open_store
 from services.fraud.features.rebuild import unfinished
 from services.fraud.features.request import entity_frame
 from services.fraud.features.states import (
-    EMBEDDING_FEATURES,
     EMBEDDINGS,
     FEATURE_SET,
     FEATURES,
     TABULAR,
 )
+from services.platform.memory import release_memory
 from services.platform.settings import Settings
 from services.platform.types import Floats
 
@@ -50,18 +50,22 @@ def point_in_time(settings: Settings, rows: pa.Table, graph: bool = False) -> Fl
     out = np.empty((len(rows), len(names)))
     for begin in range(0, len(rows), _ROWS_AT_ONCE):
         part = rows.slice(begin, _ROWS_AT_ONCE)
-        out[begin : begin + len(part)] = _in_parts(
+        _read_parts(
             store.get_historical_features(entity_frame(part), service),
-            len(part),
-            len(names),
+            out[begin : begin + len(part)],
             lambda frame: frame[names].to_numpy(dtype=np.float64),
         )
-        pa.default_memory_pool().release_unused()
+        release_memory()
     return out
 
 
-def point_in_time_embeddings(settings: Settings, rows: pa.Table) -> Floats:
-    """The parties' embeddings as of each transaction, from Feast, (N, len(EMBEDDING_FEATURES))."""
+def point_in_time_embeddings(settings: Settings, rows: pa.Table, out: Floats) -> None:
+    """Read the parties' embeddings as of each transaction from Feast.
+
+    Args:
+        rows: N transactions.
+        out: (N, len(EMBEDDING_FEATURES)), filled.
+    """
     store = open_store(settings, FEATURE_SET)
     wanted = [f"{view.name}:{view.name}" for view in EMBEDDINGS]
 
@@ -69,17 +73,13 @@ def point_in_time_embeddings(settings: Settings, rows: pa.Table) -> Floats:
         values = (embedding_values(stack(frame[v.name], v.width)) for v in EMBEDDINGS)
         return np.hstack(list(values))
 
-    frames = store.get_historical_features(entity_frame(rows), wanted)
-    return _in_parts(frames, len(rows), len(EMBEDDING_FEATURES), embeddings_of)
+    _read_parts(store.get_historical_features(entity_frame(rows), wanted), out, embeddings_of)
 
 
-def _in_parts(
-    job: RetrievalJob, count: int, width: int, read: Callable[[pd.DataFrame], Floats]
-) -> Floats:
-    """(count, width): what is read of a job's result, which is never held as a whole."""
+def _read_parts(job: RetrievalJob, out: Floats, read: Callable[[pd.DataFrame], Floats]) -> None:
+    """Fill `out` with what is read of a job's result, which is never held as a whole."""
     assert isinstance(job, AsofRetrievalJob)
-    out, done = np.empty((count, width)), 0
+    done = 0
     for frame in job.parts():
         out[done : done + len(frame)] = read(frame)
         done += len(frame)
-    return out

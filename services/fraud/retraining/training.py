@@ -21,6 +21,7 @@ from services.fraud.retraining.dataset import (
 from services.fraud.retraining.fallback import train_fallback
 from services.fraud.retraining.sample import MAX_ROWS
 from services.platform.evaluation.sampling import repeated
+from services.platform.memory import release_memory
 from services.platform.models.attachments import attach
 from services.platform.models.candidates import Candidate, Examples
 from services.platform.models.onnx import ModelCard, write_card
@@ -80,7 +81,9 @@ def train(
     data = training_data(settings, Lake(settings), type(candidate), seed, bar, read)
     with bar(f"training {name}") as step:
         candidate.fit(data.train, data.validation, seed, step)
+    release_memory()
     drift_reference = reference_of(candidate, data)
+    release_memory()
     fallback = train_fallback(data, candidate.features, seed, bar)
     train_s = perf_counter() - begin
     return register(settings, candidate, data, drift_reference, train_s, {"seed": seed}, fallback)
@@ -114,12 +117,14 @@ def make_card(
 
 def reference_of(candidate: Candidate, data: TrainingData) -> Reference:
     """The drift monitor's reference for a model, from its training and validation days."""
-    rows, counted = [], []
-    for part in (data.train, data.validation):
-        rows.append(monitored_columns(part.vectors, candidate.score(part)))
-        counted.append(_counted(part))
-    chosen = repeated(np.concatenate(counted), MAX_ROWS)
-    return reference(np.concatenate(rows)[chosen], data.time[chosen])
+    counted = np.concatenate([_counted(part) for part in (data.train, data.validation)])
+    chosen = repeated(counted, MAX_ROWS)
+    return reference(_monitored(candidate, data)[chosen], data.time[chosen])
+
+
+def _monitored(candidate: Candidate, data: TrainingData) -> Floats:
+    parts = (data.train, data.validation)
+    return np.concatenate([monitored_columns(p.vectors, candidate.score(p)) for p in parts])
 
 
 def _counted(examples: Examples) -> Floats:

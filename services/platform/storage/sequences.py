@@ -19,6 +19,7 @@ from services.platform.storage.lake import LAST, Lake, not_before
 # <name>-<first sequence>-<last sequence>, and what the compaction adds.
 _RANGE = re.compile(r"-(\d{12})-(\d{12})(-[0-9a-f]{8})?\.parquet$")
 _ATTEMPTS = 4
+_AT_ONCE = 100_000
 
 
 def sequence_range(path: str) -> tuple[int, int] | None:
@@ -136,6 +137,17 @@ class SequenceReader:
             rows = self.between(max(end - size, 0), end)
             if rows is not None and len(rows):
                 yield rows
+
+    def newest(self, count: int) -> pa.Table | None:
+        """The newest `count` rows, in order; None without rows. OSError: S3 did not answer."""
+        found: list[pa.Table] = []
+        missing = count
+        for rows in self.backwards(_AT_ONCE):
+            found.insert(0, rows[-missing:])
+            missing -= len(found[0])
+            if not missing:
+                break
+        return pa.concat_tables(found) if found else None
 
     def last_row(self) -> int:
         """The highest sequence of a row; 0 without rows. OSError: S3 did not answer."""

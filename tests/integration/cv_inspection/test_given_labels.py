@@ -15,6 +15,7 @@ from services.cv_inspection.ingestion.events import (
 )
 from services.cv_inspection.monitoring.quality import OutcomeReader
 from services.cv_inspection.problem import DESIGN, GOOD
+from services.cv_inspection.retraining import outcomes
 from services.cv_inspection.retraining.outcomes import labelled_inspections
 from services.cv_inspection.simulator import returns
 from services.cv_inspection.simulator.camera import LIVE_FROM, Camera
@@ -74,6 +75,10 @@ async def test_a_label_comes_of_stopped_parts_audits_and_returns_only(
     assert back | set(out.take(10**9)) == escaped
     assert 0 < len(back) < len(escaped)
     await readers(config, inspections, seen, back)
+    monkeypatch.setattr(outcomes, "MAX_LABELS", 5)
+    monkeypatch.setattr(outcomes, "_RANGE", 3)
+    newest = await asyncio.to_thread(labelled_inspections, Lake(config), 0.0)
+    assert set(newest.rows["inspection_id"]) == {label.inspection_id for label in labels[-5:]}
 
 
 async def readers(config, inspections, seen, back):

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pyarrow as pa
 import pytest
 
-from services.platform.storage import compaction
+from services.platform.storage import compaction, sequences
 from services.platform.storage.compaction import compact
 from services.platform.storage.lake import IncrementalReader, Lake
 from services.platform.storage.sequences import SequenceReader
@@ -140,3 +140,11 @@ def test_the_last_row_is_found_behind_files_that_hold_none(lake):
     lake.write(TABLE, lake.read(TABLE).slice(0, 2), "history-00001")
     assert SequenceReader(lake, TABLE).last_row() == 60
     assert SequenceReader(lake, "test/nothing").last_row() == 0
+
+
+def test_the_newest_rows_are_read_backwards(lake, monkeypatch):
+    monkeypatch.setattr(sequences, "_AT_ONCE", 7)
+    rows, reader = contents(lake), SequenceReader(lake, TABLE)
+    for count in (1, 7, 20, 60, 100):
+        assert reader.newest(count).to_pylist() == rows[-count:]
+    assert SequenceReader(lake, "test/nothing").newest(5) is None

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from loadtest.calibration import Point, crossing, marginal_us, predicted_knees
+from loadtest.calibration import Point, Round, crossing, marginal_us, medians, predicted_knees
 from loadtest.run import Load
 from services.cli.main import app
 from services.cv_inspection.retraining import retention as cv_retention
@@ -136,6 +136,19 @@ def test_a_knee_is_predicted_for_each_queue():
     assert marginal_us(*points) == {"scorer": pytest.approx(200.0)}
     with pytest.raises(ValueError, match="do not differ"):
         marginal_us(points[0], points[0])
+
+
+def test_one_round_in_a_bad_minute_decides_nothing():
+    good, bad = (
+        Round({"scorer": us, "locust": us}, (5.0, 6.0), {"scorer": predicted}, predicted, measured)
+        for us, predicted, measured in ((600.0, 900.0, 1_000.0), (900.0, 400.0, 1_200.0))
+    )
+    late = replace(good, us={"scorer": 700.0}, predicted_knee=1_000.0, measured_knee=300.0)
+    found = medians([good, bad, late], 0.2)
+    assert found.us == {"scorer": 700.0}
+    assert (found.predicted_knee, found.measured_knee, found.ratio) == (900.0, 1_000.0, 0.9)
+    unmeasured = medians([replace(good, measured_knee=None)], 0.2)
+    assert unmeasured.measured_knee is unmeasured.ratio is None
 
 
 def test_latency_below_the_knee_predicts_that_of_a_simulated_queue():
