@@ -195,7 +195,7 @@ def marginal_us(low: Point, high: Point) -> dict[str, float]:
         )
     return {
         name: round(max(high.cpu_s[name] - low.cpu_s[name], 0.0) / more * 1e6, 1)
-        for name in low.cpu_s.keys() & high.cpu_s.keys()
+        for name in sorted(low.cpu_s.keys() & high.cpu_s.keys())
     }
 
 
