@@ -262,7 +262,7 @@ class QualityTracker:
             if self._add(period):
                 self.alarms.append(period)
         self._show()
-        # Reading a file takes many times the memory of what is kept; the pool would not release it.
+        # Reading a file takes many times the memory of what is kept.
         release_memory()
         return new
 

@@ -152,9 +152,10 @@ def lovasz_hinge(logits: Tensor, mask: Tensor) -> Tensor:
     Source: Berman et al., "The Lovász-Softmax Loss", 2018, section 3.1 and algorithm 1.
     """
     logits, mask = logits.flatten(1), mask.flatten(1)
-    error, order = (1 - logits * (2 * mask - 1)).sort(dim=1, descending=True)
-    truth = mask.gather(1, order)
-    count = truth.sum(dim=1, keepdim=True)
+    error = 1 - logits * (2 * mask - 1)
+    # Only errors above 0 count, which are few after some epochs.
+    error, order = error.topk(int((error > 0).sum(dim=1).max()), dim=1)
+    truth, count = mask.gather(1, order), mask.sum(dim=1, keepdim=True)
     intersection = count - truth.cumsum(1)
     union = count + (1 - truth).cumsum(1)
     jaccard = 1 - intersection / union.clamp(min=1)

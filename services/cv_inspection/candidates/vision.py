@@ -26,6 +26,8 @@ from services.platform.torch.training import dump_weights, load_weights, minimis
 
 _FILE, _NOVELTY_FILE = "weights.pt", "novelty.pt"
 _WARM_UP_SHARE, _WEIGHT_DECAY = 0.15, 0.01
+# Eight images of 256 px, see `Network.images_at_once`.
+_PIXELS_AT_ONCE = 2**19
 
 
 class TwoHeadCandidate(ImageCandidate):
@@ -138,8 +140,12 @@ class TwoHeadCandidate(ImageCandidate):
         _make_trainable(self._net, frozen, bool(self.parameters["freeze_batch_norm"]))
         groups = _parameter_groups(self._net, encoder, heads)
         losses = self._losses(images, np.random.default_rng(seed), batches, total, device)
+        if self.parameters["freeze_batch_norm"] and device.type == "cpu":
+            height, width = self.size
+            self._net.net.images_at_once = max(_PIXELS_AT_ONCE // (height * width), 1)
         with folded_batch_norms(self._net.net.encoder):
             minimise(losses, groups, _WEIGHT_DECAY, total, step, _WARM_UP_SHARE)
+        self._net.net.images_at_once = 0
         self._net.eval().cpu()
 
     def _losses(

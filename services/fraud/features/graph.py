@@ -82,8 +82,9 @@ def _numbered(*columns: pa.ChunkedArray) -> tuple[Integers, np.ndarray]:
 
     In Arrow, because as Python's strings they take three times the memory.
     """
-    chunks = [chunk for column in columns for chunk in column.chunks]
-    encoded = pa.chunked_array(chunks, columns[0].type).combine_chunks().dictionary_encode()
+    # A column without any key has no type of its own.
+    chunks = [chunk for column in columns for chunk in column.cast(pa.string()).chunks]
+    encoded = pa.chunked_array(chunks, pa.string()).combine_chunks().dictionary_encode()
     numbers = encoded.indices.fill_null(-1).to_numpy().astype(np.int64)
     return numbers, encoded.dictionary.to_numpy(zero_copy_only=False)
 

@@ -81,6 +81,15 @@ def test_lovasz_hinge_is_the_sum_over_sorted_errors():
     assert float(lovasz_hinge(tensor(logits), tensor(mask))) == pytest.approx(expected, abs=1e-5)
 
 
+def test_lovasz_hinge_of_a_sure_and_right_network_is_nothing():
+    mask = masks(2, share=0.5)
+    logits = tensor(6.0 * mask - 3).requires_grad_()
+    loss = lovasz_hinge(logits, tensor(mask))
+    loss.backward()
+    assert float(loss.detach()) == 0.0
+    assert not logits.grad.any()
+
+
 def test_a_class_map_is_of_its_class():
     mask = np.zeros((1, 32, 32), bool)
     mask[0, 8:20, 8:20] = True

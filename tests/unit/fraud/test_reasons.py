@@ -3,6 +3,7 @@
 import numpy as np
 import orjson
 import pytest
+import xgboost as xgb
 
 from services.fraud.candidates import CANDIDATES
 from services.fraud.features.states import FEATURE_SET, FEATURES, TABULAR
@@ -66,7 +67,8 @@ def highest(model, simulated, count):
 def test_contributions_are_those_of_xgboost(candidate, simulated):
     forest = Forest(**candidate.explanation())
     rows = simulated.vectors[:400, : len(TABULAR)]
-    expected = candidate._booster.predict(candidate._matrix(rows), pred_contribs=True)
+    matrix = xgb.DMatrix(rows, feature_names=list(TABULAR))
+    expected = candidate._booster.predict(matrix, pred_contribs=True)
     for row, wanted in zip(rows, expected, strict=True):
         found, base, margin = forest.contributions(row)
         np.testing.assert_allclose(found, wanted[:-1], atol=1e-4)
