@@ -88,8 +88,8 @@ def calibration(
 ) -> Calibration:
     """Measure the parts, predict the knee, and measure it if wanted, in turn.
 
-    On a shared machine the knee of one minute is not that of another, so what is compared must be
-    of the same minutes, and of several.
+    The knee of a shared machine changes from minute to minute, so both are measured in the same
+    minutes, several times.
 
     Args:
         rounds: How often; the medians count.
@@ -106,7 +106,7 @@ def calibration(
     found: list[Round] = []
     for _ in range(rounds):
         last = found[-1].measured_knee if found else None
-        # A bracket's lower end, so that most later rounds need its two loads alone.
+        # Half a step below the last knee: most later rounds then need two loads.
         begin = round(last / math.sqrt(_STEP)) if last else design.load_rate
         found.append(_round(config, design, budget_ms, begin if measure_knee else None, bar))
     return medians(found, idle)

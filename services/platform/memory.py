@@ -8,7 +8,7 @@ import pyarrow as pa
 def release_memory() -> None:
     """Give freed memory back to the system: that of Arrow and, with glibc, that of C and Python.
 
-    For between two steps of a long job that each need much: together they would need the sum.
+    A long job calls it between two steps that both need much memory.
     """
     pa.default_memory_pool().release_unused()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)

@@ -145,7 +145,6 @@ class TwoHeadCandidate(ImageCandidate):
             self._net.net.images_at_once = max(_PIXELS_AT_ONCE // (height * width), 1)
         with folded_batch_norms(self._net.net.encoder):
             minimise(losses, groups, _WEIGHT_DECAY, total, step, _WARM_UP_SHARE)
-        self._net.net.images_at_once = 0
         self._net.eval().cpu()
 
     def _losses(

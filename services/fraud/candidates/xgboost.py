@@ -99,7 +99,7 @@ class XGBoost(Candidate):
                 "seed": seed,
                 **parameters,
             },
-            # The same trees from a quarter of the memory. More trees need the scores of those that
+            # The same trees with less memory. Training further needs the scores of the trees that
             # are there, and scores need whole values.
             self._matrix(train, xgb.QuantileDMatrix if start_from is None else xgb.DMatrix),
             num_boost_round=rounds,

@@ -80,7 +80,7 @@ class TransactionLog:
 def _numbered(*columns: pa.ChunkedArray) -> tuple[Integers, np.ndarray]:
     """Columns in a row as numbers of their keys, -1 for none, and the keys by number.
 
-    In Arrow, because as Python's strings they take three times the memory.
+    In Arrow, because Python's strings take several times the memory.
     """
     # A column without any key has no type of its own.
     chunks = [chunk for column in columns for chunk in column.cast(pa.string()).chunks]
