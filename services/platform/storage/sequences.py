@@ -19,7 +19,8 @@ from services.platform.storage.lake import LAST, Lake, not_before
 # <name>-<first sequence>-<last sequence>, and what the compaction adds.
 _RANGE = re.compile(r"-(\d{12})-(\d{12})(-[0-9a-f]{8})?\.parquet$")
 _ATTEMPTS = 4
-_AT_ONCE = 100_000
+_ROWS_AT_ONCE = 100_000
+_FILES_AT_ONCE = 64
 
 
 def sequence_range(path: str) -> tuple[int, int] | None:
@@ -142,7 +143,7 @@ class SequenceReader:
         """The newest `count` rows, in order; None without rows. OSError: S3 did not answer."""
         found: list[pa.Table] = []
         missing = count
-        for rows in self.backwards(_AT_ONCE):
+        for rows in self.backwards(_ROWS_AT_ONCE):
             found.insert(0, rows[-missing:])
             missing -= len(found[0])
             if not missing:
@@ -151,13 +152,17 @@ class SequenceReader:
 
     def last_row(self) -> int:
         """The highest sequence of a row; 0 without rows. OSError: S3 did not answer."""
-        end = self.last
-        while end:
-            begin = min(f.first for f in self._known.values() if f.last == end) - 1
-            rows = self._between(begin, end, [])
+        lasts = sorted({f.last for f in self._known.values()}, reverse=True)
+        at_once = 1
+        while lasts:
+            newest, lasts = lasts[:at_once], lasts[at_once:]
+            begin = (
+                min(f.first for f in self._known.values() if newest[-1] <= f.last <= newest[0]) - 1
+            )
+            rows = self._between(begin, newest[0], [])
             if rows is not None and len(rows):
                 return int(rows["seq"][-1].as_py())
-            end = max((f.last for f in self._known.values() if f.last < end), default=0)
+            at_once = min(2 * at_once, _FILES_AT_ONCE)
         return 0
 
     def _between(self, begin: int, end: int, columns: list[str] | None) -> pa.Table | None:

@@ -143,7 +143,7 @@ def test_the_last_row_is_found_behind_files_that_hold_none(lake):
 
 
 def test_the_newest_rows_are_read_backwards(lake, monkeypatch):
-    monkeypatch.setattr(sequences, "_AT_ONCE", 7)
+    monkeypatch.setattr(sequences, "_ROWS_AT_ONCE", 7)
     rows, reader = contents(lake), SequenceReader(lake, TABLE)
     for count in (1, 7, 20, 60, 100):
         assert reader.newest(count).to_pylist() == rows[-count:]
