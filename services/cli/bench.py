@@ -34,12 +34,12 @@ def bench(
 ) -> None:
     """Measure the hot paths.
 
-    score: /score, a route that does nothing, and the reference implementation (needs wrk).
-    stream: feature workers, events a second, and freshness at 1,000 a second.
-    waterfall: where a request's time goes, candidate by candidate, with a plot.
-    swap: shadow mode on and off in turn, and champions swapped, at 300 requests/s.
-    reasons: /score and /score?reasons=true, the same requests in turn.
-    growth: latency by feature views, customers and cart items; throughput by replicas (needs wrk).
+      score: /score, a route that does nothing, and the reference implementation (needs wrk).
+      stream: feature workers, events a second, and freshness at 1,000 a second.
+      waterfall: where a request's time goes, candidate by candidate, with a plot.
+      swap: shadow mode on and off in turn, and champions swapped, at 300 requests/s.
+      reasons: /score and /score?reasons=true, the same requests in turn.
+      growth: latency by feature views, customers and cart items; replicas' throughput (needs wrk).
 
     All but stream need the running stack.
 

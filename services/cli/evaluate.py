@@ -73,9 +73,8 @@ def evaluate(
     Examples:
       whiteboard evaluate fraud --file transactions.parquet --protocol handbook
       whiteboard evaluate fraud --file transactions.parquet --published-week-only --json
-      whiteboard evaluate cv --file magnetic_tile --protocol magnetic_tile
-      whiteboard evaluate cv --file magnetic_tile --candidate efficientnet_lite2 \
-        --epochs 60 --split-seeds 3
+      whiteboard evaluate cv --file magnetic_tile --epochs 60 --split-seeds 3
+      whiteboard evaluate cv --file magnetic_tile --candidate efficientnet_lite2
       whiteboard evaluate cv --unseen
       whiteboard evaluate cv --file images/ --protocol grouped --group-by 'kos(\d+)'
     """

@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import re
 from collections.abc import Iterable, Mapping
 from importlib import import_module
 from pathlib import Path
@@ -50,12 +51,23 @@ class _Commands(dict[str, Any]):
     def __getitem__(self, name: str) -> Any:
         if super().__getitem__(name) is None:
             alone = typer.Typer(rich_markup_mode="rich", add_completion=False)
-            alone.command(name)(getattr(import_module(f"services.cli.{name}"), name))
+            command = getattr(import_module(f"services.cli.{name}"), name)
+            alone.command(name, help=_wrapped(inspect.getdoc(command) or ""))(command)
             self[name] = get_command(alone)
         return super().__getitem__(name)
 
     def get(self, name: str, default: Any = None) -> Any:
         return self[name] if name in self else default  # noqa: SIM401
+
+
+def _wrapped(text: str) -> str:
+    r"""A docstring for Typer, which keeps its line breaks and may remove the examples' margin.
+
+    >>> _wrapped("Do it.\n\nOne\nsentence.\n\nExamples:\n  do --it")
+    'Do it.\n\nOne sentence.\n\nExamples:\n[not dim]  do --it[/]'
+    """
+    joined = re.sub(r"(?<!\n)\n(?=\S)", " ", text)
+    return re.sub(r"^ .*$", r"[not dim]\g<0>[/]", joined, flags=re.MULTILINE)
 
 
 def _summary(name: str, panel: str | None) -> TyperCommand:

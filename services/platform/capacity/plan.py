@@ -13,6 +13,8 @@ from services.platform.capacity.staffing import (
 )
 
 ZONES = 3
+# Decisions a second, and the factor of their peak; greater ones are typing errors.
+MAX_RATE, MAX_PEAK = 1e7, 100.0
 _MONTH_S = 365.25 * 86_400 / 12
 
 
@@ -107,8 +109,13 @@ def plan(
     Raises:
         ValueError: the demand makes no sense.
     """
-    if demand.rate <= 0 or demand.peak < 1 or demand.slo_ms <= 0:
-        raise ValueError("rate and SLO must be above 0, and the peak at least 1")
+    if not (0 < demand.rate <= MAX_RATE and 1 <= demand.peak <= MAX_PEAK):
+        raise ValueError(
+            f"{demand.rate:g} a second, peak {demand.peak:g}: the rate must be above 0 and at most "
+            f"{MAX_RATE:,.0f}, the peak from 1 to {MAX_PEAK:.0f}"
+        )
+    if not 0 < demand.slo_ms < math.inf:
+        raise ValueError(f"an SLO of {demand.slo_ms:g} ms: it must be above 0")
     if demand.zones_lost not in (0, 1):
         raise ValueError(f"{demand.zones_lost} zones lost: of {ZONES}, none or one can be")
     rows = [_row(part, capacity, demand, case) for part in capacity.parts]

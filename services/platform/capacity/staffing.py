@@ -7,6 +7,7 @@ headroom that 5 servers need as a share is more than that of 500.
 """
 
 import math
+from bisect import bisect_left
 
 # A stream's consumer may be late; beyond this share its backlog after a pause takes hours.
 STREAM_UTILISATION = 0.7
@@ -51,10 +52,11 @@ def servers_needed(load: float, service_s: float, wait_s: float) -> int:
     >>> servers_needed(67.0, 0.0006, 0.002), servers_needed(0.0, 0.0006, 0.002)
     (68, 1)
     """
-    servers = max(math.ceil(load), 1)
-    while wait_quantile_s(load, servers, service_s) > wait_s:
-        servers += 1
-    return servers
+    # With three more roots of the load than the load, less than a twentieth waits at all.
+    few, enough = max(math.ceil(load), 1), square_root_staffing(load, 3.0) + 1
+    return bisect_left(
+        range(enough), True, few, key=lambda n: wait_quantile_s(load, n, service_s) <= wait_s
+    )
 
 
 def square_root_staffing(load: float, beta: float = 1.0) -> int:

@@ -174,6 +174,7 @@ def test_the_search_for_the_knee_asks_for_more_each_time(monkeypatch):
         return SimpleNamespace(rate=rate, p95_ms=10.0 * rate, failures=0)
 
     monkeypatch.setattr(loadtest.run, "run", measured)
+    monkeypatch.setattr(loadtest.run, "catch_up", lambda bar: None)
     steps = load._knee(FRAUD, 1, 45.0)
     assert [one["asked"] for one in steps] == [1, 2, 3, 4, 5]
 

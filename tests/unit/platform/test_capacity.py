@@ -16,7 +16,7 @@ from services.cv_inspection.retraining import retention as cv_retention
 from services.designs import DESIGNS
 from services.fraud.retraining import retention as fraud_retention
 from services.platform.capacity.parts import Capacity, Measured, Part
-from services.platform.capacity.plan import Demand, plan
+from services.platform.capacity.plan import MAX_PEAK, MAX_RATE, Demand, plan
 from services.platform.capacity.staffing import (
     knee_by_latency,
     servers_needed,
@@ -80,10 +80,22 @@ def test_what_cannot_be_met_is_named_with_its_reason():
     assert plan(NUMBER, Demand(10)).unmet == []
 
 
-@pytest.mark.parametrize("demand", [Demand(0), Demand(1, peak=0.5), Demand(1, zones_lost=2)])
+@pytest.mark.parametrize(
+    "demand",
+    [
+        *(Demand(rate) for rate in (0, -1, math.nan, math.inf, 1e300)),
+        *(Demand(1, peak=peak) for peak in (0.5, math.nan, math.inf)),
+        *(Demand(1, slo_ms=ms) for ms in (0, math.nan, math.inf)),
+        Demand(1, zones_lost=2),
+    ],
+)
 def test_a_demand_without_sense_is_refused(demand):
     with pytest.raises(ValueError, match=r"above 0|zones"):
         plan(NUMBER, demand)
+
+
+def test_the_greatest_demand_is_planned():
+    assert plan(NUMBER, Demand(MAX_RATE, MAX_PEAK)).rows
 
 
 @pytest.mark.parametrize("design", DESIGNS, ids=str)
