@@ -192,7 +192,7 @@ def test_a_champion_trained_under_load_fails_no_request(here):
 
 def test_swap_and_rollback_under_load_fail_no_request(here):
     here.run("train", "fraud", "--candidate", "deepsets")
-    running = here.flowing("simulate", "fraud", "--rate", "100", "--seconds", "180", "--json")
+    running = here.flowing("simulate", "fraud", "--rate", "100", "--seconds", "300", "--json")
     decided = json.loads(here.run("swap", "fraud", "deepsets", "--json", code=None))["record"]
     assert decided["event"] in ("promoted", "refused")
     assert decided["figures"]["decisions"] > 30_000
@@ -214,7 +214,7 @@ def test_swap_and_rollback_under_load_fail_no_request(here):
 
 def test_rules_and_costs_changed_under_load_fail_no_request(here, tmp_path):
     """Sets are taken while decisions are made; each decision names the one it was made by."""
-    running = here.flowing("simulate", "fraud", "--rate", "150", "--seconds", "40", "--json")
+    running = here.flowing("simulate", "fraud", "--rate", "150", "--seconds", "80", "--json")
     sets = tmp_path / "rules.yaml"
     for amount in (300, 200, 100):
         sets.write_text(f"""rules:
@@ -228,9 +228,9 @@ def test_rules_and_costs_changed_under_load_fail_no_request(here, tmp_path):
     )
     here.run("rules", "fraud", "publish", str(sets), code=2)
     found = json.loads(running.communicate(timeout=200)[0])
-    assert (found["failures"], found["requests"]) == (0, 6_000)
+    assert (found["failures"], found["requests"]) == (0, 12_000)
     # The commands' start takes both cores: some reads of Redis miss their 20 ms.
-    assert found["degraded"] < 60
+    assert found["degraded"] < 120
     assert settled_audit(here)["mismatches"] == 0
     lake = Lake(here.settings())
     decisions = lake.read(DECISIONS_TABLE, ["rules", "fired"])
