@@ -52,7 +52,7 @@ def servers_needed(load: float, service_s: float, wait_s: float) -> int:
     >>> servers_needed(67.0, 0.0006, 0.002), servers_needed(0.0, 0.0006, 0.002)
     (68, 1)
     """
-    # With three more roots of the load than the load, less than a twentieth waits at all.
+    # With load + 3 sqrt(load) servers less than 5 % of the requests wait: their p95 wait is 0.
     few, enough = max(math.ceil(load), 1), square_root_staffing(load, 3.0) + 1
     return bisect_left(
         range(enough), True, few, key=lambda n: wait_quantile_s(load, n, service_s) <= wait_s

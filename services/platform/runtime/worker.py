@@ -30,7 +30,8 @@ def lower_priority(pid: int) -> None:
     """Give a process and its children the scheduling class SCHED_IDLE, where the system has it.
 
     A process with a high nice value keeps its core for some milliseconds while a request waits; an
-    idle one is preempted at once. Does nothing if it is not permitted or the process has ended.
+    idle one should be preempted at once (ADR 11 says where it was not). Does nothing if it is not
+    permitted or the process has ended.
     """
     if hasattr(os, "SCHED_IDLE"):
         with contextlib.suppress(OSError):
