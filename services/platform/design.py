@@ -48,8 +48,7 @@ STEPS: tuple[tuple[tuple[str, ...], str], ...] = (
 )
 
 # CPU priority as nice values: request path 0, engines and workers 10, deferrable consumers 19; a
-# tenth and a hundredth of the request path's share. Deferrable consumers also run in Linux's idle
-# class (ADR 11).
+# tenth and a hundredth of the request path's share (ADR 11).
 WORKER_NICE, DEFERRABLE_NICE = 10, 19
 
 

@@ -10,15 +10,7 @@ from collections.abc import Sequence
 from functools import partial
 from importlib import import_module
 
-from services.platform.design import (
-    DEFERRABLE_NICE,
-    SCHEDULER,
-    SHARED_PROCESSES,
-    HttpApp,
-    Process,
-    named,
-    registered,
-)
+from services.platform.design import SHARED_PROCESSES, HttpApp, Process, named, registered
 from services.platform.runtime.server import serve_app, serve_instance
 from services.platform.secret_files import make_private
 from services.platform.settings import Settings, keep_home, settings, use_account
@@ -55,16 +47,13 @@ def start(
         else:
             serve_app(process.factory, config.host, port)
         return
-    from services.platform.runtime.worker import lower_priority, run_worker
+    from services.platform.runtime.worker import run_worker
 
     module = import_module(process.module)
     parse = getattr(module, "parse_arguments", None)
     if parse is None:
         _no(arguments, process)
     options = parse(config, arguments) if parse else {}
-    # The scheduler lowers what it trains, and what it rolls back must not wait.
-    if process.nice == DEFERRABLE_NICE and process != SCHEDULER:
-        lower_priority(os.getpid())
     run_worker(config, port, partial(module.main, config, **options))
 
 

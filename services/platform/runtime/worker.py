@@ -29,9 +29,8 @@ def run_worker(config: Settings, port: int, main: Callable[[], Awaitable[None]])
 def lower_priority(pid: int) -> None:
     """Give a process and its children the scheduling class SCHED_IDLE, where the system has it.
 
-    A process with a high nice value keeps its core for some milliseconds while a request waits; an
-    idle one should be preempted at once (ADR 11 says where it was not). Does nothing if it is not
-    permitted or the process has ended.
+    For training, which computes for minutes (ADR 11). Does nothing if it is not permitted or the
+    process has ended.
     """
     if hasattr(os, "SCHED_IDLE"):
         with contextlib.suppress(OSError):

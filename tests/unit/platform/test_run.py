@@ -72,23 +72,6 @@ def test_a_workers_own_arguments_become_its_options(monkeypatch):
     assert seen == {"worker": 2, "workers": 3, "port": 9}
 
 
-@pytest.mark.parametrize(
-    ("design", "name", "lowered"),
-    [
-        ("fraud", "lake-writer", True),
-        ("fraud", "feature-worker", False),
-        (SHARED, "scheduler", False),
-    ],
-)
-def test_deferrable_consumers_run_in_the_idle_class(monkeypatch, design, name, lowered):
-    seen = []
-    monkeypatch.setattr("services.platform.runtime.worker.lower_priority", seen.append)
-    monkeypatch.setattr("services.platform.runtime.worker.run_worker", lambda *_: None)
-    worker = find(Settings(), design, name)
-    start(Settings(), worker, ["true"] if worker is SCHEDULER else [], 9)
-    assert bool(seen) is lowered
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("worker", WORKERS, ids=lambda worker: worker.name)
 def test_a_worker_imports_no_library_of_training_or_http(worker):
