@@ -206,10 +206,10 @@ def test_swap_and_rollback_under_load_fail_no_request(here):
     here.run("rollback", "fraud", "--reason", "a test")
     until_served(here, "xgboost")
     assert running.poll() is None
-    found = json.loads(running.communicate(timeout=400)[0])
-    assert found["failures"] == 0
     events = [r["event"] for r in here.figures("history", "fraud")["history"]]
     assert events[-1] == "rolled_back"
+    found = json.loads(running.communicate(timeout=400)[0])
+    assert found["failures"] == 0
 
 
 def test_rules_and_costs_changed_under_load_fail_no_request(here, tmp_path):

@@ -33,7 +33,7 @@ MIX_DISTANCE = Gauge(
 
 
 class ReasonMix:
-    """Counts the first reasons of declines, a window at a time.
+    """Counts the first reasons of declines, a window of one model at a time.
 
     Attributes:
         closed: Rows of the windows that are full and not yet published, oldest first.
@@ -42,6 +42,7 @@ class ReasonMix:
     def __init__(self) -> None:
         self.closed: deque[dict[str, Any]] = deque()
         self._groups: list[str] = []
+        self._model = ""
         self._begin = ""
         self._last_seq = 0
 
@@ -49,6 +50,8 @@ class ReasonMix:
         self, seq: int, event: Mapping[str, Any], group: str, reference: Mapping[str, float]
     ) -> None:
         """Count a decline by its first reason; one that comes again counts once.
+
+        A decline of another model begins a window: models decline for different reasons.
 
         Args:
             seq: Of its event.
@@ -60,13 +63,16 @@ class ReasonMix:
         if seq <= self._last_seq or not sum(reference.values()):
             return
         self._last_seq = seq
+        if event["model"] != self._model:
+            self._model = event["model"]
+            self._groups.clear()
         if not self._groups:
             self._begin = event["transaction"]["event_time"]
         self._groups.append(group)
         if len(self._groups) == WINDOW:
-            self._close(seq, str(event["model"]), reference)
+            self._close(seq, reference)
 
-    def _close(self, seq: int, model: str, reference: Mapping[str, float]) -> None:
+    def _close(self, seq: int, reference: Mapping[str, float]) -> None:
         counts = Counter(self._groups)
         names = sorted({*counts, *reference})
         expected = np.array([reference.get(n, 0.0) for n in names])
@@ -75,7 +81,8 @@ class ReasonMix:
         begin = datetime.fromisoformat(self._begin)
         alarms = [("psi", COLUMN)] if distance > MOVED else []
         distances = {"psi": np.array([distance])}
-        self.closed.append(window_row(seq, begin, model, WINDOW, (COLUMN,), distances, alarms))
+        row = window_row(seq, begin, self._model, WINDOW, (COLUMN,), distances, alarms)
+        self.closed.append(row)
         self._groups.clear()
 
 

@@ -188,6 +188,19 @@ def test_a_window_of_the_mix_counts_each_decline_once():
     assert (row["seq"], row["rows"], row["columns"]) == (WINDOW, WINDOW, [COLUMN])
 
 
+def test_a_window_of_the_mix_is_of_one_model():
+    mix = ReasonMix()
+    for seq in range(1, WINDOW):
+        mix.add(seq, declined(), "a", {"a": 1.0})
+    rolled_back = {**declined("2022-05-02T00:00:00Z"), "model": "another:1"}
+    for seq in range(WINDOW, 2 * WINDOW):
+        assert not mix.closed
+        mix.add(seq, rolled_back, "b", {"b": 1.0})
+    [row] = mix.closed
+    assert (row["model"], row["rows"], row["alarms"]) == ("another:1", WINDOW, [])
+    assert row["event_time"].day == 2
+
+
 def message(data):
     return Message("fraud.decision.1", data, 1, 0, "")
 
