@@ -109,7 +109,7 @@ class EventReader:
     """The lake's events in stream order, a range of sequences at a time.
 
     Attributes:
-        last_seq: The sequence of the last transaction, 0 without any.
+        last_seq: The sequence of the last transaction or label, 0 without any.
     """
 
     def __init__(self, lake: Lake) -> None:
@@ -120,7 +120,7 @@ class EventReader:
             lake, TRANSACTIONS_TABLE, [*columns, "amount_minor", "feed"], TRANSACTION_SCHEMA
         )
         self._labels = SequenceReader(lake, LABELS_TABLE, [*columns, "fraud"], LABEL_SCHEMA)
-        self.last_seq = self._transactions.last_row()
+        self.last_seq = self._last_row()
 
     def between(self, begin: int, end: int) -> tuple[pa.Table, pa.Table]:
         """Transactions, with their `feed`, and labels of sequences begin + 1 to end.
@@ -139,7 +139,7 @@ class EventReader:
         """List the files again: some may have been written since."""
         self._transactions.refresh()
         self._labels.refresh()
-        self.last_seq = self._transactions.last_row()
+        self.last_seq = self._last_row()
 
     def begin(self, last_seq: int) -> float | None:
         """The oldest event time of the transactions up to a sequence, seconds; None without any."""
@@ -150,3 +150,6 @@ class EventReader:
             if rows is not None and len(rows):
                 return float(event_times(rows).min())
         return None
+
+    def _last_row(self) -> int:
+        return max(self._transactions.last_row(), self._labels.last_row())

@@ -12,6 +12,7 @@ from services.fraud.ingestion.tables import (
 )
 from services.fraud.monitoring import skew
 from services.fraud.monitoring.skew import audit
+from services.fraud.monitoring.skew_rows import logged_seqs, newest_seq
 from services.platform.storage.lake import Lake
 from tests.integration.fraud.test_audit import logged
 
@@ -68,6 +69,23 @@ def test_decisions_that_are_written_before_their_events_wait_for_them(lake, simu
     found = audit(lake)
     assert (found.vectors, found.mismatches, found.gaps) == (500, 0, 0)
     assert found.events == len(simulated.events)
+
+
+def test_a_label_as_the_last_event_is_folded(lake, simulated):
+    """As in a home that takes a load test right after its history: no transaction follows."""
+    decisions = logged(simulated, 2_000)
+    newest = newest_seq(logged_seqs(decisions))
+    read_label = np.isin(newest, simulated.labels["seq"].to_numpy())
+    last = int(newest[read_label][0])
+    lake.remove(["fraud"])
+    for table, rows in ((TRANSACTIONS_TABLE, simulated.transactions),
+                        (LABELS_TABLE, simulated.labels)):  # fmt: skip
+        known = rows.filter(pa.array(rows["seq"].to_numpy() <= last))
+        lake.write(table, known, "history-00001", partition=table == TRANSACTIONS_TABLE)
+    write(lake, decisions.filter(pa.array(newest == last)))
+    found = audit(lake)
+    assert (found.mismatches, found.events, found.gaps) == (0, last, 0)
+    assert found.vectors > 0
 
 
 def test_decisions_in_any_order_are_compared(lake, simulated):
