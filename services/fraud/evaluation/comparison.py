@@ -23,6 +23,7 @@ from services.fraud.features import embedding_log, embeddings, encoder
 from services.fraud.features.backfill import WARM_UP_DAYS
 from services.fraud.features.graph import TransactionLog
 from services.fraud.features.request import cart_sets
+from services.fraud.features.states import FEATURES, TABULAR
 from services.fraud.ingestion.columns import event_times
 from services.fraud.ingestion.outcomes import settled_until
 from services.fraud.ingestion.tables import TRUTH_TABLE
@@ -43,14 +44,15 @@ from services.platform.evaluation.comparison import (
     ServeFiles,
     compare_candidates,
 )
-from services.platform.models.candidates import Candidate, Examples
+from services.platform.memory import release_memory
+from services.platform.models.candidates import Examples
 from services.platform.models.onnx import write_card
 from services.platform.progress import ProgressBar
 from services.platform.retraining.spec import check_mix
 from services.platform.runtime.tokens import client_headers
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
-from services.platform.types import Booleans, Floats
+from services.platform.types import Booleans, Floats, Floats32, Integers
 
 VALIDATION_DAYS, TEST_DAYS = 5, 10
 DECLINE_SHARE = 0.01
@@ -83,32 +85,29 @@ class FraudCandidateResult(CandidateResult):
 
 @dataclass(frozen=True)
 class LabelledDataset:
-    """N labelled transactions and their split by days.
+    """N labelled transactions, in three parts by days; slices, because copies take much memory.
 
     Attributes:
         rows: Transactions with columns `fraud` and `scenario`.
-        tabular: (N, len(TABULAR)) features.
-        scenario: (N,) index into `SCENARIOS`.
-        fit: (N,) whether to fit on it.
-        valid: (N,) whether to choose the threshold on it.
-        test: (N,) whether to evaluate on it.
+        vectors: (N, len(FEATURES)); each seed writes the embeddings of its encoder into them.
+        fit: The rows to fit on.
+        valid: The rows to choose the threshold on.
+        test: The rows to evaluate on.
         log: All transactions, for the graph.
         log_index: (N,) index of each row in `log`.
     """
 
     rows: pa.Table
-    tabular: Floats
-    scenario: np.ndarray
-    fit: Booleans
-    valid: Booleans
-    test: Booleans
+    vectors: Floats32
+    fit: slice
+    valid: slice
+    test: slice
     log: TransactionLog
-    log_index: np.ndarray
+    log_index: Integers
 
 
-# The data of a seed: (N, len(FEATURES)) vectors with the embeddings of its encoder, (N,) whether a
-# party had no embedding, and the seconds that encoder and embeddings took.
-_SeedData = tuple[Floats, Booleans, float]
+# Of a seed: (N,) whether a party had no embedding, and the seconds of encoder and embeddings.
+_SeedData = tuple[Booleans, float]
 
 
 def compare(
@@ -129,7 +128,7 @@ def compare(
     spec = ComparisonSpec(
         result=FraudCandidateResult,
         labels=COMPARISON_LABELS,
-        data=partial(_with_embeddings, dataset, bar=bar),
+        data=partial(_write_embeddings, dataset, bar=bar),
         train=partial(_train, dataset, bar=bar),
         read_model=read_model,
         inputs=partial(_inputs, dataset),
@@ -150,33 +149,54 @@ def read_dataset(settings: Settings, bar: ProgressBar) -> LabelledDataset:
     """
     lake = Lake(settings)
     with bar("reading point-in-time features"):
-        truth = lake.read(TRUTH_TABLE, ["scenario"])
-        if truth is None or not len(truth):
-            raise ValueError("the lake holds no simulated transactions: run `whiteboard up`")
-        found = labelled_transactions(lake, _window, int(truth["seq"][-1].as_py()))
-        if found is None:
-            raise ValueError("the lake holds no labels yet: run `whiteboard up`")
-        settled = found.settled
-        settled = settled.select(pc.is_in(settled.rows["seq"], truth["seq"]).to_numpy())
-        rows, until = settled.rows, settled.until
-        check_mix(
-            rows["fraud"].to_numpy(),
-            "labelled transactions",
-            "frauds",
-            settled.fraud_share,
-            settled.counted,
-        )
-        index = pc.index_in(rows["seq"], truth["seq"])
-        rows = rows.append_column("scenario", truth["scenario"].take(index))
+        rows, fit, valid, test = _split(*_settled_rows(lake))
+        # What was read is several times what is kept.
+        release_memory()
         unlabelled = rows.drop_columns(["fraud", "scenario"])
         tabular = point_in_time(settings, unlabelled, graph=False)
-        time_of = event_times(rows)
-        log = embeddings.read_transaction_log(lake, time_of.min() - DAY)
+        vectors = np.full((len(rows), len(FEATURES)), np.nan, dtype=np.float32)
+        vectors[:, : len(TABULAR)] = tabular
+        del tabular
+        release_memory()
+        log = embeddings.read_transaction_log(lake, event_times(rows).min() - DAY)
+    log_index = np.searchsorted(log.seq, rows["seq"].to_numpy())
+    return LabelledDataset(rows, vectors, fit, valid, test, log, log_index)
+
+
+def _settled_rows(lake: Lake) -> tuple[pa.Table, Floats]:
+    """N transactions with their outcome and scenario, and (N,) until when outcomes are known."""
+    truth = lake.read(TRUTH_TABLE, ["scenario"])
+    if truth is None or not len(truth):
+        raise ValueError("the lake holds no simulated transactions: run `whiteboard up`")
+    found = labelled_transactions(lake, _window, int(truth["seq"][-1].as_py()))
+    if found is None:
+        raise ValueError("the lake holds no labels yet: run `whiteboard up`")
+    simulated = pc.is_in(found.settled.rows["seq"], truth["seq"]).to_numpy()
+    settled = found.settled.select(simulated)
+    rows = settled.rows
+    check_mix(
+        rows["fraud"].to_numpy(),
+        "labelled transactions",
+        "frauds",
+        settled.fraud_share,
+        settled.counted,
+    )
+    index = pc.index_in(rows["seq"], truth["seq"])
+    return rows.append_column("scenario", truth["scenario"].take(index)), settled.until
+
+
+def _split(rows: pa.Table, until: Floats) -> tuple[pa.Table, slice, slice, slice]:
+    """Rows with those to fit on first, then those to validate and to test on; and which are which.
+
+    Args:
+        until: (N,) event time, seconds, at which the days to test on end.
+    """
+    time_of = event_times(rows)
     test = time_of >= until - TEST_DAYS * DAY
     valid = ~test & (time_of >= until - (TEST_DAYS + VALIDATION_DAYS) * DAY)
-    log_index = np.searchsorted(log.seq, rows["seq"].to_numpy())
-    scenario = rows["scenario"].to_numpy()
-    return LabelledDataset(rows, tabular, scenario, ~test & ~valid, valid, test, log, log_index)
+    parts = [rows.filter(pa.array(part)) for part in (~test & ~valid, valid, test)]
+    first, second, end = np.cumsum([len(part) for part in parts]).tolist()
+    return pa.concat_tables(parts), slice(0, first), slice(first, second), slice(second, end)
 
 
 def _window(clock: FeedClock) -> tuple[float, float]:
@@ -184,42 +204,51 @@ def _window(clock: FeedClock) -> tuple[float, float]:
     return clock.begin + WARM_UP_DAYS * DAY, settled_until(clock)
 
 
-def _with_embeddings(dataset: LabelledDataset, seed: int, bar: ProgressBar) -> _SeedData:
+def _write_embeddings(dataset: LabelledDataset, seed: int, bar: ProgressBar) -> _SeedData:
     begin = perf_counter()
     log, time_of = dataset.log, event_times(dataset.rows)
     fit = dataset.fit
     known = dataset.rows["seq"].to_numpy()[fit], dataset.rows["fraud"].to_numpy()[fit]
-    encoder_examples = encoder.EncoderExamples.of(log, *known, dataset.tabular[fit])
+    tabular = dataset.vectors[fit, : len(TABULAR)]
+    encoder_examples = encoder.EncoderExamples.of(log, *known, tabular)
     days = embedding_log.midnights(time_of.min(), time_of[fit].max())
     with bar(f"graph encoder, seed {seed}") as step:
         trained_encoder = encoder.train(
             log, encoder_examples, days, embeddings.encoder_hyperparameters(), seed, step
         )
+    release_memory()
+    columns = dataset.vectors[:, len(TABULAR) :]
     midnights = embedding_log.midnights(time_of.min() - DAY, time_of.max())
     with bar("computing the embeddings of each night") as step:
         snapshots = embeddings.embed_at(trained_encoder, log, midnights, step)
-        columns = embedding_log.embedding_columns(log, snapshots)
-    cold = embedding_log.cold_start(log, columns)[dataset.log_index]
-    vectors = np.hstack([dataset.tabular, columns[dataset.log_index]])
-    return vectors, cold, perf_counter() - begin
+        embedding_log.write_embedding_columns(log, dataset.log_index, snapshots, columns)
+    cold = embedding_log.cold_start(log, dataset.log_index, columns)
+    release_memory()
+    return cold, perf_counter() - begin
 
 
 def _train(
     dataset: LabelledDataset, name: str, seed: int, data: _SeedData, bar: ProgressBar
 ) -> ComparedCandidate:
-    vectors, cold, encoder_s = data
+    release_memory()
+    cold, encoder_s = data
     candidate = new_candidate(name)
     kind = type(candidate)
     with bar(f"{name}, seed {seed}") as step:
         begin = perf_counter()
-        fit, valid, test = (
-            _examples(dataset, vectors, kind, which) for which in ("fit", "valid", "test")
+        fit, valid = (
+            examples(dataset.rows[part], dataset.vectors[part], kind)
+            for part in (dataset.fit, dataset.valid)
         )
         candidate.fit(fit, valid, seed, step)
         train_s = perf_counter() - begin + (encoder_s if kind.groups else 0.0)
+    del fit
+    release_memory()
     threshold = choose_threshold(candidate, valid)
+    del valid
+    test = examples(dataset.rows[dataset.test], dataset.vectors[dataset.test], kind)
     score, is_cold = candidate.score(test), cold[dataset.test]
-    until = float(event_times(dataset.rows)[dataset.valid].max())
+    until = float(event_times(dataset.rows[dataset.valid]).max())
     card = make_card(candidate, threshold, "comparison", until)
     return ComparedCandidate(
         {**_evaluate(dataset, test, score, is_cold, threshold), "train_s": train_s},
@@ -227,18 +256,11 @@ def _train(
     )
 
 
-def _examples(
-    dataset: LabelledDataset, vectors: Floats, kind: type[Candidate], which: str
-) -> Examples:
-    chosen = getattr(dataset, which)
-    return examples(dataset.rows.filter(pa.array(chosen)), vectors[chosen], kind)
-
-
 def _evaluate(
     dataset: LabelledDataset, data: Examples, score: Floats, is_cold: Booleans, threshold: float
 ) -> dict[str, float]:
     flagged = score >= _threshold_of_share(score, _weight(data))
-    scenario = dataset.scenario[dataset.test]
+    scenario = dataset.rows[dataset.test]["scenario"].to_numpy()
     recall = {
         f"recall_{name}": float(flagged[scenario == code].mean())
         for code, name in enumerate(SCENARIOS)
@@ -275,19 +297,18 @@ def _threshold_of_share(score: Floats, weight: Floats | None) -> float:
     return float(score[order[np.searchsorted(above, DECLINE_SHARE * above[-1])]])
 
 
-def _inputs(dataset: LabelledDataset, data: _SeedData) -> Iterator[Inputs]:
+def _inputs(dataset: LabelledDataset, _: _SeedData) -> Iterator[Inputs]:
     """Vector and cart of one transaction each."""
-    vectors, *_ = data
-    chosen = np.nonzero(dataset.test)[0][:ONNX_CALLS]
-    items = cart_sets(dataset.rows.take(chosen))
-    for i, row in enumerate(chosen):
+    first = dataset.test.start
+    items = cart_sets(dataset.rows[dataset.test].slice(0, ONNX_CALLS))
+    for i, row in enumerate(range(first, first + len(items))):
         filled = int((items[i, :, 0] >= 0).sum())
-        yield vectors[row : row + 1], {"items": items[i : i + 1, : max(filled, 1)]}
+        yield dataset.vectors[row : row + 1], {"items": items[i : i + 1, : max(filled, 1)]}
 
 
 def _posts(dataset: LabelledDataset, headers: Mapping[str, str]) -> list[dict[str, Any]]:
     wanted = ("transaction_id", "customer_id", "merchant_id", "device_id", "ip", "amount_minor")
-    rows = dataset.rows.filter(pa.array(dataset.test)).slice(0, REQUESTS).to_pylist()
+    rows = dataset.rows[dataset.test].slice(0, REQUESTS).to_pylist()
     return [
         {"json": {**{k: row[k] for k in wanted}, "event_time": row["event_time"].isoformat(),
                   "cart": row["cart"]}, "headers": headers}

@@ -10,10 +10,10 @@ import pyarrow.dataset as ds
 from features.spec import DAY, SEQ, TIME, VALUES, Embedding, Key
 from features.state_log import log_folder, row_table
 from services.fraud.features.graph import TransactionLog
-from services.fraud.features.states import EMBEDDING_FEATURES, EMBEDDING_SIZE, EMBEDDINGS
+from services.fraud.features.states import EMBEDDING_SIZE, EMBEDDINGS
 from services.fraud.ingestion.tables import STATE_LOG
 from services.platform.storage.lake import Lake
-from services.platform.types import Booleans, Floats
+from services.platform.types import Booleans, Floats, Floats32, Integers
 
 
 @dataclass(frozen=True)
@@ -41,27 +41,35 @@ def midnights(begin: float, end: float) -> list[float]:
     return [float(day) * DAY for day in np.arange(first, np.ceil(end / DAY))]
 
 
-def embedding_columns(log: TransactionLog, snapshots: Iterable[EmbeddingSnapshot]) -> Floats:
-    """(N, len(EMBEDDING_FEATURES)): each transaction's embeddings in the snapshot of its day.
+def write_embedding_columns(
+    log: TransactionLog, rows: Integers, snapshots: Iterable[EmbeddingSnapshot], out: Floats32
+) -> None:
+    """Write transactions' embeddings in the snapshots of their days, NaN where there are none.
 
     Args:
+        rows: (N,) indices into the log.
         snapshots: One per day, as of the midnight that begins the day.
+        out: (N, len(EMBEDDING_FEATURES)).
     """
-    out = np.full((len(log.seq), len(EMBEDDING_FEATURES)), np.nan)
+    out[:] = np.nan
+    time = log.time[rows]
     for snapshot in snapshots:
-        rows = log.within(snapshot.at, snapshot.at + DAY)
+        [today] = np.nonzero((time >= snapshot.at) & (time < snapshot.at + DAY))
         for number, view in enumerate(EMBEDDINGS):
-            codes = log.codes[view.keys[0]][rows]
+            codes = log.codes[view.keys[0]][rows[today]]
             values = np.where(codes[:, None] >= 0, snapshot.values[view.name][codes], np.nan)
-            out[rows, number * EMBEDDING_SIZE : (number + 1) * EMBEDDING_SIZE] = values
-    return out
+            out[today, number * EMBEDDING_SIZE : (number + 1) * EMBEDDING_SIZE] = values
 
 
-def cold_start(log: TransactionLog, columns: Floats) -> Booleans:
-    """(N,) whether any party of a transaction had no embedding, by its `embedding_columns`."""
-    found = columns.reshape(len(log.seq), len(EMBEDDINGS), EMBEDDING_SIZE)
-    missing = np.isnan(found[:, :, 0])
-    present = np.column_stack([log.codes[view.keys[0]] >= 0 for view in EMBEDDINGS])
+def cold_start(log: TransactionLog, rows: Integers, columns: Floats32) -> Booleans:
+    """(N,) whether any party of a transaction had no embedding.
+
+    Args:
+        rows: (N,) indices into the log.
+        columns: (N, len(EMBEDDING_FEATURES)), of `write_embedding_columns`.
+    """
+    missing = np.isnan(columns[:, ::EMBEDDING_SIZE])
+    present = np.column_stack([log.codes[view.keys[0]][rows] >= 0 for view in EMBEDDINGS])
     return np.asarray((missing & present).any(axis=1))
 
 

@@ -134,7 +134,7 @@ def feature_names(candidate: type[Candidate]) -> tuple[str, ...]:
 
 def examples(
     rows: pa.Table,
-    vectors: Floats,
+    vectors: Floats | Floats32,
     candidate: type[Candidate],
     features: tuple[str, ...] = (),
 ) -> Examples:

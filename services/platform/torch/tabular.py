@@ -69,7 +69,10 @@ class TabularNetwork(nn.Module):
 
 def network_inputs(examples: Examples, sets: tuple[str, ...]) -> tuple[Floats32, ...]:
     """A network's inputs: the vectors (N, F), then each set (N, M, K)."""
-    return (examples.vectors.astype(np.float32), *(examples.sets[name] for name in sets))
+    return (
+        examples.vectors.astype(np.float32, copy=False),
+        *(examples.sets[name] for name in sets),
+    )
 
 
 def sample_rows(examples: Examples, max_rows: int = 20_000) -> Tensor:

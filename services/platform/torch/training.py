@@ -16,7 +16,7 @@ from services.platform.torch.export import export_tabular
 from services.platform.torch.tabular import network_inputs, sample_rows
 from services.platform.types import Booleans, Floats, Floats32
 
-_PREDICTION_BATCH = 8_192
+_PREDICTION_BATCH = 2_048
 _WEIGHTS_FILE = "weights.pt"
 
 

@@ -10,7 +10,7 @@ import pytest
 from features.spec import DAY
 from services.fraud.candidates import CANDIDATES
 from services.fraud.features import encoder
-from services.fraud.features.embedding_log import embedding_columns, midnights
+from services.fraud.features.embedding_log import midnights, write_embedding_columns
 from services.fraud.features.embeddings import embed_at, encoder_hyperparameters
 from services.fraud.features.graph import TransactionLog
 from services.fraud.features.states import FEATURES, SETS, TABULAR
@@ -45,7 +45,8 @@ def vectors(simulated):
     short = {**encoder_hyperparameters(), "epochs": 1}
     made = encoder.train(log, simulated.encoder_examples(log), nights[:3], short, 0, no_progress)
     found = simulated.vectors.copy()
-    found[:, len(TABULAR) :] = embedding_columns(log, embed_at(made, log, nights, no_progress))
+    snapshots = embed_at(made, log, nights, no_progress)
+    write_embedding_columns(log, np.arange(len(found)), snapshots, found[:, len(TABULAR) :])
     return found
 
 

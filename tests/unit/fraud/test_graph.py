@@ -5,7 +5,7 @@ import pytest
 
 from features.spec import DAY
 from services.fraud.features import encoder
-from services.fraud.features.embedding_log import cold_start, embedding_columns, midnights
+from services.fraud.features.embedding_log import cold_start, midnights, write_embedding_columns
 from services.fraud.features.embeddings import embed_at, encoder_hyperparameters
 from services.fraud.features.graph import (
     CUSTOMER,
@@ -94,16 +94,25 @@ def test_parties_without_edges_have_no_embedding(simulated, log, at):
         assert (np.isnan(values).all(axis=1) == ~graph.has_edge[entity]).all()
         assert np.nanmax(np.abs(values)) <= 1.0
     [snapshot] = embed_at(trained, log, [at], quiet)
-    found = embedding_columns(log, [snapshot])
     today = log.within(at, at + DAY)
-    assert found.shape == (len(log.seq), len(EMBEDDING_FEATURES))
+    found, of_today = (
+        embedding_columns(log, rows, snapshot) for rows in (np.arange(len(log.seq)), today)
+    )
+    assert np.array_equal(of_today, found[today], equal_nan=True)
     assert np.isnan(found[: today[0]]).all()
     customer = found[today, :8]
     assert np.array_equal(customer, embedded["customer_id"][log.codes["customer_id"][today]],
                           equal_nan=True)  # fmt: skip
     absent = np.isnan(found[today].reshape(-1, len(EMBEDDINGS), 8)[:, :, 0]).any(axis=1)
-    assert (cold_start(log, found)[today] <= absent).all()
-    assert cold_start(log, found)[today].any()
+    cold = cold_start(log, today, found[today])
+    assert (cold <= absent).all()
+    assert cold.any()
+
+
+def embedding_columns(log, rows, snapshot):
+    out = np.zeros((len(rows), len(EMBEDDING_FEATURES)), np.float32)
+    write_embedding_columns(log, rows, [snapshot], out)
+    return out
 
 
 def quiet(*_):
