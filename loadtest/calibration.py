@@ -18,7 +18,8 @@ from statistics import median
 import psutil
 
 from infra.local.supervisor import Supervisor
-from loadtest.run import WARM_UP_S, Load, busy_s, catch_up, cores_in_use, run
+from loadtest.knee import SECONDS, STEP, measured_knee, steady_load
+from loadtest.run import WARM_UP_S, busy_s, catch_up, cores_in_use
 from services.platform.capacity.staffing import knee as knee_of
 from services.platform.capacity.staffing import knee_by_latency
 from services.platform.design import DEFERRABLE_NICE, Design
@@ -27,8 +28,6 @@ from services.platform.settings import Settings
 
 # Share of the design's load rate: below the knee, where queues do not change the work.
 _RATES = (0.4, 0.8)
-_SECONDS = 20
-_STEP = 1.25
 # Locust rounds to whole milliseconds.
 _LEAST_MS = 0.5
 LOCUST, MACHINE = "locust", "machine"
@@ -45,7 +44,8 @@ class Round:
         p95_ms: Latency at the lower and the higher of the two rates.
         knees: By queue, requests a second at which its p95 passes the budget.
         predicted_knee: The geometric mean of `knees`.
-        measured_knee: The same by raising the load; None if it was not asked for.
+        measured_knee: The same by raising the load, as `whiteboard load --knee` does; None if it
+            was not asked for.
     """
 
     us: dict[str, float]
@@ -107,7 +107,7 @@ def calibration(
     for _ in range(rounds):
         last = found[-1].measured_knee if found else None
         # Half a step below the last knee: most later rounds then need two loads.
-        begin = round(last / math.sqrt(_STEP)) if last else design.load_rate
+        begin = round(last / math.sqrt(STEP)) if last else design.load_rate
         found.append(_round(config, design, budget_ms, begin if measure_knee else None, bar))
     return medians(found, idle)
 
@@ -123,7 +123,7 @@ def _round(
         (low.p95_ms, high.p95_ms),
         knees,
         math.prod(knees.values()) ** (1 / len(knees)),
-        _measured_knee(config, design, begin, budget_ms, bar) if begin else None,
+        measured_knee(config, design, begin, budget_ms, bar).rate if begin else None,
     )
 
 
@@ -146,7 +146,7 @@ def medians(rounds: Sequence[Round], idle_cores: float) -> Calibration:
 
 @dataclass(frozen=True)
 class Point:
-    """A load of `_SECONDS` after its warm-up.
+    """A load after its warm-up.
 
     Attributes:
         requests: Requests that were sent, in the warm-up too.
@@ -203,19 +203,14 @@ def _point(config: Settings, design: Design, share: float, bar: ProgressBar) -> 
     """A load at a share of the design's rate."""
     catch_up(bar)
     before = _cpu_seconds(config)
-    found = _load(config, design, max(round(design.load_rate * share), 1), bar)
+    found = steady_load(config, design, max(round(design.load_rate * share), 1), bar)
     after = _cpu_seconds(config)
     if not before.keys() & after.keys() - {LOCUST, MACHINE}:
         raise ValueError("no process of the stack runs here: `whiteboard up`")
     # The rate rises evenly within the warm-up.
-    requests = found.rate * (_SECONDS + WARM_UP_S / 2)
+    requests = found.rate * (SECONDS + WARM_UP_S / 2)
     used = {name: after[name] - before[name] for name in before.keys() & after.keys()}
     return Point(requests, used, found.rate, max(found.p95_ms, _LEAST_MS))
-
-
-def _load(config: Settings, design: Design, rate: int, bar: ProgressBar) -> Load:
-    with bar(f"{rate} requests/s") as step:
-        return run(design.name, rate, _SECONDS, config.home / "load", step)
 
 
 def _cpu_seconds(config: Settings) -> dict[str, float]:
@@ -233,55 +228,3 @@ def _cpu_seconds(config: Settings) -> dict[str, float]:
             if process.nice() >= DEFERRABLE_NICE:
                 found[MACHINE] -= found[name]
     return found
-
-
-def _measured_knee(
-    config: Settings, design: Design, begin: int, budget_ms: float, bar: ProgressBar
-) -> float:
-    """The rate at which p95 passes the budget, from steps of a quarter above and below it.
-
-    Args:
-        begin: The first rate.
-    """
-    rate, last = begin, None
-    while rate:
-        found = _best_of_two(config, design, rate, budget_ms, bar)
-        missed = _misses(found, budget_ms)
-        if last and _misses(last, budget_ms) != missed:
-            held, beyond = (last, found) if missed else (found, last)
-            return crossing(held, beyond, budget_ms)
-        last, rate = found, round(rate / _STEP if missed else rate * _STEP)
-    raise RuntimeError(f"p95 is over {budget_ms:.0f} ms at any rate")
-
-
-def crossing(held: Load, missed: Load, budget_ms: float) -> float:
-    """The rate between two loads at which p95 passes the budget.
-
-    In an M/M/1 queue 1 / p95 falls linearly with the load.
-
-    Args:
-        held: The load below.
-        missed: The load above; where it failed in another way than by its p95, it is the knee.
-        budget_ms: Bound of the p95.
-    """
-    if missed.p95_ms <= budget_ms:
-        return missed.rate
-    low, bound, high = (1 / ms for ms in (held.p95_ms, budget_ms, missed.p95_ms))
-    return held.rate + (low - bound) / (low - high) * (missed.rate - held.rate)
-
-
-def _best_of_two(
-    config: Settings, design: Design, rate: int, budget_ms: float, bar: ProgressBar
-) -> Load:
-    """A load, and where it misses the budget another: a shared machine's pause is no knee."""
-    catch_up(bar)
-    found = _load(config, design, rate, bar)
-    if not _misses(found, budget_ms):
-        return found
-    catch_up(bar)
-    again = _load(config, design, rate, bar)
-    return min(found, again, key=lambda one: (one.failures, one.p95_ms))
-
-
-def _misses(found: Load, budget_ms: float) -> bool:
-    return found.p95_ms >= budget_ms or found.failures > 0

@@ -7,11 +7,9 @@ import typer
 
 from services.cli.options import DESIGNS, FIRST, DesignArgument, JsonOption
 from services.cli.output import bar, fail, out, say, show_json, table
-from services.platform.design import Design
 from services.platform.settings import settings
 
 _RATES = " or ".join(f"{design.load_rate}" for design in DESIGNS.values())
-_KNEE_SECONDS = 15
 # Smaller growth is an allocator's normal variation.
 _GREW_MB = 20
 
@@ -21,7 +19,7 @@ def load(
     rate: Annotated[int, typer.Option(min=0, help=f"Requests a second; 0: {_RATES}.")] = 0,
     duration: Annotated[int, typer.Option(min=5, help="Seconds, after 5 of warm-up.")] = 60,
     knee: Annotated[
-        bool, typer.Option("--knee", help="Then raise the rate until p95 passes 50 ms.")
+        bool, typer.Option("--knee", help="Then find the rate at which p95 passes 50 ms.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -34,6 +32,7 @@ def load(
       whiteboard load fraud --knee --json
       whiteboard load cv --rate 20
     """
+    from loadtest.knee import measured_knee
     from loadtest.run import resident_mb, run
 
     if not design.load_rate:
@@ -49,7 +48,9 @@ def load(
         figures: dict[str, Any] = asdict(found)
         figures["memory_mb"] = {name: [before.get(name), mb] for name, mb in after.items()}
         if knee:
-            figures["knee"] = _knee(design, rate, budget_ms)
+            search = measured_knee(settings(), design, rate, budget_ms, bar)
+            figures["measured_knee"] = search.rate
+            figures["knee"] = [asdict(one) for one in search.steps]
     except RuntimeError as error:
         fail(str(error))
     if as_json:
@@ -60,21 +61,6 @@ def load(
         fail(f"p95 {found.p95_ms:.0f} ms, {found.failures} failures: it does not hold")
 
 
-def _knee(design: Design, rate: int, budget_ms: float) -> list[dict[str, float]]:
-    """Rates and their p95, up to the first that passes the budget."""
-    from loadtest.run import catch_up, run
-
-    steps = []
-    while True:
-        catch_up(bar)
-        with bar(f"{rate} requests/s") as step:
-            found = run(design.name, rate, _KNEE_SECONDS, settings().home / "load", step)
-        steps.append({"asked": rate, "rate": found.rate, "p95_ms": found.p95_ms})
-        if found.p95_ms >= budget_ms or found.failures:
-            return steps
-        rate = max(rate + 1, round(rate * 1.25))
-
-
 def _show(design: str, f: dict[str, Any]) -> None:
     board = table(f"Load on {design}", "", "measured")
     board.add_row("requests", f"{f['requests']:,} at {f['rate']:.0f}/s, {f['failures']} failed")
@@ -83,6 +69,8 @@ def _show(design: str, f: dict[str, Any]) -> None:
     board.add_row("p50, p95, p99", f"{f['p50_ms']:.0f}, {f['p95_ms']:.0f}, {f['p99_ms']:.0f} ms")
     for one in f.get("knee", []):
         board.add_row(f"{one['asked']}/s asked", f"{one['rate']:.0f}/s, p95 {one['p95_ms']:.0f} ms")
+    if "measured_knee" in f:
+        board.add_row("knee", f"{f['measured_knee']:.0f}/s")
     for name, (before, after) in f["memory_mb"].items():
         if before and after > before + _GREW_MB:
             board.add_row(f"memory of {name}", f"{before:,.0f} to {after:,.0f} MB")

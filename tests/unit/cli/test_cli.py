@@ -9,15 +9,12 @@ import subprocess
 import sys
 import warnings
 from datetime import UTC, datetime, timedelta
-from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
 
-import loadtest.run
 from infra.local.engines import Program
 from infra.local.supervisor import PortTaken, Supervisor
-from services.cli import load
 from services.cli.damage import read_time
 from services.cli.lifecycle import _ignore_sklearn_warnings
 from services.cli.main import COMMANDS, app
@@ -167,16 +164,6 @@ def test_a_data_set_that_is_not_here_is_named(tmp_path, monkeypatch):
     done = runner.invoke(app, ["evaluate", "cv"])
     assert done.exit_code == 1
     assert "no data set magnetic_tile" in done.output
-
-
-def test_the_search_for_the_knee_asks_for_more_each_time(monkeypatch):
-    def measured(design, rate, seconds, folder, step):
-        return SimpleNamespace(rate=rate, p95_ms=10.0 * rate, failures=0)
-
-    monkeypatch.setattr(loadtest.run, "run", measured)
-    monkeypatch.setattr(loadtest.run, "catch_up", lambda bar: None)
-    steps = load._knee(FRAUD, 1, 45.0)
-    assert [one["asked"] for one in steps] == [1, 2, 3, 4, 5]
 
 
 def test_bench_looks_for_wrk_before_any_set_up(monkeypatch):

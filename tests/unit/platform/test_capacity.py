@@ -3,14 +3,12 @@
 import json
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from loadtest.calibration import Point, Round, crossing, marginal_us, medians, predicted_knees
-from loadtest.run import Load
+from loadtest.calibration import Point, Round, marginal_us, medians, predicted_knees
 from services.cli.main import app
 from services.cv_inspection.retraining import retention as cv_retention
 from services.designs import DESIGNS
@@ -178,13 +176,3 @@ def test_latency_below_the_knee_predicts_that_of_a_simulated_queue():
 
     assert knee_by_latency(300, p95_ms(300), 50.0) == pytest.approx(940, rel=0.05)
     assert p95_ms(940) == pytest.approx(50.0, rel=0.3)
-
-
-def test_the_measured_knee_lies_where_the_latency_passes_the_budget():
-    held, missed = (load(rate, 3_000 / (1_000 - rate)) for rate in (780, 975))
-    assert crossing(held, missed, 50.0) == pytest.approx(940)
-    assert crossing(held, load(975, 20.0), 50.0) == 975  # requests failed there
-
-
-def load(rate, p95_ms):
-    return Load(rate, 0, 0, {}, 1.0, p95_ms, p95_ms, Path(), Path())
