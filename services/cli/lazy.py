@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import math
 import re
 from collections.abc import Iterable, Mapping
 from importlib import import_module
@@ -42,6 +43,20 @@ def lazy_group(panels: Mapping[str, str | None]) -> type[TyperGroup]:
     return LazyGroup
 
 
+class FiniteCommand(TyperCommand):
+    """A command that refuses `inf` and `nan`: Typer takes both for numbers within any bounds."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command. BadParameter names the option whose number is not finite."""
+        for option in self.params:
+            value = ctx.params.get(option.name)
+            for number in value if isinstance(value, list) else [value]:
+                if isinstance(number, float) and not math.isfinite(number):
+                    hint = f"'{option.opts[0]}'"
+                    raise typer.BadParameter(f"{number} is not finite", ctx, param_hint=hint)
+        return super().invoke(ctx)
+
+
 class _Commands(dict[str, Any]):
     """Commands by name; one is imported when it is looked up."""
 
@@ -52,7 +67,8 @@ class _Commands(dict[str, Any]):
         if super().__getitem__(name) is None:
             alone = typer.Typer(rich_markup_mode="rich", add_completion=False)
             command = getattr(import_module(f"services.cli.{name}"), name)
-            alone.command(name, help=_wrapped(inspect.getdoc(command) or ""))(command)
+            help_text = _wrapped(inspect.getdoc(command) or "")
+            alone.command(name, cls=FiniteCommand, help=help_text)(command)
             self[name] = get_command(alone)
         return super().__getitem__(name)
 
