@@ -212,7 +212,9 @@ def test_suspects_are_ranked(parts):
     assert found[0].path == data.files[wrong].path.relative_to(parts).as_posix()
     assert found[0].reason == "looks defective"
     both = read_folder(parts, 32, quiet, group_by=r"kos(\d+)")
-    assert all("also labelled" in one.reason for one in rank(both, [fold], parts))
+    found = rank(both, [fold], parts)
+    assert all("also labelled" in one.reason for one in found)
+    assert len(found) == len({file.group for file in both.files})
 
 
 def test_an_interval_narrows_with_agreement():

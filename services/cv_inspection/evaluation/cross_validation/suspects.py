@@ -95,7 +95,7 @@ def find_suspects(request: SuspectRequest, bar: ProgressBar) -> tuple[list[Suspe
 
 
 def rank(data: FolderDataset, results: list[FoldResult], folder: Path) -> list[Suspect]:
-    """The most suspect images of out-of-fold results, one for each label of a group."""
+    """The most suspect image of each group, of out-of-fold results."""
     labels: dict[str, set[str]] = defaultdict(set)
     for file in data.files:
         labels[file.group].add(file.label)
@@ -104,9 +104,9 @@ def rank(data: FolderDataset, results: list[FoldResult], folder: Path) -> list[S
         for fold in results
         for row in range(len(fold.image))
     ]
-    best: dict[tuple[str, str], Suspect] = {}
+    best: dict[str, Suspect] = {}
     for suspect in sorted(found, key=lambda one: -one.suspicion):
-        best.setdefault((suspect.group, suspect.label), suspect)
+        best.setdefault(suspect.group, suspect)
     return list(best.values())[:_MAX_SUSPECTS]
 
 
