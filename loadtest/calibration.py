@@ -11,18 +11,14 @@ import math
 import os
 import resource
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from statistics import median
 
-import psutil
-
-from infra.local.supervisor import Supervisor
 from loadtest.knee import SECONDS, STEP, measured_knee, steady_load
-from loadtest.run import WARM_UP_S, busy_s, catch_up, cores_in_use
+from loadtest.run import WARM_UP_S, busy_s, catch_up, cores_in_use, used_by_process
 from services.platform.capacity.staffing import knee as knee_of
 from services.platform.capacity.staffing import knee_by_latency
-from services.platform.design import DEFERRABLE_NICE, Design
+from services.platform.design import Design
 from services.platform.progress import ProgressBar
 from services.platform.settings import Settings
 
@@ -100,7 +96,7 @@ def calibration(
     """
     if not design.load_rate:
         raise ValueError(f"there is no loadtest/{design.name}.py: nothing to calibrate with")
-    catch_up(bar)
+    catch_up(config, bar)
     with bar("without requests"):
         idle = cores_in_use(_IDLE_S)
     found: list[Round] = []
@@ -201,7 +197,7 @@ def marginal_us(low: Point, high: Point) -> dict[str, float]:
 
 def _point(config: Settings, design: Design, share: float, bar: ProgressBar) -> Point:
     """A load at a share of the design's rate."""
-    catch_up(bar)
+    catch_up(config, bar)
     before = _cpu_seconds(config)
     found = steady_load(config, design, max(round(design.load_rate * share), 1), bar)
     after = _cpu_seconds(config)
@@ -220,11 +216,8 @@ def _cpu_seconds(config: Settings) -> dict[str, float]:
     """
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     found = {LOCUST: used.ru_utime + used.ru_stime, MACHINE: busy_s()}
-    for name, pid in Supervisor(config).pids().items():
-        with suppress(psutil.NoSuchProcess):
-            process = psutil.Process(pid)
-            times = [one.cpu_times() for one in [process, *process.children(recursive=True)]]
-            found[name] = sum(t.user + t.system for t in times)
-            if process.nice() >= DEFERRABLE_NICE:
-                found[MACHINE] -= found[name]
+    for name, one in used_by_process(config).items():
+        found[name] = one.cpu_s
+        if one.deferrable:
+            found[MACHINE] -= one.cpu_s
     return found

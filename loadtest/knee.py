@@ -64,7 +64,7 @@ def measured_knee(
     """
 
     def load(rate: int) -> Step:
-        catch_up(bar)
+        catch_up(config, bar)
         found = steady_load(config, design, rate, bar)
         return Step(rate, found.rate, found.p95_ms, found.failures)
 

@@ -14,12 +14,12 @@ from matplotlib.figure import Figure
 
 from infra.local.engines import environment
 from infra.local.supervisor import Supervisor
+from services.platform.design import DEFERRABLE_NICE
 from services.platform.progress import ProgressBar, ProgressCallback
 from services.platform.settings import Settings
 
 WARM_UP_S = 5
-# Deferrable consumers have caught up once the machine uses less than this share of its cores for a
-# second. A machine that others keep busy never does, so the wait has an end.
+# Deferrable consumers have caught up once they use less than this share of the cores for a second.
 _CAUGHT_UP = 0.15
 _CATCH_UP_S = 60
 
@@ -160,13 +160,46 @@ def _plot(history: Path, path: Path, design: str, rate: int) -> Path:
     return path
 
 
-def catch_up(bar: ProgressBar) -> None:
+def catch_up(config: Settings, bar: ProgressBar) -> None:
     """Wait until deferrable consumers have caught up, a minute at most."""
     with bar("the stack catches up") as step:
         for second in range(_CATCH_UP_S):
             step(second, _CATCH_UP_S)
-            if cores_in_use(1.0) < _CAUGHT_UP * (os.cpu_count() or 1):
+            before = _deferrable_s(config)
+            time.sleep(1.0)
+            if _deferrable_s(config) - before < _CAUGHT_UP * (os.cpu_count() or 1):
                 return
+
+
+def _deferrable_s(config: Settings) -> float:
+    """Processor seconds of the deferrable consumers so far; of all, if containers run the stack."""
+    used = used_by_process(config).values()
+    return sum(one.cpu_s for one in used if one.deferrable) if used else busy_s()
+
+
+@dataclass(frozen=True)
+class Used:
+    """What a process used so far, with its children.
+
+    Attributes:
+        cpu_s: Processor seconds.
+        deferrable: Whether it gives way to requests.
+    """
+
+    cpu_s: float
+    deferrable: bool
+
+
+def used_by_process(config: Settings) -> dict[str, Used]:
+    """By name, what the processes of the running stack used; empty if containers run it."""
+    found = {}
+    for name, pid in Supervisor(config).pids().items():
+        with suppress(psutil.NoSuchProcess):
+            process = psutil.Process(pid)
+            times = [one.cpu_times() for one in [process, *process.children(recursive=True)]]
+            used = sum(t.user + t.system for t in times)
+            found[name] = Used(used, process.nice() >= DEFERRABLE_NICE)
+    return found
 
 
 def cores_in_use(seconds: float) -> float:

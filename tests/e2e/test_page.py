@@ -238,13 +238,14 @@ def test_a_load_runs_and_shows_its_percentiles(page, design, rate):
     assert stages[-1] == "publish"
 
 
+@pytest.mark.timeout(1_200)
 def test_a_load_goes_on_to_the_knee(page):
     go(page, "cv", "load")
     page.get_by_label("Requests a second").fill("60")
     page.get_by_label("for seconds").fill("5")
     page.get_by_label("then raise the rate to the knee").check()
     page.get_by_role("button", name="Run", exact=True).click()
-    page.get_by_role("figure").filter(has_text="The knee").wait_for()
+    page.get_by_role("figure").filter(has_text="The knee").wait_for(timeout=1_000_000)
     assert "The knee is at" in page.locator("#view").inner_text()
 
 
