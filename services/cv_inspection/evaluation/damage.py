@@ -175,5 +175,6 @@ async def _sequences(
         await wait_until_acknowledged(js, [(STREAM, DURABLE)], FLUSH_S)
     async with settled(config, until, [(DECISIONS_STREAM, INSPECTIONS_CONSUMER)]) as js:
         within = await stored_between(js, DECISIONS_STREAM, since, until)
-        _, last = await stored_between(js, DECISIONS_STREAM, since, until + _LATER)
-        return within, (within[0], last)
+        # Images of the whole second count, see `damage`: some were inspected before `since`.
+        second = since.replace(microsecond=0)
+        return within, await stored_between(js, DECISIONS_STREAM, second, until + _LATER)

@@ -1,6 +1,7 @@
 """What a fault did to images, counted in buckets and a lake that are damaged."""
 
 import asyncio
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
 import orjson
@@ -110,6 +111,28 @@ def test_images_of_another_time_are_not_counted(config, lake):
     long_ago = datetime.now(UTC) - timedelta(hours=2)
     found = damage(config, long_ago, long_ago + timedelta(minutes=1))
     assert (found.unanswered, found.lost, found.eur) == (0, 0, 0.0)
+
+
+async def test_an_image_of_the_second_in_which_the_time_begins_is_not_lost(monkeypatch):
+    """The store's times are whole seconds, so it counts, and was inspected before the time."""
+    inspected = [AT + timedelta(seconds=0.3), AT + timedelta(seconds=5)]
+
+    @asynccontextmanager
+    async def settled(*_):
+        yield None
+
+    async def acknowledged(*_):
+        return True
+
+    async def stored_between(js, stream, since, until):
+        return tuple(sum(at < moment for at in inspected) for moment in (since, until))
+
+    monkeypatch.setattr(counting, "settled", settled)
+    monkeypatch.setattr(counting, "wait_until_acknowledged", acknowledged)
+    monkeypatch.setattr(counting, "stored_between", stored_between)
+    begin = AT + timedelta(seconds=0.7)
+    within, around = await counting._sequences(None, begin, begin + timedelta(seconds=9))
+    assert (within, around) == ((1, 2), (0, 2))
 
 
 @pytest.mark.slow
