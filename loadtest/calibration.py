@@ -14,8 +14,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from loadtest.knee import SECONDS, STEP, measured_knee, steady_load
-from loadtest.run import WARM_UP_S, busy_s, catch_up, cores_in_use, used_by_process
+from loadtest.run import (
+    SECONDS,
+    WARM_UP_S,
+    busy_s,
+    catch_up,
+    cores_in_use,
+    measured_knee,
+    steady_load,
+    used_by_process,
+)
+from services.platform.capacity.knee_search import STEP
 from services.platform.capacity.staffing import knee as knee_of
 from services.platform.capacity.staffing import knee_by_latency
 from services.platform.design import Design

@@ -14,11 +14,14 @@ from matplotlib.figure import Figure
 
 from infra.local.engines import environment
 from infra.local.supervisor import Supervisor
-from services.platform.design import DEFERRABLE_NICE
+from services.platform.capacity.knee_search import Knee, Step, find_knee
+from services.platform.design import DEFERRABLE_NICE, Design
 from services.platform.progress import ProgressBar, ProgressCallback
 from services.platform.settings import Settings
 
 WARM_UP_S = 5
+# Of a load whose rate is one of several.
+SECONDS = 20
 # Deferrable consumers have caught up once they use less than this share of the cores for a second.
 _CAUGHT_UP = 0.15
 _CATCH_UP_S = 60
@@ -96,6 +99,29 @@ def run(design: str, rate: int, seconds: int, folder: Path, step: ProgressCallba
         html=html,
         plot=plot,
     )
+
+
+def steady_load(config: Settings, design: Design, rate: int, bar: ProgressBar) -> Load:
+    """A load of `SECONDS`, after its warm-up."""
+    with bar(f"{rate} requests/s") as step:
+        return run(design.name, rate, SECONDS, config.home / "load", step)
+
+
+def measured_knee(
+    config: Settings, design: Design, begin: int, budget_ms: float, bar: ProgressBar
+) -> Knee:
+    """The knee of the running stack; each load begins when the stack has caught up.
+
+    Raises:
+        RuntimeError: Locust failed, or no rate holds the budget.
+    """
+
+    def load(rate: int) -> Step:
+        catch_up(config, bar)
+        found = steady_load(config, design, rate, bar)
+        return Step(rate, found.rate, found.p95_ms, found.failures)
+
+    return find_knee(load, begin, budget_ms)
 
 
 def resident_mb(config: Settings) -> dict[str, float]:

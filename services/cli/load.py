@@ -32,8 +32,7 @@ def load(
       whiteboard load fraud --knee --json
       whiteboard load cv --rate 20
     """
-    from loadtest.knee import measured_knee
-    from loadtest.run import resident_mb, run
+    from loadtest.run import measured_knee, resident_mb, run
 
     if not design.load_rate:
         fail(f"there is no loadtest/{design.name}.py: {design.name} has no load scenario")

@@ -3,12 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from loadtest.run import Load, catch_up, run
-from services.platform.design import Design
-from services.platform.progress import ProgressBar
-from services.platform.settings import Settings
-
-SECONDS = 20
 # From one rate to the next.
 STEP = 1.25
 
@@ -46,29 +40,6 @@ class Knee:
 
     rate: float
     steps: tuple[Step, ...]
-
-
-def steady_load(config: Settings, design: Design, rate: int, bar: ProgressBar) -> Load:
-    """A load of `SECONDS`, after its warm-up."""
-    with bar(f"{rate} requests/s") as step:
-        return run(design.name, rate, SECONDS, config.home / "load", step)
-
-
-def measured_knee(
-    config: Settings, design: Design, begin: int, budget_ms: float, bar: ProgressBar
-) -> Knee:
-    """The knee of the running stack; each load begins when the stack has caught up.
-
-    Raises:
-        RuntimeError: Locust failed, or no rate holds the budget.
-    """
-
-    def load(rate: int) -> Step:
-        catch_up(config, bar)
-        found = steady_load(config, design, rate, bar)
-        return Step(rate, found.rate, found.p95_ms, found.failures)
-
-    return find_knee(load, begin, budget_ms)
 
 
 def find_knee(load: Callable[[int], Step], begin: int, budget_ms: float) -> Knee:

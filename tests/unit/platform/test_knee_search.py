@@ -2,7 +2,7 @@
 
 import pytest
 
-from loadtest.knee import Step, find_knee
+from services.platform.capacity.knee_search import Step, find_knee
 
 BUDGET_MS = 50.0
 
