@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from loadtest.run import (
-    SECONDS,
+    STEADY_LOAD_S,
     WARM_UP_S,
     busy_s,
     catch_up,
@@ -213,7 +213,7 @@ def _point(config: Settings, design: Design, share: float, bar: ProgressBar) -> 
     if not before.keys() & after.keys() - {LOCUST, MACHINE}:
         raise ValueError("no process of the stack runs here: `whiteboard up`")
     # The rate rises evenly within the warm-up.
-    requests = found.rate * (SECONDS + WARM_UP_S / 2)
+    requests = found.rate * (STEADY_LOAD_S + WARM_UP_S / 2)
     used = {name: after[name] - before[name] for name in before.keys() & after.keys()}
     return Point(requests, used, found.rate, max(found.p95_ms, _LEAST_MS))
 

@@ -20,8 +20,8 @@ from services.platform.progress import ProgressBar, ProgressCallback
 from services.platform.settings import Settings
 
 WARM_UP_S = 5
-# Of a load whose rate is one of several.
-SECONDS = 20
+# Duration of a load at one of several rates.
+STEADY_LOAD_S = 20
 # Deferrable consumers have caught up once they use less than this share of the cores for a second.
 _CAUGHT_UP = 0.15
 _CATCH_UP_S = 60
@@ -102,9 +102,17 @@ def run(design: str, rate: int, seconds: int, folder: Path, step: ProgressCallba
 
 
 def steady_load(config: Settings, design: Design, rate: int, bar: ProgressBar) -> Load:
-    """A load of `SECONDS`, after its warm-up."""
+    """A load of `STEADY_LOAD_S`, after its warm-up.
+
+    Raises:
+        RuntimeError: Locust failed, or every request did; the message has the most frequent error.
+    """
     with bar(f"{rate} requests/s") as step:
-        return run(design.name, rate, SECONDS, config.home / "load", step)
+        found = run(design.name, rate, STEADY_LOAD_S, config.home / "load", step)
+    if found.failures == found.requests:
+        worst = max(found.errors, key=found.errors.__getitem__)
+        raise RuntimeError(f"every request failed, most of them: {worst}; `whiteboard status`")
+    return found
 
 
 def measured_knee(
@@ -113,7 +121,7 @@ def measured_knee(
     """The knee of the running stack; each load begins when the stack has caught up.
 
     Raises:
-        RuntimeError: Locust failed, or no rate holds the budget.
+        RuntimeError: Every request failed, or no rate holds the budget.
     """
 
     def load(rate: int) -> Step:

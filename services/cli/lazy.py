@@ -43,8 +43,8 @@ def lazy_group(panels: Mapping[str, str | None]) -> type[TyperGroup]:
     return LazyGroup
 
 
-class FiniteCommand(TyperCommand):
-    """A command that refuses `inf` and `nan`: Typer takes both for numbers within any bounds."""
+class _FiniteCommand(TyperCommand):
+    """A command that refuses `inf` and `nan`, which Typer takes for numbers."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command. BadParameter names the option whose number is not finite."""
@@ -52,7 +52,7 @@ class FiniteCommand(TyperCommand):
             value = ctx.params.get(option.name)
             for number in value if isinstance(value, list) else [value]:
                 if isinstance(number, float) and not math.isfinite(number):
-                    hint = f"'{option.opts[0]}'"
+                    hint = " / ".join(f"'{name}'" for name in option.opts)
                     raise typer.BadParameter(f"{number} is not finite", ctx, param_hint=hint)
         return super().invoke(ctx)
 
@@ -68,7 +68,7 @@ class _Commands(dict[str, Any]):
             alone = typer.Typer(rich_markup_mode="rich", add_completion=False)
             command = getattr(import_module(f"services.cli.{name}"), name)
             help_text = _wrapped(inspect.getdoc(command) or "")
-            alone.command(name, cls=FiniteCommand, help=help_text)(command)
+            alone.command(name, cls=_FiniteCommand, help=help_text)(command)
             self[name] = get_command(alone)
         return super().__getitem__(name)
 

@@ -34,8 +34,7 @@ class Knee:
 
     Attributes:
         rate: Requests a second at which p95 passes the budget.
-        steps: By rising rate; the last misses the budget, the others hold it, or the other way
-            round: the first holds it.
+        steps: By rising rate: those that hold the budget, then those that miss it.
     """
 
     rate: float

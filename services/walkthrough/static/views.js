@@ -172,7 +172,7 @@ function loadFigures(design, figures) {
   if (!figures.knee) return runFigures(figures);
   const steps = figures.knee, last = steps.at(-1), held = steps.filter((one) => one.p95_ms < design.budget_ms && !one.failures).at(-1);
   return h("div", {}, runFigures(figures),
-    h("p", {}, held ? `It held ${number(held.rate)} requests/s at a p95 of ${figure(held.p95_ms, "ms")}` : "It held none of these rates", `; at ${number(last.rate)}/s p95 was ${figure(last.p95_ms, "ms")}. The knee is at ${number(figures.measured_knee)} requests/s.`),
+    h("p", {}, `It held ${number(held.rate)} requests/s at a p95 of ${figure(held.p95_ms, "ms")}; at ${number(last.rate)}/s p95 was ${figure(last.p95_ms, "ms")}. The knee is at ${number(figures.measured_knee)} requests/s.`),
     curves("The knee", "requests a second", "p95, ms", [{ name: "p95", points: steps.map((one) => [one.rate, one.p95_ms]) },
       { name: "budget", points: [[steps[0].rate, design.budget_ms], [last.rate, design.budget_ms]] }]));
 }

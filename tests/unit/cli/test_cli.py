@@ -147,7 +147,7 @@ def test_an_unknown_drift_is_answered_with_the_known_ones():
         (["reconcile", "fraud"], "fraud has no reconcile"),
         (["evaluate", "cv", "--file", ".", "--protocol", "x"], "magnetic_tile"),
         (["fault", "redis", "--seconds", "inf"], "'--seconds': inf is not finite"),
-        (["plan", "fraud", "--images", "nan"], "'--tps': nan is not finite"),
+        (["plan", "fraud", "--images", "nan"], "'--images': nan is not finite"),
     ],
 )
 def test_a_wrong_argument_is_answered_with_what_there_is(arguments, words):
