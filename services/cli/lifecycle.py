@@ -138,6 +138,6 @@ def _simulate(design: Design, rate: float, seed: int) -> Iterator[None]:
     try:
         yield
     finally:
-        # The simulator stores its cursor ahead of what it sends: ending it repeats no event.
+        # Simulators store their position ahead of what they send: ending them repeats nothing.
         process.terminate()
         process.wait(20)

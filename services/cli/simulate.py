@@ -43,6 +43,8 @@ def simulate(
 ) -> None:
     """Stream live transactions or images through the stack, from where the last run stopped.
 
+    Ctrl-C ends it earlier, with the figures so far.
+
     Examples:
       whiteboard simulate fraud --rate 300 --seconds 30
       whiteboard simulate fraud --drift covariate=0.5,concept=1

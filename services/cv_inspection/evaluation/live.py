@@ -1,5 +1,6 @@
 """Live images: what `simulate` and `demo` play into the running stack, and how it is shown."""
 
+from contextlib import suppress
 from typing import Any
 
 import uvloop
@@ -7,7 +8,7 @@ import uvloop
 from services.cv_inspection.evaluation.run_report import contact_sheet, run_report
 from services.cv_inspection.problem import LATENCY_BUDGET_MS
 from services.cv_inspection.simulator.drift import CameraDrift
-from services.cv_inspection.simulator.station import run_stations
+from services.cv_inspection.simulator.station import StationReport, run_stations
 from services.platform.hooks import DemoRequest, Figures, Table, TrafficRequest, mark
 from services.platform.progress import ProgressBar
 from services.platform.settings import Settings
@@ -17,7 +18,7 @@ RATE, POST_RATE = 4.0, 20.0
 
 
 def simulate(config: Settings, request: TrafficRequest, bar: ProgressBar) -> dict[str, Any]:
-    """Put and post images and return the run's figures.
+    """Put and post images and return the run's figures; Ctrl-C ends it, with those so far.
 
     Raises:
         OSError: an engine does not answer.
@@ -25,9 +26,13 @@ def simulate(config: Settings, request: TrafficRequest, bar: ProgressBar) -> dic
     """
     drift = CameraDrift.parse(request.drift) if request.drift else None
     rate, post_rate = request.rate, request.post_rate
-    with bar(f"live images, {rate + post_rate:.0f}/s") as step:
-        stations = run_stations(config, request.seed, rate, post_rate, request.seconds, step, drift)
-        report = uvloop.run(stations)
+    report = StationReport()
+    with bar(f"live images, {rate + post_rate:.0f}/s") as step, suppress(KeyboardInterrupt):
+        uvloop.run(
+            run_stations(
+                config, report, request.seed, rate, post_rate, request.seconds, step, drift
+            )
+        )
     return run_report(report, post_rate)
 
 
@@ -37,9 +42,9 @@ def demo(config: Settings, request: DemoRequest, bar: ProgressBar) -> dict[str, 
     Raises:
         OSError: an engine does not answer.
     """
+    report, seconds = StationReport(), request.images_seconds
     with bar(f"live images, {RATE + POST_RATE:.0f}/s") as step:
-        stations = run_stations(config, request.seed, RATE, POST_RATE, request.images_seconds, step)
-        report = uvloop.run(stations)
+        uvloop.run(run_stations(config, report, request.seed, RATE, POST_RATE, seconds, step))
     sheet = config.home / "contact-sheet.png"
     with bar("drawing a contact sheet"):
         contact_sheet(config, list(report.published), sheet)

@@ -11,7 +11,6 @@ import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from functools import partial
 from operator import itemgetter
 from typing import Any
 
@@ -19,14 +18,13 @@ import aiohttp
 import orjson
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
-from nats.js.errors import NotFoundError
-from nats.js.kv import KeyValue
 
 from services.cv_inspection.ingestion.events import DECISIONS_STREAM, InspectionEvent
 from services.cv_inspection.problem import GOOD
 from services.cv_inspection.service import INSPECTOR
-from services.cv_inspection.simulator.camera import LINES, LIVE_FROM, Camera, Shot
+from services.cv_inspection.simulator.camera import LINES, Camera, Shot
 from services.cv_inspection.simulator.drift import CameraDrift
+from services.cv_inspection.simulator.image_numbers import ImageNumbers
 from services.cv_inspection.simulator.returns import Returns
 from services.platform.progress import ProgressCallback
 from services.platform.runtime.client import open_session, post
@@ -36,11 +34,9 @@ from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
 from services.platform.streaming.connection import connect, ensure_bucket
 from services.platform.streaming.consumer import Message, OrderedConsumer, consume
-from services.platform.streaming.retry import retry_forever
 
 BUCKET = "simulator"
 _NAME = "station"
-_CURSOR = "cv.cursor"
 _DRAIN_TIMEOUT_S = 20.0
 _TIMEOUT_S = 10.0
 _RETRY_S = 1.0
@@ -104,7 +100,12 @@ class Station:
     """Puts and posts images, and consumes their inspections."""
 
     def __init__(
-        self, config: Settings, nc: Client, http: aiohttp.ClientSession, returns: Returns
+        self,
+        config: Settings,
+        nc: Client,
+        http: aiohttp.ClientSession,
+        returns: Returns,
+        report: StationReport,
     ) -> None:
         self._inbox = Lake(config, config.inbox)
         self._url = INSPECTOR.url(config)
@@ -116,41 +117,43 @@ class Station:
         self._image = 0
         self._due: dict[str, tuple[float, Shot]] = {}
         self._tasks: set[asyncio.Task[object]] = set()
-        self.report = StationReport()
+        self.report = report
 
     async def run(
         self,
         camera: Camera,
-        first: int,
+        numbers: ImageNumbers,
         rate: float,
         post_rate: float,
         seconds: float,
         step: ProgressCallback,
-    ) -> int:
-        """Put `rate` images a second and post `post_rate`. Returns the next image's number."""
+    ) -> None:
+        """Put `rate` images a second and post `post_rate`."""
         async with self._consuming():
             # The first image of each line generates its surface, which takes a second.
             for number in range(len(LINES)):
-                await asyncio.to_thread(camera.shot, first + number)
+                await asyncio.to_thread(camera.shot, numbers.next + number)
             begin = time.perf_counter()
-            puts, posts = round(rate * seconds), round(post_rate * seconds)
-            # Puts and posts have their own images, so that both cover all lines in turn.
-            schedule = [(begin + i / rate, first + i, self._put) for i in range(puts)]
-            schedule += [
-                (begin + i / post_rate, first + puts + i, self._post) for i in range(posts)
+            # Puts and posts have laps of their own, so that both cover all stations in turn.
+            kinds = ((rate, numbers.laps(), self._put), (post_rate, numbers.laps(), self._post))
+            schedule = [
+                (begin + i / hertz, laps, send)
+                for hertz, laps, send in kinds
+                for i in range(round(hertz * seconds))
             ]
             schedule.sort(key=itemgetter(0))
-            for done, (due, number, send) in enumerate(schedule, start=1):
-                shot = await asyncio.to_thread(camera.shot, number)
-                await asyncio.sleep(max(due - time.perf_counter(), 0.0))
-                self._start(send(shot, due))
-                self._image = first + done
-                for identity, label in self._returns.take(self._image).items():
-                    self._start(self._label_return(identity, label))
-                step(done, len(schedule))
-            await self._drain()
-            self.report.seconds = time.perf_counter() - begin
-            return first + len(schedule)
+            try:
+                for done, (due, laps, send) in enumerate(schedule, start=1):
+                    shot = await asyncio.to_thread(camera.shot, next(laps))
+                    await asyncio.sleep(max(due - time.perf_counter(), 0.0))
+                    self._start(send(shot, due))
+                    self._image = numbers.next
+                    for identity, label in self._returns.take(self._image).items():
+                        self._start(self._label_return(identity, label))
+                    step(done, len(schedule))
+            finally:
+                await self._drain()
+                self.report.seconds = time.perf_counter() - begin
 
     @asynccontextmanager
     async def _consuming(self) -> AsyncIterator[None]:
@@ -253,16 +256,18 @@ class Station:
 
 async def run_stations(
     config: Settings,
+    report: StationReport,
     seed: int,
     rate: float,
     post_rate: float,
     seconds: float,
     step: ProgressCallback,
     drift: CameraDrift | None = None,
-) -> StationReport:
+) -> None:
     """Run the stations for some seconds, from the image where the last run stopped.
 
     Args:
+        report: What is measured is added to it, also where the run is cancelled.
         rate: Images a second put into the store.
         post_rate: Images a second posted to the inspector.
         drift: Of the camera; none if None.
@@ -274,20 +279,11 @@ async def run_stations(
     nc = await connect(config, "station")
     try:
         bucket = await ensure_bucket(nc.jetstream(), BUCKET)
-        first, returns = await _cursor(bucket), await Returns.open(bucket)
+        numbers, returns = await ImageNumbers.open(bucket), await Returns.open(bucket)
         async with open_session(_TIMEOUT_S) as http:
-            station = Station(config, nc, http, returns)
+            station = Station(config, nc, http, returns, report)
             camera = Camera(seed, drift=drift)
-            last = await station.run(camera, first, rate, post_rate, seconds, step)
-        await retry_forever(partial(bucket.put, _CURSOR, str(last).encode()), "the cursor")
-        return station.report
+            await station.run(camera, numbers, rate, post_rate, seconds, step)
+        await numbers.close()
     finally:
         await nc.close()
-
-
-async def _cursor(bucket: KeyValue) -> int:
-    """Number of the next image; no image is taken twice."""
-    try:
-        return int((await bucket.get(_CURSOR)).value or LIVE_FROM)
-    except NotFoundError:
-        return LIVE_FROM

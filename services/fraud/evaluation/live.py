@@ -1,6 +1,7 @@
 """Live traffic: what `simulate` and `demo` play into the running stack, and how it is shown."""
 
 import asyncio
+from contextlib import suppress
 from math import isnan
 from typing import Any
 
@@ -15,6 +16,7 @@ from services.fraud.evaluation.run_report import (
 from services.fraud.problem import LATENCY_BUDGET_MS
 from services.fraud.review.live import present_costs
 from services.fraud.simulator.drift import Drift
+from services.fraud.simulator.gateway import TrafficReport
 from services.fraud.simulator.live import simulate_live
 from services.platform.hooks import DemoRequest, Figures, Table, TrafficRequest, mark
 from services.platform.progress import ProgressBar
@@ -23,16 +25,17 @@ from services.platform.settings import Settings
 
 
 def simulate(config: Settings, request: TrafficRequest, bar: ProgressBar) -> dict[str, Any]:
-    """Play live transactions and return the run's figures.
+    """Play live transactions and return the run's figures; Ctrl-C ends it, with those so far.
 
     Raises:
         OSError: an engine does not answer.
         ValueError: no such drift.
     """
     drift = Drift.parse(request.drift) if request.drift else None
-    with bar(f"live traffic, {request.rate:.0f}/s") as step:
-        report = uvloop.run(
-            simulate_live(config, request.seed, request.rate, request.seconds, step, drift)
+    report = TrafficReport()
+    with bar(f"live traffic, {request.rate:.0f}/s") as step, suppress(KeyboardInterrupt):
+        uvloop.run(
+            simulate_live(config, report, request.seed, request.rate, request.seconds, step, drift)
         )
     return traffic_figures(report, asyncio.run(present_costs(config)))
 
@@ -50,10 +53,9 @@ def demo(
         OSError: an engine does not answer.
     """
     before = _delays(features_url, reasons_url)
+    report = TrafficReport()
     with bar(f"live traffic, {request.rate:.0f}/s") as step:
-        report = uvloop.run(
-            simulate_live(config, request.seed, request.rate, request.seconds, step)
-        )
+        uvloop.run(simulate_live(config, report, request.seed, request.rate, request.seconds, step))
     with bar("auditing every vector"):
         settled = asyncio.run(wait_until_processed(config))
         after = _delays(features_url, reasons_url)

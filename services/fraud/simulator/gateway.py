@@ -121,6 +121,7 @@ class Gateway:
         feed: str = "",
         held: LabelFilter | None = None,
         headers: Mapping[str, str] | None = None,
+        report: TrafficReport | None = None,
     ) -> None:
         """Send nothing yet.
 
@@ -131,6 +132,7 @@ class Gateway:
             feed: Feed of the events; empty leaves theirs.
             held: Withholds labels that do not exist; None: all exist, as in a file.
             headers: Of each request, besides its type.
+            report: What is measured is added to it; None: to a new one.
         """
         self._headers = {"Content-Type": "application/json", **(headers or {})}
         self._feed = feed
@@ -142,7 +144,7 @@ class Gateway:
         self._tasks: set[asyncio.Task[None]] = set()
         self._truth: KeyValue | None = None
         self._on_published: Callable[[str], None] = lambda _: None
-        self.report = TrafficReport()
+        self.report = report or TrafficReport()
 
     async def run(
         self,
@@ -189,7 +191,7 @@ class Gateway:
                     on_sent(microseconds(event.event_time))
             finally:
                 await asyncio.gather(*self._tasks)
-        self.report.seconds = time.perf_counter() - started
+                self.report.seconds = time.perf_counter() - started
         return self.report
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:

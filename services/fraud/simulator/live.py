@@ -153,16 +153,18 @@ class HeldLabels:
 
 async def simulate_live(
     config: Settings,
+    report: TrafficReport,
     seed: int,
     rate: float,
     seconds: float,
     step: ProgressCallback,
     drift: Drift | None = None,
-) -> TrafficReport:
+) -> None:
     """Simulate live traffic for some seconds, continuing at the stored cursor.
 
     Args:
         config: Where the stack runs.
+        report: What is measured is added to it, also where the simulation is cancelled.
         seed: Seed of the simulation.
         rate: Transactions a second.
         seconds: Duration.
@@ -180,13 +182,13 @@ async def simulate_live(
     try:
         held = await HeldLabels.open(nc.jetstream(), state.bucket)
         gateway = Gateway(
-            nc, SCORER.url(config), config.shards, held=held, headers=client_headers(config)
-        )
+            nc, SCORER.url(config), config.shards,
+            held=held, headers=client_headers(config), report=report,
+        )  # fmt: skip
         simulated = simulated_events(Traffic(seed, state.schedule), state.cursor_us)
-        report = await gateway.run(simulated, rate, round(rate * seconds), step, state.advance)
+        await gateway.run(simulated, rate, round(rate * seconds), step, state.advance)
         await cancel_tasks(checkpoints)
         await state.checkpoint()
-        return report
     finally:
         await cancel_tasks(checkpoints)
         await nc.close()

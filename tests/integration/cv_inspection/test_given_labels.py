@@ -20,7 +20,7 @@ from services.cv_inspection.retraining.outcomes import labelled_inspections
 from services.cv_inspection.simulator import returns
 from services.cv_inspection.simulator.camera import LIVE_FROM, Camera
 from services.cv_inspection.simulator.returns import Returns
-from services.cv_inspection.simulator.station import BUCKET, run_stations
+from services.cv_inspection.simulator.station import BUCKET, StationReport, run_stations
 from services.platform.models.names import CHAMPION
 from services.platform.models.onnx import write_card
 from services.platform.models.served_file import put_served
@@ -58,7 +58,8 @@ async def test_a_label_comes_of_stopped_parts_audits_and_returns_only(
     for process in ("inspector", "inspection-worker", "cv-lake-writer"):
         worker("cv", process)
     await until(lambda: is_up(config), 60)
-    report = await run_stations(config, SEED, 10.0, 0.0, IMAGES / 10, quiet)
+    report = StationReport()
+    await run_stations(config, report, SEED, 10.0, 0.0, IMAGES / 10, quiet)
     assert report.failures == {}
     inspections = await read(nc, DECISIONS_STREAM, ">", parse_inspection)
     truth = {(shot := Camera(SEED).shot(LIVE_FROM + n)).key: shot.label for n in range(IMAGES)}

@@ -119,7 +119,9 @@ def _send(
     config: Settings, seed: int, rate: float, seconds: float, title: str, bar: ProgressBar
 ) -> TrafficReport:
     with bar(f"traffic {title}, {rate:.0f}/s") as step:
-        return uvloop.run(simulate_live(config, seed, rate, seconds, step))
+        report = TrafficReport()
+        uvloop.run(simulate_live(config, report, seed, rate, seconds, step))
+    return report
 
 
 def compare(
