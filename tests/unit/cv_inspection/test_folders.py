@@ -201,7 +201,7 @@ def test_a_mask_of_another_shape_is_named(parts):
 
 
 def test_suspects_are_ranked(parts):
-    """A good part that looks defective comes first; a part that is labelled both ways says so."""
+    """A good part that looks defective comes first; a part that has two labels says so."""
     data = read_folder(parts, 32, quiet)
     images = data.images
     sure = np.eye(2)[images.label] * 0.8 + 0.1
@@ -215,6 +215,26 @@ def test_suspects_are_ranked(parts):
     found = rank(both, [fold], parts)
     assert all("also labelled" in one.reason for one in found)
     assert len(found) == len({file.group for file in both.files})
+
+
+def test_a_part_is_suspect_by_all_its_images_beside_its_class(tmp_path):
+    """B has a glint under one light; the model knows no dent surely, F no less than others."""
+    defect = {
+        "good/A": (0.6, 0.6), "good/B": (0.9, 0.05), "good/C": (0.05, 0.05),
+        "dent/D": (0.55, 0.55), "dent/E": (0.5, 0.5), "dent/F": (0.45, 0.45),
+    }  # fmt: skip
+    values = iter(range(50, 200, 3))
+    for name in defect:
+        for light in range(2):
+            save_image(tmp_path / f"{name}_{light}.png", next(values))
+    data = read_folder(tmp_path, 32, quiet, group_by=r"/([A-F])_")
+    by_path = {f"{name}_{n}.png": p for name, two in defect.items() for n, p in enumerate(two)}
+    p = np.array([by_path[file.path.relative_to(tmp_path).as_posix()] for file in data.files])
+    images = data.images
+    found = rank(data, [fold_of(images, np.stack([1 - p, p], 1), images.mask)], tmp_path)
+    assert [suspect.group for suspect in found] == list("ABFEDC")
+    assert found[1].path == "good/B_0.png"
+    assert found[1].suspicion == pytest.approx(0.6 / (0.6 + 0.525))
 
 
 def test_an_interval_narrows_with_agreement():

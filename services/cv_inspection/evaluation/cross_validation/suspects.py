@@ -1,13 +1,16 @@
 """Suspect labels: images whose label or outline a model that did not see them contradicts.
 
 Out-of-fold probability of the given label, low first (Northcutt et al., "Confident Learning", 2021:
-self-confidence, section 3.2). A part that is good in some of its images and defective in others
-contradicts itself: that counts half, and the model's doubt the other half.
+self-confidence, section 3.2), less the mean of that probability over its class, so that the class
+which the model knows less well does not fill the list. It is averaged over a part's images with one
+label: a wrong label is doubted under all lights, a glint under one.
 """
 
 from collections import defaultdict
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+import numpy as np
 
 from services.cv_inspection.evaluation.cross_validation.fold_sheet import draw_sheet
 from services.cv_inspection.evaluation.cross_validation.folds import (
@@ -40,7 +43,7 @@ class Suspect:
         predicted: The most probable class.
         defect: P(defect).
         iou: Of the outline at the image's own size, NaN without one.
-        suspicion: 0..1, the likeliest wrong first.
+        suspicion: 0..1, the likeliest wrong first; of all images of the part with this label.
         reason: Why, in a clause.
     """
 
@@ -99,37 +102,65 @@ def rank(data: FolderDataset, results: list[FoldResult], folder: Path) -> list[S
     labels: dict[str, set[str]] = defaultdict(set)
     for file in data.files:
         labels[file.group].add(file.label)
+    doubts = _doubts(data, results)
     found = [
-        _suspect(data, fold, row, folder, labels)
+        _suspect(data, fold, row, folder, labels, doubts)
         for fold in results
         for row in range(len(fold.image))
     ]
     best: dict[str, Suspect] = {}
-    for suspect in sorted(found, key=lambda one: -one.suspicion):
+    for suspect in sorted(found, key=_order):
         best.setdefault(suspect.group, suspect)
     return list(best.values())[:_MAX_SUSPECTS]
 
 
+def _order(suspect: Suspect) -> tuple[float, float]:
+    """The most suspect first; of a part's images the one that is doubted most."""
+    defect = suspect.defect
+    return -suspect.suspicion, defect if suspect.label != GOOD else -defect
+
+
+def _doubts(data: FolderDataset, results: list[FoldResult]) -> dict[tuple[str, str], float]:
+    """By group and label: 1 - adjusted P of that label, good or defective, over the images."""
+    of_images: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for fold in results:
+        for number, defect in zip(fold.image, fold.defect, strict=True):
+            file = data.files[int(number)]
+            of_images[file.group, file.label].append(float(defect))
+    defect = {key: float(np.mean(found)) for key, found in of_images.items()}
+    good = np.array([label == GOOD for _, label in defect])
+    mean = np.array(list(defect.values()))
+    p = np.stack([1 - mean, mean], axis=1)
+    if good.any() and not good.all():
+        confidence = np.array([p[good, 0].mean(), p[~good, 1].mean()])
+        p = p - confidence + confidence.max()
+        p /= p.sum(axis=1, keepdims=True)
+    return dict(zip(defect, np.where(good, p[:, 1], p[:, 0]).tolist(), strict=True))
+
+
 def _suspect(
-    data: FolderDataset, fold: FoldResult, row: int, folder: Path, labels: dict[str, set[str]]
+    data: FolderDataset,
+    fold: FoldResult,
+    row: int,
+    folder: Path,
+    labels: dict[str, set[str]],
+    doubts: dict[tuple[str, str], float],
 ) -> Suspect:
     file = data.files[int(fold.image[row])]
-    defect = float(fold.defect[row])
     intersection, union = fold.overlap[row, 1]
     iou = float(intersection / union) if union else float("nan")
-    doubt = defect if file.label == GOOD else 1.0 - defect
+    doubt = doubts[file.group, file.label]
     reason = "looks defective" if file.label == GOOD else "looks good"
     if doubt < _SURE:
         reason = ""
         if iou < _BAD_IOU:
             doubt, reason = max(doubt, _SURE * (1.0 - iou)), f"outline meets the mask to {iou:.0%}"
-    both = GOOD in labels[file.group] and len(labels[file.group]) > 1
-    if both:
+    if len(labels[file.group]) > 1:
         others = ", ".join(sorted(labels[file.group] - {file.label}))
         reason = "; ".join(filter(None, (reason, f"its part is also labelled {others}")))
-        doubt = 0.5 + 0.5 * doubt
     predicted = data.classes[int(fold.probabilities[row].argmax())]
     path = file.path.relative_to(folder).as_posix()
+    defect = float(fold.defect[row])
     return Suspect(path, file.group, file.label, predicted, defect, iou, doubt, reason)
 
 
