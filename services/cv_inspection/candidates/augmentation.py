@@ -34,6 +34,7 @@ def augment(
     exposure_jitter: float,
     rng: np.random.Generator,
     device: torch.device,
+    size: tuple[int, int],
     change: Change | None = None,
 ) -> Batch:
     """Flip, rotate, scale, shift and re-expose images. The pixels are whole numbers.
@@ -41,9 +42,10 @@ def augment(
     Args:
         exposure_jitter: Standard deviation of the logarithm of the gain; that of gamma is three
             quarters of it.
+        size: Height and width of the batch, pixels.
         change: What else is done, such as `Pasting`.
     """
-    batch = move(images, rng, device)
+    batch = move(images, rng, device, size)
     if change is not None:
         batch = change(batch, rng)
     gain, gamma = (
@@ -58,18 +60,20 @@ def move(
     images: LabelledImages,
     rng: np.random.Generator,
     device: torch.device,
+    size: tuple[int, int],
     padding: str = "reflection",
 ) -> Batch:
     """Flip, rotate, scale and shift images and their masks.
 
     Args:
+        size: Height and width of the batch, pixels.
         padding: What is beyond an image's edge, as `grid_sample` takes it.
     """
     pixels = torch.from_numpy(images.vectors).to(device).permute(0, 3, 1, 2).float()
     mask = torch.from_numpy(images.mask).to(device)[:, None].float()
     both = torch.cat([pixels, mask], dim=1)
     maps = _affine_maps(len(images), rng, pixels.shape[2] == pixels.shape[3]).to(device)
-    grid = functional.affine_grid(maps, list(both.shape), align_corners=False)
+    grid = functional.affine_grid(maps, [*both.shape[:2], *size], align_corners=False)
     moved = functional.grid_sample(both, grid, padding_mode=padding, align_corners=False)
     label = torch.from_numpy(images.label).to(device)
     return Batch(moved[:, :3], (moved[:, 3] > 0.5).float(), label)

@@ -71,14 +71,15 @@ class Network(nn.Module):
         class_maps: K, how many maps beside the mask there are: 0, or one for each defect class.
         encoder: The timm model.
         channels: c of each of the four levels.
-        images_at_once: How many images a pyramid takes at once in training, 0 for all. The result
-            is the same where the encoder keeps its batch statistics. On a CPU a step is faster,
-            presumably because the cache still holds more of what the layer before wrote.
+        pixels_at_once: How many pixels of a batch a pyramid takes at once in training, as whole
+            images, 0 for all. The result is the same where the encoder keeps its batch statistics.
+            On a CPU a step is faster, presumably because the cache still holds more of what the
+            layer before wrote.
     """
 
     def __init__(self, net: smp.base.SegmentationModel, class_maps: int) -> None:
         super().__init__()
-        self.images_at_once = 0
+        self.pixels_at_once = 0
         make_out_of_place(net)
         self.net = net
         self.class_maps = class_maps
@@ -101,9 +102,11 @@ class Pyramid(Network):
 
     def forward(self, values: Tensor) -> Decoded:
         """(N, 3, H, W) to levels, mask, and class maps at a quarter of the image's size."""
-        if not self.training or not self.images_at_once:
+        if not self.training or not self.pixels_at_once:
             return self._decode(values)
-        parts = [self._decode(part) for part in values.split(self.images_at_once)]
+        height, width = values.shape[-2:]
+        images = max(self.pixels_at_once // (height * width), 1)
+        parts = [self._decode(part) for part in values.split(images)]
         levels = [torch.cat(level) for level in zip(*(p.levels for p in parts), strict=True)]
         maps = [p.class_maps for p in parts if p.class_maps is not None]
         mask = torch.cat([p.mask for p in parts])

@@ -42,7 +42,8 @@ class Pasting:
         if not len(rows) or not len(self._donors):
             return batch
         donors = self._images.select(rng.choice(self._donors, len(rows)))
-        source = move(donors, rng, batch.pixels.device, padding="zeros")
+        height, width = batch.mask.shape[1:]
+        source = move(donors, rng, batch.pixels.device, (height, width), padding="zeros")
         pasted = paste(batch.pixels[rows], source)
         # A defect may have been moved out of the image.
         shown = source.mask.flatten(1).any(dim=1)

@@ -26,8 +26,10 @@ from services.platform.torch.training import dump_weights, load_weights, minimis
 
 _FILE, _NOVELTY_FILE = "weights.pt", "novelty.pt"
 _WARM_UP_SHARE, _WEIGHT_DECAY = 0.15, 0.01
-# Eight images of 256 px, see `Network.images_at_once`.
+# Eight images of 256 px, see `Network.pixels_at_once`.
 _PIXELS_AT_ONCE = 2**19
+# Sides of small images, of the input's; and the encoders' stride, pixels.
+_SMALL, _STRIDE = 0.75, 32
 
 
 class TwoHeadCandidate(ImageCandidate):
@@ -139,10 +141,9 @@ class TwoHeadCandidate(ImageCandidate):
         self._net.to(device)
         _make_trainable(self._net, frozen, bool(self.parameters["freeze_batch_norm"]))
         groups = _parameter_groups(self._net, encoder, heads)
-        losses = self._losses(images, np.random.default_rng(seed), batches, total, device)
         if self.parameters["freeze_batch_norm"] and device.type == "cpu":
-            height, width = self.size
-            self._net.net.images_at_once = max(_PIXELS_AT_ONCE // (height * width), 1)
+            self._net.net.pixels_at_once = _PIXELS_AT_ONCE
+        losses = self._losses(images, np.random.default_rng(seed), batches, total, device)
         with folded_batch_norms(self._net.net.encoder):
             minimise(losses, groups, _WEIGHT_DECAY, total, step, _WARM_UP_SHARE)
         self._net.eval().cpu()
@@ -161,15 +162,26 @@ class TwoHeadCandidate(ImageCandidate):
         loss_of = InspectionLoss(images, len(self.classes), gamma, added, device)
         share = float(self.parameters.get("pasted_share", 0.0))
         paste = Pasting(images, share) if share else None
+        small = float(self.parameters.get("small_share", 0.0)) * total
         for number in range(total):
             if number % batches == 0:
                 order = images.balanced(rng)
             drawn = images.select(order[(number % batches) * batch :][:batch])
-            pixels, mask, label = augment(drawn, jitter, rng, device, paste)
+            size = _small(self.size) if number < small else self.size
+            pixels, mask, label = augment(drawn, jitter, rng, device, size, paste)
             has_mask = torch.from_numpy(drawn.has_mask).to(device)
             with mixed_precision(device):
                 logits = self._net(pixels.permute(0, 2, 3, 1))
             yield loss_of(logits.to_float(), label, mask, has_mask)
+
+
+def _small(size: tuple[int, int]) -> tuple[int, int]:
+    """Height and width of the images that training begins with.
+
+    Source: Tan and Le, "EfficientNetV2: Smaller Models and Faster Training", 2021, section 4.
+    """
+    height, width = (max(round(_SMALL * side / _STRIDE), 1) * _STRIDE for side in size)
+    return height, width
 
 
 def _parameter_groups(

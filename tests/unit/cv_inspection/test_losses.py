@@ -188,6 +188,15 @@ def test_defects_are_pasted_into_good_parts_alone(donors):
     assert Pasting(none, share=1.0)(batch, np.random.default_rng(0)) is batch
 
 
+def test_defects_are_pasted_at_the_size_of_the_batch(donors):
+    small = Batch(torch.full((4, 3, 32, 32), 100.0), torch.zeros(4, 32, 32), torch.zeros(4).long())
+    pasted = Pasting(donors, share=1.0)(small, np.random.default_rng(0))
+    assert pasted.pixels.shape == small.pixels.shape
+    # 36 of 64 x 64 pixels, half as wide and high, scaled by .85 to 1.1.
+    areas = pasted.mask.sum(dim=(1, 2))
+    assert 5 <= float(areas.max()) <= 16
+
+
 def test_a_pasted_defect_has_the_brightness_of_its_new_part(donors):
     source = Batch(
         tensor(donors.vectors[:1]).permute(0, 3, 1, 2), tensor(donors.mask[:1]), torch.tensor([2])

@@ -14,7 +14,7 @@ def test_images_some_at_a_time_give_the_same_outputs_and_gradients(class_maps):
             module.eval()
     values = torch.randn((5, 3, 64, 64), dtype=torch.float64)
     found = []
-    for net.images_at_once in (0, 2, 5):
+    for net.pixels_at_once in (0, 2 * 64 * 64, 5 * 64 * 64):
         net.zero_grad()
         levels, mask, maps = net(values)
         outputs = [*levels, mask] if maps is None else [*levels, mask, maps]

@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from services.cv_inspection.candidates import CANDIDATES, weights
+from services.cv_inspection.candidates.networks import InspectionNetwork
 from services.cv_inspection.model import ImageModel
 from services.cv_inspection.problem import CLASSES
 from services.cv_inspection.retraining.training import new_candidate
+from services.cv_inspection.simulator.labelled_images import simulated_images
 from services.platform.models.onnx import ModelRefused, write_card
 from tests.conftest import card
 from tests.unit.cv_inspection.vision_fixtures import SIZE, SMALL, cv_card, quiet, simulated, trained
@@ -106,6 +108,27 @@ def test_frozen_layers_and_statistics_stay_and_the_rest_learns():
     assert torch.equal(frozen["blocks.1.1.conv_pw.weight"], before["blocks.1.1.conv_pw.weight"])
     assert not torch.equal(frozen["blocks.2.0.conv_pw.weight"], before["blocks.2.0.conv_pw.weight"])
     assert not torch.equal(trained_all["conv_stem.weight"], before["conv_stem.weight"])
+
+
+@pytest.mark.parametrize("size", [(128, 128), (64, 160)])
+def test_training_begins_with_small_images(size, monkeypatch):
+    seen = []
+    forward = InspectionNetwork.forward
+
+    def record(net, pixels):
+        seen.append(tuple(pixels.shape[1:3]))
+        return forward(net, pixels)
+
+    monkeypatch.setattr(InspectionNetwork, "forward", record)
+    images = simulated_images(3, 0, 32, 0.5, list(size), quiet)
+    made = new_candidate(
+        "efficientnet", CLASSES, {**SMALL, "size": list(size), "small_share": 0.5, "batch": 8}
+    )
+    made.fit(images, images, 0, quiet)
+    half = len(seen) // 2
+    assert half > 2
+    assert set(seen[:half]) == {(96, 96) if size == (128, 128) else (64, 128)}
+    assert set(seen[half:]) == {size}
 
 
 def test_class_head_and_mask_head_have_equal_weight(vision_candidate):
