@@ -2,15 +2,19 @@
 
 import asyncio
 import time
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 from nats.aio.client import Client
 from nats.js.errors import KeyNotFoundError
 
+from services.cv_inspection.evaluation import live
 from services.cv_inspection.simulator import station
 from services.cv_inspection.simulator.camera import LIVE_FROM, Camera
 from services.cv_inspection.simulator.image_numbers import ImageNumbers
+from services.platform.hooks import TrafficRequest
 from services.platform.settings import Settings
+from tests.unit.cv_inspection.vision_fixtures import quiet
 
 
 async def test_an_image_that_the_store_does_not_take_is_counted(tmp_path, monkeypatch):
@@ -66,3 +70,13 @@ async def test_a_run_that_ends_skips_at_most_a_lap_a_kind():
         stations = {tuple(Camera(1).shot(n).key.split("/")[:2]) for n in seen[:6]}
         assert len(stations) == 6
         await numbers.close()
+
+
+def test_a_simulation_that_is_interrupted_has_figures(monkeypatch):
+    async def interrupted(_config, report, *_):
+        report.landed = 3
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(live, "run_stations", interrupted)
+    request = TrafficRequest(4.0, 0.0, 60.0, 7, "")
+    assert live.simulate(Settings(), request, lambda _: nullcontext(quiet))["landed"] == 3
