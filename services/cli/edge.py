@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from services.cli.options import (
     DesignArgument,
@@ -17,6 +18,7 @@ from services.cli.options import (
     with_command,
 )
 from services.cli.output import bar, fail, out, say, show_json, table
+from services.platform.models.refused import ModelRefused
 from services.platform.settings import settings
 
 if TYPE_CHECKING:
@@ -125,6 +127,8 @@ def _run(store: Path, images: Path | None, as_json: bool) -> None:
         with bar("inspecting, no network") as step:
             model, share = read_model(path.read_bytes()), settings().audit_share
             done = device.run(model, images, store, step, share)
+    except ModelRefused as error:
+        fail(f"{path}: {error}; build it again: `whiteboard edge build cv`")
     except OSError as error:
         fail(str(error))
     if as_json:
@@ -135,7 +139,7 @@ def _run(store: Path, images: Path | None, as_json: bool) -> None:
         f"{done.known} inspected before"
     )
     for name, why in list(done.bad.items())[:5]:
-        say(f"  [yellow]{name}[/]: {why}")
+        say(f"  [yellow]{escape(name)}[/]: {escape(why)}")
     say(f"{done.waiting} wait in {store}: `whiteboard edge forward cv` when the stack is back")
 
 

@@ -44,7 +44,9 @@ def evaluate(
     protocol: Annotated[
         str,
         typer.Option(
-            callback=_protocol, metavar="|".join(_PROTOCOLS), help="Which; the design's own."
+            callback=_protocol,
+            metavar="|".join(_PROTOCOLS),
+            help="Which; the design's own, or what the folder is laid out as.",
         ),
     ] = "",
     candidate: CandidateOption = "",
@@ -82,15 +84,16 @@ def evaluate(
     protocols = (design.protocol, *design.more_protocols)
     if protocol not in ("", *protocols):
         fail(f"protocol {protocol} is not {design.name}'s: --protocol {'|'.join(protocols)}")
-    protocol = protocol or design.protocol
     candidate = candidate or design.first_candidate
-    file = file or Path(protocol)
+    file = file or Path(protocol or design.protocol)
     if not file.exists():
-        fail(f"no data set {file} in this folder: name the {protocol} data with --file")
+        fail(f"no data set {file} in this folder: name the data with --file")
     with errors_as_messages():
         options = (published_week_only, protocol, group_by, unseen, epochs, image_size)
         found = run(EvaluationRequest(file, candidate, seed, seeds, *options), bar)
     if as_json:
-        show_json({"protocol": protocol, "candidate": candidate, **found.figures})
+        show_json(
+            {"protocol": protocol or design.protocol, "candidate": candidate, **found.figures}
+        )
     else:
         show_table(found.table)

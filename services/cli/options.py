@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
@@ -83,4 +84,10 @@ def errors_as_messages() -> Iterator[None]:
     except ConnectionError as error:
         fail(str(error))
     except OSError as error:
-        fail(f"{error}: is the stack up? `whiteboard up`")
+        # A file of the user's, beside which the stack says nothing.
+        own = error.filename is not None and not _in_home(str(error.filename))
+        fail(str(error) if own else f"{error}: is the stack up? `whiteboard up`")
+
+
+def _in_home(path: str) -> bool:
+    return Path(path).resolve().is_relative_to(settings().home.resolve())

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from services.cli.options import (
     CandidateOption,
@@ -15,6 +16,8 @@ from services.cli.options import (
     only_with,
 )
 from services.cli.output import bar, out, say, show_json, table
+
+_SHOWN = 30
 
 
 def suspects(
@@ -47,7 +50,8 @@ def suspects(
         show_json(search.as_json(found, sheet))
         return
     board = table("Suspect labels, the likeliest first", "suspicion", "image", "label", "P", "why")
-    for one in found[:20]:
-        board.add_row(f"{one.suspicion:.2f}", one.path, one.label, f"{one.defect:.2f}", one.reason)
+    for one in found[:_SHOWN]:
+        texts = (one.path, one.label, f"{one.defect:.2f}", one.reason)
+        board.add_row(f"{one.suspicion:.2f}", *map(escape, texts))
     out.print(board)
     say(f"the worst, with masks: {sheet}")

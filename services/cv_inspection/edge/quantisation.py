@@ -104,7 +104,7 @@ def build(
 
     Args:
         data: The FP32 file.
-        calibration: Images at the model's size to calibrate on.
+        calibration: Images at the model's size to calibrate on, in random order.
         validation: Images to choose the INT8 model's threshold on.
         held_out: Images to measure both models on.
         max_cost_increase: Share by which the cost may rise.
@@ -279,5 +279,8 @@ def save(folder: Path, data: bytes, measured: EdgeBuild) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "edge.json").write_text(json.dumps(asdict(measured), indent=2))
     path = model_path(folder)
-    path.write_bytes(data)
+    # A power cut leaves the model of before.
+    new = path.with_suffix(".new")
+    new.write_bytes(data)
+    new.replace(path)
     return path

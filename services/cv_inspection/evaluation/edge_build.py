@@ -10,6 +10,8 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from services.cv_inspection.candidates import CANDIDATES
 from services.cv_inspection.edge import quantisation
 from services.cv_inspection.edge.quantisation import EdgeBuild
@@ -121,5 +123,7 @@ def _of_folder(request: BuildRequest, model: ImageModel, bar: ProgressBar) -> _I
             model.card.label,
             folder,
         )
+    # Calibration takes the first images, and a folder's are sorted by class.
+    shuffled = np.random.default_rng(request.seed).permutation(len(split.train))
     # Matching the threshold reads no labels, so the same images serve for it.
-    return split.train, split.validation, split.validation
+    return split.train.select(shuffled), split.validation, split.validation

@@ -147,6 +147,15 @@ class LabelledImages(Examples):
         return count
 
 
+def _crop(mask: Image.Image | None, image: Image.Image, box: Box) -> Image.Image | None:
+    """The mask of a tile; masks may be of another size than their images."""
+    if mask is None:
+        return None
+    scale = mask.width / image.width, mask.height / image.height
+    left, top, right, bottom = (round(side * scale[i % 2]) for i, side in enumerate(box))
+    return mask.crop((left, top, right, bottom))
+
+
 class NoOutline(ValueError):
     """A defect in an image that is cut into tiles, and no mask says which of them show it."""
 
@@ -181,22 +190,26 @@ class ImageArrays:
                 "image, or raise max_reduction in the candidate's conf"
             )
         quality = quality_vector(image)
-        for pixels, box in zip(cut(image, boxes, self._size), boxes, strict=True):
-            outline = self._mask(image, mask, box)
+        cropped = [_crop(mask, image, box) for box in boxes]
+        outlines = [self._outline(part) for part in cropped]
+        shows = [bool(outline.any()) for outline in outlines]
+        if not any(shows):
+            # A defect of a few pixels is lost where its mask is scaled.
+            shows = [part is not None and part.getbbox() is not None for part in cropped]
+        for pixels, outline, shown in zip(
+            cut(image, boxes, self._size), outlines, shows, strict=True
+        ):
             # A tile of a defective image shows the defect where its mask does.
-            here = label if len(boxes) == 1 or outline.any() else 0
+            here = label if len(boxes) == 1 or shown else 0
             row = (pixels, outline, quality, here, unit, self._images)
             for name, value in zip(_COLLECTED, row, strict=True):
                 self._rows[name].append(value)
         self._images += 1
 
-    def _mask(self, image: Image.Image, mask: Image.Image | None, box: Box) -> Booleans:
+    def _outline(self, mask: Image.Image | None) -> Booleans:
         if mask is None:
             return np.zeros(height_width(self._size), dtype=bool)
-        # Masks may be of another size than their images.
-        scale = mask.width / image.width, mask.height / image.height
-        left, top, right, bottom = (round(side * scale[i % 2]) for i, side in enumerate(box))
-        return resize_mask(mask.crop((left, top, right, bottom)), self._size)
+        return resize_mask(mask, self._size)
 
     def labelled(self) -> LabelledImages:
         """The images so far."""

@@ -95,16 +95,16 @@ def _classes(folder: Path, files: list[LabelledFile], good_only: bool) -> tuple[
 
 def read_labelled(file: LabelledFile) -> tuple[Image.Image, Image.Image | None]:
     """A file's image and mask. ValueError names the file that is not valid."""
+    data = _bytes(file.path)
     try:
-        image = decode(file.path.read_bytes())
+        image = decode(data)
     except ValueError as error:
         raise ValueError(f"{file.path}: {error}") from None
-    except FileNotFoundError:
-        raise ValueError(f"{file.path}: groups.csv names it, and there is no such file") from None
     if file.mask is None:
         return image, None
+    data = _bytes(file.mask)
     try:
-        mask = read_mask(file.mask.read_bytes(), image.size)
+        mask = read_mask(data, image.size)
     except ValueError as error:
         raise ValueError(f"{file.mask}: {error} (the image is {file.path})") from None
     if file.label == GOOD and mask.getbbox() is not None:
@@ -116,6 +116,18 @@ def read_labelled(file: LabelledFile) -> tuple[Image.Image, Image.Image | None]:
     return image, None if mask.getbbox() is None else mask
 
 
+def _bytes(path: Path) -> bytes:
+    """ValueError if a file that a folder or its `groups.csv` names can't be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ValueError(
+            f"{path}: {error.strerror}; correct the link, or the row of groups.csv"
+            if isinstance(error, FileNotFoundError)
+            else f"{path}: {error.strerror}"
+        ) from None
+
+
 def _join_duplicates(
     files: list[LabelledFile],
 ) -> tuple[list[LabelledFile], tuple[tuple[Path, ...], ...]]:
@@ -125,8 +137,7 @@ def _join_duplicates(
     """
     by_content: dict[bytes, list[int]] = defaultdict(list)
     for i, file in enumerate(files):
-        if file.path.exists():
-            by_content[hashlib.sha256(file.path.read_bytes()).digest()].append(i)
+        by_content[hashlib.sha256(_bytes(file.path)).digest()].append(i)
     parent: dict[str, str] = {}
     found = []
     for copies in by_content.values():

@@ -9,22 +9,23 @@ Three layouts are known:
 - the magnetic tiles: `MT_<class>/Imgs/<name>.jpg`, the mask `<name>.png` beside it, and
   `groups.csv` with the columns path, class and group.
 
-Images of one part must share a group, or a part is in training and in test. Groups come from a
-`groups.csv` (path, group), or from a pattern on the path.
+Groups are those of `groups.csv` or of a pattern, see `groups`.
 """
 
-import csv
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from services.cv_inspection.ingestion.labels import is_good
 from services.cv_inspection.problem import GOOD
+from services.cv_inspection.retraining.groups import GROUPS, group_of, group_rows
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
-_OTHER_IMAGES = (".bmp", ".gif", ".heic", ".tif", ".tiff", ".webp")
-_MASKS, _MASK_ENDING, _GROUPS = "masks", "_mask", "groups.csv"
+_OTHER_IMAGES = (
+    ".avif", ".bmp", ".gif", ".heic", ".jfif", ".jp2", ".pgm", ".ppm", ".tif", ".tiff", ".webp",
+)  # fmt: skip
+_MASKS, _MASK_ENDING, _TRUTH = "masks", "_mask", "ground_truth"
+_TILE_IMAGES = "MT_*/Imgs"
 
 
 @dataclass(frozen=True)
@@ -48,52 +49,34 @@ def find_files(folder: Path, group_by: str = "") -> tuple[list[LabelledFile], bo
     """The labelled files of a folder, and whether their groups are known.
 
     Args:
-        group_by: A regular expression that is searched in each path below the folder; its first
-            group, or else the whole match, is the image's group. It replaces `groups.csv`.
+        group_by: See `group_of`. It replaces `groups.csv`.
 
     Raises:
         ValueError: the layout is broken, or a file has no group; the message names the file.
     """
-    rows = _group_rows(folder)
-    if rows and "class" in rows[0]:
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is no folder of images")
+    rows = group_rows(folder)
+    if has_magnetic_tiles(folder) and rows and "class" in rows[0]:
         files = _magnetic_tile(folder, rows)
     elif (folder / "train").is_dir() and (folder / "test").is_dir():
         files = list(_mvtec(folder))
     else:
         files = list(_class_folders(folder))
     if group_by:
-        return [replace(f, group=_matched(f.path, folder, group_by)) for f in files], True
+        return [replace(f, group=group_of(f.path, folder, group_by)) for f in files], True
     if not rows:
         return files, False
     groups = {(folder / row["path"]).resolve(): row["group"] for row in rows}
     for file in files:
         if file.path.resolve() not in groups:
-            raise ValueError(f"{file.path}: {folder / _GROUPS} has no row for it; add its group")
+            raise ValueError(f"{file.path}: {folder / GROUPS} has no row for it; add its group")
     return [replace(file, group=groups[file.path.resolve()]) for file in files], True
 
 
-def _group_rows(folder: Path) -> list[dict[str, str]]:
-    """The rows of `groups.csv`; empty without one. ValueError if it lacks a column."""
-    path = folder / _GROUPS
-    if not path.exists():
-        return []
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        missing = {"path", "group"} - set(reader.fieldnames or ())
-        if missing:
-            raise ValueError(f"{path}: no column {', '.join(sorted(missing))}; it needs path,group")
-        return list(reader)
-
-
-def _matched(path: Path, folder: Path, group_by: str) -> str:
-    relative = path.relative_to(folder).as_posix()
-    try:
-        match = re.search(group_by, relative)
-    except re.error as error:
-        raise ValueError(f"--group-by {group_by!r} is not a regular expression: {error}") from None
-    if match is None:
-        raise ValueError(f"{path}: --group-by {group_by!r} is not found in {relative!r}")
-    return str(match.group(1) if match.re.groups else match.group())
+def has_magnetic_tiles(folder: Path) -> bool:
+    """Whether a folder is the published data set of magnetic tiles, or laid out as it is."""
+    return (folder / GROUPS).exists() and any(folder.glob(_TILE_IMAGES))
 
 
 def _magnetic_tile(folder: Path, rows: list[dict[str, str]]) -> list[LabelledFile]:
@@ -105,45 +88,65 @@ def _magnetic_tile(folder: Path, rows: list[dict[str, str]]) -> list[LabelledFil
         mask = path.with_suffix(".png")
         outlined = mask if label != GOOD and mask.exists() and mask != path else None
         files.append(LabelledFile(path, label, outlined, row["group"]))
+    known = {file.path for file in files}
+    for path in sorted(folder.glob(f"{_TILE_IMAGES}/*.jpg")):
+        if path not in known:
+            raise ValueError(f"{path}: {folder / GROUPS} has no row for it; add its group")
     return files
 
 
 def _mvtec(folder: Path) -> Iterator[LabelledFile]:
-    truth = folder / "ground_truth"
-    for part in ("train", "test"):
-        for kind in _class_dirs(folder / part):
-            masks = _masks_in(truth / kind.name)
-            for path in _images(kind):
-                mask = masks.get(path.stem)
-                yield LabelledFile(path, _label(kind), mask, f"{part}/{kind.name}/{path.name}")
+    truth = folder / _TRUTH
     for kind in _class_dirs(truth) if truth.is_dir() else ():
-        images = {path.stem for path in _images(folder / "test" / kind.name)}
-        for stem, mask in _masks_in(kind).items():
-            if stem not in images:
-                raise ValueError(
-                    f"{mask}: a mask without its image in {folder / 'test'}; add the image, or "
-                    "remove the mask"
-                )
-
-
-def _masks_in(folder: Path) -> dict[str, Path]:
-    """The masks of a folder of masks, by the stem of their image."""
-    files = _images(folder) if folder.is_dir() else []
-    return {_image_stem(path): path for path in files}
+        if _images(kind) and not (folder / "test" / kind.name).is_dir():
+            raise ValueError(
+                f"{kind}: masks of images that are not in {folder / 'test' / kind.name}; add the "
+                "images, or remove the masks"
+            )
+    for kind in _class_dirs(folder / "train"):
+        yield from _class_files(folder, kind)
+    for kind in _class_dirs(folder / "test"):
+        yield from _class_files(folder, kind, truth / kind.name)
 
 
 def _class_folders(folder: Path) -> Iterator[LabelledFile]:
-    for kind in _class_dirs(folder):
-        masks = _masks(kind)
-        images = [path for path in _images(kind) if not _is_mask(path)]
-        for mask in masks.keys() - {path.stem for path in images}:
+    for path in _visible(folder):
+        if path.suffix.lower() in (*SUFFIXES, *_OTHER_IMAGES):
+            raise ValueError(f"{path}: in no class's folder; move it into one, or elsewhere")
+        if path.is_dir() and path.name in (_MASKS, _TRUTH):
             raise ValueError(
-                f"{masks[mask]}: a mask without its image in {kind}; add the image, or remove the "
-                "mask"
+                f"{path}: masks lie beside the images of a class, as <name>{_MASK_ENDING}.png, or "
+                f"in <class>/{_MASKS}/; with {_TRUTH}/ the images lie in train/ and test/"
             )
-        for path in images:
-            group = f"{kind.name}/{path.name}"
-            yield LabelledFile(path, _label(kind), masks.get(path.stem), group)
+    for kind in _class_dirs(folder):
+        yield from _class_files(folder, kind)
+
+
+def _class_files(folder: Path, kind: Path, truth: Path | None = None) -> Iterator[LabelledFile]:
+    """The images of one class, each a group of its own.
+
+    Args:
+        truth: A folder of further masks.
+    """
+    images: dict[str, Path] = {}
+    for path in _images(kind):
+        if _is_mask(path):
+            continue
+        if path.stem in images:
+            raise ValueError(
+                f"{images[path.stem]} and {path} have one name: if one is the mask, call it "
+                f"{path.stem}{_MASK_ENDING}.png, else rename one"
+            )
+        images[path.stem] = path
+    masks = _masks(kind, truth)
+    for stem, mask in masks.items():
+        if stem not in images:
+            raise ValueError(
+                f"{mask}: a mask without its image in {kind}; add the image, or remove the mask"
+            )
+    for stem, path in images.items():
+        group = path.relative_to(folder).as_posix()
+        yield LabelledFile(path, _label(kind), masks.get(stem), group)
 
 
 def _label(kind: Path) -> str:
@@ -154,11 +157,12 @@ def _class_dirs(folder: Path) -> list[Path]:
     return sorted(path for path in _visible(folder) if path.is_dir())
 
 
-def _masks(kind: Path) -> dict[str, Path]:
-    """The masks of a class folder, by the stem of their image."""
+def _masks(kind: Path, truth: Path | None) -> dict[str, Path]:
+    """The masks of a class, by the stem of their image."""
     masks: dict[str, Path] = {}
-    inside = _images(kind / _MASKS) if (kind / _MASKS).is_dir() else []
-    for path in [*filter(_is_mask, _images(kind)), *inside]:
+    inside = (kind / _MASKS, truth)
+    elsewhere = [path for place in inside if place and place.is_dir() for path in _images(place)]
+    for path in [*filter(_is_mask, _images(kind)), *elsewhere]:
         stem = _image_stem(path)
         if stem in masks:
             raise ValueError(f"{path} and {masks[stem]} are masks of one image: remove one")

@@ -52,6 +52,18 @@ def test_the_list_of_commands_has_each_with_its_first_sentence():
         assert any(sentence[:40] in line and f" {command} " in line for line in listed.splitlines())
 
 
+def test_a_damaged_model_of_the_edge_and_a_file_for_a_folder_are_named(tmp_path):
+    (tmp_path / "cv-int8.onnx").write_bytes(b"junk")
+    folder = str(tmp_path)
+    done = runner.invoke(app, ["edge", "run", "cv", "--images", folder, "--store", folder])
+    assert done.exit_code == 1
+    assert "build it again" in " ".join(done.output.split())
+    (tmp_path / "file").touch()
+    done = runner.invoke(app, ["suspects", "cv", "--data", str(tmp_path / "file")])
+    assert done.exit_code == 1
+    assert "is no folder of images" in " ".join(done.output.split())
+
+
 def test_a_misspelt_command_is_answered_with_the_nearest():
     done = runner.invoke(app, ["stats"])
     assert done.exit_code == 2

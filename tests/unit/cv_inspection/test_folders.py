@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from services.cv_inspection.evaluation.cross_validation import magnetic_tile
 from services.cv_inspection.evaluation.cross_validation.fold_metrics import Interval, fold_metrics
 from services.cv_inspection.evaluation.cross_validation.folds import FoldResult
-from services.cv_inspection.evaluation.cross_validation.magnetic_tile import evaluate
+from services.cv_inspection.evaluation.cross_validation.magnetic_tile import evaluation
 from services.cv_inspection.evaluation.cross_validation.suspects import rank
 from services.cv_inspection.retraining.folders import read_folder
 from services.cv_inspection.retraining.training import (
@@ -16,6 +17,7 @@ from services.cv_inspection.retraining.training import (
     hold_out_units,
     new_candidate,
 )
+from services.platform.hooks import EvaluationRequest
 from tests.conftest import DATA
 from tests.unit.cv_inspection.vision_fixtures import make_tiles, quiet, simulated
 
@@ -65,10 +67,38 @@ def test_whole_units_of_every_class_are_held_out():
     assert 0 < held_out.mean() < 1
 
 
-def test_a_class_with_too_few_tiles_is_named(tmp_path):
-    make_tiles(tmp_path, 2)
+def bar(_):
+    return nullcontext(quiet)
+
+
+def test_a_class_with_too_few_tiles_is_named(tmp_path, parts):
+    make_tiles(tmp_path / "tiles", 2)
+    tmp_path = tmp_path / "tiles"
     with pytest.raises(ValueError, match=r"good has 2 groups .*, and each of 5 folds needs one"):
-        evaluate(tmp_path, "efficientnet", [0], lambda title: nullcontext(quiet))
+        evaluation(EvaluationRequest(tmp_path, "efficientnet", 0, 1, False), bar)
+    with pytest.raises(ValueError, match="is not the magnetic tiles"):
+        evaluation(EvaluationRequest(parts, "efficientnet", 0, 1, False, "magnetic_tile"), bar)
+
+
+def test_a_folder_of_ones_own_is_not_called_magnetic_tiles(parts, monkeypatch):
+    """Its groups.csv does not make it the published data set."""
+    rows = [f"{p.relative_to(parts).as_posix()},{p.stem}" for p in parts.rglob("*.png")]
+    (parts / "groups.csv").write_text("\n".join(["path,group", *rows]))
+
+    def folds(plan, runs, *_):
+        images = plan.data.images
+        assert not any(run.leaking for run in runs)
+        assert plan.choose_threshold
+        p = np.eye(2)[images.label] * 0.8 + 0.1
+        return [fold_of(images, p, np.zeros_like(images.mask)) for _ in runs]
+
+    monkeypatch.setattr(magnetic_tile, "evaluate_folds", folds)
+    monkeypatch.setattr(magnetic_tile, "draw_sheet", lambda *_: None)
+    found = evaluation(EvaluationRequest(parts, "efficientnet", 0, 1, False), bar)
+    assert found.figures["protocol"] == "grouped"
+    assert parts.name in found.table.title
+    # Nothing is outlined, so there is no IoU.
+    assert ("miou", "-", "-") in found.table.rows
 
 
 @pytest.mark.skipif(not TILES.exists(), reason=f"no images at {TILES}")
@@ -235,6 +265,19 @@ def test_a_part_is_suspect_by_all_its_images_beside_its_class(tmp_path):
     assert [suspect.group for suspect in found] == list("ABFEDC")
     assert found[1].path == "good/B_0.png"
     assert found[1].suspicion == pytest.approx(0.6 / (0.6 + 0.525))
+
+
+def test_a_wrong_kind_of_defect_is_suspect(tmp_path):
+    for value in range(12):
+        kind = ("good", "crack", "dent")[value % 3]
+        save_image(tmp_path / kind / f"{value // 3}.png", 10 * value)
+    data = read_folder(tmp_path, 32, quiet)
+    p = np.eye(3)[data.images.label] * 0.94 + 0.02
+    wrong = int(np.flatnonzero(data.images.label == 1)[2])
+    p[wrong] = [0.001, 0.001, 0.998]
+    found = rank(data, [fold_of(data.images, p, data.images.mask)], tmp_path)
+    assert (found[0].path, found[0].reason) == ("crack/2.png", "looks like dent")
+    assert found[0].suspicion > 0.6 > 0.2 > found[1].suspicion
 
 
 def test_an_interval_narrows_with_agreement():

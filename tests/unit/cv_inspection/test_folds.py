@@ -1,6 +1,7 @@
 """Folds: what is tested, how they go on after a stop, and the split that leaks."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -101,7 +102,7 @@ def test_a_random_split_puts_groups_on_both_sides(data, monkeypatch):
 
     class Candidate:
         def __init__(self, *_):
-            self.parameters = {"max_reduction": 4}
+            self.parameters, self.origin = {"max_reduction": 4}, "hub"
 
         def fit(self, train, validation, seed, step):
             fitted.append(set(train.unit))
@@ -119,7 +120,29 @@ def test_a_random_split_puts_groups_on_both_sides(data, monkeypatch):
     plan = Folds(data, "efficientnet", TINY, count=3)
     for leaking in (False, True):
         found = plan.evaluate(Fold(0, 0, leaking=leaking), quiet)
+        assert FoldResult.from_bytes(found.to_bytes()).origin == "hub"
         assert found.max_novelty == np.inf  # this candidate measures none
         assert found.maps(0)[1] is None
         shared = fitted[-1] & set(data.images.unit[found.image])
         assert bool(shared) is leaking
+
+
+def test_the_leaking_fold_keeps_the_tiles_of_an_image_together(data):
+    images = replace(data.images, source=np.arange(24) // 2)
+    plan = Folds(replace(data, images=images), "efficientnet", TINY, count=3)
+    fit, test = plan._split(Fold(0, 1, leaking=True))
+    assert sorted([*fit, *test]) == list(range(24))
+    assert len(test) == 8
+    assert not set(images.source[fit]) & set(images.source[test])
+
+
+def test_folds_that_would_test_no_defect_are_refused(data):
+    """Five groups are enough in number, but one has most of the images."""
+    counts = [(6, 2), (5, 0), (9, 12), (12, 0), (3, 0), *[(0, 6)] * 6]
+    label = np.concatenate([np.repeat([1, 0], two) for two in counts])
+    unit = np.repeat(np.arange(len(counts)), [sum(two) for two in counts])
+    rows = np.where(label == 1, 12, 0)
+    images = replace(data.images.select(rows), label=label, positive=label > 0, unit=unit)
+    plan = Folds(replace(data, images=images), "efficientnet", TINY)
+    with pytest.raises(ValueError, match=r"fold \d of seed 0 would be tested on no defects"):
+        plan.check([0])

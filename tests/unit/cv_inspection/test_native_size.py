@@ -166,3 +166,13 @@ def test_an_input_says_its_height_and_width():
     for wrong in (100, [192], [192, 480, 3], "128"):
         with pytest.raises(ValueError, match="size"):
             parse_size(wrong)
+
+
+def test_a_defect_of_a_few_pixels_is_not_lost_in_tiles():
+    mask = Image.new("L", (1_600, 1_200))
+    mask.paste(255, (503, 503, 505, 505))
+    arrays = ImageArrays(256, 4.0)
+    arrays.add(Image.new("RGB", mask.size), mask, 2, 0)
+    label = arrays.labelled().label
+    assert len(label) > 1
+    assert set(label) == {0, 2}

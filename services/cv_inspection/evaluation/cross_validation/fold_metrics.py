@@ -27,7 +27,9 @@ class Interval:
 
     @classmethod
     def of(cls, values: list[float]) -> "Interval":
-        """The mean and interval of some values; for one value the interval is empty."""
+        """The mean and interval of some values; both are the value if there is one, NaN if none."""
+        if np.isnan(values).all():
+            return cls(float("nan"), float("nan"), float("nan"))
         return cls(float(np.nanmean(values)), *interval(values))
 
 

@@ -8,9 +8,9 @@ finished fold is kept in a file, so a run that was stopped goes on where it was.
 import hashlib
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -88,6 +88,7 @@ class FoldResult:
             does not measure it, NaN in a file of an earlier version.
         novelty_levels: (M, S, S) levels of the novelty of patches, for contact sheets; empty
             without a limit.
+        origin: Where the encoder's initial weights came from; empty in a file from before it.
     """
 
     image: Integers
@@ -99,6 +100,7 @@ class FoldResult:
     threshold: float
     max_novelty: float = float("nan")
     novelty_levels: Levels = field(default_factory=lambda: np.zeros((0, 0, 0), np.uint8))
+    origin: str = ""
 
     @property
     def defect(self) -> Floats:
@@ -125,6 +127,8 @@ class FoldResult:
             arrays["levels"] = np.where(arrays.pop("mask"), ABOVE, 0).astype(np.uint8)
         for name in {"threshold", "max_novelty"} & set(arrays):
             arrays[name] = float(arrays[name])
+        if "origin" in arrays:
+            arrays["origin"] = str(arrays["origin"])
         return cls(**arrays)
 
 
@@ -148,7 +152,7 @@ class Folds:
 
     @property
     def key(self) -> str:
-        """Hash of all that a fold's result depends on, but the code and its libraries."""
+        """Hash of all that a fold's result depends on, but initial weights, code and libraries."""
         parameters = {**hyperparameters(CONF, self.candidate), **self.overrides}
         digest = hashlib.sha256(
             repr((self.candidate, sorted(parameters.items()), self.count)).encode()
@@ -163,8 +167,8 @@ class Folds:
         """Where finished folds are kept."""
         return home / "evaluations" / self.key
 
-    def check(self) -> None:
-        """ValueError if a class has too few groups for the folds."""
+    def check(self, seeds: Iterable[int]) -> None:
+        """ValueError if a class has too few groups for the folds of these seeds."""
         images = self.data.images
         if len(np.unique(images.unit)) == 1:
             [group] = {file.group for file in self.data.files} or {""}
@@ -180,13 +184,35 @@ class Folds:
                     "needs one: add images of other parts, or move the class into another"
                 )
 
+        for fold in (Fold(seed, number) for seed in seeds for number in range(self.count)):
+            _, test = self._split(fold)
+            positive = images.positive[test]
+            if positive.all() or not positive.any():
+                lacking = "good parts" if positive.all() else "defects"
+                raise ValueError(
+                    f"fold {fold.number} of seed {fold.seed} would be tested on no {lacking}: a "
+                    "few groups have most of the images; try another --seed, or add other parts"
+                )
+
+    def _split(self, fold: Fold) -> tuple[Integers, Integers]:
+        """Rows to train on, and to test."""
+        images = self.data.images
+        if not fold.leaking:
+            grouped = StratifiedGroupKFold(self.count, shuffle=True, random_state=fold.seed)
+            return list(grouped.split(images.label, images.label, images.unit))[fold.number]
+        # Tiles of one image stay together, or it could not be put together again.
+        names, first = np.unique(images.source, return_index=True)
+        label = np.zeros_like(images.label[first])
+        np.maximum.at(label, np.searchsorted(names, images.source), images.label)
+        random = StratifiedKFold(self.count, shuffle=True, random_state=fold.seed)
+        _, test = list(random.split(label, label))[fold.number]
+        tested = np.isin(images.source, names[test])
+        return np.flatnonzero(~tested), np.flatnonzero(tested)
+
     def evaluate(self, fold: Fold, step: ProgressCallback) -> FoldResult:
         """Train on all folds but one, and predict that one."""
         images = self.data.images
-        kind = StratifiedKFold if fold.leaking else StratifiedGroupKFold
-        parts = kind(self.count, shuffle=True, random_state=fold.seed)
-        groups = None if fold.leaking else images.unit
-        fit, test = list(parts.split(images.label, images.label, groups))[fold.number]
+        fit, test = self._split(fold)
         if fold.left_out:
             # Also its images in training groups' folds are tested, where their group is not.
             fit = fit[images.label[fit] != fold.left_out]
@@ -208,7 +234,8 @@ class Folds:
         reduction = float(str(candidate.parameters["max_reduction"]))
         tested = images.select(test)
         found = candidate.predict(tested.vectors)
-        return _result(self.data, tested, found, reduction, threshold, limit)
+        result = _result(self.data, tested, found, reduction, threshold, limit)
+        return replace(result, origin=candidate.origin)
 
 
 def _max_novelty(candidate: ImageCandidate, images: LabelledImages) -> float:
@@ -232,8 +259,7 @@ def _result(
     max_novelty: float,
 ) -> FoldResult:
     """Merge tiles to images, and measure each mask at both sizes."""
-    defect, whole = tested.by_image(1.0 - found.probabilities[:, 0].astype(np.float64))
-    del defect
+    _, whole = tested.by_image(1.0 - found.probabilities[:, 0].astype(np.float64))
     # The row that decides for an image is its worst tile.
     order = np.lexsort((1.0 - found.probabilities[:, 0].astype(np.float64), tested.source))
     worst = order[np.append(tested.source[order][1:] != tested.source[order][:-1], True)]

@@ -6,6 +6,7 @@ by group. Few groups a class (8 of Fray, 11 of Crack) make every metric uncertai
 show.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -24,6 +25,7 @@ from services.cv_inspection.evaluation.cross_validation.unseen import unseen_tab
 from services.cv_inspection.features.image import parse_size
 from services.cv_inspection.problem import CONF
 from services.cv_inspection.retraining.folders import FolderDataset, read_folder
+from services.cv_inspection.retraining.layouts import has_magnetic_tiles
 from services.cv_inspection.retraining.recipe import recipe
 from services.cv_inspection.retraining.training import new_candidate, warn_of_leaks
 from services.platform.hooks import Evaluation, EvaluationRequest, Table
@@ -47,24 +49,6 @@ def read_for_folds(
     return data
 
 
-def evaluate(
-    folder: Path, candidate: str, seeds: list[int], bar: ProgressBar, folds: int = FOLDS
-) -> dict[str, Interval]:
-    """Grouped k-fold on the magnetic tiles; for the metrics see `fold_metrics`.
-
-    Raises:
-        KeyError: no such candidate.
-        ValueError: the folder is not the data set, or has too few groups.
-    """
-    overrides = recipe(candidate)
-    data = read_for_folds(folder, candidate, overrides, "", bar)
-    plan = Folds(data, candidate, overrides, folds)
-    plan.check()
-    runs = [Fold(seed, number) for seed in seeds for number in range(folds)]
-    with bar(f"{folds} folds, {len(seeds)} seeds") as step:
-        return intervals(evaluate_folds(plan, runs, settings().home, step))
-
-
 def evaluation(request: EvaluationRequest, bar: ProgressBar) -> Evaluation:
     """Run a protocol for tables and machines.
 
@@ -72,19 +56,19 @@ def evaluation(request: EvaluationRequest, bar: ProgressBar) -> Evaluation:
         KeyError: no such candidate.
         ValueError: the folder is not what is expected.
     """
-    published = request.protocol in ("", MAGNETIC_TILE)
-    if published and not (request.file / "groups.csv").exists():
+    published = request.protocol != GROUPED and has_magnetic_tiles(request.file)
+    if request.protocol == MAGNETIC_TILE and not published:
         raise ValueError(
-            f"{request.file} has no groups.csv: without its groups a tile would be on both sides; "
-            f"for a folder of your own: --protocol {GROUPED}"
+            f"{request.file} is not the magnetic tiles, folders MT_<class>/Imgs and their "
+            f"groups.csv; for a folder of your own: --protocol {GROUPED}"
         )
     overrides = recipe(request.candidate, request.epochs, request.image_size)
     if request.unseen:
         overrides["novelty_weight"] = 0.0  # the table adds it to the classes' own probability
     data = read_for_folds(request.file, request.candidate, overrides, request.group_by, bar)
     plan = Folds(data, request.candidate, overrides, choose_threshold=not published)
-    plan.check()
     seeds = range(request.seed, request.seed + request.seeds)
+    plan.check(seeds)
     if request.unseen:
         return _unseen(plan, list(seeds), bar)
     runs = [Fold(seed, number) for seed in seeds for number in range(FOLDS)]
@@ -94,18 +78,26 @@ def evaluation(request: EvaluationRequest, bar: ProgressBar) -> Evaluation:
         every = evaluate_folds(plan, [*runs, *leaks], settings().home, step)
     results, leaking = every[: len(runs)], every[len(runs) :]
     found = intervals(results)
-    rows = [
-        (name, f"{one.mean:.3f}", f"{one.low:.3f} to {one.high:.3f}") for name, one in found.items()
-    ]
+    rows = [(name, *_shown(one)) for name, one in found.items()]
     footer = []
-    figures: dict[str, Any] = {"seeds": len(seeds), "grouped": data.grouped}
+    figures: dict[str, Any] = {
+        "protocol": MAGNETIC_TILE if published else GROUPED,
+        "seeds": len(seeds),
+        "grouped": data.grouped,
+    }
     if not published:
-        sheet = settings().home / "evaluations" / f"{request.file.name}-worst.png"
+        sheet = settings().home / "evaluations" / f"{request.file.resolve().name}-worst.png"
         draw_sheet(plan, results, worst_errors(results), sheet)
         figures["contact_sheet"] = str(sheet)
         footer.append(f"worst errors: {sheet}")
     if not data.grouped:
         footer.append("[red]groups are not known: these figures are too good if parts repeat[/]")
+    figures["weights_from"] = sorted({result.origin for result in results} - {""})
+    if len(figures["weights_from"]) > 1:
+        footer.append(
+            f"[red]folds began from different weights, {' and '.join(figures['weights_from'])}: "
+            f"remove {plan.folder(settings().home)} to train them anew[/]"
+        )
     figures |= {name: asdict(one) for name, one in found.items()}
     if leaking:
         figures["random_split_leaks"] = leaked = _leaked(leaking)
@@ -116,9 +108,16 @@ def evaluation(request: EvaluationRequest, bar: ProgressBar) -> Evaluation:
         footer.append(
             "[red]LEAKS: a tile is in training and in test, as in most published figures[/]"
         )
-    name = "Magnetic tile (real images)" if published else request.file.name
+    name = "Magnetic tile (real images)" if published else request.file.resolve().name
     title = f"{name}, {request.candidate}, whole groups held out"
     return Evaluation(figures, Table(title, ("", "mean", "95 % interval"), rows, footer))
+
+
+def _shown(one: Interval) -> tuple[str, str]:
+    """Mean and interval; dashes without a value, such as mIoU without masks."""
+    if math.isnan(one.mean):
+        return "-", "-"
+    return f"{one.mean:.3f}", f"{one.low:.3f} to {one.high:.3f}"
 
 
 def _leaked(results: list[FoldResult]) -> dict[str, float]:

@@ -2,13 +2,15 @@
 
 Out-of-fold probability of the given label, low first (Northcutt et al., "Confident Learning", 2021:
 self-confidence, section 3.2), less the mean of that probability over its class, so that the class
-which the model knows less well does not fill the list. It is averaged over a part's images with one
-label: a wrong label is doubted under all lights, a glint under one.
+which the model knows less well does not fill the list: of good against defective, and of a defect's
+class against the others. It is averaged over a part's images with one label: a wrong label is
+doubted under all lights, a glint under one.
 """
 
 from collections import defaultdict
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,9 +28,11 @@ from services.cv_inspection.retraining.folders import FolderDataset
 from services.cv_inspection.retraining.recipe import recipe
 from services.platform.progress import ProgressBar
 from services.platform.settings import settings
+from services.platform.types import Floats, Integers
 
 _MAX_SUSPECTS = 50
-# An outline is suspect where the image is surely defective and the mask hardly meets it.
+# A label is suspect from this doubt on. An outline is where its label is not, and the mask hardly
+# meets it.
 _SURE, _BAD_IOU = 0.5, 0.3
 
 
@@ -86,13 +90,13 @@ def find_suspects(request: SuspectRequest, bar: ProgressBar) -> tuple[list[Suspe
     overrides = recipe(request.candidate, request.epochs, request.image_size)
     data = read_for_folds(request.folder, request.candidate, overrides, request.group_by, bar)
     plan = Folds(data, request.candidate, overrides)
-    plan.check()
+    plan.check([request.seed])
     runs = [Fold(request.seed, number) for number in range(FOLDS)]
     with bar(f"{FOLDS} folds") as step:
         results = evaluate_folds(plan, runs, settings().home, step)
     found = rank(data, results, request.folder)
     numbers = {file.path: n for n, file in enumerate(data.files)}
-    sheet = settings().home / "evaluations" / f"{request.folder.name}-suspects.png"
+    sheet = settings().home / "evaluations" / f"{request.folder.resolve().name}-suspects.png"
     shown = [numbers[request.folder / suspect.path] for suspect in found]
     return found, draw_sheet(plan, results, shown, sheet)
 
@@ -120,22 +124,53 @@ def _order(suspect: Suspect) -> tuple[float, float]:
     return -suspect.suspicion, defect if suspect.label != GOOD else -defect
 
 
-def _doubts(data: FolderDataset, results: list[FoldResult]) -> dict[tuple[str, str], float]:
-    """By group and label: 1 - adjusted P of that label, good or defective, over the images."""
-    of_images: dict[tuple[str, str], list[float]] = defaultdict(list)
+class _Doubt(NamedTuple):
+    """How little the model believes a label, 0..1.
+
+    Attributes:
+        defect: That the part is good, or that it is not.
+        kind: Of a defect, its class: .5 where another is as likely.
+    """
+
+    defect: float
+    kind: float
+
+
+def _doubts(data: FolderDataset, results: list[FoldResult]) -> dict[tuple[str, str], _Doubt]:
+    """By group and label."""
+    of_images: dict[tuple[str, str], list[Floats]] = defaultdict(list)
     for fold in results:
-        for number, defect in zip(fold.image, fold.defect, strict=True):
+        for number, probabilities in zip(fold.image, fold.probabilities, strict=True):
             file = data.files[int(number)]
-            of_images[file.group, file.label].append(float(defect))
-    defect = {key: float(np.mean(found)) for key, found in of_images.items()}
-    good = np.array([label == GOOD for _, label in defect])
-    mean = np.array(list(defect.values()))
-    p = np.stack([1 - mean, mean], axis=1)
-    if good.any() and not good.all():
-        confidence = np.array([p[good, 0].mean(), p[~good, 1].mean()])
-        p = p - confidence + confidence.max()
-        p /= p.sum(axis=1, keepdims=True)
-    return dict(zip(defect, np.where(good, p[:, 1], p[:, 0]).tolist(), strict=True))
+            of_images[file.group, file.label].append(probabilities)
+    p = np.array([np.mean(found, axis=0) for found in of_images.values()])
+    label = np.array([data.classes.index(name) for _, name in of_images])
+    bad = label > 0
+    defect = 1.0 - _own(_adjusted(np.stack([p[:, 0], 1.0 - p[:, 0]], axis=1), bad * 1), bad * 1)
+    kind = np.zeros(len(p))
+    if bad.any() and len(data.classes) > 2:
+        of_defects = p[bad, 1:] / p[bad, 1:].sum(axis=1, keepdims=True)
+        kinds = _adjusted(of_defects, label[bad] - 1)
+        own = _own(kinds, label[bad] - 1)
+        np.put_along_axis(kinds, label[bad, None] - 1, -1.0, axis=1)
+        kind[bad] = (1.0 - own + kinds.max(axis=1)) / 2.0
+    return {
+        key: _Doubt(*map(float, two)) for key, *two in zip(of_images, defect, kind, strict=True)
+    }
+
+
+def _adjusted(p: Floats, label: Integers) -> Floats:
+    """(N, C) probabilities, each class's less its mean over the rows with that label."""
+    present = np.unique(label)
+    known = np.array([p[label == c, c].mean() for c in present])
+    mean = np.full(p.shape[1], known.mean())
+    mean[present] = known
+    shifted = p - mean + mean.max()
+    return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))
+
+
+def _own(p: Floats, label: Integers) -> Floats:
+    return np.asarray(np.take_along_axis(p, label[:, None], axis=1)[:, 0])
 
 
 def _suspect(
@@ -144,16 +179,19 @@ def _suspect(
     row: int,
     folder: Path,
     labels: dict[str, set[str]],
-    doubts: dict[tuple[str, str], float],
+    doubts: dict[tuple[str, str], _Doubt],
 ) -> Suspect:
     file = data.files[int(fold.image[row])]
     intersection, union = fold.overlap[row, 1]
     iou = float(intersection / union) if union else float("nan")
-    doubt = doubts[file.group, file.label]
+    doubt, kind = doubts[file.group, file.label]
     reason = "looks defective" if file.label == GOOD else "looks good"
     if doubt < _SURE:
         reason = ""
-        if iou < _BAD_IOU:
+        likely = data.classes[1 + int(fold.probabilities[row, 1:].argmax())]
+        if kind > _SURE and likely != file.label:
+            doubt, reason = max(doubt, (1.0 - doubt) * kind), f"looks like {likely}"
+        elif iou < _BAD_IOU:
             doubt, reason = max(doubt, _SURE * (1.0 - iou)), f"outline meets the mask to {iou:.0%}"
     if len(labels[file.group]) > 1:
         others = ", ".join(sorted(labels[file.group] - {file.label}))
