@@ -70,7 +70,7 @@ class Unlike:
     """Finds a dent novel that its mask does not show."""
 
     def __init__(self, *_) -> None:
-        self.parameters = {"max_reduction": 4}
+        self.parameters, self.origin = {"max_reduction": 4}, ""
 
     def fit(self, train, *_) -> None:
         assert len(train)
