@@ -46,7 +46,7 @@ def evaluate(
         typer.Option(
             callback=_protocol,
             metavar="|".join(_PROTOCOLS),
-            help="Which; the design's own, or what the folder is laid out as.",
+            help="Which; else the design's own, or the one of the folder's layout.",
         ),
     ] = "",
     candidate: CandidateOption = "",

@@ -48,7 +48,7 @@ def group_rows(folder: Path) -> list[dict[str, str]]:
 def group_of(path: Path, folder: Path, group_by: str) -> str:
     """An image's group by a pattern: its first group, or else the whole match.
 
-    ValueError if the pattern is no regular expression, or is not found in the path.
+    ValueError if the pattern is no regular expression, is not found in the path, or finds no text.
     """
     relative = path.relative_to(folder).as_posix()
     try:

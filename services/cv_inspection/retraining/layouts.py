@@ -57,7 +57,7 @@ def find_files(folder: Path, group_by: str = "") -> tuple[list[LabelledFile], bo
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder of images")
     rows = group_rows(folder)
-    if has_magnetic_tiles(folder) and rows and "class" in rows[0]:
+    if has_magnetic_tiles(folder) and "class" in rows[0]:
         files = _magnetic_tile(folder, rows)
     elif (folder / "train").is_dir() and (folder / "test").is_dir():
         files = list(_mvtec(folder))

@@ -201,12 +201,10 @@ class Folds:
             grouped = StratifiedGroupKFold(self.count, shuffle=True, random_state=fold.seed)
             return list(grouped.split(images.label, images.label, images.unit))[fold.number]
         # Tiles of one image stay together, or it could not be put together again.
-        names, first = np.unique(images.source, return_index=True)
-        label = np.zeros_like(images.label[first])
-        np.maximum.at(label, np.searchsorted(names, images.source), images.label)
+        _, whole = images.by_image(images.label.astype(np.float64))
         random = StratifiedKFold(self.count, shuffle=True, random_state=fold.seed)
-        _, test = list(random.split(label, label))[fold.number]
-        tested = np.isin(images.source, names[test])
+        _, test = list(random.split(whole.label, whole.label))[fold.number]
+        tested = np.isin(images.source, whole.source[test])
         return np.flatnonzero(~tested), np.flatnonzero(tested)
 
     def evaluate(self, fold: Fold, step: ProgressCallback) -> FoldResult:
