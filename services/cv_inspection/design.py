@@ -119,7 +119,7 @@ def _benchmark_drifts(
 
 
 def _evaluate(request: EvaluationRequest, bar: ProgressBar) -> Evaluation:
-    from services.cv_inspection.evaluation.cross_validation.magnetic_tile import evaluation
+    from services.cv_inspection.evaluation.cross_validation.protocols import evaluation
 
     return evaluation(request, bar)
 

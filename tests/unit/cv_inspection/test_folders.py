@@ -1,5 +1,6 @@
 """Folders of real images: both layouts, groups kept together, invalid folders."""
 
+import shutil
 from contextlib import nullcontext
 from dataclasses import replace
 
@@ -7,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from services.cv_inspection.evaluation.cross_validation import magnetic_tile
+from services.cv_inspection.evaluation.cross_validation import protocols
 from services.cv_inspection.evaluation.cross_validation.fold_metrics import Interval, fold_metrics
 from services.cv_inspection.evaluation.cross_validation.folds import FoldResult
-from services.cv_inspection.evaluation.cross_validation.magnetic_tile import evaluation
+from services.cv_inspection.evaluation.cross_validation.protocols import evaluation
 from services.cv_inspection.evaluation.cross_validation.suspects import rank
 from services.cv_inspection.retraining.folders import read_folder
 from services.cv_inspection.retraining.training import (
@@ -81,25 +82,48 @@ def test_a_class_with_too_few_tiles_is_named(tmp_path, parts):
         evaluation(EvaluationRequest(parts, "efficientnet", 0, 1, False, "magnetic_tile"), bar)
 
 
+def sure_folds(monkeypatch):
+    """Folds that are sure of each label, in place of training; what they were asked to do."""
+    asked = []
+
+    def folds(plan, runs, *_):
+        asked.append((plan, runs))
+        images = plan.data.images
+        p = np.eye(2)[images.label] * 0.8 + 0.1
+        return [fold_of(images, p, np.zeros_like(images.mask)) for _ in runs]
+
+    monkeypatch.setattr(protocols, "evaluate_folds", folds)
+    monkeypatch.setattr(protocols, "draw_sheet", lambda *_: None)
+    return asked
+
+
 def test_a_folder_of_ones_own_is_not_called_magnetic_tiles(parts, monkeypatch):
     """Its groups.csv does not make it the published data set."""
     rows = [f"{p.relative_to(parts).as_posix()},{p.stem}" for p in parts.rglob("*.png")]
     (parts / "groups.csv").write_text("\n".join(["path,group", *rows]))
 
-    def folds(plan, runs, *_):
-        images = plan.data.images
-        assert not any(run.leaking for run in runs)
-        assert plan.choose_threshold
-        p = np.eye(2)[images.label] * 0.8 + 0.1
-        return [fold_of(images, p, np.zeros_like(images.mask)) for _ in runs]
-
-    monkeypatch.setattr(magnetic_tile, "evaluate_folds", folds)
-    monkeypatch.setattr(magnetic_tile, "draw_sheet", lambda *_: None)
+    runs = sure_folds(monkeypatch)
     found = evaluation(EvaluationRequest(parts, "efficientnet", 0, 1, False), bar)
     assert found.figures["protocol"] == "grouped"
     assert parts.name in found.table.title
     # Nothing is outlined, so there is no IoU.
     assert ("miou", "-", "-") in found.table.rows
+    [(plan, folds)] = runs
+    assert plan.choose_threshold
+    assert not any(fold.leaking for fold in folds)
+
+
+def test_contact_sheets_of_folders_with_one_name_are_apart(parts, tmp_path_factory, monkeypatch):
+    sure_folds(monkeypatch)
+    sheets = set()
+    for line in ("a", "b"):
+        folder = tmp_path_factory.mktemp(line) / "images"
+        shutil.copytree(parts, folder)
+        if line == "b":
+            save_image(next(folder.rglob("*.png")), 7)
+        found = evaluation(EvaluationRequest(folder, "efficientnet", 0, 1, False), bar)
+        sheets.add(found.figures["contact_sheet"])
+    assert len(sheets) == 2
 
 
 @pytest.mark.skipif(not TILES.exists(), reason=f"no images at {TILES}")

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from services.cv_inspection.design import INSPECTION
-from services.cv_inspection.evaluation.cross_validation import magnetic_tile
+from services.cv_inspection.evaluation.cross_validation import protocols
 from services.cv_inspection.features.labelled_images import ImageSplit
 from services.cv_inspection.problem import CLASSES
 from services.cv_inspection.retraining import plan, training
@@ -36,14 +36,14 @@ def test_training_on_a_folder_is_by_the_recipe_that_is_evaluated(tmp_path, monke
             tmp_path, candidate, 0, 1, False, "grouped", r"kos(\d+)", False, epochs, image_size
         )
         with pytest.raises(ValueError, match="stopped"):
-            magnetic_tile.evaluation(request, lambda _: nullcontext(quiet))
+            protocols.evaluation(request, lambda _: nullcontext(quiet))
         return [arguments[2] for arguments in asked[-2:]]
 
     split = ImageSplit(simulated(), simulated(), CLASSES)
     monkeypatch.setattr(training, "folder_split", lambda *_: split)
     monkeypatch.setattr(training, "new_candidate", stop)
-    monkeypatch.setattr(magnetic_tile, "read_for_folds", lambda *_: FolderDataset(None, ()))
-    monkeypatch.setattr(magnetic_tile, "Folds", lambda *arguments, **_: stop(*arguments))
+    monkeypatch.setattr(protocols, "read_for_folds", lambda *_: FolderDataset(None, ()))
+    monkeypatch.setattr(protocols, "Folds", lambda *arguments, **_: stop(*arguments))
     trained, evaluated = overrides_of("efficientnet")
     assert trained == evaluated == dict(RECIPE)
     trained, evaluated = overrides_of("efficientnet", 2, "32x64")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from services.cv_inspection.evaluation.cross_validation import magnetic_tile
+from services.cv_inspection.evaluation.cross_validation import protocols
 from services.cv_inspection.evaluation.cross_validation.folds import FoldResult
 from services.cv_inspection.evaluation.cross_validation.unseen import unseen_aucs
 from services.platform.hooks import EvaluationRequest
@@ -36,9 +36,9 @@ def test_the_classes_probability_has_no_novelty_in_it(tmp_path, monkeypatch):
         seen.append(overrides)
         raise ValueError("read")
 
-    monkeypatch.setattr(magnetic_tile, "read_for_folds", read)
+    monkeypatch.setattr(protocols, "read_for_folds", read)
     for unseen in (True, False):
         request = EvaluationRequest(tmp_path, "efficientnet", 0, 1, False, unseen=unseen)
         with pytest.raises(ValueError, match="read"):
-            magnetic_tile.evaluation(request, quiet)
+            protocols.evaluation(request, quiet)
     assert [one["novelty_weight"] for one in seen] == [0.0, 0.5]

@@ -164,7 +164,7 @@ class Folds:
         return digest.hexdigest()[:16]
 
     def folder(self, home: Path) -> Path:
-        """Where finished folds are kept."""
+        """Where finished folds and their contact sheets are kept."""
         return home / "evaluations" / self.key
 
     def check(self, seeds: Iterable[int]) -> None:

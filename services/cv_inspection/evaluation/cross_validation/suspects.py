@@ -22,7 +22,7 @@ from services.cv_inspection.evaluation.cross_validation.folds import (
     Folds,
     evaluate_folds,
 )
-from services.cv_inspection.evaluation.cross_validation.magnetic_tile import read_for_folds
+from services.cv_inspection.evaluation.cross_validation.protocols import read_for_folds
 from services.cv_inspection.problem import GOOD
 from services.cv_inspection.retraining.folders import FolderDataset
 from services.cv_inspection.retraining.recipe import recipe
@@ -96,7 +96,7 @@ def find_suspects(request: SuspectRequest, bar: ProgressBar) -> tuple[list[Suspe
         results = evaluate_folds(plan, runs, settings().home, step)
     found = rank(data, results, request.folder)
     numbers = {file.path: n for n, file in enumerate(data.files)}
-    sheet = settings().home / "evaluations" / f"{request.folder.resolve().name}-suspects.png"
+    sheet = plan.folder(settings().home) / "suspects.png"
     shown = [numbers[request.folder / suspect.path] for suspect in found]
     return found, draw_sheet(plan, results, shown, sheet)
 

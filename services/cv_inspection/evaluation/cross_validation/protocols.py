@@ -56,61 +56,87 @@ def evaluation(request: EvaluationRequest, bar: ProgressBar) -> Evaluation:
         KeyError: no such candidate.
         ValueError: the folder is not what is expected.
     """
-    published = request.protocol != GROUPED and has_magnetic_tiles(request.file)
-    if request.protocol == MAGNETIC_TILE and not published:
+    published = _is_published(request)
+    seeds = list(range(request.seed, request.seed + request.seeds))
+    plan = _plan(request, published, seeds, bar)
+    if request.unseen:
+        return _unseen(plan, seeds, bar)
+    results, leaking = _evaluate(plan, seeds, published, bar)
+    found, leaked = intervals(results), _leaked(leaking)
+    origins = sorted({result.origin for result in results} - {""})
+    figures: dict[str, Any] = {
+        "protocol": MAGNETIC_TILE if published else GROUPED,
+        "seeds": len(seeds),
+        "grouped": plan.data.grouped,
+        "weights_from": origins,
+        **{name: asdict(one) for name, one in found.items()},
+    }
+    footer = _warnings(plan, origins)
+    if published:
+        figures["random_split_leaks"] = leaked
+        footer.append(
+            "[red]LEAKS: a tile is in training and in test, as in most published figures[/]"
+        )
+    else:
+        sheet = plan.folder(settings().home) / "worst.png"
+        draw_sheet(plan, results, worst_errors(results), sheet)
+        figures["contact_sheet"] = str(sheet)
+        footer.insert(0, f"worst errors: {sheet}")
+    rows = [(name, *_shown(one)) for name, one in found.items()]
+    rows += [
+        (f"[red]LEAKS: random split, {name}[/]", f"{mean:.3f}", f"{len(leaking)} fold(s)")
+        for name, mean in leaked.items()
+    ]
+    name = "Magnetic tile (real images)" if published else request.file.resolve().name
+    title = f"{name}, {request.candidate}, whole groups held out"
+    return Evaluation(figures, Table(title, ("", "mean", "95 % interval"), rows, footer))
+
+
+def _is_published(request: EvaluationRequest) -> bool:
+    """Whether the magnetic tiles' protocol is meant. ValueError if it is, and they are not."""
+    tiles = has_magnetic_tiles(request.file)
+    if request.protocol == MAGNETIC_TILE and not tiles:
         raise ValueError(
             f"{request.file} is not the magnetic tiles, folders MT_<class>/Imgs and their "
             f"groups.csv; for a folder of your own: --protocol {GROUPED}"
         )
+    return tiles and request.protocol != GROUPED
+
+
+def _plan(request: EvaluationRequest, published: bool, seeds: list[int], bar: ProgressBar) -> Folds:
+    """What is evaluated, and how. ValueError: see `evaluation`."""
     overrides = recipe(request.candidate, request.epochs, request.image_size)
     if request.unseen:
         overrides["novelty_weight"] = 0.0  # the table adds it to the classes' own probability
     data = read_for_folds(request.file, request.candidate, overrides, request.group_by, bar)
     plan = Folds(data, request.candidate, overrides, choose_threshold=not published)
-    seeds = range(request.seed, request.seed + request.seeds)
     plan.check(seeds)
-    if request.unseen:
-        return _unseen(plan, list(seeds), bar)
+    return plan
+
+
+def _evaluate(
+    plan: Folds, seeds: list[int], leaking: bool, bar: ProgressBar
+) -> tuple[list[FoldResult], list[FoldResult]]:
+    """All folds of the seeds; with `leaking` also those that are split by image."""
     runs = [Fold(seed, number) for seed in seeds for number in range(FOLDS)]
     # One fold a seed tells enough, and it is trained where a second core would wait.
-    leaks = [Fold(seed, 0, leaking=True) for seed in seeds] if published else []
+    leaks = [Fold(seed, 0, leaking=True) for seed in seeds] if leaking else []
     with bar(f"{FOLDS} folds, {len(seeds)} seeds") as step:
         every = evaluate_folds(plan, [*runs, *leaks], settings().home, step)
-    results, leaking = every[: len(runs)], every[len(runs) :]
-    found = intervals(results)
-    rows = [(name, *_shown(one)) for name, one in found.items()]
-    footer = []
-    figures: dict[str, Any] = {
-        "protocol": MAGNETIC_TILE if published else GROUPED,
-        "seeds": len(seeds),
-        "grouped": data.grouped,
-    }
-    if not published:
-        sheet = settings().home / "evaluations" / f"{request.file.resolve().name}-worst.png"
-        draw_sheet(plan, results, worst_errors(results), sheet)
-        figures["contact_sheet"] = str(sheet)
-        footer.append(f"worst errors: {sheet}")
-    if not data.grouped:
-        footer.append("[red]groups are not known: these figures are too good if parts repeat[/]")
-    figures["weights_from"] = sorted({result.origin for result in results} - {""})
-    if len(figures["weights_from"]) > 1:
-        footer.append(
-            f"[red]folds began from different weights, {' and '.join(figures['weights_from'])}: "
+    return every[: len(runs)], every[len(runs) :]
+
+
+def _warnings(plan: Folds, origins: list[str]) -> list[str]:
+    """What makes the figures doubtful."""
+    found = []
+    if not plan.data.grouped:
+        found.append("[red]groups are not known: these figures are too good if parts repeat[/]")
+    if len(origins) > 1:
+        found.append(
+            f"[red]folds began from different weights, {' and '.join(origins)}: "
             f"remove {plan.folder(settings().home)} to train them anew[/]"
         )
-    figures |= {name: asdict(one) for name, one in found.items()}
-    if leaking:
-        figures["random_split_leaks"] = leaked = _leaked(leaking)
-        rows += [
-            (f"[red]LEAKS: random split, {name}[/]", f"{leaked[name]:.3f}", f"{len(leaks)} fold(s)")
-            for name in leaked
-        ]
-        footer.append(
-            "[red]LEAKS: a tile is in training and in test, as in most published figures[/]"
-        )
-    name = "Magnetic tile (real images)" if published else request.file.resolve().name
-    title = f"{name}, {request.candidate}, whole groups held out"
-    return Evaluation(figures, Table(title, ("", "mean", "95 % interval"), rows, footer))
+    return found
 
 
 def _shown(one: Interval) -> tuple[str, str]:
@@ -121,7 +147,9 @@ def _shown(one: Interval) -> tuple[str, str]:
 
 
 def _leaked(results: list[FoldResult]) -> dict[str, float]:
-    """AUC and mIoU of folds that were split by image; the mean over them."""
+    """AUC and mIoU of folds that were split by image; the mean over them, empty without any."""
+    if not results:
+        return {}
     found = intervals(results)
     return {name: found[name].mean for name in ("auc", "miou")}
 
