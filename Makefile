@@ -56,7 +56,7 @@ test-federated: setup federated-setup  ## The banks' code, in the banks' environ
 
 setup: $(STAMP)  ## Create .venv and install the pinned requirements
 
-demo: setup  ## Run fraud detection end to end for a minute and print a run report
+demo: setup  ## Run fraud detection and visual inspection end to end and print a run report for each
 	$(BIN)/whiteboard demo
 
 test: check  ## Lint, types, import contracts, tests

@@ -20,7 +20,7 @@ SHARED = ("services.platform", "features", "monitoring")
 _HEAD = """# Architecture
 
 Written by `make architecture` from the code's imports and from `services/designs.py`; do not edit.
-Why things are as they are: each step's docstring (`whiteboard describe fraud`), and [adr](adr).
+Each step's docstring (`whiteboard describe fraud`) and [adr](adr) give the reasons.
 
 In the pictures an arrow means "imports". Arrows that a longer path implies are left out, and so is
 a design's `design.py`, which imports everything of its design. A name with a slash is a folder that
