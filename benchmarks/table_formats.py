@@ -44,7 +44,7 @@ class Format(Protocol):
 
 
 class Parquet:
-    """A file a flush; joined files are written and read back before their parts go."""
+    """One file per flush; joined files are written and read back before their parts go."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._count = folder, 0

@@ -3,7 +3,7 @@
 It keeps its own checkpoint, before the decisions that are in no compared window yet (ADRs 15, 18):
 killed in between, it reads them again and cuts the same windows. It still acknowledges what it has
 read, because the server writes its list of unacknowledged messages to disk ten times a second, and
-a window is a day. What it holds in memory is one window a feed.
+a window is a day. What it holds in memory is one window per feed.
 """
 
 import asyncio

@@ -154,7 +154,7 @@ _BOXES = (
             "away": "Images wait; the lag grows and falls to zero afterwards.",
         },
         aws="A SageMaker batch transform, or ECS tasks on the queue.",
-        at_scale="A worker a core; they share one durable consumer.",
+        at_scale="One worker per core; they share one durable consumer.",
     ),
     Box(
         "cv-lake-writer", "Lake writer", "ingestion", 580, 420, "cv-lake-writer",

@@ -1,7 +1,8 @@
 """Step 1, problem and KPI: what a wrong decision about a part costs, in money.
 
 A good part that is stopped is inspected again; a defect that passes escapes to a customer, who
-sends it back. An escape costs as much as forty re-inspections, so the threshold minimises the sum.
+sends it back. An escape costs as much as forty re-inspections, so the threshold is where both are
+expected to cost the same.
 Accuracy would pass every part of a line where one in ten is bad, and IoU measures how well a defect
 is outlined, not whether the part was stopped: it is monitored, never optimised for.
 """

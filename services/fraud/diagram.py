@@ -152,7 +152,7 @@ _BOXES = (
             "slow": SLOW
             + "Acknowledgements take longer: decisions wait in the outbox, answers do not.",
         },
-        aws="Kinesis Data Streams, a shard key an entity.",
+        aws="Kinesis Data Streams, a shard key per entity.",
         at_scale="A NATS cluster of three, streams split by shard.",
     ),
     Box(

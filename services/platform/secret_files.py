@@ -1,4 +1,4 @@
-"""Secrets of an installation: random, one a file, in a folder that only its owner can enter.
+"""Secrets of an installation: random, one per file, in a folder that only its owner can enter.
 
 The first `up` makes them. A name is that of an account at the engines or of a token.
 """

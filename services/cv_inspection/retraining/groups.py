@@ -41,7 +41,7 @@ def group_rows(folder: Path) -> list[dict[str, str]]:
             raise ValueError(f"{path}, line {reader.line_num}: {kept['path']} has a row already")
         rows[kept["path"]] = kept
     if not rows:
-        raise ValueError(f"{path}: no rows; add a row an image, or remove the file")
+        raise ValueError(f"{path}: no rows; add one row per image, or remove the file")
     return list(rows.values())
 
 

@@ -2,7 +2,7 @@
 
 lists:
   stolen_devices: [d17, d99]
-  trusted_pairs: {file: trusted.txt}     # a value a line, beside the rule file
+  trusted_pairs: {file: trusted.txt}     # one value per line, beside the rule file
 rules:
   - id: stolen-device
     when: device_id in lists.stolen_devices

@@ -1,7 +1,7 @@
 """Lists of values that rules name, such as stolen devices: up to a million entries each.
 
-A list is stored as text, a value a line, under the digest of its content: a set of rules that keeps
-a list does not send it again. A frozenset answers exactly; a million values take some 0.1 GB.
+A list is stored as text, one value per line, under the digest of its content: a set of rules that
+keeps a list does not send it again. A frozenset answers exactly; a million values take some 0.1 GB.
 """
 
 import hashlib

@@ -48,7 +48,7 @@ def capacity(config: Settings) -> Capacity:
                 per_decision=3,
                 instance_cores=2,
                 max_instances=shards,
-                bound=f"a stream a customer shard, WHITEBOARD_SHARDS={shards}",
+                bound=f"a stream per customer shard, WHITEBOARD_SHARDS={shards}",
                 # Flushed in batches of 80.
                 unit_rate=10_000,
                 replicas=3,

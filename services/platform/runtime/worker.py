@@ -38,7 +38,7 @@ def lower_priority(pid: int) -> None:
 
 
 def training_threads() -> int:
-    """Number of threads that training may use: one a core.
+    """Number of threads that training may use: one per core.
 
     It runs at a low priority, and its threads sleep while they wait for each other: see
     `platform.settings`.

@@ -1,8 +1,8 @@
 """Compaction: the many small files of a date become few large ones.
 
-The lake writer writes a file a flush, every few seconds, so that rows can be read soon. A reader
-pays for each file: a month at demo rates is 10,000 files a table. Compaction joins the files of one
-table and date, in order of their sequences, up to `TARGET_BYTES`.
+The lake writer writes one file per flush, every few seconds, so that rows can be read soon. A
+reader pays for each file: a month at demo rates is 10,000 files a table. Compaction joins the files
+of one table and date, in order of their sequences, up to `TARGET_BYTES`.
 
 Rows are in the lake at every moment: the large file is written and read back before its parts go,
 and readers keep one row per sequence, so that both may be there at once. Killed in between, the

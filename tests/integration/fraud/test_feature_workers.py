@@ -221,6 +221,6 @@ async def test_the_number_does_not_change_before_rebuilt_rows_are_taken(nc, conf
 async def test_more_workers_than_shards_are_refused(nc, config, redis, number):
     from services.fraud.features.ownership.assignment import assign_workers
 
-    with pytest.raises(ValueError, match=r"choose 1 to 16, one a shard at most"):
+    with pytest.raises(ValueError, match=r"choose 1 to 16, one per shard at most"):
         await asyncio.to_thread(assign_workers, config, number)
     assert read_assignment(redis) == Assignment()

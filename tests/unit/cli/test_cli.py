@@ -231,6 +231,7 @@ def test_a_swap_that_is_ended_ends_its_shadow_mode(tmp_path):
 from types import SimpleNamespace
 from services.cli.lifecycle import challenge
 from services.platform.retraining import challenge as retraining
+from services.platform.runtime import worker
 from services.platform.settings import settings
 
 class Lifecycle:
@@ -246,6 +247,7 @@ async def wait():
     asyncio.get_running_loop().call_later(0.1, os.kill, os.getpid(), signal.SIGTERM)
     await asyncio.sleep(60)
 
+worker.lower_priority = lambda _: None  # a busy machine would starve it
 retraining.ModelLifecycle = Lifecycle
 retraining.measure_shadow = lambda *_: asyncio.run(wait())
 spec = SimpleNamespace(design="fraud", model=lambda *_: None)

@@ -17,7 +17,7 @@ from services.platform.settings import Settings, settings
     [
         ("0", "greater than or equal"),
         ("many", "valid integer"),
-        ("17", "17 feature workers: choose 1 to 16, one a shard at most"),
+        ("17", "17 feature workers: choose 1 to 16, one per shard at most"),
     ],
 )
 def test_a_number_that_cannot_be_is_refused_before_anything_starts(number, words):

@@ -39,7 +39,7 @@ def test_a_process_is_found_by_design_and_name():
             ["fraud", "feature-worker", "--worker", "16"],
             "--worker 16: from 0, and fewer than 16 shards",
         ),
-        (["fraud", "feature-worker", "--workers", "17"], "choose 1 to 16, one a shard at most"),
+        (["fraud", "feature-worker", "--workers", "17"], "choose 1 to 16, one per shard at most"),
         (["fraud", "feature-worker", "--workers", "5", "--at-most", "4"], "choose 1 to 4"),
         (["fraud", "feature-worker", "--workers", "many"], "invalid int value: 'many'"),
         (["shared", "scheduler"], "which program runs the jobs"),

@@ -332,7 +332,7 @@ def _train(
 
 
 def _processes(cores: int, runs: int) -> int:
-    """How many folds are trained at a time: one a core, on a GPU as many as its memory holds."""
+    """How many folds are trained at a time: one per core, on a GPU as many as its memory holds."""
     count = min(cores, runs)
     if torch.cuda.is_available():
         free, _ = torch.cuda.mem_get_info()

@@ -112,7 +112,7 @@ def check_number(workers: int, shards: int) -> None:
     """ValueError if so many workers cannot share the shards."""
     if not 1 <= workers <= shards:
         raise ValueError(
-            f"{workers} feature workers: choose 1 to {shards}, one a shard at most "
+            f"{workers} feature workers: choose 1 to {shards}, one per shard at most "
             f"(WHITEBOARD_SHARDS={shards})"
         )
 

@@ -188,7 +188,7 @@ def owner_field(worker: str) -> str:
 
 
 def position_keys(redis: Redis | RedisLink, shards: Iterable[int] | None = None) -> list[str]:
-    """Where positions are: in one Redis, in one hash; in a cluster, in one a shard.
+    """Where positions are: in one Redis, in one hash; in a cluster, in one per shard.
 
     Args:
         redis: A client of `features.cluster.clients`, or a connection.

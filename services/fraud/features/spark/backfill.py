@@ -1,4 +1,4 @@
-"""The jobs of a backfill on Spark: one an entity type, each with the states of its shards."""
+"""The jobs of a backfill on Spark: one per entity type, each with the states of its shards."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
