@@ -135,7 +135,7 @@ def _run(store: Path, images: Path | None, as_json: bool) -> None:
         show_json(asdict(done))
         return
     say(
-        f"{done.inspected} inspected, {done.stopped} stopped, {len(done.bad)} not images, "
+        f"{done.inspected} inspected, {done.stopped} stopped, {len(done.bad)} failed, "
         f"{done.known} inspected before"
     )
     for name, why in list(done.bad.items())[:5]:
@@ -152,7 +152,9 @@ def _forward(store: Path, as_json: bool) -> None:
         with bar("forwarding") as step:
             count = asyncio.run(device.forward(settings(), store, step))
     except (OSError, NatsError) as error:
-        fail(f"{error or type(error).__name__}; nothing is lost: forward again when it is back")
+        fail(
+            f"{str(error) or type(error).__name__}; nothing is lost: forward again when it is back"
+        )
     if as_json:
         show_json({"forwarded": count})
     else:

@@ -26,6 +26,8 @@ _FILE = "normality.pt"
 _EVEN = 10.0
 # Share of good images none of whose patches is in the mask.
 _CLEAN_SHARE = 0.99
+# Share of the images that limit the mask, where none are given for it.
+_HELD_OUT_SHARE = 0.2
 
 
 class NormalityNetwork(nn.Module):
@@ -84,8 +86,9 @@ class Normality(ImageCandidate):
         step(1, 1)
 
     def fit_more(self, train: LabelledImages, seed: int, step: ProgressCallback) -> None:
-        """Fit anew on the good parts."""
-        self.fit(train, train, seed, step)
+        """Fit anew on the good parts; some of them, which are left out, limit the mask."""
+        held_out = np.random.default_rng(seed).random(len(train)) < _HELD_OUT_SHARE
+        self.fit(train.select(~held_out), train.select(held_out), seed, step)
 
     def inference(self) -> nn.Module:
         """See `ImageCandidate.inference`."""

@@ -1,5 +1,6 @@
 """Inspection beside the camera: inspect a folder, keep the results, forward them later."""
 
+import logging
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -16,12 +17,14 @@ from services.cv_inspection.ingestion.events import (
     parse_inspection,
 )
 from services.cv_inspection.ingestion.images import READ_BYTES, InvalidImage
-from services.cv_inspection.model import ImageModel
+from services.cv_inspection.model import ImageModel, ModelFailed
 from services.cv_inspection.problem import DESIGN
 from services.cv_inspection.serving.inspect import inspect
 from services.platform.progress import ProgressCallback
 from services.platform.settings import Settings
 from services.platform.streaming.connection import connect
+
+log = logging.getLogger(__name__)
 
 _SUFFIXES = (".jpg", ".jpeg", ".png")
 # Seconds to wait for another process of the device that is writing.
@@ -50,16 +53,33 @@ class InspectionStore:
                 [event.inspection_id, event.model_dump_json().encode()],
             )
 
+    def waiting(self) -> int:
+        """How many inspections are to be forwarded."""
+        found = self._db.execute("SELECT COUNT(*) FROM inspections WHERE NOT forwarded")
+        return int(found.fetchone()[0])
+
     def pending(self) -> list[InspectionEvent]:
-        """Inspections to forward, in the order of inspection."""
-        rows = self._db.execute("SELECT event FROM inspections WHERE NOT forwarded ORDER BY rowid")
-        return [parse_inspection(event) for (event,) in rows]
+        """Inspections to forward, in the order of inspection.
+
+        Those that another version stored, and that this one can't read, are logged and stay.
+        """
+        rows = self._db.execute(
+            "SELECT id, event FROM inspections WHERE NOT forwarded ORDER BY rowid"
+        )
+        found = []
+        for identity, event in rows:
+            try:
+                found.append(parse_inspection(event))
+            except ValueError as error:
+                log.warning("inspection %s stays on the device: %s", identity, error)
+        return found
 
     def mark_forwarded(self, event: InspectionEvent) -> None:
-        """Note that the stack has the inspection."""
+        """Note that the stack has the inspection; of it, only the id is kept."""
         with self._db:
             self._db.execute(
-                "UPDATE inspections SET forwarded = 1 WHERE id = ?", [event.inspection_id]
+                "UPDATE inspections SET forwarded = 1, event = x'' WHERE id = ?",
+                [event.inspection_id],
             )
 
 
@@ -87,7 +107,7 @@ class EdgeRun:
         inspected: Images inspected now.
         stopped: How many of them were rejected or need a review.
         known: Images that an earlier run inspected.
-        bad: The reason, by path of an invalid file.
+        bad: Why a file was not inspected, by path.
         waiting: Inspections that are still to be forwarded.
     """
 
@@ -132,13 +152,13 @@ def run(
                     continue
                 at = datetime.now(UTC)
                 event = inspect(model, data, image_ref, at, None, audit_share).event
-            except (OSError, InvalidImage) as error:
-                bad[_text(path)] = str(error)
+            except (OSError, InvalidImage, ModelFailed, MemoryError) as error:
+                bad[_text(path)] = str(error) or type(error).__name__
                 continue
             inspections.add(event)
             inspected += 1
             stopped += event.stopped
-        return EdgeRun(inspected, stopped, known, bad, len(inspections.pending()))
+        return EdgeRun(inspected, stopped, known, bad, inspections.waiting())
 
 
 async def forward(settings: Settings, store: Path, step: ProgressCallback) -> int:

@@ -31,7 +31,7 @@ import numpy.typing as npt
 
 from services.cv_inspection.edge.device import model_path
 from services.cv_inspection.features.labelled_images import LabelledImages, mask_iou
-from services.cv_inspection.model import IMAGE, ImageModel, ImageOutputs, read_model
+from services.cv_inspection.model import IMAGE, ImageModel, read_model
 from services.cv_inspection.problem import CostModel
 from services.platform.evaluation.comparison import time_calls
 from services.platform.models.onnx import ModelCard, write_card
@@ -264,14 +264,9 @@ def _measure(
 
 def _scores(model: ImageModel, images: LabelledImages) -> tuple[Floats, LabelledImages, Floats32]:
     """(M,) P(defect) of whole images, these, and (N, H, W) mask logits of their tiles."""
-    probabilities, masks, *_ = _predict(model, images.vectors)
-    score, whole = images.by_image(1.0 - probabilities[:, 0].astype(np.float64))
-    return score, whole, masks[:, 0]
-
-
-def _predict(model: ImageModel, pixels: npt.NDArray[np.uint8]) -> ImageOutputs:
-    parts = [model.inspect(pixels[i : i + 32]) for i in range(0, len(pixels), 32)]
-    return ImageOutputs(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+    found = model.inspect(images.vectors)
+    score, whole = images.by_image(1.0 - found.probabilities[:, 0].astype(np.float64))
+    return score, whole, found.masks[:, 0]
 
 
 def save(folder: Path, data: bytes, measured: EdgeBuild) -> Path:

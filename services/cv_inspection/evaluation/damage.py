@@ -22,7 +22,12 @@ from typing import Any
 import orjson
 import pyarrow as pa
 
-from services.cv_inspection.ingestion.events import DECISIONS_STREAM, STREAM, ImageRef
+from services.cv_inspection.ingestion.events import (
+    DECISIONS_STREAM,
+    STREAM,
+    ImageRef,
+    result_stem,
+)
 from services.cv_inspection.ingestion.lake_writer import INSPECTIONS_CONSUMER
 from services.cv_inspection.ingestion.reconciliation import objects
 from services.cv_inspection.ingestion.tables import INSPECTIONS, INSPECTIONS_TABLE
@@ -82,7 +87,7 @@ def damage(config: Settings, since: datetime, until: datetime) -> Damage:
         # The store's times are whole seconds.
         if math.floor(since.timestamp()) <= at < until.timestamp() and _is_image(key)
     }
-    stems = {ImageRef.from_key(key).stem: key for key in landed}
+    stems = {result_stem(key): key for key in landed}
     done = {
         stems[stem]
         for path, at in objects(results)
@@ -157,7 +162,7 @@ def _is_image(key: str) -> bool:
 
 
 def _result(results: Lake, key: str) -> dict[str, Any]:
-    found: dict[str, Any] = orjson.loads(results.get(f"{ImageRef.from_key(key).stem}.json"))
+    found: dict[str, Any] = orjson.loads(results.get(f"{result_stem(key)}.json"))
     return found
 
 

@@ -111,9 +111,9 @@ def _windows(
 
 def _score(model: ImageModel, images: LabelledImages) -> tuple[Floats, Floats]:
     """(N,) P(defect), and (N,) novelty."""
-    parts = [model.inspect(images.vectors[i : i + 50]) for i in range(0, len(images), 50)]
-    good, _, novelty = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return 1.0 - good[:, 0].astype(np.float64), novelty.astype(np.float64)
+    found = model.inspect(images.vectors)
+    good, novelty = found.probabilities[:, 0], found.novelty
+    return 1.0 - good.astype(np.float64), novelty.astype(np.float64)
 
 
 def _no_progress(done: int, total: int) -> None:

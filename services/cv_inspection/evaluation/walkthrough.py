@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from time import perf_counter
 
 import pyarrow.compute as pc
@@ -82,7 +83,12 @@ async def newest(config: Settings, count: int) -> list[DecisionView]:
         raise ConnectionError("the stream of inspections does not answer") from error
     finally:
         await nc.close()
-    return [decision_view(parse_inspection(message.data or b"")) for _, message in messages]
+    views = []
+    for _, message in messages:
+        # The lake writer dead-letters what can't be read.
+        with suppress(ValueError):
+            views.append(decision_view(parse_inspection(message.data or b"")))
+    return views
 
 
 async def label(config: Settings, identity: str, said: str) -> str:

@@ -77,8 +77,23 @@ class ImageRef(StrictModel):
 
     @property
     def stem(self) -> str:
-        """The key without its extension; results are stored under it."""
+        """The key without its extension."""
         return f"{self.line}/{self.station}/{self.lot}/{self.frame}"
+
+
+def result_stem(key: str) -> str:
+    """Where an image's results are stored, without their endings.
+
+    Only `.jpg` is dropped, so that 7.jpg, 7.JPG and 7.png have results of their own.
+
+    >>> result_stem("a/1/lot/7.jpg"), result_stem("a/1/lot/7.png")
+    ('a/1/lot/7', 'a/1/lot/7/png')
+
+    Raises:
+        ValueError: see `ImageRef.from_key`.
+    """
+    stem, ending = ImageRef.from_key(key).stem, key.rpartition(".")[2]
+    return stem if ending == "jpg" else f"{stem}/{ending}"
 
 
 class ImageEvent(StrictModel):

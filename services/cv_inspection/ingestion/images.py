@@ -62,7 +62,7 @@ def load(data: bytes) -> Image.Image:
             _check_size(*image.size)
             image.load()
         source.check_decoded(image)
-    except InvalidImage:
+    except (InvalidImage, MemoryError):
         raise
     except NotWhole as error:
         raise InvalidImage(f"it is not whole: {error}") from None
@@ -71,7 +71,7 @@ def load(data: bytes) -> Image.Image:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise InvalidImage(f"far more pixels than the maximum of {MAX_PIXELS:,}") from None
     except Exception as error:  # a damaged file makes Pillow raise almost anything
-        raise InvalidImage(f"it can't be decoded: {error or type(error).__name__}") from None
+        raise InvalidImage(f"it can't be decoded: {str(error) or type(error).__name__}") from None
     return image
 
 

@@ -112,10 +112,10 @@ async def publish_images(nc: Client, notification: bytes, inbox: str) -> tuple[i
     for key in found.keys:
         # A repeated notification has the same identity; an overwritten image has another.
         await publish_image(nc, key, ImageRef.from_key(key).line, _identity(notification, key))
-    for bad in found.bad:
+    for number, bad in enumerate(found.bad):
         log.warning("notification refused: %s", bad.reason)
         headers = {
-            "Nats-Msg-Id": _identity(notification, bad.reason),
+            "Nats-Msg-Id": _identity(notification, f"bad record {number}"),
             "Reason": " ".join(bad.reason.split())[:500],
         }
         record = bad.record[:_MAX_DEAD_BYTES]

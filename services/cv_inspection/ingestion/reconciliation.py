@@ -11,7 +11,7 @@ import time
 
 from pyarrow.fs import FileSelector, FileType
 
-from services.cv_inspection.ingestion.events import ImageRef, publish_image
+from services.cv_inspection.ingestion.events import ImageRef, publish_image, result_stem
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
 from services.platform.streaming.connection import connect
@@ -52,7 +52,7 @@ def without_result(config: Settings, min_age_s: float = MIN_AGE_S) -> list[str]:
     missing = []
     for key, modified in objects(inbox):
         try:
-            stem = ImageRef.from_key(key).stem
+            stem = result_stem(key)
         except ValueError:
             continue  # it is among the dead letters
         if done.get(stem, -1.0) < modified < newest:

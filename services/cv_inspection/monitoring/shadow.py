@@ -5,6 +5,7 @@ import numpy as np
 from services.cv_inspection.ingestion.events import (
     DECISIONS_STREAM,
     InspectionEvent,
+    inspection_id,
     parse_inspection,
 )
 from services.cv_inspection.ingestion.images import decode
@@ -20,7 +21,10 @@ BATCH = 50
 
 
 class DecisionImages:
-    """Fetches the images of inspections. Posted images are not stored, so they are left out."""
+    """Fetches the images of inspections.
+
+    Posted images are not stored, so they are left out. So are images that were overwritten since.
+    """
 
     def __init__(self, inbox: Lake) -> None:
         self._inbox = inbox
@@ -38,7 +42,10 @@ class DecisionImages:
         if event is None or event.key is None:
             return None
         try:
-            pixels = np.asarray(decode(self._inbox.get(event.key)))
+            data = self._inbox.get(event.key)
+            if inspection_id(event.place, data) != event.inspection_id:
+                return None
+            pixels = np.asarray(decode(data))
         except (FileNotFoundError, ValueError):
             return None
         fields = {

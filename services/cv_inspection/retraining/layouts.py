@@ -84,7 +84,9 @@ def _magnetic_tile(folder: Path, rows: list[dict[str, str]]) -> list[LabelledFil
     for row in rows:
         path = folder / row["path"]
         label = row["class"].removeprefix("MT_").lower()
-        label = GOOD if label == "free" else label
+        if not label:
+            raise ValueError(f"{folder / GROUPS}: no class for {row['path']}; add it")
+        label = GOOD if label == "free" or is_good(label) else label
         mask = path.with_suffix(".png")
         outlined = mask if label != GOOD and mask.exists() and mask != path else None
         files.append(LabelledFile(path, label, outlined, row["group"]))

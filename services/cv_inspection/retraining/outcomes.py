@@ -19,7 +19,7 @@ from services.cv_inspection.features.labelled_images import (
     class_index,
 )
 from services.cv_inspection.ingestion.audit import DRAWN_BY, WEIGHT
-from services.cv_inspection.ingestion.events import ImageRef, inspection_id
+from services.cv_inspection.ingestion.events import ImageRef, inspection_id, result_stem
 from services.cv_inspection.ingestion.images import InvalidImage, decode
 from services.cv_inspection.ingestion.outcomes import with_labels
 from services.cv_inspection.ingestion.tables import (
@@ -126,6 +126,9 @@ def fetch_images(
         all_defects: Also those that are cut into tiles and have no mask, with all their tiles: to
             evaluate whole images. Training leaves them out.
 
+    Returns:
+        The images; `source` is the number of the inspection.
+
     Raises:
         OSError: S3 does not answer.
     """
@@ -134,14 +137,14 @@ def fetch_images(
     arrays = ImageArrays(size, max_reduction)
     unit = lot_numbers(inspections.rows)
     label = np.array([class_index(v, classes) for v in inspections.rows["label"]], dtype=np.int64)
-    weights: list[float] = []
+    kept: list[int] = []
     keys = zip(inspections.rows["key"], inspections.rows["inspection_id"], strict=True)
     for i, (key, identity) in enumerate(keys):
         step(i + 1, count)
         image_ref = ImageRef.from_key(key)
         try:
             data = inbox.get(key)
-            mask_png = results.get(f"{image_ref.stem}.mask.png") if label[i] else None
+            mask_png = results.get(f"{result_stem(key)}.mask.png") if label[i] else None
         except FileNotFoundError:
             continue
         if inspection_id(image_ref, data) != identity:
@@ -157,9 +160,11 @@ def fetch_images(
             if not all_defects:
                 continue
             arrays.add(image, Image.new("L", image.size, 255), int(label[i]), int(unit[i]))
-        weights.append(float(inspections.rows[WEIGHT].iloc[i]))
+        kept.append(i)
     images = arrays.labelled()
-    return replace(images, weight=np.array(weights)[images.source])
+    source = np.array(kept, dtype=np.int64)[images.source]
+    weight = inspections.rows[WEIGHT].to_numpy(dtype=np.float64)[source]
+    return replace(images, source=source, weight=weight)
 
 
 def lot_numbers(rows: pd.DataFrame) -> Integers:

@@ -26,7 +26,7 @@ from services.platform.models.onnx import ModelCard
 from services.platform.models.registry import RegisteredModel
 from services.platform.progress import ProgressBar, ProgressCallback
 from services.platform.retraining.gate import Evidence, ModelResult
-from services.platform.retraining.spec import RequiredLabels, RetrainingSpec
+from services.platform.retraining.spec import RequiredLabels, RetrainingSpec, TooFewLabels
 from services.platform.retraining.training import native_parameters
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
@@ -39,7 +39,7 @@ MIN_SHADOWED = 1_200
 GATE_SHARE = 0.2
 _REHEARSAL_IMAGES = 400
 _MAX_TRAIN_IMAGES = 2_000
-# 150 to 200 KB each in memory, the newest.
+# The newest; 65 KB each in memory at 128 px, pixels and mask.
 _MAX_GATE_IMAGES = 3_000
 _VALIDATION_SHARE = 0.3
 _IN_STORE = "whose images are still in the store"
@@ -91,6 +91,11 @@ def train_further(
         new = fetch_images(settings, data, card.classes, candidate.size, step, reduction)
     REQUIRED_LABELS.check(new.positive, _IN_STORE, "to train on")
     held_out = training.hold_out_units(new, _VALIDATION_SHARE, seed)
+    if held_out.all():
+        raise TooFewLabels(
+            f"all {len(new):,} labelled images are of lots that are held out for the threshold: "
+            "label parts of more lots"
+        )
     fit, valid = new.select(~held_out), new.select(held_out)
     if card.classes == CLASSES:
         with bar("adding old images") as step:
@@ -120,30 +125,45 @@ def gate_evidence(
         counted = labelled_inspections(lake, since).counted
     labelled = LabelledInspections(counted.rows.tail(_MAX_GATE_IMAGES).reset_index(drop=True))
     REQUIRED_LABELS.check(labelled.positive, "that neither model was trained on", "to evaluate on")
-    results = []
+    scored = []
     for model in models:
-        with bar(f"scoring with {model.card.label}") as step:
-            images = fetch_images(
-                settings,
-                labelled,
-                model.card.classes,
-                model.size,
-                step,
-                model.max_reduction,
-                all_defects=True,
-            )
-            result = ModelResult.from_model(model, images.vectors, {})
-            score, images = images.by_image(result.score)
-            REQUIRED_LABELS.check(images.positive, _IN_STORE, "to evaluate on")
-            results.append(replace(result, score=score))
+        result, images = _scored(settings, model, labelled, bar)
+        scored.append((result, images.source))
+    # The store may have lost an image, or got it back, between the two.
+    in_both = np.intersect1d(scored[0][1], scored[1][1])
+    champion, challenger = (
+        replace(result, score=result.score[np.isin(source, in_both)]) for result, source in scored
+    )
+    images = images.select(np.isin(images.source, in_both))
+    REQUIRED_LABELS.check(images.positive, _IN_STORE, "to evaluate on")
     return Evidence(
-        champion=results[0],
-        challenger=results[1],
+        champion=champion,
+        challenger=challenger,
         positive=images.positive,
         amount=images.amount,
         unit=images.unit,
         weight=images.weight,
     )
+
+
+def _scored(
+    settings: Settings, model: ImageModel, labelled: LabelledInspections, bar: ProgressBar
+) -> tuple[ModelResult, LabelledImages]:
+    """A model's scores (M,) of the images that are in the store, and these."""
+    with bar(f"scoring with {model.card.label}") as step:
+        images = fetch_images(
+            settings,
+            labelled,
+            model.card.classes,
+            model.size,
+            step,
+            model.max_reduction,
+            all_defects=True,
+        )
+        REQUIRED_LABELS.check(images.positive, _IN_STORE, "to evaluate on")
+        result = ModelResult.from_model(model, images.vectors, {})
+        score, images = images.by_image(result.score)
+        return replace(result, score=score), images
 
 
 def _concatenate(one: LabelledImages, other: LabelledImages) -> LabelledImages:

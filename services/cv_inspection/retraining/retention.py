@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from services.cv_inspection.ingestion.events import ImageRef
+from services.cv_inspection.ingestion.events import result_stem
 from services.cv_inspection.ingestion.reconciliation import objects
 from services.cv_inspection.ingestion.tables import INSPECTIONS_TABLE, LABELS_TABLE
 from services.cv_inspection.model import read_model
@@ -114,7 +114,7 @@ def _old_images(config: Settings, before: str) -> tuple[list[str], list[str]]:
 
 def _stem(key: str) -> str:
     try:
-        return ImageRef.from_key(key).stem
+        return result_stem(key)
     except ValueError:
         return ""  # it is among the dead letters
 

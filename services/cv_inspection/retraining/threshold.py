@@ -35,10 +35,14 @@ def choose_threshold(
         weight: (N,) how often each counts; None: once.
 
     Raises:
-        ValueError: there are no parts.
+        ValueError: there are no parts, or none counts.
     """
+    if weight is not None:
+        counted = weight > 0.0
+        score, defect, escape_minor = score[counted], defect[counted], escape_minor[counted]
+        weight = weight[counted]
     if not len(score):
-        raise ValueError("nothing to choose a threshold on")
+        raise ValueError("nothing to choose a threshold on: no part, or none that counts")
     if not defect.any():
         return float(np.quantile(score, 1.0 - MAX_FALSE_ALARM_SHARE))
     costs = CostModel()

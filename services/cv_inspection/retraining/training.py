@@ -134,12 +134,18 @@ def warn_of_leaks(folder: Path, data: FolderDataset) -> None:
 
 
 def hold_out_units(images: LabelledImages, share: float, seed: int) -> Booleans:
-    """(N,) whether an image is held out: a share of the units, at least one of each class."""
+    """(N,) whether an image is held out: a share of the units of each class, at least one.
+
+    A unit may show several classes, as a lot does. The class of the fewest units comes first, and
+    units that are held out already count for the next one.
+    """
     rng = np.random.default_rng(seed)
-    chosen: list[int] = []
-    for kind in np.unique(images.label):
-        units = np.unique(images.unit[images.label == kind])
-        chosen += list(rng.choice(units, max(round(share * len(units)), 1), replace=False))
+    by_class = [np.unique(images.unit[images.label == kind]) for kind in np.unique(images.label)]
+    chosen = np.array([], dtype=np.int64)
+    for units in sorted(by_class, key=len):
+        left = np.setdiff1d(units, chosen)
+        lacking = max(round(share * len(units)), 1) - (len(units) - len(left))
+        chosen = np.append(chosen, rng.choice(left, max(lacking, 0), replace=False))
     return np.isin(images.unit, chosen)
 
 
@@ -204,7 +210,8 @@ def make_card(
         until,
         design=DESIGN,
         classes=candidate.classes,
-        limits={**candidate.limits, **(limits or {})},
+        # A limit that is infinite is none, and JSON has no word for it.
+        limits={n: v for n, v in {**candidate.limits, **(limits or {})}.items() if v < math.inf},
         kpi={"reinspection_minor": CostModel().opex, "escape_minor": ESCAPE_COST_MINOR},
     )
 

@@ -22,7 +22,7 @@ from services.cv_inspection.ingestion.events import (
 from services.cv_inspection.ingestion.images import MAX_BYTES, InvalidImage
 from services.cv_inspection.ingestion.labels import UnknownLabel, read_label
 from services.cv_inspection.ingestion.notifications import publish_images
-from services.cv_inspection.model import ImageModel, read_model
+from services.cv_inspection.model import ImageModel, ModelFailed, read_model
 from services.cv_inspection.problem import CLASSES, DESIGN
 from services.cv_inspection.service import INSPECTOR
 from services.cv_inspection.serving.inspect import InspectionResult
@@ -149,6 +149,7 @@ def _add_inspection(app: FastAPI, service: InspectionService, dependencies: list
     errors = {
         401: "Without the client token, where it is required",
         413: f"More than {MAX_BYTES} bytes",
+        500: "The model gives no answer for this image",
         503: "No model is loaded yet, or too many images are waiting",
     }
     documented: dict[str, Any] = {
@@ -188,6 +189,8 @@ async def _inspect(
         return error_response(413, error.detail)
     except InvalidImage as error:
         return error_response(422, f"body: {error}")
+    except ModelFailed as error:
+        return error_response(500, f"{error}: a person has to inspect the part")
     except QueueFull:
         response = error_response(503, "too many images are waiting: retry")
         response.headers["Retry-After"] = "1"

@@ -19,7 +19,7 @@ from urllib.parse import unquote_plus, urlsplit
 
 from services.cv_inspection.ingestion.events import ImageRef
 from services.cv_inspection.ingestion.images import READ_BYTES
-from services.cv_inspection.model import ImageModel, read_model
+from services.cv_inspection.model import ImageModel, ModelFailed, read_model
 from services.cv_inspection.problem import DESIGN
 from services.cv_inspection.serving.inspect import inspect
 from services.platform.models.served_file import get_served
@@ -31,6 +31,7 @@ from services.platform.storage.signed import get_version
 COLUMNS = ("bucket", "key", "status", "decision", "label", "defect", "model", "error", "version")
 # Reports of earlier versions lack the last column.
 _REQUIRED_COLUMNS = COLUMNS[:-1]
+_HEADER = ["bucket", "key"]
 SUCCEEDED, FAILED = "succeeded", "failed"
 
 
@@ -78,14 +79,12 @@ def read_manifest(settings: Settings, location: str) -> list[ManifestRow]:
         data = Lake(settings, url.netloc).get(url.path.lstrip("/"))
     else:
         data = Path(location).read_bytes()
-    rows = []
-    for number, row in enumerate(_rows(location, data), start=1):
-        if not row:
-            continue
+    rows: list[ManifestRow] = []
+    for number, row in _rows(location, data):
         if len(row) not in (2, 3) or not row[0].strip() or not row[1].strip():
             text = ",".join(row)[:80]
             raise ValueError(f"{location}, line {number}: not Bucket,Key[,VersionId]: {text!r}")
-        if number == 1 and row[0].strip().lower() == "bucket":
+        if not rows and [cell.strip().lower() for cell in row[:2]] == _HEADER:
             continue
         try:
             rows.append(_manifest_row(*(cell.strip() for cell in row)))
@@ -101,10 +100,12 @@ def _manifest_row(bucket: str, key: str, version: str = "") -> ManifestRow:
     return ManifestRow(bucket, unquote_plus(key, errors="strict"), version)
 
 
-def _rows(location: str, data: bytes) -> list[list[str]]:
+def _rows(location: str, data: bytes) -> list[tuple[int, list[str]]]:
+    """The rows that have cells, each with the number of its last line."""
     try:
         # Spreadsheet programs write a byte order mark.
-        return list(csv.reader(io.StringIO(data.decode("utf-8-sig"), newline="")))
+        reader = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""))
+        return [(reader.line_num, row) for row in reader if row]
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{location} is not a CSV in UTF-8: {error}") from None
 
@@ -122,11 +123,10 @@ def run(
         workers: Images inspected at the same time.
 
     Raises:
-        FileNotFoundError: there is no champion yet.
         OSError: S3 does not answer.
-        ValueError: the report's path is a file of another kind.
+        ValueError: there is no champion yet, or the report's path is a file of another kind.
     """
-    model = read_model(get_served(settings, DESIGN))
+    model = _champion(settings)
     known = _read_report(report)
     done = {row for row, entry in known.items() if entry["status"] == SUCCEEDED}
     remaining = [row for row in dict.fromkeys(manifest) if row not in done]
@@ -154,17 +154,27 @@ def run(
     return BatchSummary(counts[SUCCEEDED], counts[FAILED], resumed, report)
 
 
+def _champion(settings: Settings) -> ImageModel:
+    try:
+        return read_model(get_served(settings, DESIGN))
+    except FileNotFoundError:
+        raise ValueError(
+            "no champion to inspect with: `whiteboard up`, or `whiteboard train cv --promote`"
+        ) from None
+
+
 def _inspect_row(
     settings: Settings, model: ImageModel, store: Lake, row: ManifestRow
 ) -> dict[str, str]:
     entry = {"bucket": row.bucket, "key": row.key, "version": row.version}
     try:
         data = _fetch(settings, store, row)
-        event = inspect(model, data, _image_ref(row), datetime.now(UTC), row.key).event
+        event = inspect(model, data, _image_ref(row), datetime.now(UTC), None).event
     except FileNotFoundError:
         return {**entry, "status": FAILED, "error": _missing(row)}
-    except (OSError, ValueError) as error:
-        return {**entry, "status": FAILED, "error": " ".join(str(error).split())[:300]}
+    except (OSError, ValueError, ModelFailed, MemoryError) as error:
+        text = str(error) or type(error).__name__
+        return {**entry, "status": FAILED, "error": " ".join(text.split())[:300]}
     return {
         **entry,
         "status": SUCCEEDED,

@@ -20,6 +20,7 @@ from services.cv_inspection.ingestion.events import (
     InspectionEvent,
     Quality,
     inspection_id,
+    result_stem,
 )
 from services.cv_inspection.ingestion.images import decode
 from services.cv_inspection.model import ImageModel, WholeImage
@@ -157,6 +158,7 @@ def _event(
         defect, card.threshold, share, quality, found.novelty, model.max_novelty
     )
     identity, passed = inspection_id(image_ref, data), decision == "pass"
+    stem = None if key is None else result_stem(key)
     return InspectionEvent(
         inspection_id=identity,
         key=key,
@@ -172,8 +174,8 @@ def _event(
         defect_share=share,
         novelty=found.novelty,
         quality=quality,
-        mask_key=None if key is None else f"{image_ref.stem}.mask.png",
-        map_key=None if key is None else f"{image_ref.stem}.map.png",
+        mask_key=stem and f"{stem}.mask.png",
+        map_key=stem and f"{stem}.map.png",
         max_novelty=model.map_novelty,
         audit=passed and is_audited(identity, audit_share),
         propensity=audit_share if passed else 1.0,

@@ -2,7 +2,8 @@
 
 The ids are held in memory, 16 bytes each: those of the lake, read once at the start and again after
 many new ones; those of the stream behind the lake's last row, read when a label asks for them; and
-the inspector's own, which the stream may not have yet.
+the inspector's own, which the stream may not have yet. Older ones are looked for in the lake, a
+file at a time: customers send a part back weeks after its inspection.
 """
 
 import asyncio
@@ -20,7 +21,7 @@ from services.platform.storage.lake import Lake, partition_date
 from services.platform.streaming.outbox import Outbox
 from services.platform.streaming.retry import retry_forever
 
-# 32 MB: at 20 images a second the inspections of 28 hours. Labels of older ones are refused.
+# 32 MB: at 20 images a second the inspections of 28 hours.
 MAX_IDS = 2_000_000
 # More new inspections than these are read from the lake's new files, fewer from the stream.
 MAX_BEHIND = 2_000
@@ -91,6 +92,8 @@ class KnownInspections:
         self._outbox = outbox
         self._max_ids = max_ids
         self._refreshing = asyncio.Lock()
+        self._searching = asyncio.Lock()
+        self._older = False
         self._loaded = asyncio.Event()
         self._ids = IdSet()
         self._files: set[str] = set()
@@ -123,7 +126,18 @@ class KnownInspections:
         async with self._refreshing:
             if identity not in self._ids:
                 await self._refresh(js)
-        return identity in self._ids
+        return identity in self._ids or (self._older and await self._search(identity))
+
+    async def _search(self, identity: str) -> bool:
+        """Whether a file of the lake that is not remembered has it, the newest day first."""
+        async with self._searching:
+            files = await asyncio.to_thread(self._lake.files, INSPECTIONS_TABLE)
+            unread = set(files) - self._files
+            for file in sorted(unread, key=partition_date, reverse=True):
+                rows = await asyncio.to_thread(self._lake.read_files, [file], ["inspection_id"])
+                if rows is not None and pc.any(pc.equal(rows["inspection_id"], identity)).as_py():
+                    return True
+        return False
 
     async def _published(self) -> None:
         """Wait for results that an earlier run kept in its file. TimeoutError if they stay."""
@@ -161,9 +175,11 @@ class KnownInspections:
         for file in await asyncio.to_thread(self._lake.files, INSPECTIONS_TABLE):
             by_day.setdefault(partition_date(file), []).append(file)
         listed = {file for files in by_day.values() for file in files}
+        older = False
         for day in sorted(by_day, reverse=True):
             unread = [file for file in by_day[day] if file not in self._files]
             if len(self._ids) >= self._max_ids and day < self._oldest:
+                older = True
                 break
             self._oldest = min(self._oldest, day)
             rows = await asyncio.to_thread(self._lake.read_files, unread, ["inspection_id"])
@@ -172,6 +188,7 @@ class KnownInspections:
                 await asyncio.to_thread(self._ids.update, rows["inspection_id"])
                 self._through = max(self._through, rows["seq"][-1].as_py())
         self._files &= listed
+        self._older = older
         self._limit = 1.25 * max(self._max_ids, len(self._ids))
 
 

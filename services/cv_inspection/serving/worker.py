@@ -4,7 +4,8 @@ Any number of workers share the images. If one is killed in between, another rep
 stored result of the same key and bytes is published again, not computed again. Within two minutes
 the stream drops the second event with the same inspection id (`DUPLICATE_WINDOW`); of later ones,
 readers count the first. An invalid file gets a result that says why, and a dead letter. So does an
-object that the store can't read after some retries, which stop neither the line nor the batch.
+object that the store can't read, and an image on which the model fails, after some retries, which
+stop neither the line nor the batch.
 """
 
 import asyncio
@@ -28,10 +29,11 @@ from services.cv_inspection.ingestion.events import (
     inspection_id,
     inspection_subject,
     parse_image,
+    result_stem,
 )
 from services.cv_inspection.ingestion.images import READ_BYTES, InvalidImage
 from services.cv_inspection.ingestion.reconciliation import reconcile
-from services.cv_inspection.model import ImageModel, read_model
+from services.cv_inspection.model import ImageModel, ModelFailed, read_model
 from services.cv_inspection.problem import DESIGN
 from services.cv_inspection.serving.inspect import inspect
 from services.platform.models.served_model import ServedModel
@@ -55,9 +57,9 @@ _CONCURRENCY = 4
 _RECONCILE_INTERVAL_S, _BACKLOG_INTERVAL_S = 60.0, 1.0
 # How often it looks for a moment without a backlog; a line may never have one.
 _MAX_LOOKS = 600
-# Seconds before each retry of an object that can't be read while others can: half a minute in all.
+# Seconds before each retry of an image that fails while others don't: half a minute in all.
 _BACKOFF_S = (1.0, 2.0, 4.0, 8.0, 15.0)
-# More unreadable objects at once are an outage, and the line waits for its end.
+# More failing images at once are an outage, and the line waits for its end.
 _MAX_RETRIES = 64
 _PROBE = ".probe"
 
@@ -74,6 +76,10 @@ class NoModel(TimeoutError):
 
 class ObjectUnreadable(RuntimeError):
     """The store answers, but not for this object."""
+
+
+# What concerns one image: it is retried beside the others.
+_RETRIED = (ObjectUnreadable, ModelFailed, MemoryError)
 
 
 class InspectionWorker:
@@ -99,7 +105,7 @@ class InspectionWorker:
     async def handle(self, batch: list[Message]) -> None:
         """Inspect one batch, a few images at a time.
 
-        An object that the store can't read is retried beside the next batches.
+        An image that fails alone is retried beside the next batches.
 
         Raises:
             OSError, nats.errors.Error, NoModel: retry the same batch.
@@ -138,16 +144,16 @@ class InspectionWorker:
             return "deferred"
         try:
             return await self._inspect(self._slots, message, key, image_ref)
-        except ObjectUnreadable as error:
+        except _RETRIED as error:
             if len(self._retries) >= _MAX_RETRIES:
-                raise OSError(f"{_MAX_RETRIES} objects can't be read; {error}") from error
-            log.warning("%s; it is retried, the others go on", error)
+                raise OSError(f"{_MAX_RETRIES} images fail; {_text(key, error)}") from error
+            log.warning("%s; it is retried, the others go on", _text(key, error))
             retry = self._retry(message, key, image_ref)
             self._retries[key] = asyncio.create_task(retry, name=key)
             return "deferred"
 
     async def _retry(self, message: Message, key: str, image_ref: ImageRef) -> None:
-        """Retry an object that can't be read, and dead-letter it after the last attempt.
+        """Retry an image that failed, and dead-letter it after the last attempt.
 
         An outage of the store or of NATS is not counted as an attempt.
         """
@@ -159,10 +165,10 @@ class InspectionWorker:
                 try:
                     outcome = await retry_forever(inspection, key)
                     break
-                except ObjectUnreadable as error:
-                    reason = str(error)
+                except _RETRIED as error:
+                    reason = _text(key, error)
             else:
-                refuse = partial(asyncio.to_thread, self._store_error, key, image_ref, reason)
+                refuse = partial(asyncio.to_thread, self._store_error, key, reason)
                 await retry_forever(refuse, key)
                 await retry_forever(partial(self._dead_letter, message, reason), key)
             EVENTS.labels(NAME, outcome).inc()
@@ -176,6 +182,7 @@ class InspectionWorker:
 
         Raises:
             ObjectUnreadable: the store answers, but not for this object.
+            ModelFailed, MemoryError: the model gives no answer for it.
             OSError, nats.errors.Error, NoModel: an engine or the model is not available.
         """
         async with slots:
@@ -209,7 +216,7 @@ class InspectionWorker:
             raise
         except OSError as error:
             self._check_store()
-            raise ObjectUnreadable(f"{key}: {error}") from error
+            raise ObjectUnreadable(str(error)) from error
 
     def _check_store(self) -> None:
         """Write and read an object: the bucket would answer with all its volumes gone, too.
@@ -224,7 +231,8 @@ class InspectionWorker:
         self, model: ImageModel, message: Message, key: str, image_ref: ImageRef, data: bytes
     ) -> tuple[InspectionEvent, str]:
         """The image's inspection, stored before or now, and whether it is known or inspected."""
-        known, result_key = self._stored_result(image_ref), f"{image_ref.stem}.json"
+        stem = result_stem(key)
+        known, result_key = self._stored_result(stem), f"{stem}.json"
         if known is not None and known.inspection_id == inspection_id(image_ref, data):
             # The image may have been put again: a result that is older than it would be missed.
             self._results.put(result_key, known.model_dump_json().encode())
@@ -233,25 +241,30 @@ class InspectionWorker:
         try:
             result = inspect(model, data, image_ref, at, key, self._audit_share)
         except InvalidImage as error:
-            self._store_error(key, image_ref, str(error))
+            self._store_error(key, str(error))
             raise
-        self._results.put(f"{image_ref.stem}.mask.png", result.mask_png)
-        self._results.put(f"{image_ref.stem}.map.png", result.map_png)
+        self._results.put(f"{stem}.mask.png", result.mask_png)
+        self._results.put(f"{stem}.map.png", result.map_png)
         self._results.put(result_key, result.event.model_dump_json().encode())
         return result.event, "inspected"
 
-    def _stored_result(self, image_ref: ImageRef) -> InspectionEvent | None:
+    def _stored_result(self, stem: str) -> InspectionEvent | None:
         try:
-            return InspectionEvent.model_validate_json(self._results.get(f"{image_ref.stem}.json"))
+            return InspectionEvent.model_validate_json(self._results.get(f"{stem}.json"))
         except (FileNotFoundError, ValidationError):
             return None
 
-    def _store_error(self, key: str, image_ref: ImageRef, reason: str) -> None:
+    def _store_error(self, key: str, reason: str) -> None:
         """Store why an image has no inspection, so that the reconciliation leaves it alone."""
-        self._results.put(f"{image_ref.stem}.json", orjson.dumps({"key": key, "error": reason}))
+        error = orjson.dumps({"key": key, "error": reason})
+        self._results.put(f"{result_stem(key)}.json", error)
 
     async def _dead_letter(self, message: Message, reason: str) -> None:
         await dead_letter(self._js, DEAD, NAME, message, reason)
+
+
+def _text(key: str, error: BaseException) -> str:
+    return f"{key}: {str(error) or type(error).__name__}"
 
 
 async def _reconcile_periodically(config: Settings, consumer: SharedConsumer) -> None:
@@ -268,7 +281,7 @@ async def _reconcile_periodically(config: Settings, consumer: SharedConsumer) ->
             if found:
                 log.warning("%d images had no result; their events were published", found)
         except (OSError, NatsError) as error:
-            log.warning("reconciliation failed, will retry: %s", error or type(error).__name__)
+            log.warning("reconciliation failed, will retry: %s", str(error) or type(error).__name__)
 
 
 async def main(config: Settings) -> None:

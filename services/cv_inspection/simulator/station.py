@@ -19,7 +19,11 @@ import orjson
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
-from services.cv_inspection.ingestion.events import DECISIONS_STREAM, InspectionEvent
+from services.cv_inspection.ingestion.events import (
+    DECISIONS_STREAM,
+    InspectionEvent,
+    parse_inspection,
+)
 from services.cv_inspection.problem import GOOD
 from services.cv_inspection.service import INSPECTOR
 from services.cv_inspection.simulator.camera import LINES, Camera, Shot
@@ -208,7 +212,8 @@ class Station:
     async def _on_batch(self, batch: list[Message]) -> None:
         """Handle inspections of the stream, which may deliver one twice."""
         for message in batch:
-            self._on_inspection(InspectionEvent.model_validate_json(message.data), message.seq)
+            with suppress(ValueError):  # the lake writer dead-letters what can't be read
+                self._on_inspection(parse_inspection(message.data), message.seq)
 
     def _on_inspection(self, event: InspectionEvent, seq: int) -> None:
         key = event.key or ""

@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import math
+import sqlite3
 import threading
+from contextlib import closing, nullcontext
 from functools import partial
 
 import httpx
@@ -26,10 +28,14 @@ from services.cv_inspection.ingestion.events import (
     ImageRef,
     InspectionEvent,
     inspection_id,
+    inspection_subject,
     publish_image,
+    result_stem,
 )
 from services.cv_inspection.ingestion.tables import INSPECTIONS_TABLE
+from services.cv_inspection.model import read_model
 from services.cv_inspection.problem import CLASSES, DESIGN
+from services.cv_inspection.retraining import plan
 from services.cv_inspection.retraining.outcomes import fetch_images, labelled_inspections
 from services.cv_inspection.service import INSPECTOR
 from services.cv_inspection.serving import app as app_module
@@ -43,6 +49,7 @@ from services.platform.models.onnx import write_card
 from services.platform.models.promotion import announce
 from services.platform.models.served_file import put_served
 from services.platform.retraining.shadow import shadow_table
+from services.platform.retraining.spec import RequiredLabels
 from services.platform.runtime.tasks import cancel_tasks
 from services.platform.storage.lake import Lake
 from services.platform.streaming.outbox import Outbox
@@ -245,7 +252,9 @@ async def test_a_label_that_cannot_be_checked_is_sent_again(config, nc, monkeypa
         assert "send it again" in answer.json()["error"]
 
 
-async def test_many_new_inspections_are_read_and_the_oldest_forgotten(config, nc, monkeypatch):
+async def test_many_new_inspections_are_read_and_old_ones_found_in_the_lake(
+    config, nc, monkeypatch
+):
     monkeypatch.setattr(known, "MAX_BEHIND", 5)
     monkeypatch.setattr(known, "_CHUNK", 7)
     js, lake = nc.jetstream(), Lake(config)
@@ -260,7 +269,10 @@ async def test_many_new_inspections_are_read_and_the_oldest_forgotten(config, nc
     newest = [await stored_inspection(nc, number) for number in range(30)]
     assert await ids.holds(newest[-1], js)
     assert all([await ids.holds(one, js) for one in (*newest, *old[15:])])
-    assert not await ids.holds(old[0], js)
+    # A customer sends back a part of an inspection that is not in memory any more.
+    assert old[0] not in ids._ids
+    assert await ids.holds(old[0], js)
+    assert not await ids.holds("f" * 32, js)
     await cancel_tasks(reading)
 
 
@@ -386,7 +398,40 @@ async def test_an_image_that_was_put_again_is_reconciled(config, nc, model, work
     await until(lambda: reconciliation.without_result(config, min_age_s=-5) == [])
 
 
-async def test_labelled_inspections_become_training_images(config, nc, model, worker):
+async def test_images_that_differ_in_their_extension_alone_have_results_of_their_own(
+    config, nc, model, worker
+):
+    inbox, shots = Lake(config, config.inbox), [CAMERA.shot(n) for n in (420, 421, 422)]
+    keys = [f"line-a/station-1/lot-1/420.{ending}" for ending in ("jpg", "JPG", "png")]
+    for key, shot in zip(keys[:2], shots, strict=False):
+        inbox.put(key, shot.jpeg())
+        await publish_image(nc, key, "line-a", key)
+    worker("cv", "inspection-worker")
+    results = Lake(config, config.results)
+    await until(lambda: all(results.exists(f"{result_stem(key)}.json") for key in keys[:2]))
+    for key in keys[:2]:
+        found = InspectionEvent.model_validate_json(results.get(f"{result_stem(key)}.json"))
+        assert found.key == key
+        assert results.exists(found.mask_key)
+    # The event of the third was lost.
+    inbox.put(keys[2], shots[2].jpeg())
+    assert reconciliation.without_result(config, min_age_s=-5) == [keys[2]]
+
+
+def lose(config, key, monkeypatch):
+    """Delete an image from the store once the gate has scored the champion."""
+    inbox, real = Lake(config, config.inbox), plan.fetch_images
+
+    def fetch(*arguments, **named):
+        images = real(*arguments, **named)
+        with contextlib.suppress(FileNotFoundError):
+            inbox.filesystem.delete_file(f"{inbox.bucket}/{key}")
+        return images
+
+    monkeypatch.setattr(plan, "fetch_images", fetch)
+
+
+async def test_labelled_inspections_become_training_images(config, nc, model, worker, monkeypatch):
     worker("cv", "inspection-worker")
     worker("cv", "cv-lake-writer")
     shots = [CAMERA.shot(n) for n in range(500, 512)]
@@ -404,13 +449,21 @@ async def test_labelled_inspections_become_training_images(config, nc, model, wo
     wanted = [CLASSES.index(truth[key]) for key in found.rows["key"]]
     assert images.label.tolist() == wanted
     assert np.array_equal(images.positive, np.array(wanted) > 0)
+    # The gate compares both models on the same images.
+    lost, *others = found.counted.rows["key"]
+    lose(config, lost, monkeypatch)
+    monkeypatch.setattr(plan, "REQUIRED_LABELS", RequiredLabels(1, 0, "images", "defects", ""))
+    made = read_model(model)
+    evidence = plan.gate_evidence(config, Lake(config), [made, made], lambda _: nullcontext(quiet))
+    assert len(evidence.positive) == len(evidence.champion.score) == len(others)
+    assert np.array_equal(evidence.champion.score, evidence.challenger.score)
     # One image is deleted and one overwritten by now: their labels do not count.
     inbox = Lake(config, config.inbox)
-    first, second = found.rows["key"][:2]
-    inbox.filesystem.delete_file(f"{inbox.bucket}/{first}")
-    inbox.put(second, CAMERA.shot(900).jpeg())
+    inbox.put(others[0], CAMERA.shot(900).jpeg())
     images = fetch_images(config, found, CLASSES, 64, lambda *_: None)
-    assert images.label.tolist() == wanted[2:]
+    kept = ~found.rows["key"].isin([lost, others[0]]).to_numpy()
+    assert images.label.tolist() == np.array(wanted)[kept].tolist()
+    assert images.source.tolist() == np.flatnonzero(kept).tolist()
 
 
 async def consumer_exists(nc, stream, durable):
@@ -429,13 +482,21 @@ async def test_a_challenger_scores_the_same_images(config, nc, model, vision_fil
     await announce(nc, DESIGN, 1)
     worker("cv", "cv-shadow")
     await until(lambda: consumer_exists(nc, DECISIONS_STREAM, "shadow"))
-    shot = CAMERA.shot(600)
+    # Another image came under the name of the first one since.
+    shot, other = CAMERA.shot(600), CAMERA.shot(601)
+    Lake(config, config.inbox).put(other.key, CAMERA.shot(602).jpeg())
+    of_before = made_inspection().model_copy(
+        update={"key": other.key, "place": ImageRef.from_key(other.key)}
+    )
+    await nc.jetstream().publish(
+        inspection_subject(of_before), of_before.model_dump_json().encode()
+    )
     put(config, shot)
     await publish_image(nc, shot.key, shot.line, "one")
     await until(lambda: Lake(config).read(shadow_table(DESIGN)) is not None)
     rows = Lake(config).read(shadow_table(DESIGN))
     assert rows["score"][0].as_py() == pytest.approx(result(config, shot).defect, abs=1e-5)
-    assert rows["version"][0].as_py() == 9
+    assert rows["version"].to_pylist() == [9]
 
 
 def test_a_batch_is_resumed(config, model, tmp_path, nc):
@@ -459,6 +520,11 @@ def test_a_batch_is_resumed(config, model, tmp_path, nc):
     assert text.count("succeeded") == 6
     assert "no such object" in text
     assert "not a JPEG or PNG" in text
+
+
+def test_a_batch_without_a_champion_says_what_to_do(config, tmp_path):
+    with pytest.raises(ValueError, match=r"no champion to inspect with: `whiteboard up`"):
+        batch.run(config, [], tmp_path / "report.csv", 2, lambda *_: None)
 
 
 def test_a_report_does_not_overwrite_another_file(config, model, tmp_path):
@@ -504,6 +570,14 @@ async def test_edge_inspections_are_forwarded_once(config, nc, vision_model, tmp
     assert await edge.forward(config, tmp_path, quiet) == 0
     assert edge.run(vision_model, folder, tmp_path, quiet).inspected == 0
     assert await count(nc, DECISIONS_STREAM) == 4
+    # What an older version stored otherwise stops nothing; of what was sent, the ids are kept.
+    put_shots(folder, [4])
+    with closing(sqlite3.connect(tmp_path / "inspections.sqlite")) as db, db:
+        assert db.execute("SELECT SUM(LENGTH(event)) FROM inspections").fetchone() == (0,)
+        db.execute("INSERT INTO inspections (id, event) VALUES ('old', '{}')")
+    assert edge.run(vision_model, folder, tmp_path, quiet).waiting == 2
+    assert await edge.forward(config, tmp_path, quiet) == 1
+    assert edge.run(vision_model, folder, tmp_path, quiet).waiting == 1
 
 
 def put_shots(folder, numbers):

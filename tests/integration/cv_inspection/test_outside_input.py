@@ -23,8 +23,9 @@ from services.cv_inspection.ingestion.events import (
     ImageRef,
     InspectionEvent,
     publish_image,
+    result_stem,
 )
-from services.cv_inspection.model import read_model
+from services.cv_inspection.model import ImageModel, ModelFailed, read_model
 from services.cv_inspection.problem import DESIGN
 from services.cv_inspection.serving import batch
 from services.cv_inspection.serving import worker as inspection
@@ -92,7 +93,7 @@ async def running_worker(config, nc):
 
 def result(config, key):
     try:
-        data = Lake(config, config.results).get(f"{ImageRef.from_key(key).stem}.json")
+        data = Lake(config, config.results).get(f"{result_stem(key)}.json")
     except FileNotFoundError:
         return None
     return orjson.loads(data)
@@ -271,6 +272,32 @@ async def test_an_object_that_can_be_read_again_is_inspected(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("error", [ModelFailed("failed: out of memory"), MemoryError()])
+async def test_an_image_on_which_the_model_fails_does_not_stop_the_line(
+    config, nc, model, monkeypatch, error
+):
+    def fail_once(model, image):
+        if image.width == 100:
+            raise error
+        return real(model, image)
+
+    real = ImageModel.inspect_image
+    monkeypatch.setattr(ImageModel, "inspect_image", fail_once)
+    monkeypatch.setattr(inspection, "_BACKOFF_S", (0.1, 0.1))
+    keys = [f"{FOLDER}/{name}.jpg" for name in ("1", "2", "3")]
+    inbox = Lake(config, config.inbox)
+    for key in keys:
+        inbox.put(key, WHOLE)
+    inbox.put(keys[1], jpeg(part()[:, :100]))
+    await publish(nc, keys)
+    async with running_worker(config, nc):
+        await until(lambda: all(result(config, key) for key in keys))
+    assert "error" not in result(config, keys[2])
+    assert (str(error) or "MemoryError") in result(config, keys[1])["error"]
+    assert list((await subjects(nc, DEAD_STREAM)).values()) == [1]
+
+
+@pytest.mark.slow
 async def test_an_outage_of_the_store_makes_no_dead_letter(
     config, failing_store, nc, model, monkeypatch
 ):
@@ -295,7 +322,8 @@ def record(key, **changes):
 async def test_a_bad_record_is_dead_lettered_and_the_good_one_published(config, nc):
     token = config.plain_webhook_token
     pair = base64.b64encode(f"store:{token}".encode()).decode()
-    body = orjson.dumps({"Records": [record(f"{FOLDER}/frame%2B1.jpg"), record("x", s3={}), 1]})
+    bad = [record("x", s3={}), record("y", s3={}), 1]  # two of them for one reason
+    body = orjson.dumps({"Records": [record(f"{FOLDER}/frame%2B1.jpg"), *bad]})
     async with inspector(config) as http:
         # A topic has no bearer token, but user and password in its address.
         for authorization in (f"Bearer {token}", f"Basic {pair}"):
@@ -311,7 +339,7 @@ async def test_a_bad_record_is_dead_lettered_and_the_good_one_published(config, 
     message = await nc.jetstream().get_last_msg(STREAM, f"{IMAGE}.line-a")
     assert orjson.loads(message.data)["key"] == f"{FOLDER}/frame+1.jpg"
     assert await subjects(nc, STREAM) == {f"{IMAGE}.line-a": 1}
-    assert await subjects(nc, DEAD_STREAM) == {"cv.dead.events": 2}
+    assert await subjects(nc, DEAD_STREAM) == {"cv.dead.events": 3}
 
 
 @pytest.mark.parametrize("has_model", [True, False])

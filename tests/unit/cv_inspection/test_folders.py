@@ -13,6 +13,7 @@ from services.cv_inspection.evaluation.cross_validation.fold_metrics import Inte
 from services.cv_inspection.evaluation.cross_validation.folds import FoldResult
 from services.cv_inspection.evaluation.cross_validation.protocols import evaluation
 from services.cv_inspection.evaluation.cross_validation.suspects import rank
+from services.cv_inspection.features.labelled_images import LabelledImages
 from services.cv_inspection.retraining.folders import read_folder
 from services.cv_inspection.retraining.training import (
     folder_split,
@@ -67,6 +68,28 @@ def test_whole_units_of_every_class_are_held_out():
     held_out = hold_out_units(images, 0.25, 0)
     assert not set(images.unit[held_out]) & set(images.unit[~held_out])
     assert 0 < held_out.mean() < 1
+
+
+def of_units(unit, label):
+    """Labelled images without pixels."""
+    count = len(unit)
+    return LabelledImages.from_arrays(
+        np.zeros((count, 1, 1, 3), np.uint8), label, np.zeros((count, 1, 1), bool), unit,
+        np.zeros((count, 4)), 0.0,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("lots", "share"), [(162, 0.3), (40, 0.3), (2, 0.5)])
+def test_lots_that_show_several_classes_are_held_out_once(lots, share):
+    """A lot of the line has good parts and defects of each kind."""
+    rng = np.random.default_rng(0)
+    unit = np.repeat(np.arange(lots), 50)
+    label = rng.choice(6, len(unit), p=[0.9, 0.04, 0.02, 0.02, 0.01, 0.01])
+    for seed in range(5):
+        held_out = hold_out_units(of_units(unit, label), share, seed)
+        assert held_out.mean() == pytest.approx(share, abs=0.06)
+        assert not set(unit[held_out]) & set(unit[~held_out])
+        assert set(label[held_out]) == set(label)
 
 
 def bar(_):

@@ -191,3 +191,13 @@ def damaged(draw):
 def test_any_bytes_are_an_image_or_a_named_error(data):
     with suppress(InvalidImage):
         assert decode(data).mode == "RGB"
+
+
+def test_an_image_for_which_there_is_no_memory_is_not_called_invalid(monkeypatch):
+    def load(_):
+        raise MemoryError
+
+    monkeypatch.setattr(Image.Image, "load", load)
+    monkeypatch.setattr("PIL.JpegImagePlugin.JpegImageFile.load", load)
+    with pytest.raises(MemoryError):
+        decode(Camera(1).shot(1).jpeg())

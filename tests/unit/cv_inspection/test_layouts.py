@@ -54,6 +54,16 @@ def test_a_class_column_in_the_groups_of_ones_own_folder_says_nothing(parts):
         find_files(parts)
 
 
+def test_a_magnetic_tiles_class_is_read_as_a_folders_name_is(tmp_path):
+    make_tiles(tmp_path, 2)
+    table = (tmp_path / "groups.csv").read_text()
+    write_groups(tmp_path, table.replace("MT_Free,", "OK,"))
+    assert {file.label for file in find_files(tmp_path)[0]} == {"good", "blowhole"}
+    write_groups(tmp_path, table.replace("MT_Free,", ",", 1))
+    with pytest.raises(ValueError, match=r"groups\.csv: no class for \S*exp0_num_0\.jpg; add it"):
+        find_files(tmp_path)
+
+
 def test_a_magnetic_tile_without_a_row_is_named(tmp_path):
     make_tiles(tmp_path, 2)
     assert len(find_files(tmp_path)[0]) == 8

@@ -33,6 +33,13 @@ def test_versions_line_ends_and_encoded_keys_are_read(path):
     assert read(path, headed) == [ManifestRow("inbox", "größe \u2028.jpg", "")]
 
 
+def test_a_bucket_called_bucket_is_no_header_and_a_header_may_follow_empty_lines(path):
+    assert read(path, b"bucket,a/b/c/1.jpg\n") == [ManifestRow("bucket", "a/b/c/1.jpg", "")]
+    assert read(path, b"\n\nBucket,Key\ninbox,1.jpg\n") == [ManifestRow("inbox", "1.jpg", "")]
+    with pytest.raises(ValueError, match="line 4: "):
+        read(path, b'inbox,"a\nb.jpg"\n\ninbox\n')
+
+
 @pytest.mark.parametrize("row", ["inbox,%FF.jpg", "inbox,a,b,c", "inbox", "inbox,", ",a.jpg"])
 def test_a_row_that_names_no_object_is_named(path, row):
     with pytest.raises(ValueError, match="line 2: "):

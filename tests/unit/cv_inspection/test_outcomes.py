@@ -1,5 +1,6 @@
 """The join of inspections with labels, and what each label stands for."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -10,9 +11,11 @@ import pytest
 from services.cv_inspection.features.labelled_images import LabelledImages
 from services.cv_inspection.ingestion.audit import is_audited, label_weights
 from services.cv_inspection.ingestion.outcomes import with_labels
+from services.cv_inspection.model import MAX_NOVELTY, read_model
 from services.cv_inspection.monitoring.drift import reference
 from services.cv_inspection.problem import ESCAPE_COST_MINOR, CostModel
-from services.cv_inspection.retraining.training import novelty_limit
+from services.cv_inspection.retraining.training import make_card, novelty_limit
+from services.platform.models.onnx import write_card
 
 COUNT, SHARE, THRESHOLD = 2_000, 0.1, 0.2
 
@@ -106,3 +109,11 @@ def test_limits_and_reference_are_those_of_the_line_not_of_what_was_stopped():
     of = images(np.zeros(150, np.int64), weight)
     made = reference(of, novelty, novelty)
     assert np.mean(made.sample[:, 0] > 1.0) < 0.01
+
+
+def test_an_infinite_limit_is_left_out_of_the_card(vision_candidate, vision_file):
+    """JSON has no infinity: such a card could not be read again."""
+    assert novelty_limit(np.zeros(0)) == math.inf
+    limits = {MAX_NOVELTY: math.inf}
+    made = make_card(vision_candidate, 0.1, "test", limits=limits)
+    assert read_model(write_card(vision_file, made)).max_novelty == math.inf

@@ -75,3 +75,16 @@ def test_where_the_score_says_nothing_of_defects_it_is_the_cheapest_on_these_par
 def test_no_parts_are_an_error():
     with pytest.raises(ValueError, match="nothing to choose a threshold on"):
         choose_threshold(np.zeros(0), np.zeros(0, bool), np.zeros(0))
+
+
+def test_defects_that_do_not_count_do_not_make_a_threshold_that_stops_nothing():
+    """All that customers sent back, of passed parts that nobody audited."""
+    score = np.append(np.linspace(0.0, 0.2, 100), 0.01)
+    defect = np.append(np.zeros(100, dtype=bool), True)
+    weight = np.append(np.ones(100), 0.0)
+    escape = np.full(101, 6_000.0)
+    assert choose_threshold(score, defect, escape, weight) == choose_threshold(
+        score[:100], defect[:100], escape[:100]
+    )
+    with pytest.raises(ValueError, match="none that counts"):
+        choose_threshold(score, defect, escape, np.zeros(101))
