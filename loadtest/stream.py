@@ -152,7 +152,8 @@ def _cpu_s(processes: Sequence[psutil.Process]) -> float:
 
 
 def _check(running: Sequence[psutil.Process]) -> None:
-    if not all(process.is_running() for process in running):
+    # One that ended is a zombie until its parent, this process, has waited for it.
+    if not all(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in running):
         raise RuntimeError("a feature worker ended")
 
 

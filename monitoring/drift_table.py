@@ -80,6 +80,12 @@ def write_window(lake: Lake, design: str, row: Mapping[str, object], of: str = "
     lake.write(drift_table(design, of), table, f"{row['seq']:012d}")
 
 
-def read_windows(lake: Lake, design: str, of: str = "") -> pa.Table | None:
-    """All windows in order of `seq`, or None; files of any age. OSError if S3 did not answer."""
-    return lake.read(drift_table(design, of), schema=drift_schema())
+def read_windows(lake: Lake, design: str, of: str = "", newest: int = 0) -> pa.Table | None:
+    """Windows in order of `seq`, or None; files of any age. OSError if S3 did not answer.
+
+    Args:
+        newest: How many at most, the newest; 0 for all.
+    """
+    # A file is a window, and its name the sequence.
+    files = sorted(lake.files(drift_table(design, of)), key=lambda path: path.rpartition("/")[2])
+    return lake.read_files(files[-newest:], schema=drift_schema())

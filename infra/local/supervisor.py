@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import psutil
 
 _STOP_WAIT_S = 20
-_ALREADY_STARTED = 60  # supervisor.xmlrpc.Faults
+_ALREADY_STARTED, _NOT_RUNNING = 60, 70  # supervisor.xmlrpc.Faults
 # The path of a Unix socket has at most 107 bytes (unix(7)), and Supervisor appends its process id.
 _MAX_SOCKET_PATH = 107 - len(".4194304")
 
@@ -185,12 +185,22 @@ class Supervisor:
         return sum(_proportional_mb(p) for p in family)
 
     def take_away(self, name: str) -> None:
-        """Stop one process and leave it stopped."""
-        self._rpc().supervisor.stopProcess(name, True)
+        """Stop one process and leave it stopped; one that is stopped stays so."""
+        try:
+            self._rpc().supervisor.stopProcess(name, True)
+        except Fault as fault:
+            if fault.faultCode != _NOT_RUNNING:
+                raise RuntimeError(f"{name} does not stop: {fault.faultString}") from fault
 
     def bring_back(self, name: str) -> None:
-        """Start one process again."""
-        self._rpc().supervisor.startProcess(name, True)
+        """Start one process again, unless another command did. RuntimeError if it fails."""
+        try:
+            self._rpc().supervisor.startProcess(name, True)
+        except Fault as fault:
+            if fault.faultCode != _ALREADY_STARTED:
+                raise RuntimeError(
+                    f"{name} does not start ({fault.faultString}): `whiteboard up`"
+                ) from fault
 
     def drain(self, name: str, seconds: float) -> bool:
         """Let one process finish and end. False if it still runs after so many seconds."""

@@ -16,6 +16,8 @@ SHARED = (
     "scorecard", "describe", "plan", "fault", "damage", "load", "open", "record", "secrets",
 )  # fmt: skip
 
+_ENGINES = {"nats": "NATS", "redis": "Redis"}
+
 # Each command with the heading it is listed under.
 COMMANDS: dict[str, str | None] = dict.fromkeys(SHARED) | {
     command: f"{design.title} only" for design in DESIGNS.values() for command in design.commands
@@ -45,10 +47,11 @@ def main() -> None:
     try:
         app()
     except Exception as error:
-        # What NATS' client raises while JetStream starts is no OSError.
-        if not type(error).__module__.startswith("nats."):
+        # What the clients of NATS and Redis raise is no OSError.
+        client = type(error).__module__.partition(".")[0]
+        if client not in _ENGINES:
             raise
-        message = f"{error}: NATS is away or starting; `whiteboard status`"
+        message = f"{error}: {_ENGINES[client]} is away or starting; `whiteboard status`"
         err.print(f"[bold red]error:[/] {escape(message)}")
         sys.exit(1)
 

@@ -344,7 +344,7 @@ class Design:
     def _figure(self, name: str, figures: Figures) -> str:
         try:
             return self.figures[name](figures) if name in self.figures else ""
-        except KeyError:
+        except (KeyError, TypeError):  # a figure that is missing, or that was no number
             return "not measured yet: `whiteboard demo`"
 
 

@@ -84,7 +84,7 @@ def _heat_maps(config: Settings, design: Design) -> list[HeatMap]:
 
     lake, maps = Lake(config), []
     for of in ("", REASONS):
-        table = read_windows(lake, design.name, of)
+        table = read_windows(lake, design.name, of, NEWEST)
         if table is not None and len(table):
             maps.append(_heat_map(of, table.to_pylist()))
     return maps

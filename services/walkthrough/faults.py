@@ -122,12 +122,16 @@ class Faults:
             link = BadLink(request.latency_ms, request.jitter_ms, request.resets)
             await behind_proxy(self._config, self._supervisor, name, link, request.seconds)
             return
-        await asyncio.to_thread(strike, self._supervisor, name, kind)
+        striking = asyncio.create_task(asyncio.to_thread(strike, self._supervisor, name, kind))
         try:
+            await asyncio.shield(striking)
             if kind is not Kind.kill:
                 await asyncio.sleep(request.seconds)
         finally:
-            await asyncio.to_thread(mend, self._supervisor, name, kind)
+            # A thread goes on when its task is cancelled.
+            [failed] = await asyncio.gather(striking, return_exceptions=True)
+            if failed is None:
+                await asyncio.to_thread(mend, self._supervisor, name, kind)
 
     async def _watch(self, report: FaultReport, service: str, budget_s: float) -> None:
         """Count answers from reading to reading, until cancelled."""

@@ -16,6 +16,8 @@ from services.walkthrough.answers import JobRequest, JobState
 
 _LINES = 40
 _STOP_S = 10.0
+# The longest line of a command that is read, bytes.
+_MAX_LINE = 1 << 20
 # Exit code of a command whose challenger the gate refused; of a wrong argument too.
 _REFUSED = 2
 
@@ -39,7 +41,7 @@ _ARGUMENTS: dict[str, Callable[[JobRequest], list[str]]] = {
 
 def _costs(request: JobRequest) -> list[str]:
     options = ((f"--{name.replace('_', '-')}", value) for name, value in request.costs.items())
-    return [text for name, value in options for text in (name, f"{value:g}")]
+    return [text for name, value in options for text in (name, repr(value))]
 
 
 class JobRuns(RuntimeError):
@@ -110,25 +112,38 @@ class Job:
         await asyncio.gather(self.task, return_exceptions=True)
 
     async def _run(self) -> None:
+        ended = "failed"
+        try:
+            code = await self._execute()
+            ended = phase(code, self.state.figures)
+        except (OSError, ValueError) as error:  # it did not start, or its output is no text
+            self._lines.append(str(error) or type(error).__name__)
+        finally:
+            if self._process is not None and self._process.returncode is None:
+                self._process.kill()
+            self.state.seconds = round(time.monotonic() - self._begin, 1)
+            self.state.phase = "stopped" if self._stopped else ended
+
+    async def _execute(self) -> int:
+        """Run the command to its end. Returns its exit code."""
         pipe = asyncio.subprocess.PIPE
         environ = {**environment(), "COLUMNS": "100", "TERM": "dumb", "NO_COLOR": "1"}
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "services.cli.main", *self._arguments,
+        self._process = process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "services.cli.main", *self._arguments, limit=_MAX_LINE,
             stdin=asyncio.subprocess.DEVNULL, stdout=pipe, stderr=pipe, env=environ,
         )  # fmt: skip
-        assert self._process.stdout is not None
-        assert self._process.stderr is not None
-        printed, _ = await asyncio.gather(
-            self._process.stdout.read(), self._collect(self._process.stderr)
-        )
-        code = await self._process.wait()
+        if self._stopped:  # before there was a process
+            process.terminate()
+        assert process.stdout is not None
+        assert process.stderr is not None
+        printed, _ = await asyncio.gather(process.stdout.read(), self._collect(process.stderr))
+        code = await process.wait()
         with suppress(orjson.JSONDecodeError):
             found = orjson.loads(printed)
             self.state.figures = found if isinstance(found, dict) else None
         if self.state.figures is None:
             self._lines.extend(printed.decode(errors="replace").splitlines())
-        self.state.seconds = round(time.monotonic() - self._begin, 1)
-        self.state.phase = "stopped" if self._stopped else phase(code, self.state.figures)
+        return code
 
     async def _collect(self, stream: asyncio.StreamReader) -> None:
         while line := await stream.readline():

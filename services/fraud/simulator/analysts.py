@@ -19,8 +19,9 @@ from nats.js.errors import NotFoundError
 from nats.js.kv import KeyValue
 from prometheus_client import Histogram
 
+from features.spec import DAY
 from services.fraud.ingestion.events import Verdict
-from services.fraud.problem import ANALYST_MINUTES, CostModel
+from services.fraud.problem import ANALYST_MINUTES, DISPUTE_WINDOW_DAYS, CostModel
 from services.fraud.review.live import read_costs
 from services.fraud.review.presence import SIMULATED_KEY, report_present
 from services.fraud.review.queue import Lease, LeaseLost, ReviewQueue
@@ -56,7 +57,7 @@ async def tell_truth(bucket: KeyValue, transaction_id: str, fraud: bool) -> None
 
 async def open_truth(js: JetStreamContext) -> KeyValue:
     """The truths that the gateway noted, created unless there are any."""
-    return await ensure_bucket(js, TRUTH_BUCKET)
+    return await ensure_bucket(js, TRUTH_BUCKET, DISPUTE_WINDOW_DAYS * DAY)
 
 
 class SimulatedAnalyst:

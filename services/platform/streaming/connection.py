@@ -154,9 +154,17 @@ async def ensure_stream(
             await js.update_stream(replace(config, allow_atomic=True))
 
 
-async def ensure_bucket(js: JetStreamContext, name: str) -> KeyValue:
-    """A key-value bucket, created unless it exists."""
+async def ensure_bucket(js: JetStreamContext, name: str, max_age_s: float = 0.0) -> KeyValue:
+    """A key-value bucket, created unless it exists.
+
+    Args:
+        max_age_s: Seconds that an entry is kept; 0 for ever. An older bucket is updated.
+    """
     try:
-        return await js.key_value(name)
+        bucket = await js.key_value(name)
     except NotFoundError:
-        return await js.create_key_value(bucket=name)
+        return await js.create_key_value(bucket=name, ttl=max_age_s or None)
+    config = (await js.stream_info(f"KV_{name}")).config
+    if max_age_s and config.max_age != max_age_s:
+        await js.update_stream(replace(config, max_age=max_age_s))
+    return bucket

@@ -54,6 +54,8 @@ def test_old_and_new_windows_are_read_together(lake):
     write_window(lake, "fraud", row)
     old, new = read_windows(lake, "fraud").to_pylist()
     assert (old["seq"], new["seq"]) == (1, 2)
+    # A view of the newest opens their files alone.
+    assert read_windows(lake, "fraud", newest=1).to_pylist() == [new]
     assert [old[name] for name in BEFORE] == [[0.0, 0.5], [1.0, 0.5], [2.0, 0.5]]
     assert old["alarms"] == ["psi:amount"]
     for name in STATISTICS.all():

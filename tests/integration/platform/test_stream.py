@@ -9,7 +9,7 @@ from nats.js.api import StreamConfig
 
 from services.fraud.ingestion.events import DEAD, DEAD_STREAM, STREAM
 from services.platform.runtime.tasks import cancel_tasks
-from services.platform.streaming.connection import ensure_stream
+from services.platform.streaming.connection import ensure_bucket, ensure_stream
 from services.platform.streaming.consumer import (
     OrderedConsumer,
     _parse_ack_subject,
@@ -149,6 +149,16 @@ async def test_an_older_stream_is_updated_to_allow_atomic_batches(config, nc):
     info = await js.stream_info(STREAM)
     assert info.config.allow_atomic
     assert (info.state.first_seq, info.state.messages) == (1_001, 3)
+
+
+async def test_a_bucket_forgets_old_entries_one_of_before_too(nc):
+    js = nc.jetstream()
+    await ensure_bucket(js, "reports")
+    for name, max_age_s in (("reports", 600.0), ("others", 600.0), ("for_ever", 0.0)):
+        bucket = await ensure_bucket(js, name, max_age_s)
+        await bucket.put("a", b"1")
+        assert (await js.stream_info(f"KV_{name}")).config.max_age == max_age_s
+        assert (await bucket.get("a")).value == b"1"
 
 
 async def test_an_owner_with_a_checkpoint_starts_there(nc):

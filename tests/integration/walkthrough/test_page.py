@@ -3,6 +3,8 @@
 import asyncio
 import json
 import os
+import threading
+import time
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
@@ -66,6 +68,25 @@ async def test_containers_are_broken_by_docker(config):
     faults = Faults(apart, Board(apart, registered(apart)))
     with pytest.raises(NotOurs, match="docker compose kill scorer"):
         faults.begin(FaultRequest(process="scorer", kind="kill"), "fraud")
+
+
+async def test_a_fault_that_is_ended_while_it_strikes_is_mended(config, monkeypatch):
+    """Stopping a process takes seconds, in a thread that goes on when the page ends."""
+    board, done, striking = Board(config, registered(config)), [], threading.Event()
+
+    def strike(*_):
+        striking.set()
+        time.sleep(0.5)
+        done.append("struck")
+
+    monkeypatch.setattr(Board, "next_reading", lambda self: asyncio.sleep(0))
+    monkeypatch.setattr("services.walkthrough.faults.strike", strike)
+    monkeypatch.setattr("services.walkthrough.faults.mend", lambda *_: done.append("mended"))
+    faults = Faults(config, board)
+    faults.begin(FaultRequest(process="redis", kind="away", seconds=5), "fraud")
+    assert await asyncio.to_thread(striking.wait, 30)
+    await faults.close()
+    assert done == ["struck", "mended"]
 
 
 async def test_what_was_mended_is_counted_and_then_done(config, monkeypatch):

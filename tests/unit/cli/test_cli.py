@@ -139,6 +139,9 @@ def test_describe_quotes_what_was_measured():
     steps = {s.title: s for s in FRAUD.steps(measured)}
     assert steps["Serving"].figure == "p50 1.0 ms, p95 2.0 ms, p99 3.0 ms"
     assert "not measured yet" in steps["Problem and KPI"].figure
+    # A demo in which nothing was answered has no latency.
+    nothing = {s.title: s for s in FRAUD.steps(dict.fromkeys(measured))}
+    assert "not measured yet" in nothing["Serving"].figure
 
 
 def test_an_unknown_drift_is_answered_with_the_known_ones():

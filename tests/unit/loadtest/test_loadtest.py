@@ -1,12 +1,15 @@
 """The load test: its open loop, distinct transactions, and Locust's figures."""
 
+import subprocess
+import sys
 import time
 from itertools import islice
 
 import orjson
+import psutil
 import pytest
 
-from loadtest import run, schedule
+from loadtest import run, schedule, stream
 from loadtest.bodies import bodies
 from loadtest.run import _by_time, _plot, _total
 from services.fraud.ingestion.events import Transaction
@@ -77,3 +80,14 @@ def test_the_plot_has_the_aggregated_requests_and_may_be_empty(tmp_path):
     history.write_text(f"{head}2,/score,9,9,9\n2,Aggregated,3,8,9\n3,Aggregated,3,9,12\n")
     assert [row["95%"] for row in _by_time(history)] == ["8", "9"]
     assert _plot(history, tmp_path / "plot.png", "fraud", 10).stat().st_size > 1_000
+
+
+def test_a_worker_that_ended_and_was_not_waited_for_has_ended():
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        process = psutil.Process(ended.pid)
+        end = time.monotonic() + 30
+        while process.status() != psutil.STATUS_ZOMBIE and time.monotonic() < end:
+            time.sleep(0.01)
+        with pytest.raises(RuntimeError, match="a feature worker ended"):
+            stream._check([process])
+    stream._check([psutil.Process()])

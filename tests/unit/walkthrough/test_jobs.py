@@ -44,6 +44,48 @@ async def test_a_command_that_exits_with_2_was_not_refused_by_a_gate():
     assert "pixels" in job.now().output
 
 
+async def ended(job):
+    async with asyncio.timeout(60):
+        await asyncio.wait([job.task])
+    return job.now()
+
+
+async def test_a_command_that_does_not_start_has_failed_with_its_reason(monkeypatch):
+    async def fail(*_, **__):
+        raise OSError("Cannot allocate memory")
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", fail)
+    state = await ended(Job(JobRequest(verb="audit", design="cv")))
+    assert (state.phase, state.output) == ("failed", "Cannot allocate memory")
+
+
+async def test_a_command_that_is_stopped_before_it_started_stops():
+    job = Job(JobRequest(verb="simulate", design="fraud", rate=10, seconds=600))
+    await asyncio.sleep(0)
+    async with asyncio.timeout(60):
+        await job.stop()
+    assert job.now().phase == "stopped"
+
+
+async def test_a_line_that_is_too_long_fails_and_leaves_no_process(monkeypatch):
+    endless = "import sys, time; sys.stderr.write('x' * (1 << 21)); sys.stderr.flush()"
+    real = asyncio.create_subprocess_exec
+
+    async def start(program, *_, **options):
+        return await real(program, "-c", f"{endless}; time.sleep(600)", **options)
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", start)
+    job = Job(JobRequest(verb="audit", design="cv"))
+    assert (await ended(job)).phase == "failed"
+    async with asyncio.timeout(60):
+        assert await job._process.wait() < 0
+
+
+def test_costs_are_passed_with_all_their_digits():
+    request = JobRequest(verb="costs", design="fraud", costs={"opex": 1234.567, "fee": 1234567.0})
+    assert arguments(request)[3:] == ["--opex", "1234.567", "--fee", "1234567.0"]
+
+
 def test_progress_is_lines_where_stderr_is_no_terminal(capsys, monkeypatch):
     clock = iter((0.0, 1.0, 9.0, 9.0, 12.0))
     monkeypatch.setattr(output.time, "monotonic", lambda: next(clock))
