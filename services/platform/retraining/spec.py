@@ -124,7 +124,7 @@ class RequiredLabels:
 
 
 class NoTraffic(ValueError):
-    """No decisions were requested, so shadow mode has nothing to score."""
+    """No decisions were requested, or none that can be scored again: shadow mode has no work."""
 
 
 class NewOutcomes(Protocol):

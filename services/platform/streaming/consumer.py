@@ -346,6 +346,15 @@ async def unacknowledged(js: JetStreamContext, stream: str, durable: str) -> int
     return (info.num_pending or 0) + (info.num_ack_pending or 0)
 
 
+async def acknowledged_deliveries(js: JetStreamContext, stream: str, durable: str) -> int:
+    """How many deliveries of an ordered consumer are acknowledged; 0 without the consumer."""
+    try:
+        info = await js.consumer_info(stream, durable)
+    except NotFoundError:
+        return 0
+    return _sequence(info.ack_floor, "consumer_seq")
+
+
 async def wait_until_acknowledged(
     js: JetStreamContext, durables: Iterable[tuple[str, str]], timeout_s: float
 ) -> bool:

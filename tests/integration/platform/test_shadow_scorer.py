@@ -1,20 +1,34 @@
 """Shadow mode with a slow store, a challenger that hangs, and images of any size."""
 
+import asyncio
 import threading
 import time
 import weakref
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from services.cv_inspection.ingestion.events import inspection_id
+from services.cv_inspection.ingestion.events import (
+    DECISIONS_STREAM,
+    inspection_id,
+    inspection_subject,
+)
 from services.cv_inspection.monitoring.shadow import DecisionImages
 from services.platform.retraining import shadow
-from services.platform.retraining.shadow import LoggedDecision, ShadowScorer, shadow_table
+from services.platform.retraining.shadow import (
+    NAME,
+    LoggedDecision,
+    ShadowScorer,
+    shadow_table,
+)
+from services.platform.retraining.shadow_timing import measure_shadow
+from services.platform.retraining.spec import NoTraffic, ShadowTraffic
+from services.platform.runtime.tasks import cancel_tasks
 from services.platform.storage.lake import Lake
-from services.platform.streaming.consumer import Message
+from services.platform.streaming.consumer import Message, OrderedConsumer, consume
 from tests.conftest import card
 from tests.integration.cv_inspection.inspections import made_inspection
 from tests.unit.cv_inspection.image_files import encoded, part
@@ -131,3 +145,31 @@ async def test_an_image_is_fetched_when_it_is_asked_for(config, nc):
     assert next(prepared).fields["seq"] == 1
     inbox.remove(["line-a"])
     assert list(prepared) == []
+
+
+async def test_decisions_without_inputs_are_no_failure_of_the_challenger(config, nc):
+    """The design's own shadow mode passes over them; the command says why it waits in vain."""
+    spec = SimpleNamespace(
+        design="shadow-test", decision_stream=DECISIONS_STREAM, min_shadowed=10, route="/inspect",
+        url=lambda _: "http://127.0.0.1:9",
+    )  # fmt: skip
+    images = DecisionImages(Lake(config, config.inbox))
+    passing = scorer(config, images.prepare)
+    consumer = OrderedConsumer(nc, DECISIONS_STREAM, NAME, new_only=True)
+    shadowing = asyncio.create_task(consume(consumer, passing.handle))
+    posting = asyncio.create_task(post_images(nc, seconds=40.0))
+    with pytest.raises(NoTraffic, match="can be shadowed: their inputs are not kept"):
+        await asyncio.to_thread(measure_shadow, spec, config, 7, bar, ShadowTraffic(timeout_s=6.0))
+    await cancel_tasks(shadowing, posting)
+
+
+def bar(_):
+    return nullcontext(lambda done, total: None)
+
+
+async def post_images(nc, seconds):
+    """Publish inspections of images that are in no store."""
+    for number in range(int(seconds * 10)):
+        event = made_inspection(number).model_copy(update={"key": None})
+        await nc.jetstream().publish(inspection_subject(event), event.model_dump_json().encode())
+        await asyncio.sleep(0.1)
