@@ -132,7 +132,7 @@ class NewOutcomes(Protocol):
 
     @property
     def day(self) -> str:
-        """The newest labelled day among them, YYYY-MM-DD."""
+        """Until when there are labels, as YYYY-MM-DD or finer: a training is done once for each."""
         ...
 
 
