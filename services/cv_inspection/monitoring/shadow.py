@@ -1,5 +1,7 @@
 """Shadow mode of this design: the challenger scores the images of the champion's inspections."""
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from services.cv_inspection.ingestion.events import (
@@ -29,13 +31,17 @@ class DecisionImages:
     def __init__(self, inbox: Lake) -> None:
         self._inbox = inbox
 
-    def prepare(self, models: tuple[ImageModel, ...], batch: list[Message]) -> list[LoggedDecision]:
+    def prepare(
+        self, models: tuple[ImageModel, ...], batch: list[Message]
+    ) -> Iterator[LoggedDecision]:
         """The inspections of a batch, with their images; each model resizes them to its size.
+
+        An image is fetched when its inspection is asked for: all of a batch can take gigabytes.
 
         Raises:
             OSError: S3 does not answer.
         """
-        return [logged for message in batch if (logged := self._logged_decision(message))]
+        return (logged for message in batch if (logged := self._logged_decision(message)))
 
     def _logged_decision(self, message: Message) -> LoggedDecision | None:
         event = _event(message)

@@ -61,8 +61,13 @@ def reference_path(design: str, version: int) -> str:
     return f"models/{design}/{version}.reference.npz"
 
 
-def retraining_path(design: str, day: str) -> str:
-    """Object that records how far the retraining on outcomes up to a day has come."""
+def retraining_path(design: str, champion: int) -> str:
+    """Object that records how far a champion's retraining has come."""
+    return f"models/{design}/nights/champion-{champion}.json"
+
+
+def earlier_retraining_path(design: str, day: str) -> str:
+    """As `retraining_path`, of the outcomes up to a day: where earlier releases wrote it."""
     return f"models/{design}/nights/{day}.json"
 
 

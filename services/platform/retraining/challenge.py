@@ -7,11 +7,14 @@ challenger on live traffic and lets the gate decide.
 
 import asyncio
 import json
+import time
+from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from services.platform.models.names import retraining_path
+from services.platform.models.names import earlier_retraining_path, retraining_path
 from services.platform.models.promotion import ModelLifecycle
 from services.platform.models.promotion_log import PromotionRecord
 from services.platform.models.registry import ModelRegistry, RegisteredModel
@@ -28,6 +31,9 @@ from services.platform.retraining.spec import (
 )
 from services.platform.settings import Settings
 from services.platform.storage.lake import Lake
+
+# A model that was trained so long ago and not evaluated is left: the next night trains another.
+_MAX_INTERRUPTION_S = 12 * 3_600.0
 
 
 def swap(
@@ -103,19 +109,22 @@ def retrain(
 ) -> ChallengeResult:
     """Continue training the champion on the outcomes since, and let the gate decide.
 
-    Done once per newest labelled day; an interrupted run continues where it stopped.
+    Done once for the labels up to a day (`NewOutcomes.day`). A run that was interrupted goes on
+    with the version that it trained, for half a day even if there are newer labels by then.
 
     Raises:
         TooFewLabels: nothing was trained.
         NoTraffic: a model was trained; run again to evaluate it.
     """
     lake = Lake(settings)
-    champion = asyncio.run(ModelLifecycle(settings, spec.design).champion())
+    lifecycle = ModelLifecycle(settings, spec.design)
+    champion = asyncio.run(lifecycle.champion())
     if champion is None:
         raise TooFewLabels(f"there is no champion yet: `whiteboard train {spec.design} --promote`")
     card = spec.model(lake, champion).card
     outcomes = spec.new_outcomes(settings, lake, card, bar)
-    state = _RetrainingState.read(lake, spec.design, outcomes.day)
+    evaluated = {record.version for record in asyncio.run(lifecycle.history())}
+    state = _RetrainingState.read(lake, spec.design, champion, outcomes.day, evaluated)
     if state.done:
         message = f"already trained on the labels up to {outcomes.day}: version {state.version}"
         return ChallengeResult(message)
@@ -123,7 +132,7 @@ def retrain(
         with TemporaryDirectory() as folder:
             native = ModelRegistry(settings).download_native(spec.design, champion, Path(folder))
             trained = spec.train_further(settings, card, native, outcomes, seed, bar)
-        state = replace(state, version=trained.card.version)
+        state = replace(state, version=trained.card.version, trained_at=time.time())
         state.write(lake)
     result = challenge(spec, settings, state.version or 0, bar, traffic)
     replace(state, done=True).write(lake)
@@ -157,29 +166,51 @@ def promote_without_gate(
 
 @dataclass(frozen=True)
 class _RetrainingState:
-    """How far the retraining on the outcomes up to a day has come.
+    """How far the newest retraining of a champion has come.
 
     Attributes:
         design: Name of the design.
-        day: The newest labelled day.
+        champion: The version that is trained further.
+        day: Until when it had labels, see `NewOutcomes.day`.
         version: The trained version, None before it is trained.
         done: Whether the gate has decided.
+        trained_at: When the version was trained, seconds since the epoch; 0 if it is not known.
     """
 
     design: str
+    champion: int
     day: str
     version: int | None = None
     done: bool = False
+    trained_at: float = 0.0
 
     @classmethod
-    def read(cls, lake: Lake, design: str, day: str) -> "_RetrainingState":
-        try:
-            return cls(**json.loads(lake.get(retraining_path(design, day))))
-        except FileNotFoundError:
-            return cls(design, day)
+    def read(
+        cls, lake: Lake, design: str, champion: int, day: str, evaluated: Collection[int]
+    ) -> "_RetrainingState":
+        """The state of a retraining on the labels up to a day, or of one before that goes on.
+
+        Args:
+            evaluated: Versions that the gate has decided about, also in a challenge of another
+                command.
+        """
+        found = cls._stored(lake, design, champion, day)
+        if found is None:
+            return cls(design, champion, day)
+        found = replace(found, done=found.done or found.version in evaluated)
+        is_recent = time.time() - found.trained_at < _MAX_INTERRUPTION_S
+        goes_on = found.day == day or (is_recent and not found.done)
+        return found if goes_on else cls(design, champion, day)
+
+    @classmethod
+    def _stored(cls, lake: Lake, design: str, champion: int, day: str) -> "_RetrainingState | None":
+        for path in (retraining_path(design, champion), earlier_retraining_path(design, day)):
+            with suppress(FileNotFoundError):
+                return cls(**{"champion": champion, **json.loads(lake.get(path))})
+        return None
 
     def write(self, lake: Lake) -> None:
-        lake.put(retraining_path(self.design, self.day), json.dumps(asdict(self)).encode())
+        lake.put(retraining_path(self.design, self.champion), json.dumps(asdict(self)).encode())
 
 
 def _decide(spec: RetrainingSpec[M, D], evidence: Evidence, timings: ShadowTimings) -> GateDecision:

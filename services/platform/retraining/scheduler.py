@@ -10,6 +10,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -17,7 +18,9 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.cron import CronTrigger
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
 from nats.errors import TimeoutError as NatsTimeout
+from nats.js import JetStreamContext, api
 from pydantic import ValidationError
 
 from services.platform.design import Design, registered
@@ -25,11 +28,13 @@ from services.platform.retraining.commands import CONTROL, Command, control_subj
 from services.platform.runtime.worker import lower_priority
 from services.platform.settings import Settings
 from services.platform.streaming.connection import connect, ensure_stream
+from services.platform.streaming.retry import retry_forever
 from services.platform.telemetry import EVENTS
 
 log = logging.getLogger(__name__)
 
 NAME = "scheduler"
+_FETCH_S = 5.0
 # Alerts repeat as long as the drift lasts; one retraining an hour is enough.
 _ALERT_INTERVAL_S = 3_600.0
 # A night that the scheduler was late for still runs; APScheduler's default gives up after 1 s.
@@ -108,21 +113,65 @@ class Scheduler:
             self._jobs.put_nowait(("swap", design, command.candidate))
 
 
-async def consume_commands(nc: Client, scheduler: Scheduler, design: str) -> None:
-    """Queue a design's commands from the control stream. Runs until cancelled."""
-    js = nc.jetstream()
-    await ensure_stream(js, CONTROL, ["control.>"])
-    commands = await js.pull_subscribe(
-        control_subject(design), durable=f"{NAME}-{design}", stream=CONTROL
-    )
-    while True:
+class CommandReader:
+    """Queues a design's commands from the control stream."""
+
+    def __init__(self, nc: Client, scheduler: Scheduler, design: str) -> None:
+        """Request nothing yet."""
+        self._js = nc.jetstream()
+        self._scheduler = scheduler
+        self._design = design
+        # Sequence up to which commands were read.
+        self._read = 0
+
+    async def run(self) -> None:
+        """Queue commands until cancelled. An error of NATS is waited out: a job may be running."""
+        await retry_forever(self._follow, f"commands of {self._design}")
+
+    async def _follow(self) -> None:
+        """Queue commands until NATS fails.
+
+        Raises:
+            nats.errors.Error, OSError: NATS is unavailable, or the durable consumer was deleted.
+        """
+        commands = await self._subscribe()
         try:
-            [message] = await commands.fetch(1, timeout=30)
-        except (NatsTimeout, TimeoutError):
-            continue
+            while True:
+                try:
+                    [message] = await commands.fetch(1, timeout=_FETCH_S)
+                except (NatsTimeout, TimeoutError):
+                    continue
+                await self._take(message)
+        finally:
+            with suppress(NatsError):
+                await commands.unsubscribe()
+
+    async def _subscribe(self) -> JetStreamContext.PullSubscription:
+        """Go on where reading stopped; with a new durable, behind what was read: no rollback twice.
+
+        Before anything was read, the durable knows where that is.
+        """
+        await ensure_stream(self._js, CONTROL, ["control.>"])
+        if self._read > (await self._js.stream_info(CONTROL)).state.last_seq:
+            self._read = 0  # it is a new stream
+        after = api.ConsumerConfig(
+            deliver_policy=api.DeliverPolicy.BY_START_SEQUENCE, opt_start_seq=self._read + 1
+        )
+        commands = await self._js.pull_subscribe(
+            control_subject(self._design),
+            durable=f"{NAME}-{self._design}",
+            stream=CONTROL,
+            config=after,
+        )
+        floor = (await commands.consumer_info()).ack_floor
+        self._read = max(self._read, floor.stream_seq if floor else 0)
+        return commands
+
+    async def _take(self, message: Msg) -> None:
         await message.ack()
+        self._read = message.metadata.sequence.stream
         try:
-            scheduler.queue_command(design, message.data)
+            self._scheduler.queue_command(self._design, message.data)
         except ValidationError as error:
             log.warning("malformed command: %s", error.errors()[0]["msg"])
 
@@ -181,7 +230,7 @@ async def main(config: Settings, program: Sequence[str]) -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(scheduler.run_jobs())
             for design in designs:
-                group.create_task(consume_commands(nc, scheduler, design))
+                group.create_task(CommandReader(nc, scheduler, design).run())
     finally:
         clock.shutdown(wait=False)
         await nc.close()

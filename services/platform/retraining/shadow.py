@@ -3,18 +3,19 @@
 A process of its own consumes the stream of decisions and scores the logged vectors with the
 challenger; some of them singly and with the champion too, to compare the times of their calls.
 It cannot affect a response: it runs at idle priority, samples if the challenger is slow, and ends
-if the challenger hangs or crashes; Supervisor or Docker restarts it. The command that waits for its
-scores has a timeout of its own.
+if a call of the challenger hangs or crashes; Supervisor or Docker restarts it. A slow store, where
+inputs are, only delays it. The command that waits for its scores has a timeout of its own.
 """
 
 import asyncio
 import logging
+import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any, Generic
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -37,15 +38,21 @@ from services.platform.types import Floats32
 log = logging.getLogger(__name__)
 
 NAME = "shadow"
-# Time for a batch; decisions that do not fit are skipped. A call that takes ten times as long is
-# taken to hang.
+# Time for a batch's calls; decisions that do not fit are skipped. A call that takes ten times as
+# long is taken to hang. Reading what a decision was made from, as from the store, counts for none.
 BATCH_BUDGET_S = 2.0
 _HANG_TIMEOUT_S = 20.0
 _MAX_WAIT_S = 1.0
 # Per batch: number of timed calls, and decisions per call of the others.
 _TIMED_CALLS, _CALL_ROWS = 16, 64
+# Vectors read before they are scored, and at most one more: an image of 25 megapixels has 75 MB.
+_MAX_BYTES = 128 << 20
+# A batch whose inputs come from a slow store is not delivered again meanwhile.
+_ACK_WAIT_S = 600.0
 _POLL_S = 0.25
 _DELETE_ATTEMPTS = 3
+
+T = TypeVar("T")
 
 SHADOW_SCHEMA = pa.schema(
     [
@@ -82,6 +89,10 @@ class LoggedDecision:
     sets: Mapping[str, Floats32]
 
 
+# (models, messages of the decision stream) -> the decisions.
+Prepare = Callable[[tuple[M, ...], list[Message]], Iterable[LoggedDecision]]
+
+
 class ShadowScorer(Generic[M]):
     """Scores batches of decisions with the challenger, while there is one."""
 
@@ -91,7 +102,7 @@ class ShadowScorer(Generic[M]):
         design: str,
         champion: ServedModel[M],
         challenger: ServedModel[M],
-        prepare: Callable[[tuple[M, ...], list[Message]], list[LoggedDecision]],
+        prepare: Prepare[M],
     ) -> None:
         """Open nothing yet.
 
@@ -99,7 +110,7 @@ class ShadowScorer(Generic[M]):
             champion: The model whose calls are timed for comparison.
             challenger: The model to score with.
             prepare: Returns the decisions in messages, with the inputs that these models need, and
-                skips unreadable ones.
+                skips unreadable ones. Large inputs are read as they are asked for.
         """
         self._lake = lake
         self._table = shadow_table(design)
@@ -116,13 +127,7 @@ class ShadowScorer(Generic[M]):
         challenger, champion = self._challenger.model, self._champion.model
         if challenger is None or champion is None:
             return
-        work = asyncio.to_thread(self._score, champion, challenger, batch)
-        try:
-            async with asyncio.timeout(_HANG_TIMEOUT_S):
-                rows = await work
-        except TimeoutError:
-            log.critical("the challenger hangs: exiting")
-            os._exit(1)
+        rows = await self._score(champion, challenger, batch)
         if rows:
             table = pa.Table.from_pylist(rows, schema=SHADOW_SCHEMA)
             version = challenger.card.version
@@ -131,37 +136,82 @@ class ShadowScorer(Generic[M]):
         EVENTS.labels(NAME, "scored").inc(len(rows))
         EVENTS.labels(NAME, "skipped").inc(len(batch) - len(rows))
 
-    def _score(self, champion: M, challenger: M, batch: list[Message]) -> list[dict[str, Any]]:
-        """Rows of `SHADOW_SCHEMA`; some decisions are timed singly, the rest scored in batches."""
-        decisions = self._prepare((champion, challenger), batch)
-        deadline = perf_counter() + BATCH_BUDGET_S
-        every = max(len(decisions) // _TIMED_CALLS, 1)
+    async def _score(
+        self, champion: M, challenger: M, batch: list[Message]
+    ) -> list[dict[str, Any]]:
+        """Rows of `SHADOW_SCHEMA`, of as many decisions as the batch's budget allows."""
+        prepared = await asyncio.to_thread(self._prepare, (champion, challenger), batch)
+        decisions = iter(prepared)
         rows: list[dict[str, Any]] = []
-        seconds = 0.0
-        for decision in decisions[::every]:
-            if perf_counter() > deadline:
-                return rows
-            score, seconds = _timed_score(challenger, decision)
-            _, champion_seconds = _timed_score(champion, decision)
-            timings = {"seconds": seconds, "champion_seconds": champion_seconds}
-            rows.append(_row(challenger, decision, score) | timings)
-        rest = [decision for number, decision in enumerate(decisions) if number % every]
-        while rest:
-            # As many as would fit if a batch were no faster than single calls.
-            fit = min(int((deadline - perf_counter()) / max(seconds, 1e-9)), _CALL_ROWS)
-            if fit < 1:
-                break
-            chunk, rest = rest[:fit], rest[fit:]
-            scores = _batch_scores(challenger, chunk)
-            rows += [_row(challenger, *one) for one in zip(chunk, scores, strict=True)]
+        budget_s = BATCH_BUDGET_S
+        while budget_s > 0 and (chunk := await asyncio.to_thread(_take, decisions)):
+            timed = math.ceil(_TIMED_CALLS * len(chunk) / len(batch))
+            begin = perf_counter()
+            work = asyncio.to_thread(_score_chunk, champion, challenger, chunk, timed, budget_s)
+            rows += await _exit_if_it_hangs(work)
+            budget_s -= perf_counter() - begin
+            chunk.clear()  # before more is read
         return rows
+
+
+def _take(decisions: Iterator[LoggedDecision]) -> list[LoggedDecision]:
+    """The next decisions: no more than a call scores and memory is meant for; none at the end."""
+    taken: list[LoggedDecision] = []
+    size = 0
+    for decision in decisions:
+        taken.append(decision)
+        size += decision.vector.nbytes
+        if len(taken) == _CALL_ROWS or size >= _MAX_BYTES:
+            break
+    return taken
+
+
+async def _exit_if_it_hangs(calls: Coroutine[Any, Any, T]) -> T:
+    """Wait for a model's calls in a thread; one that hangs can't be ended but with the process."""
+    try:
+        async with asyncio.timeout(_HANG_TIMEOUT_S):
+            return await calls
+    except TimeoutError:
+        log.critical("the challenger hangs: exiting")
+        os._exit(1)
+
+
+def _score_chunk(
+    champion: ScoringModel,
+    challenger: ScoringModel,
+    decisions: list[LoggedDecision],
+    timed: int,
+    budget_s: float,
+) -> list[dict[str, Any]]:
+    """Rows of `SHADOW_SCHEMA`; about `timed` decisions are timed singly, the rest in batches."""
+    deadline = perf_counter() + budget_s
+    every = max(len(decisions) // timed, 1)
+    rows: list[dict[str, Any]] = []
+    seconds = 0.0
+    for decision in decisions[::every]:
+        if perf_counter() > deadline:
+            return rows
+        score, seconds = _timed_score(challenger, decision)
+        _, champion_seconds = _timed_score(champion, decision)
+        timings = {"seconds": seconds, "champion_seconds": champion_seconds}
+        rows.append(_row(challenger, decision, score) | timings)
+    rest = [decision for number, decision in enumerate(decisions) if number % every]
+    while rest:
+        # As many as would fit if a batch were no faster than single calls.
+        fit = min(int((deadline - perf_counter()) / max(seconds, 1e-9)), _CALL_ROWS)
+        if fit < 1:
+            break
+        chunk, rest = rest[:fit], rest[fit:]
+        scores = _batch_scores(challenger, chunk)
+        rows += [_row(challenger, *one) for one in zip(chunk, scores, strict=True)]
+    return rows
 
 
 async def serve(
     config: Settings,
     design: str,
     read_model: Callable[[bytes], M],
-    prepare: Callable[[tuple[M, ...], list[Message]], list[LoggedDecision]],
+    prepare: Prepare[M],
     stream: str,
     batch: int,
     retry_on: tuple[type[Exception], ...] = (),
@@ -188,8 +238,9 @@ async def serve(
             while True:
                 await _wait_for(challenger, present=True)
                 consumer = OrderedConsumer(
-                    nc, stream, NAME, batch=batch, max_wait_s=_MAX_WAIT_S, new_only=True
-                )
+                    nc, stream, NAME, batch=batch, max_wait_s=_MAX_WAIT_S, new_only=True,
+                    ack_wait_s=_ACK_WAIT_S,
+                )  # fmt: skip
                 await _consume(consumer, shadow, challenger, retry_on)
     finally:
         await nc.close()

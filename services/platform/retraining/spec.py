@@ -124,7 +124,7 @@ class RequiredLabels:
 
 
 class NoTraffic(ValueError):
-    """No decisions were requested, so shadow mode has nothing to score."""
+    """No decisions were requested, or none that can be scored again: shadow mode has no work."""
 
 
 class NewOutcomes(Protocol):
@@ -132,7 +132,7 @@ class NewOutcomes(Protocol):
 
     @property
     def day(self) -> str:
-        """The newest labelled day among them, YYYY-MM-DD."""
+        """Until when there are labels, as YYYY-MM-DD or finer: a training is done once for each."""
         ...
 
 

@@ -4,6 +4,9 @@ State is aggregated in stream order, and a plain durable consumer loses that ord
 fails: messages in flight to a dead client are redelivered only after the acknowledgement times out,
 behind newer ones. `OrderedConsumer` instead restarts behind the last acknowledged message whenever
 a delivery is missing.
+
+A durable consumer that is deleted while its worker runs is made again behind what was
+acknowledged.
 """
 
 import asyncio
@@ -30,6 +33,10 @@ ACK_WAIT_S = 30.0
 # Within this, the server has counted what waits for a new consumer.
 _COUNTING_S = 0.1
 _POLL_S = 0.2
+# Pause after a request that the server refused; it would refuse the next one, too.
+_REFUSED_S = 0.5
+# Whoever deletes a durable on purpose, such as for other workers, ends its owner within this time.
+_DELETED_S = 5.0
 # Status of a pull request that expired before its messages were delivered.
 _EXPIRED = "408"
 # Header of such a status: messages of the request that were not delivered.
@@ -38,6 +45,13 @@ _UNDELIVERED = "Nats-Pending-Messages"
 _SHORT_ACK_TOKENS = 9
 
 ALL_SUBJECTS = ">"
+
+
+class StreamMissing(RuntimeError):
+    """NATS does not have the stream."""
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(f"NATS has no stream {stream}: `whiteboard up` makes it")
 
 
 @dataclass(frozen=True)
@@ -106,6 +120,10 @@ class OrderedConsumer:
         self._outstanding = 0
         self._expected = 1
         self._inbox = ""
+        # Sequence up to which all is acknowledged, as far as this process knows.
+        self._floor = 0
+        # The status with which the server refused a request; empty once that was dealt with.
+        self._refusal = ""
 
     async def start(self, after: int | None = None) -> bool:
         """Subscribe, from where the last owner stopped.
@@ -116,6 +134,9 @@ class OrderedConsumer:
 
         Returns:
             Whether the stream reaches `after`; true without it.
+
+        Raises:
+            StreamMissing: there is no such stream.
         """
         self._inbox = self._nc.new_inbox()
         self._subscription = await self._nc.subscribe(
@@ -131,6 +152,7 @@ class OrderedConsumer:
             begins_later = self._first_after and self._first_after <= await self._last_seq()
             await self._create(start=self._first_after + 1 if begins_later else None)
             return True
+        self._floor = _sequence(info.ack_floor, "stream_seq")
         subject = info.config.filter_subject if info.config else None
         if info.num_ack_pending or subject != self._subject:
             await self.restart(await self.ack_floor())
@@ -142,6 +164,9 @@ class OrderedConsumer:
         """Yield the messages that have arrived, at least one at a time. Never ends.
 
         With `max_wait_s`, it waits that long after the first message for more, up to a full batch.
+
+        Raises:
+            StreamMissing: the stream was deleted.
         """
         while True:
             await self._wait()
@@ -157,6 +182,8 @@ class OrderedConsumer:
 
     async def _wait(self) -> None:
         """Request messages, and wait for some to arrive."""
+        if self._refusal:
+            await self._recover()
         await self._pull()
         if self._buffer:  # arrived while the last batch was handled
             return
@@ -168,9 +195,33 @@ class OrderedConsumer:
             # Not even the request's expiry arrived: it was lost with a connection. Request again.
             self._outstanding = 0
 
+    async def _recover(self) -> None:
+        """Wait after a refused request, and make the consumer again if it was deleted."""
+        log.info("%s: NATS refused a request: %s", self._durable, self._refusal)
+        self._refusal = ""
+        for pause in (_REFUSED_S, _DELETED_S):
+            await asyncio.sleep(pause)
+            if await retry_forever(self._exists, self._durable):
+                return
+        await retry_forever(self._make_again, self._durable)
+
+    async def _exists(self) -> bool:
+        try:
+            await self._js.consumer_info(self._stream, self._durable)
+        except NotFoundError:
+            return False
+        return True
+
+    async def _make_again(self) -> None:
+        """Create the deleted consumer behind what was acknowledged; of a new stream, from 1."""
+        after = self._floor if self._floor <= await self._last_seq() else 0
+        log.warning("%s was deleted: it is made again behind seq %d", self._durable, after)
+        await self.restart(after)
+
     async def ack(self, last: Message) -> None:
         """Acknowledge a batch by its last message; if that is lost, the batch is redelivered."""
         await self._nc.publish(last.reply, b"+ACK")
+        self._floor = last.seq
 
     async def ack_floor(self) -> int:
         """Sequence up to which all is acknowledged; 0 if the consumer does not exist yet."""
@@ -209,6 +260,9 @@ class OrderedConsumer:
             # A request ended; without the header, none of its messages were delivered.
             undelivered = int(headers.get(_UNDELIVERED, self._outstanding))
             self._outstanding = max(self._outstanding - undelivered, 0)
+            if status != _EXPIRED:
+                description = " ".join(headers.get(api.Header.DESCRIPTION, "").split())
+                self._refusal = f"{status} {description}"
         else:
             self._outstanding -= 1
             self._buffer.append(message)
@@ -243,7 +297,10 @@ class OrderedConsumer:
         return delivered
 
     async def _last_seq(self) -> int:
-        return (await self._js.stream_info(self._stream)).state.last_seq
+        try:
+            return (await self._js.stream_info(self._stream)).state.last_seq
+        except NotFoundError:
+            raise StreamMissing(self._stream) from None
 
     async def _create(self, start: int | None) -> None:
         # Handlers are idempotent, so a crash between deletion and creation costs a pass over the
@@ -252,7 +309,12 @@ class OrderedConsumer:
         self._full.clear()
         self._outstanding = 0
         self._expected = 1
-        await self._js.add_consumer(self._stream, self._config(start))
+        try:
+            info = await self._js.add_consumer(self._stream, self._config(start))
+        except NotFoundError:
+            raise StreamMissing(self._stream) from None
+        self._floor = _sequence(info.ack_floor, "stream_seq")
+        self._refusal = ""  # of the consumer before
 
     def _config(self, start: int | None) -> api.ConsumerConfig:
         new_consumer = api.DeliverPolicy.NEW if self._new_only else api.DeliverPolicy.ALL
@@ -282,6 +344,15 @@ async def unacknowledged(js: JetStreamContext, stream: str, durable: str) -> int
         await asyncio.sleep(_COUNTING_S)
         info = await js.consumer_info(stream, durable)
     return (info.num_pending or 0) + (info.num_ack_pending or 0)
+
+
+async def acknowledged_deliveries(js: JetStreamContext, stream: str, durable: str) -> int:
+    """How many deliveries of an ordered consumer are acknowledged; 0 without the consumer."""
+    try:
+        info = await js.consumer_info(stream, durable)
+    except NotFoundError:
+        return 0
+    return _sequence(info.ack_floor, "consumer_seq")
 
 
 async def wait_until_acknowledged(

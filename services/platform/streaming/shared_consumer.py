@@ -53,35 +53,41 @@ class SharedConsumer(OrderedConsumer):
         self._subscription = await self._nc.subscribe(
             self._inbox, cb=self._receive, pending_msgs_limit=-1
         )
-        try:
-            await self._js.consumer_info(self._stream, self._durable)
-        except NotFoundError:
+        if not await self._exists():
             await self._replace()
         return True
 
     async def batches(self) -> AsyncIterator[list[Message]]:
         """As an ordered consumer's; what this process has stays its own, however long it takes."""
-        working = asyncio.create_task(self._tell_progress())
+        working = asyncio.create_task(self._keep_informed())
         try:
             async for batch in super().batches():
                 yield batch
         finally:
             await cancel_tasks(working)
 
-    async def _tell_progress(self) -> None:
-        """Ask for more time before it is over.
+    async def _keep_informed(self) -> None:
+        """Ask for more time before it is over, and note what all owners have acknowledged.
 
-        Otherwise batches of a slow process are redelivered to others without end.
+        Otherwise batches of a slow process are redelivered to others without end, and a consumer
+        that is deleted would begin with messages that were handled long ago.
         """
         while True:
-            await asyncio.sleep(_ACK_WAIT_S / 3)
-            replies = [message.reply for message in (*self._delivered, *self._buffer)]
             with suppress(NatsError):  # the connection is away, and what it had is delivered again
-                for reply in replies:
-                    await self._nc.publish(reply, b"+WPI")
+                await self._tell_progress()
+                self._floor = max(self._floor, await self.ack_floor())
+            await asyncio.sleep(_ACK_WAIT_S / 3)
+
+    async def _tell_progress(self) -> None:
+        replies = [message.reply for message in (*self._delivered, *self._buffer)]
+        for reply in replies:
+            await self._nc.publish(reply, b"+WPI")
 
     async def ack(self, last: Message) -> None:
-        """Acknowledge the messages of the batch that `last` ends."""
+        """Acknowledge the messages of the batch that `last` ends.
+
+        Other owners may still have earlier ones.
+        """
         for message in self._delivered:
             await self._nc.publish(message.reply, b"+ACK")
         self._delivered = []
@@ -93,12 +99,19 @@ class SharedConsumer(OrderedConsumer):
         """
         old = OrderedConsumer(self._nc, self._stream, self._before)
         floor = await old.ack_floor()
-        try:
-            await self._create(floor + 1 if floor else None)
-        except APIError:
-            await self._js.consumer_info(self._stream, self._durable)
+        await self._create_unless_made(floor + 1 if floor else None)
         with suppress(NotFoundError):
             await self._js.delete_consumer(self._stream, self._before)
+
+    async def restart(self, after: int) -> None:
+        """Create the durable behind a sequence, unless another owner has created it."""
+        await self._create_unless_made(after + 1)
+
+    async def _create_unless_made(self, start: int | None) -> None:
+        try:
+            await self._create(start)
+        except APIError:
+            await self._js.consumer_info(self._stream, self._durable)
 
     async def _in_order(self, messages: list[Msg]) -> list[Message]:
         """The messages as they came: the sequences between them went to others."""

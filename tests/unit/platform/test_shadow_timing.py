@@ -12,13 +12,18 @@ from services.platform.retraining.spec import NoTraffic, ShadowTraffic
 
 
 class World:
-    """A stream of decisions and a challenger that begins to score at some time."""
+    """A stream of decisions and a challenger that begins to score at some time.
 
-    def __init__(self, rate, scores_from):
+    Without inputs, shadow mode passes over the decisions until some time.
+    """
+
+    def __init__(self, rate, scores_from, passes_until=0.0):
         self.now, self.rate, self.scores_from = 0.0, rate, scores_from
+        self.passes_until = passes_until
 
-    async def decisions(self, *_):
-        return int(self.now * self.rate)
+    async def progress(self, *_):
+        handled = int(min(self.now, self.passes_until) * self.rate)
+        return shadow_timing._Progress(int(self.now * self.rate), handled)
 
     def timings(self, *_):
         scored = max(self.now - self.scores_from, 0.0) * self.rate
@@ -33,7 +38,7 @@ def measured(monkeypatch):
     def measure(world):
         clock = SimpleNamespace(monotonic=lambda: world.now, sleep=world.sleep)
         monkeypatch.setattr(shadow_timing, "time", clock)
-        monkeypatch.setattr(shadow_timing, "_decision_count", world.decisions)
+        monkeypatch.setattr(shadow_timing, "_progress", world.progress)
         monkeypatch.setattr(shadow_timing, "_shadow_seconds", world.timings)
         monkeypatch.setattr(shadow_timing, "_request_buckets", lambda *_: {})
         spec = SimpleNamespace(min_shadowed=100, design="fraud")
@@ -63,3 +68,14 @@ def test_few_decisions_are_no_proof(measured):
 def test_without_decisions_the_error_names_the_command(measured):
     with pytest.raises(NoTraffic, match="whiteboard simulate fraud"):
         measured(World(rate=0, scores_from=0.0))
+
+
+def test_decisions_that_cannot_be_shadowed_are_not_the_challengers_fault(measured):
+    world = World(rate=1_000, scores_from=float("inf"), passes_until=float("inf"))
+    with pytest.raises(NoTraffic, match=r"their inputs are not kept.*simulate"):
+        measured(world)
+
+
+def test_one_that_scores_nothing_after_some_that_cannot_be_shadowed_has_failed(measured):
+    world = World(rate=1_000, scores_from=float("inf"), passes_until=20.0)
+    assert "scored none of" in measured(world).failure
