@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from monitoring.drift_table import drift_table
 from services.cv_inspection.ingestion.events import result_stem
 from services.cv_inspection.ingestion.reconciliation import objects
 from services.cv_inspection.ingestion.tables import INSPECTIONS_TABLE, LABELS_TABLE
@@ -28,7 +29,7 @@ from services.platform.settings import Settings
 from services.platform.storage.lake import Lake, partition_date
 
 RETENTION_DAYS = 180
-_EXPIRING = (INSPECTIONS_TABLE, LABELS_TABLE, shadow_table(DESIGN))
+_EXPIRING = (INSPECTIONS_TABLE, LABELS_TABLE, shadow_table(DESIGN), drift_table(DESIGN))
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Expired:
 
 
 def expire(config: Settings, bar: ProgressBar, days: float = RETENTION_DAYS) -> Expired:
-    """Remove whole days of inspections, labels, shadow scores and images that nothing needs.
+    """Remove whole days of inspections, labels, scores, drift windows and images without a use.
 
     Raises:
         OSError: S3 did not answer; run it again.

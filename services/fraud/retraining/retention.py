@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from features.spec import DAY
+from monitoring.drift_table import REASONS, drift_table
 from services.fraud.ingestion.tables import (
     DECISION_SCHEMA,
     DECISIONS_TABLE,
@@ -34,7 +35,13 @@ from services.platform.storage.lake import Lake, partition_date
 from services.platform.storage.sequences import SequenceReader
 
 RETENTION_DAYS = 180
-_EXPIRING = (DECISIONS_TABLE, VERDICTS_TABLE, shadow_table(DESIGN))
+_EXPIRING = (
+    DECISIONS_TABLE,
+    VERDICTS_TABLE,
+    shadow_table(DESIGN),
+    drift_table(DESIGN),
+    drift_table(DESIGN, REASONS),
+)
 _RANGE = 500_000
 
 
@@ -52,7 +59,7 @@ class Expired:
 
 
 def expire(config: Settings, bar: ProgressBar, days: float = RETENTION_DAYS) -> Expired:
-    """Remove whole days of decisions, verdicts and shadow scores that nothing needs any more.
+    """Remove whole days of decisions, verdicts, shadow scores and drift windows without a use.
 
     Raises:
         OSError: S3 did not answer; run it again.

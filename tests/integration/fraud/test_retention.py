@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pyarrow as pa
 import pytest
 
+from monitoring.drift_table import REASONS, read_windows, window_row, write_window
 from services.fraud.ingestion.tables import DECISION_SCHEMA, DECISIONS_TABLE, TRANSACTIONS_TABLE
 from services.fraud.retraining.retention import RETENTION_DAYS, expire, kept_from
 from services.platform.models.names import CHAMPION
@@ -71,6 +72,18 @@ def test_old_days_of_decisions_go_and_events_stay(config, lake):
     )
     assert len(lake.files(TRANSACTIONS_TABLE)) == 1
     assert expire(config, quiet).files == 0
+
+
+def test_old_windows_of_the_monitors_go_too(config, lake):
+    """One file a window and feed: a month of load makes tens of thousands."""
+    last = FIRST + timedelta(days=DAYS - 1)
+    for of in ("", REASONS):
+        for seq, begin in enumerate((FIRST, last), start=1):
+            row = window_row(seq, begin, "xgboost:1", 200, ("score",), {}, [])
+            write_window(lake, "fraud", row, of)
+    expire(config, quiet)
+    for of in ("", REASONS):
+        assert read_windows(lake, "fraud", of)["event_time"].to_pylist() == [last]
 
 
 def test_what_the_gate_needs_stays(config, lake, onnx):
