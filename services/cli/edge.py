@@ -152,7 +152,9 @@ def _forward(store: Path, as_json: bool) -> None:
         with bar("forwarding") as step:
             count = asyncio.run(device.forward(settings(), store, step))
     except (OSError, NatsError) as error:
-        fail(f"{error or type(error).__name__}; nothing is lost: forward again when it is back")
+        fail(
+            f"{str(error) or type(error).__name__}; nothing is lost: forward again when it is back"
+        )
     if as_json:
         show_json({"forwarded": count})
     else:

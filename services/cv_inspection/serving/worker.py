@@ -268,7 +268,7 @@ async def _reconcile_periodically(config: Settings, consumer: SharedConsumer) ->
             if found:
                 log.warning("%d images had no result; their events were published", found)
         except (OSError, NatsError) as error:
-            log.warning("reconciliation failed, will retry: %s", error or type(error).__name__)
+            log.warning("reconciliation failed, will retry: %s", str(error) or type(error).__name__)
 
 
 async def main(config: Settings) -> None:
