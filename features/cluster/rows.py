@@ -195,7 +195,7 @@ class ClusterRowStore:
 
     def _block(self, shard: int, error: Exception) -> None:
         if shard not in self.blocked:
-            log.warning("shard %d waits: %s", shard, error or type(error).__name__)
+            log.warning("shard %d waits: %s", shard, str(error) or type(error).__name__)
             count_row_error(error)
         self.blocked.add(shard)
         self._link.refresh_soon()

@@ -202,7 +202,7 @@ class FileMapping(Strict):
         except ValidationError as error:
             raise ValueError(f"mapping {name}: {_quoted(error)}") from None
         except (yaml.YAMLError, ValueError, TypeError, RecursionError, OverflowError) as error:
-            raise ValueError(f"mapping {name}: {error or type(error).__name__}") from None
+            raise ValueError(f"mapping {name}: {str(error) or type(error).__name__}") from None
 
     def for_run(self, run: str) -> "FileMapping":
         """The same mapping with a run's name before every id, so that it is a data set of its own.

@@ -63,7 +63,9 @@ def open_connection(settings: Settings, name: str) -> tuple[Client, asyncio.Task
         # What the process's `access` does not declare: its calls only time out.
         refused = "permissions violation" in str(error).lower()
         log.log(
-            logging.ERROR if refused else logging.DEBUG, "nats: %s", error or type(error).__name__
+            logging.ERROR if refused else logging.DEBUG,
+            "nats: %s",
+            str(error) or type(error).__name__,
         )
 
     async def on_disconnect() -> None:

@@ -148,7 +148,7 @@ class Outbox:
         try:
             refused = await self._publish_atomically(batch)
         except (NatsError, OSError) as error:
-            log.warning("outbox: %s", error or type(error).__name__)
+            log.warning("outbox: %s", str(error) or type(error).__name__)
             return batch
         if refused:
             # For example a duplicate: an event whose acknowledgement was lost.
@@ -183,7 +183,7 @@ class Outbox:
                 )
             done, _ = await asyncio.wait(acks, timeout=_ACK_TIMEOUT_S) if acks else (set(), set())
         except (NatsError, OSError) as error:
-            log.warning("outbox: %s", error or type(error).__name__)
+            log.warning("outbox: %s", str(error) or type(error).__name__)
             done = {ack for ack in acks if ack.done()}
         failed = [
             event

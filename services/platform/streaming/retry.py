@@ -29,5 +29,5 @@ async def retry_forever(
         try:
             return await work()
         except (*_UNAVAILABLE, *retry_on) as error:
-            log.info("%s: %s; retrying", name, error or type(error).__name__)
+            log.info("%s: %s; retrying", name, str(error) or type(error).__name__)
             await asyncio.sleep(_RETRY_S)
