@@ -5,8 +5,6 @@ out: they take months to settle after the first day of data, and would drift all
 model's score is the last column.
 """
 
-from datetime import datetime
-
 import numpy as np
 import orjson
 
@@ -17,7 +15,7 @@ from monitoring.window_cutter import WindowCutter
 from monitoring.window_watcher import MonitorSpec, Observation
 from services.fraud.features.decisions import is_current
 from services.fraud.features.states import FEATURES, GROUPS, TABULAR
-from services.fraud.ingestion.events import DECISIONS_STREAM
+from services.fraud.ingestion.events import DECISIONS_STREAM, event_time_of
 from services.fraud.problem import DESIGN
 from services.platform.models.names import label_version
 from services.platform.settings import Settings
@@ -60,14 +58,14 @@ def observe(message: Message) -> Observation | None:
             return None
         vector = np.array(event["features"], dtype=np.float64)[_FEATURE_INDICES]
         transaction = event["transaction"]
-        at = datetime.fromisoformat(transaction["event_time"]).timestamp()
+        at = event_time_of(transaction["event_time"]).timestamp()
         feed = str(transaction.get("feed") or "")
         model = str(event["model"])
         values = np.append(vector, float(event["score"]))
         unread = _UNREAD if event["degraded"] else None
         return Observation(at, label_version(model), model, values, unread=unread, feed=feed)
     except (KeyError, TypeError, ValueError):
-        return None  # the lake writer publishes it as a dead letter, with the reason
+        return None
 
 
 def monitored_columns(vectors: Floats, score: Floats) -> Floats:

@@ -18,6 +18,7 @@ from prometheus_client import Gauge
 from monitoring.alerts import Alert, raise_alert
 from monitoring.drift_table import REASONS, window_row, write_window
 from monitoring.statistics.psi import psi
+from services.fraud.ingestion.events import event_time_of
 from services.fraud.problem import DESIGN
 from services.platform.storage.lake import Lake
 
@@ -78,7 +79,7 @@ class ReasonMix:
         expected = np.array([reference.get(n, 0.0) for n in names])
         distance = psi(expected, np.array([float(counts[n]) for n in names]))
         MIX_DISTANCE.set(distance)
-        begin = datetime.fromisoformat(self._begin)
+        begin = event_time_of(self._begin)
         alarms = [("psi", COLUMN)] if distance > MOVED else []
         distances = {"psi": np.array([distance])}
         row = window_row(seq, begin, self._model, WINDOW, (COLUMN,), distances, alarms)

@@ -7,6 +7,7 @@ import orjson
 import pytest
 from pydantic import ValidationError
 
+from services.fraud.features.states import FEATURE_SET, FEATURES
 from services.fraud.ingestion.columns import Events
 from services.fraud.ingestion.events import (
     MAX_ITEMS,
@@ -17,6 +18,8 @@ from services.fraud.ingestion.events import (
     parse_event,
     subject,
 )
+from services.fraud.monitoring.drift import observe
+from services.fraud.reasons.mix import WINDOW, ReasonMix
 from services.platform.streaming.consumer import Message
 from services.platform.streaming.messages import validation_message
 from tests.identical import assert_identical
@@ -40,6 +43,9 @@ BAD = [
     ("event_time", "2022-04-30T12:00:00"),
     ("event_time", "yesterday"),
     ("event_time", 1651320000),
+    ("event_time", "1651320000"),
+    ("event_time", "1651320000000"),
+    ("event_time", "1651320000.5"),
     ("event_time", "1822-04-30T12:00:00Z"),
     ("event_time", "9999-04-30T12:00:00Z"),
     ("customer_id", ""),
@@ -59,6 +65,33 @@ def test_bad_fields_are_named(field, value):
     with pytest.raises(ValidationError) as error:
         Transaction.model_validate_json(orjson.dumps({**GOOD, field: value}))
     assert validation_message(error.value).startswith(field)
+
+
+def test_a_number_in_quotes_is_refused_with_what_to_send():
+    with pytest.raises(ValidationError, match=r"ISO 8601.*2022-04-30T12:00:00Z"):
+        Transaction.model_validate_json(orjson.dumps({**GOOD, "event_time": "1651320000"}))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["2022-04-30T12:00:00Z", "2022-04-30t12:00:00z", "2022-04-30 12:00Z", "2022-04-30_12:00:00Z",
+     "2022-04-30T14:00:00+0200", "2022-04-30T10:00:00\N{MINUS SIGN}02:00",
+     "2022-04-30T12:00:00.000000000+00:00", "2022-04-30T12:00:00,0Z"],
+)  # fmt: skip
+def test_every_time_that_a_request_may_have_is_read_the_same_by_the_monitors(text):
+    asked = Transaction.model_validate_json(orjson.dumps({**GOOD, "event_time": text}))
+    assert asked.event_time == datetime(2022, 4, 30, 12, tzinfo=UTC)
+    logged = {
+        "feature_set": FEATURE_SET.hash, "features": [0.0] * len(FEATURES), "degraded": False,
+        "model": "xgboost:1", "score": 0.1, "transaction": {"event_time": text},
+    }  # fmt: skip
+    found = observe(Message("", orjson.dumps(logged), 1, 0, ""))
+    assert found is not None
+    assert found.event_time_s == asked.event_time.timestamp()
+    mix = ReasonMix()
+    for seq in range(1, WINDOW + 1):
+        mix.add(seq, logged, "transaction", {"transaction": 1.0})
+    assert mix.closed[0]["event_time"] == asked.event_time
 
 
 @pytest.mark.parametrize("raw", [b"", b"{", b"[]", b"null", b'{"amount_minor": NaN}', b"\xff"])
