@@ -94,6 +94,8 @@ class CostModel(cost.CostModel):
     def outcome(self, probability: float, amount_minor: float) -> int:
         """Code of the outcome of least expected cost, with the present price of a slot.
 
+        A probability that is no number declines, here and in `outcomes`.
+
         >>> [OUTCOMES[CostModel(slot=0).outcome(p, 5_000)] for p in (0.01, 0.3, 0.9)]
         ['approve', 'review', 'decline']
         >>> OUTCOMES[CostModel().outcome(0.3, 5_000)]
@@ -103,13 +105,13 @@ class CostModel(cost.CostModel):
         review += self.slot
         if review < approve and review < decline:
             return REVIEW
-        return DECLINE if decline < approve else APPROVE
+        return APPROVE if approve <= decline else DECLINE
 
     def outcomes(self, score: Floats, threshold: float, amount_minor: Floats) -> Outcomes:
         """`outcome` of N transactions (N,), by their calibrated scores; no threshold is needed."""
         approve, decline, review = self.expected(score, amount_minor)  # type: ignore[arg-type]
         review = review + self.slot
-        cheaper = np.where(decline < approve, DECLINE, APPROVE)
+        cheaper = np.where(approve <= decline, APPROVE, DECLINE)
         return np.where((review < approve) & (review < decline), REVIEW, cheaper)
 
     def saved_by_review(self, probability: Floats, amount_minor: Floats) -> Floats:

@@ -4,13 +4,15 @@ import asyncio
 import logging
 from contextlib import suppress
 from dataclasses import dataclass, field
-from math import isnan
+from functools import cache
+from math import isfinite, isnan
 from random import getrandbits
 from time import perf_counter, time
 from typing import Annotated
 
 import numpy as np
 import orjson
+from prometheus_client import Counter
 from pydantic import Field
 from redis.exceptions import RedisError
 
@@ -46,6 +48,13 @@ FETCH_BUDGET_S = 0.020
 _PING_INTERVAL_S = 0.5
 # Redis counts as unavailable after timeouts only for this long.
 _MAX_TIMEOUTS_S = 0.1
+# The score of a payment that neither the model nor its fallback can score. It is declined: to
+# approve whatever a broken model does not score could cost any amount.
+NO_SCORE = 1.0
+
+NOT_FINITE = Counter(
+    "scores_not_finite_total", "Scores that were no number: the fallback decided", ["model"]
+)
 
 
 @dataclass
@@ -59,7 +68,11 @@ class Decision:
     threshold: Annotated[float, Field(description="The best single one; it decides nothing")]
     model: str
     degraded: Annotated[
-        bool, Field(description="Decided without the online store, by the model's fallback")
+        bool,
+        Field(
+            description="Decided by the model's fallback, without the online store; "
+            "or because the model gave no score"
+        ),
     ]
     model_decision: Annotated[Outcome, Field(description="What the model alone decided")]
     rules: Annotated[str, Field(description="Version of the rules")] = ""
@@ -138,8 +151,9 @@ class Scorer:
             rows = {name: rows.get(name, row) for name, row in known.items()}
         vector = feature_vectors(rows, np.array([request_features(transaction)]))
         stages.mark("read")
-        sets = {"items": cart_set(transaction)} if decider.card.sets else {}
-        score = float(decider.score(vector, sets)[0])
+        score = _score_of(decider, vector, transaction)
+        if not isfinite(score):
+            decider, score, degraded = *_rescued(model, vector, transaction), True
         stages.mark("infer")
         policy = self._policies.current
         decision = decide(transaction, decider, score, degraded, policy)
@@ -258,6 +272,31 @@ class Scorer:
 
 # By view name, rows of entities that the online store does not know.
 MISSING_ROWS = {state.name: np.full((1, state.width), np.nan) for state in STATES}
+
+
+def _score_of(model: TabularModel, vector: Floats, transaction: Transaction) -> float:
+    """A model's score of one vector (1, F) and the transaction's cart."""
+    sets = {"items": cart_set(transaction)} if model.card.sets else {}
+    return float(model.score(vector, sets)[0])
+
+
+def _rescued(
+    model: FraudModel, vector: Floats, transaction: Transaction
+) -> tuple[TabularModel, float]:
+    """What decides where a score is no number, and its score: the fallback's, else `NO_SCORE`."""
+    NOT_FINITE.labels(model.card.label).inc()
+    _log_no_score(model.card.label)
+    if model.fallback is not None:
+        score = _score_of(model.fallback, vector, transaction)
+        if isfinite(score):
+            return model.fallback, score
+    return model, NO_SCORE
+
+
+@cache
+def _log_no_score(label: str) -> None:
+    """Log it once for each version; the counter says how often."""
+    log.error("%s gives scores that are no number; its fallback decides", label)
 
 
 def _seq(row: Floats) -> int | None:

@@ -13,6 +13,7 @@ import numpy as np
 import orjson
 import pyarrow as pa
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 from pydantic import SecretStr
 from redis import Redis
 
@@ -34,6 +35,7 @@ from services.fraud.problem import OUTCOMES, CostModel
 from services.fraud.review.control import is_control
 from services.fraud.review.live import CostChange, change_costs
 from services.fraud.serving.app import EXAMPLE_TRANSACTION, MAX_BYTES, create_app
+from services.fraud.serving.scorer import NO_SCORE
 from services.fraud.simulator.bootstrap import create_streams
 from services.fraud.simulator.tables import transaction
 from services.platform.models.attachments import attach
@@ -283,8 +285,8 @@ async def test_without_redis_it_degrades_and_recovers(client, own):
 
 
 @pytest.fixture
-def champion_with_fallback(champion, config, simulated):
-    """The champion's file with a fallback trained on a few rows."""
+def fallback_file(simulated):
+    """A fallback trained on a few rows."""
     chosen = slice(0, None, 20)
     rows = simulated.transactions.take(pa.array(range(0, len(simulated.transactions), 20)))
     examples = Examples(
@@ -295,10 +297,15 @@ def champion_with_fallback(champion, config, simulated):
     )
     made = Fallback({"rounds": 5, "max_depth": 3}, TABULAR)
     made.fit(examples, examples, 0, lambda *_: None)
-    file = write_card(
+    return write_card(
         made.export(), card(candidate="fallback", sets=SETS, threshold=FALLBACK_THRESHOLD)
     )
-    put_served(config, attach(champion, {FALLBACK: file}), "fraud", CHAMPION, 1)
+
+
+@pytest.fixture
+def champion_with_fallback(champion, config, fallback_file):
+    """The champion's file with a fallback."""
+    put_served(config, attach(champion, {FALLBACK: fallback_file}), "fraud", CHAMPION, 1)
 
 
 async def test_without_redis_the_fallback_decides_by_the_rows_read_last(
@@ -335,6 +342,57 @@ async def test_without_redis_the_fallback_decides_by_the_rows_read_last(
     rows = [{**to_row(logged(event))[1], "seq": number} for number, event in enumerate(events)]
     audited = compare(simulated.events, pa.Table.from_pylist(rows, DECISION_SCHEMA))
     assert (audited.vectors, audited.degraded, audited.mismatches) == (3, 2, 0)
+
+
+def without_scores_from(amount):
+    """A model file that scores amounts below a limit, and gives NaN for others."""
+    nodes = [
+        helper.make_node("Gather", ["features", "first"], ["amount"], axis=1),
+        helper.make_node("IsNaN", ["amount"], ["missing"]),
+        helper.make_node("Where", ["missing", "zero", "amount"], ["known"]),
+        helper.make_node("Sub", ["limit", "known"], ["below"]),
+        helper.make_node("Sqrt", ["below"], ["root"]),
+        helper.make_node("Mul", ["root", "small"], ["score"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "limited",
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["n", len(TABULAR)])],
+        [helper.make_tensor_value_info("score", TensorProto.FLOAT, ["n"])],
+        [
+            numpy_helper.from_array(np.array(0), "first"),
+            numpy_helper.from_array(np.array(0, "f4"), "zero"),
+            numpy_helper.from_array(np.array(amount, "f4"), "limit"),
+            numpy_helper.from_array(np.array(0.001, "f4"), "small"),
+        ],
+    )
+    opset = helper.make_opsetid("", 17)
+    model = helper.make_model(graph, opset_imports=[opset], ir_version=10)
+    return write_card(model.SerializeToString(), card(candidate="limited"))
+
+
+@pytest.mark.parametrize("has_fallback", [False, True])
+async def test_what_the_model_does_not_score_is_its_fallbacks_or_a_decline(
+    champion, fallback_file, config, own, has_fallback
+):
+    attached = {FALLBACK: fallback_file} if has_fallback else {}
+    put_served(config, attach(without_scores_from(1_000.0), attached), "fraud", CHAMPION, 1)
+    nc = await connect(own.config, "test")
+    await create_streams(nc.jetstream(), 0)
+    await nc.close()
+    large = asked("large", amount_minor=99_999_999)
+    async with serving(own.config) as client:
+        scored = (await client.post("/score", json=asked(amount_minor=100))).json()
+        rescued = (await client.post("/score", json=large)).json()
+        explained = (await client.post("/score?reasons=true", json=large)).json()
+    assert (scored["decision"], scored["degraded"]) == ("approve", False)
+    for answer in (rescued, explained):
+        assert (answer["decision"], answer["degraded"]) == ("decline", True)
+        assert answer["model"] == ("fallback:1" if has_fallback else "limited:1")
+    assert (rescued["score"] == NO_SCORE) is not has_fallback
+    by_id = {event["transaction_id"]: event for event in await decisions(own.config)}
+    logged = Message("fraud.decision.0", orjson.dumps(by_id["tlarge"]), 1, 0, "")
+    assert to_row(logged)[1]["score"] == rescued["score"]
 
 
 async def test_a_key_of_another_type_is_one_customers_trouble(champion_with_fallback, client, own):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.fraud.problem import CostModel
+from services.fraud.problem import DECLINE, CostModel
 
 
 def test_costs_by_hand():
@@ -42,6 +42,12 @@ def test_each_threshold_has_the_cost_of_its_decisions():
     amount = rng.uniform(100, 9_000, 300)
     for threshold, cost in zip(*CostModel().by_threshold(score, fraud, amount), strict=True):
         assert cost == pytest.approx(CostModel().total(score >= threshold, fraud, amount))
+
+
+def test_a_probability_that_is_no_number_declines():
+    for costs in (CostModel(), CostModel(slot=0)):
+        assert costs.outcome(float("nan"), 5_000) == DECLINE
+        assert costs.outcomes(np.array([np.nan]), 0.0, np.array([5_000.0])).tolist() == [DECLINE]
 
 
 def test_a_threshold_needs_examples():
