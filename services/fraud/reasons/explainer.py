@@ -19,7 +19,7 @@ from services.fraud.reasons.usual import Usual, genuine_medians, usual_values
 from services.fraud.reasons.words import sentence
 from services.platform.models.attachments import attachment
 from services.platform.models.candidates import Candidate, Examples
-from services.platform.models.tabular import TabularModel, pad_sets
+from services.platform.models.tabular import TabularModel, pad_sets, without_padding
 from services.platform.types import Booleans, Floats, Floats32
 
 ATTACHMENT = "reasons"
@@ -305,7 +305,7 @@ def first_reasons(model: TabularModel, examples: Examples) -> dict[str, int]:
         scores.astype(np.float64), model.card.threshold, examples.amount
     )
     for row in np.nonzero(outcomes == DECLINE)[0][:_MAX_FOR_MIX]:
-        sets = {name: items[row : row + 1] for name, items in examples.sets.items()}
+        sets = {n: without_padding(items[row : row + 1]) for n, items in examples.sets.items()}
         reasons = explainer.explain(full[row], sets).reasons
         counts.update(reason.group for reason in reasons[:1])
     return dict(counts)

@@ -1,5 +1,7 @@
 """Reasons: exact contributions, what is usual, the deletion test, the worker's reading."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import orjson
 import pytest
@@ -7,6 +9,7 @@ import xgboost as xgb
 
 from services.fraud.candidates import CANDIDATES
 from services.fraud.features.states import FEATURE_SET, FEATURES, TABULAR
+from services.fraud.ingestion.events import MAX_ITEMS
 from services.fraud.model import read_model
 from services.fraud.reasons import worker
 from services.fraud.reasons.explainer import (
@@ -128,6 +131,56 @@ def test_a_network_is_explained_with_the_items_of_its_cart(deepsets, simulated):
                 changes = [item.contribution for item in reason.items]
                 assert len(changes) == sets["items"].shape[1]
                 assert changes == sorted(changes, reverse=True)
+
+
+def padded_to(length, items):
+    """Sets (N, M, K) with padding up to a length."""
+    out = np.zeros((len(items), length, items.shape[2]), dtype=np.float32)
+    out[:, :, 0] = -1.0
+    out[:, : items.shape[1]] = items
+    return out
+
+
+def record_shapes(model, monkeypatch):
+    """The shapes of the items in each later call of the runtime."""
+    shapes, run = [], model._session.run
+
+    def recorded(names, inputs, options):
+        shapes.append(inputs["items"].shape)
+        return run(names, inputs, options)
+
+    monkeypatch.setattr(model, "_session", SimpleNamespace(run=recorded))
+    return shapes
+
+
+def test_one_long_cart_costs_its_own_batch_alone(deepsets, monkeypatch):
+    model, small = deepsets
+    vectors = np.full((5_000, len(FEATURES)), np.nan)
+    vectors[:, : len(TABULAR)] = small.vectors[:5_000]
+    items = small.sets["items"][:5_000]
+    usual = items.shape[1]
+    long = padded_to(MAX_ITEMS, items)
+    long[-1, :, 0] = 7.0
+    rows = range(0, 5_000, 99)
+    alone = [model.score(vectors[n : n + 1], {"items": long[n : n + 1]})[0] for n in rows]
+    shapes = record_shapes(model, monkeypatch)
+    score = model.score(vectors, {"items": long})
+    assert np.abs(score[::99] - alone).max() < 1e-6
+    assert sum(rows for rows, _, _ in shapes) == 5_000
+    assert max(rows for rows, _, _ in shapes) <= 1_024
+    assert max(length for _, length, _ in shapes[:-1]) <= usual
+    assert shapes[-1][1] == MAX_ITEMS
+
+
+def test_first_reasons_do_not_depend_on_the_longest_cart(deepsets, monkeypatch):
+    model, small = deepsets
+    long = {"items": padded_to(MAX_ITEMS, small.sets["items"])}
+    padded = Examples(small.vectors, small.positive, small.amount, long)
+    shapes = record_shapes(model, monkeypatch)
+    found = first_reasons(model, padded)
+    assert found == first_reasons(model, small)
+    assert sum(found.values()) > 0
+    assert max(length for _, length, _ in shapes) < MAX_ITEMS
 
 
 def test_a_model_without_what_it_needs_is_named(onnx):
