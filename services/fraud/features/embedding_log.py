@@ -90,8 +90,18 @@ def write_embedding_log(lake: Lake, log: TransactionLog, snapshot: EmbeddingSnap
     """Append a snapshot to the log."""
     for view in EMBEDDINGS:
         table = row_table(view, *snapshot_rows(log, snapshot, view))
-        name = f"{snapshot.last_seq:012d}"
+        name = _name(snapshot.last_seq)
         lake.write(f"{STATE_LOG}/{log_folder(view)}", table, name, partition=False)
+
+
+def is_logged(lake: Lake, last_seq: int) -> bool:
+    """Whether a snapshot with this last sequence was logged. OSError if S3 did not answer."""
+    folders = (f"{STATE_LOG}/{log_folder(view)}" for view in EMBEDDINGS)
+    return all(lake.exists(f"{folder}/{_name(last_seq)}.parquet") for folder in folders)
+
+
+def _name(last_seq: int) -> str:
+    return f"{last_seq:012d}"
 
 
 def read_embedding_log(lake: Lake) -> dict[str, pa.Table | None]:
@@ -114,7 +124,7 @@ def read_snapshots(lake: Lake, view: Embedding, seqs: Sequence[int]) -> pa.Table
     if not wanted:
         return None
     # A snapshot without transactions is of sequence 0, and its rows have 1: see `snapshot_rows`.
-    names = {f"{seq:012d}.parquet" for seq in wanted | ({0} if 1 in wanted else set())}
+    names = {f"{_name(seq)}.parquet" for seq in wanted | ({0} if 1 in wanted else set())}
     files = lake.files(f"{STATE_LOG}/{log_folder(view)}")
     found = [file for file in files if file.rpartition("/")[2] in names]
     return ds.dataset(found, filesystem=lake.filesystem).to_table() if found else None

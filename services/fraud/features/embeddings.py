@@ -6,18 +6,22 @@ first candidate that uses embeddings is trained, and again only after `models/fr
 deleted.
 """
 
+import math
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 
+import numpy as np
 import pyarrow.compute as pc
 import yaml
 from redis import Redis
 
 from features.cluster.clients import open_redis
 from features.online.table import OnlineTable
-from features.spec import DAY
+from features.spec import DAY, SEQ, Key
 from services.fraud.features import encoder as encoders
 from services.fraud.features.embedding_log import (
     EmbeddingSnapshot,
+    is_logged,
     midnights,
     snapshot_rows,
     write_embedding_log,
@@ -26,13 +30,18 @@ from services.fraud.features.encoder import Encoder, EncoderExamples
 from services.fraud.features.graph import WINDOW_DAYS, TransactionLog, graph_snapshot
 from services.fraud.features.states import EMBEDDINGS
 from services.fraud.ingestion.events import ENTITIES
-from services.fraud.ingestion.tables import LABELS_TABLE, TRANSACTION_SCHEMA, TRANSACTIONS_TABLE
-from services.fraud.ingestion.watermark import DEFAULT_FEED, FeedTimes
+from services.fraud.ingestion.tables import (
+    LABEL_SCHEMA,
+    LABELS_TABLE,
+    TRANSACTION_SCHEMA,
+    TRANSACTIONS_TABLE,
+)
+from services.fraud.ingestion.watermark import FeedClock, FeedTimes
 from services.fraud.problem import CONF
 from services.platform.memory import release_memory
 from services.platform.progress import ProgressBar, ProgressCallback
 from services.platform.settings import Settings
-from services.platform.storage.lake import Lake
+from services.platform.storage.lake import LAST, Lake, event_time_before
 from services.platform.storage.sequences import SequenceReader
 from services.platform.torch.training import dump_weights, load_weights
 from services.platform.types import Booleans, Floats, Integers
@@ -43,19 +52,24 @@ _RANGE = 500_000
 _COLUMNS = [*ENTITIES, "event_time"]
 
 
-def read_transaction_log(lake: Lake, since: float) -> TransactionLog:
-    """Transactions and chargebacks that are in graphs of a moment since `since` (event time, s).
+def read_transaction_log(lake: Lake, since: float, until: float = LAST) -> TransactionLog:
+    """Transactions and chargebacks that are in graphs of the moments from `since` to `until`.
+
+    Args:
+        since: Event time, seconds.
+        until: Event time, seconds.
 
     Raises:
         OSError: S3 did not answer.
-        ValueError: the lake holds no labelled transactions yet.
+        ValueError: the lake holds no transactions of that time.
     """
     begin = max(since - WINDOW_DAYS * DAY, 0.0)
-    transactions = lake.read(TRANSACTIONS_TABLE, [*_COLUMNS, "amount_minor"], since=begin)
-    labels = lake.read(LABELS_TABLE, [*_COLUMNS, "fraud"], pc.field("fraud"), begin)
-    if transactions is None or labels is None:
+    known = event_time_before(datetime.fromtimestamp(until, UTC))
+    transactions = lake.read(TRANSACTIONS_TABLE, [*_COLUMNS, "amount_minor"], known, begin)
+    labels = lake.read(LABELS_TABLE, [*_COLUMNS, "fraud"], known & pc.field("fraud"), begin)
+    if transactions is None:
         raise ValueError("the lake holds no labelled transactions yet")
-    return TransactionLog.of(transactions, labels)
+    return TransactionLog.of(transactions, LABEL_SCHEMA.empty_table() if labels is None else labels)
 
 
 def encoder_hyperparameters() -> dict[str, object]:
@@ -83,7 +97,7 @@ def ensure(
     seed: int,
     bar: ProgressBar,
 ) -> None:
-    """Train the encoder and write the snapshots of all nights so far, unless that was done.
+    """Train the encoder and write the snapshots of all feeds' nights, unless that was done.
 
     Args:
         days: Event time (seconds) of the days to train on, [begin, end).
@@ -95,43 +109,75 @@ def ensure(
     log = read_transaction_log(lake, begin)
     examples = EncoderExamples.of(log, *known)
     parameters = encoder_hyperparameters()
+    nights = _nights(lake, begin)
     with bar("training the graph encoder") as step:
-        encoder = encoders.train(log, examples, midnights(begin, end), parameters, seed, step)
+        trained_on = [night for night in nights if night < end]
+        encoder = encoders.train(log, examples, trained_on, parameters, seed, step)
     release_memory()
-    _write(settings, lake, log, encoder, midnights(begin, _newest(lake) + 1.0), bar)
+    _write(settings, lake, log, encoder, nights, bar)
     lake.put(ENCODER, dump_weights(encoder))
 
 
 def refresh(settings: Settings, lake: Lake, bar: ProgressBar) -> int:
-    """Compute the embeddings of all parties as of now and write them.
+    """Compute the embeddings of all parties as of each feed's present, and write them.
+
+    A feed has a time of its own (ADR 18): while a file of another year is replayed, live traffic
+    stays where it is. A feed without transactions since its last snapshot keeps that one; what
+    Redis lost, `whiteboard rebuild fraud` restores.
 
     Returns:
-        The number of parties; 0 if there is no encoder, since no candidate uses embeddings yet.
+        The number of rows; 0 if there is no encoder, since no candidate uses embeddings yet.
     """
     if not lake.exists(ENCODER):
         return 0
     encoder = Encoder(encoder_hyperparameters())
     load_weights(encoder, lake.get(ENCODER))
-    now = _newest(lake)
-    log = read_transaction_log(lake, now)
-    return _write(settings, lake, log, encoder, [now + 1e-6], bar)
+    newest = sorted(clock.newest for clock in _clocks(lake).values())
+    return sum(_refresh_at(settings, lake, encoder, at + 1e-6, bar) for at in _presents(newest))
 
 
-def _newest(lake: Lake) -> float:
-    """The newest event time, seconds, without transactions far ahead: see `feed_clock`.
+def _refresh_at(
+    settings: Settings, lake: Lake, encoder: Encoder, at: float, bar: ProgressBar
+) -> int:
+    log = read_transaction_log(lake, at, at)
+    if is_logged(lake, int(log.seq.max(initial=0))):
+        return 0
+    return _write(settings, lake, log, encoder, [at], bar)
+
+
+def _clocks(lake: Lake) -> dict[str, FeedClock]:
+    """Each feed's clock, see `feed_clock`.
 
     Raises:
         OSError: S3 did not answer.
-        ValueError: the lake holds no transactions yet.
+        ValueError: the lake holds too few transactions yet.
     """
     times = FeedTimes()
-    reader = SequenceReader(lake, TRANSACTIONS_TABLE, ["event_time"], TRANSACTION_SCHEMA)
+    reader = SequenceReader(lake, TRANSACTIONS_TABLE, ["event_time", "feed"], TRANSACTION_SCHEMA)
     for part in reader.parts(_RANGE):
         times.add(part)
     clocks = times.clocks()
     if not clocks:
         raise ValueError("the lake holds no transactions yet")
-    return clocks[DEFAULT_FEED].newest
+    return clocks
+
+
+def _nights(lake: Lake, begin: float) -> list[float]:
+    """The midnights of all feeds from `begin` on, in order (event time, seconds)."""
+    spans = [(max(begin, c.begin), c.newest + 1.0) for c in _clocks(lake).values()]
+    return sorted({night for span in spans for night in midnights(*span)})
+
+
+def _presents(moments: Sequence[float]) -> list[float]:
+    """Those of some moments in order that no other follows within a day.
+
+    Feeds within a day of each other have one present, the newest.
+
+    >>> _presents([0.0, 0.5 * DAY, 300 * DAY])
+    [43200.0, 25920000.0]
+    """
+    following = [*moments[1:], math.inf]
+    return [at for at, later in zip(moments, following, strict=True) if later - at > DAY]
 
 
 def _write(
@@ -142,20 +188,33 @@ def _write(
     moments: Sequence[float],
     bar: ProgressBar,
 ) -> int:
-    """Embed and log each moment, and write the last to the online store. Returns its parties."""
+    """Embed and log each moment, and write each feed's last to the online store.
+
+    Returns:
+        The number of rows there.
+    """
+    presents, last = set(_presents(moments)), []
     with bar("computing the graph embeddings of each night") as step:
         for snapshot in embed_at(encoder, log, moments, step):
             write_embedding_log(lake, log, snapshot)
+            if snapshot.at in presents:
+                last.append(snapshot)
     with bar("writing the embeddings to the online store"), open_redis(settings) as redis:
-        return _write_online(redis, log, snapshot)
+        return sum(_write_online(redis, log, snapshot) for snapshot in last)
 
 
 def _write_online(redis: Redis, log: TransactionLog, snapshot: EmbeddingSnapshot) -> int:
+    """Write a snapshot's rows, but for parties that have one of later arrivals: another feed's."""
     count = 0
     for view in EMBEDDINGS:
         keys, rows = snapshot_rows(log, snapshot, view)
         for begin in range(0, len(keys), _ROWS_PER_WRITE):
             part = slice(begin, begin + _ROWS_PER_WRITE)
-            OnlineTable(redis, view).store(keys[part], rows[part])
-        count += len(keys)
+            count += _store_unless_newer(OnlineTable(redis, view), keys[part], rows[part])
     return count
+
+
+def _store_unless_newer(table: OnlineTable, keys: list[Key], rows: Floats) -> int:
+    [chosen] = np.nonzero(~(table.load(keys)[:, SEQ] > rows[:, SEQ]))
+    table.store([keys[i] for i in chosen], rows[chosen])
+    return len(chosen)
