@@ -15,6 +15,7 @@ from services.fraud.ingestion.events import (
     LABEL,
     DecisionEvent,
     LabelEvent,
+    VerdictEvent,
     subject,
 )
 from services.fraud.reasons.report import fetch
@@ -103,8 +104,10 @@ async def label(config: Settings, identity: str, said: str) -> str:
         decided = await ReviewQueue(js).decide_waiting(
             identity, "fraud" if said == "fraud" else "genuine", NAME
         )
-        if decided is not None:
-            return f"The case is decided: the payment's outcome is {decided.outcome}."
+        # A verdict of fraud has a label of its own. A payment that was called genuine was made, so
+        # that it is fraud is news.
+        if decided is not None and decided.verdict in ("fraud", said):
+            return _decided(decided, said)
         message = LabelEvent.of(event.transaction, said == "fraud")
         await js.publish(
             subject(LABEL, message, config.shards),
@@ -116,6 +119,14 @@ async def label(config: Settings, identity: str, said: str) -> str:
     finally:
         await nc.close()
     return f"Labelled {said}: the label is in the stream."
+
+
+def _decided(verdict: VerdictEvent, said: str) -> str:
+    """What became of a case that is decided, by this person or by an analyst before."""
+    outcome = f"the payment's outcome is {verdict.outcome}."
+    if (verdict.verdict, verdict.by) == (said, NAME):
+        return f"The case is decided: {outcome}"
+    return f"The case was decided already, as {verdict.verdict} by {verdict.by}: {outcome}"
 
 
 async def _find(js: JetStreamContext, identity: str) -> DecisionEvent | None:

@@ -36,6 +36,8 @@ CONSUMER = "analysts"
 LEASE_S, _ACK_WAIT_S = 110.0, 120.0
 # JetStream's error for a message whose subject has one already.
 _WRONG_LAST_SEQUENCE = 10071
+# JetStream's error for a message that is to be deleted and is not there.
+_NO_MESSAGE = 10057
 _ONLY_ONE = {"Nats-Expected-Last-Subject-Sequence": "0"}
 TIMEOUT = "timeout"
 
@@ -176,22 +178,23 @@ class ReviewQueue:
     async def decide_waiting(
         self, decision_id: str, verdict: Verdict, by: str
     ) -> VerdictEvent | None:
-        """Decide a case by its id, leased or not; None if it is not in the queue.
+        """Decide a case by its id, leased or not; returns the verdict that counts.
 
-        Its lease, if it has one, is lost: the first verdict counts.
+        It is another's if that was first; the lease, if there is one, is lost. None if there is no
+        verdict: the case is not in the queue, or its time ran out.
         """
         try:
             message = await self._js.get_last_msg(REVIEWS_STREAM, f"{CASE}.{decision_id}")
         except NotFoundError:
-            return None
+            return await self._verdict_on(decision_id)
         case = _parse(message.data or b"")
         if case is None:
             return None
         waited_s = (datetime.now(UTC) - _stored_at(message)).total_seconds()
         event = _verdict(case, verdict, _outcome(verdict), waited_s, by)
         first = await self._publish_first(_subject(decision_id), _json(event))
-        await self._js.delete_msg(REVIEWS_STREAM, message.seq or 0)
-        return event if first else None
+        await self._remove(message)
+        return event if first else await self._verdict_on(decision_id)
 
     async def close_overdue(self, max_age_s: float) -> int:
         """Decide cases whose time ran out by their default; returns how many."""
@@ -210,7 +213,23 @@ class ReviewQueue:
             if case is not None:
                 event = _verdict(case, None, case.otherwise, age, TIMEOUT)
                 closed += await self._publish_first(_subject(event.decision_id), _json(event))
-            await self._js.delete_msg(REVIEWS_STREAM, oldest.seq or 0)
+            await self._remove(oldest)
+
+    async def _remove(self, case: api.RawStreamMsg) -> None:
+        """Remove a case, unless it is gone: it was acknowledged meanwhile."""
+        try:
+            await self._js.delete_msg(REVIEWS_STREAM, case.seq or 0)
+        except APIError as error:
+            if error.err_code != _NO_MESSAGE:
+                raise
+
+    async def _verdict_on(self, decision_id: str) -> VerdictEvent | None:
+        """An analyst's stored verdict on a case, None if none decided it."""
+        stored = await self._stored(decision_id)
+        if stored is None:
+            return None
+        event = VerdictEvent.model_validate_json(stored)
+        return event if event.verdict is not None else None
 
     async def _stored(self, decision_id: str) -> bytes | None:
         """The stored verdict on a case, None if there is none."""

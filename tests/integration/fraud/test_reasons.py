@@ -173,7 +173,27 @@ async def test_the_pages_verdict_decides_a_case_under_review(config, nc, champio
     await queue.add(case)
     assert "outcome is approve" in await label(config, case.decision_id, "genuine")
     assert await queue.backlog() == 0
+    assert "outcome is approve" in await label(config, case.decision_id, "genuine")
     assert "Labelled fraud" in await label(config, case.decision_id, "fraud")
+
+
+async def test_the_page_gives_no_second_label_to_what_an_analyst_decided(
+    config, nc, champion, simulated
+):
+    [event] = declined(champion, simulated, 1)
+    event |= {"decision": "review", "decision_id": "e" * 32}
+    await publish(nc, [event])
+    queue = await ReviewQueue.open(nc.jetstream())
+    await queue.add(
+        ReviewCase(decision_id=event["decision_id"], score=event["score"], otherwise="decline",
+                   transaction=Transaction(**event["transaction"]))
+    )  # fmt: skip
+    await queue.decide(await queue.take(2.0), "fraud", "ann")
+    for said in ("genuine", "fraud"):
+        answer = await label(config, event["decision_id"], said)
+        assert "decided already, as fraud by ann" in answer
+    info = await nc.jetstream().stream_info(STREAM, subjects_filter=f"{LABEL}.>")
+    assert not info.state.subjects
 
 
 async def test_decisions_of_the_lake_are_explained_and_tested(config, nc, champion, simulated):

@@ -126,10 +126,53 @@ async def test_a_person_decides_a_waiting_case_by_its_id(js):
     event = await queue.decide_waiting("d7", "genuine", "page")
     assert (event.outcome, event.by) == ("approve", "page")
     assert await queue.backlog() == 0
-    assert await queue.decide_waiting("d7", "fraud", "page") is None
+    assert await queue.decide_waiting("d7", "fraud", "page") == event
+    assert await queue.decide_waiting("d8", "fraud", "page") is None
     with pytest.raises(LeaseLost, match="decided"):
         await queue.decide(leased, "fraud", "ann")
     assert {v for v in await verdicts(js) if v[0] == "d7"} == {("d7", "approve", "page")}
+
+
+@pytest.fixture
+def overtaken(monkeypatch):
+    """Makes an analyst decide a leased case while another way to decide it is under way."""
+
+    def arrange(queue, lease):
+        publish = queue._publish_first
+
+        async def later(subject, data):
+            monkeypatch.setattr(queue, "_publish_first", publish)
+            await queue.decide(lease, "fraud", "ann")
+            return await publish(subject, data)
+
+        monkeypatch.setattr(queue, "_publish_first", later)
+
+    return arrange
+
+
+async def test_an_analyst_who_is_first_decides_for_the_page_too(js, overtaken):
+    queue = await ReviewQueue.open(js)
+    await queue.add(case(30))
+    overtaken(queue, await queue.take(2.0))
+    found = await queue.decide_waiting("d30", "genuine", "page")
+    assert (found.verdict, found.by) == ("fraud", "ann")
+    assert await queue.decide_waiting("d30", "genuine", "page") == found
+
+
+async def test_an_analyst_may_decide_a_case_whose_time_runs_out(js, overtaken):
+    queue = await ReviewQueue.open(js)
+    await queue.add(case(31))
+    overtaken(queue, await queue.take(2.0))
+    assert await queue.close_overdue(0.0) == 0
+    assert await queue.backlog() == 0
+    assert {v for v in await verdicts(js) if v[0] == "d31"} == {("d31", "decline", "ann")}
+
+
+async def test_a_case_that_nobody_decided_may_be_labelled(js):
+    queue = await ReviewQueue.open(js)
+    await queue.add(case(32))
+    assert await queue.close_overdue(0.0) == 1
+    assert await queue.decide_waiting("d32", "fraud", "page") is None
 
 
 async def test_the_desk_prices_slots_by_backlog_and_analysts(js, nc):
