@@ -8,6 +8,7 @@ import numpy as np
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
+from pydantic import ValidationError
 
 from services.fraud.features.states import FEATURE_SET
 from services.fraud.ingestion.events import (
@@ -138,8 +139,8 @@ async def _find(js: JetStreamContext, identity: str) -> DecisionEvent | None:
         messages = await asyncio.gather(*(js.get_msg(DECISIONS_STREAM, seq) for seq in seqs))
         for data in (message.data or b"" for message in messages):
             if identity.encode() in data:
-                event = DecisionEvent.model_validate_json(data)
-                if event.decision_id == identity:
+                event = _parse(data)
+                if event is not None and event.decision_id == identity:
                     return event
     return None
 
@@ -149,7 +150,16 @@ async def _newest_events(nc: Client) -> list[tuple[int, DecisionEvent]]:
         messages = await newest_messages(nc.jetstream(), DECISIONS_STREAM, _COMPARED)
     except (NatsError, TimeoutError) as error:
         raise ConnectionError("the stream of decisions does not answer") from error
-    return [(seq, DecisionEvent.model_validate_json(m.data or b"")) for seq, m in messages]
+    events = [(seq, _parse(message.data or b"")) for seq, message in messages]
+    return [(seq, event) for seq, event in events if event is not None]
+
+
+def _parse(data: bytes) -> DecisionEvent | None:
+    """A decision; None if it is not one: the lake writer says why."""
+    try:
+        return DecisionEvent.model_validate_json(data)
+    except ValidationError:
+        return None
 
 
 def _is_current(event: DecisionEvent) -> bool:

@@ -4,10 +4,12 @@ import asyncio
 from dataclasses import replace
 
 import httpx
+import orjson
 import pytest
 from fastapi import FastAPI
 from pydantic import SecretStr
 
+from services.fraud.evaluation import newest_decisions
 from services.fraud.ingestion.events import (
     REVIEWS_STREAM,
     VERDICTS_STREAM,
@@ -252,3 +254,18 @@ async def test_costs_have_a_history_and_scorers_follow(js, nc):
         assert policies.current.costs.opex == 90_000
     finally:
         await cancel_tasks(watching)
+
+
+async def test_the_page_passes_over_a_decision_that_it_cannot_read(config, js):
+    readable = {
+        "transaction_id": "t", "decision_id": "d" * 32, "decision": "approve", "score": 0.3,
+        "threshold": 0.5, "model": "xgboost:1", "degraded": False, "features": [], "seqs": {},
+        "transaction": EXAMPLE_TRANSACTION,
+    }  # fmt: skip
+    for event in (readable, {**readable, "score": None}):
+        await js.publish("fraud.decision.1.approved", orjson.dumps(event))
+    [shown] = await newest_decisions.newest(config, 10)
+    assert shown.score == 0.3
+    with pytest.raises(LookupError):
+        await newest_decisions.label(config, "e" * 32, "fraud")
+    assert "Labelled" in await newest_decisions.label(config, "d" * 32, "fraud")
