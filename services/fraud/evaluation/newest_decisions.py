@@ -8,7 +8,6 @@ import numpy as np
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
-from pydantic import ValidationError
 
 from services.fraud.features.states import FEATURE_SET
 from services.fraud.ingestion.events import (
@@ -17,6 +16,7 @@ from services.fraud.ingestion.events import (
     DecisionEvent,
     LabelEvent,
     VerdictEvent,
+    read_published,
     subject,
 )
 from services.fraud.reasons.report import fetch
@@ -155,11 +155,8 @@ async def _newest_events(nc: Client) -> list[tuple[int, DecisionEvent]]:
 
 
 def _parse(data: bytes) -> DecisionEvent | None:
-    """A decision; None if it is not one: the lake writer says why."""
-    try:
-        return DecisionEvent.model_validate_json(data)
-    except ValidationError:
-        return None
+    """A decision; None if it is not one."""
+    return read_published(DecisionEvent, data, NAME)
 
 
 def _is_current(event: DecisionEvent) -> bool:

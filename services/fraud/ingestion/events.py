@@ -1,10 +1,11 @@
 """Transactions, labels and decisions as messages: fields, subjects and parsing."""
 
+import logging
 import re
 import socket
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -23,6 +24,9 @@ from features.cluster.shards import shard_number
 from services.fraud.problem import CURRENCY
 from services.platform.streaming.consumer import Message
 from services.platform.streaming.messages import validation_message
+from services.platform.telemetry import EVENTS
+
+log = logging.getLogger(__name__)
 
 STREAM = "FRAUD"
 # Cases that wait for an analyst, and what analysts decided. `review.queue` creates the streams.
@@ -237,6 +241,7 @@ class VerdictEvent(StrictModel):
 
 
 Event = TransactionEvent | LabelEvent
+Published = TypeVar("Published", DecisionEvent, ReviewCase, VerdictEvent)
 
 
 @dataclass(frozen=True)
@@ -287,6 +292,36 @@ def parse_event(message: Message) -> Event:
     if microseconds(event.event_time) > message.published_us + MAX_AHEAD_US:
         raise ValueError("event_time: more than a day ahead of the clock")
     return event
+
+
+def parse_published(kind: type[Published], data: bytes) -> Published:
+    """A message that one of our processes published: a decision, a case or a verdict.
+
+    Fields that it does not know are left out, since processes are replaced one after another and a
+    later version may publish more. Requests and the gateway's events are strict: there, an unknown
+    field is a mistake.
+
+    Raises:
+        ValueError: names the field that is wrong.
+    """
+    try:
+        return kind.model_validate_json(data, extra="ignore")
+    except ValidationError as error:
+        raise ValueError(validation_message(error)) from None
+
+
+def read_published(kind: type[Published], data: bytes, reader: str) -> Published | None:
+    """`parse_published`; None if it cannot be read, which is counted and logged.
+
+    Args:
+        reader: Name of the process that reads it.
+    """
+    try:
+        return parse_published(kind, data)
+    except ValueError as error:
+        EVENTS.labels(reader, "unreadable").inc()
+        log.error("%s: a %s cannot be read: %s", reader, kind.__name__, error)
+        return None
 
 
 def event_time_of(text: str) -> datetime:

@@ -1,9 +1,5 @@
 """The fraud lake writer: transactions, labels, decisions and verdicts as rows of the lake."""
 
-from typing import TypeVar
-
-from pydantic import BaseModel, ValidationError
-
 from services.fraud.ingestion.events import (
     DEAD,
     DECISIONS_STREAM,
@@ -14,6 +10,7 @@ from services.fraud.ingestion.events import (
     LabelEvent,
     VerdictEvent,
     parse_event,
+    parse_published,
 )
 from services.fraud.ingestion.tables import (
     DECISIONS_TABLE,
@@ -26,13 +23,10 @@ from services.platform.settings import Settings
 from services.platform.storage import lake_writer
 from services.platform.storage.lake_writer import Row
 from services.platform.streaming.consumer import ALL_SUBJECTS, Message
-from services.platform.streaming.messages import validation_message
 
 NAME = "lake"
 DECISIONS_NAME = "lake-decisions"
 VERDICTS_NAME = "lake-verdicts"
-
-T = TypeVar("T", bound=BaseModel)
 
 
 def to_row(message: Message) -> tuple[str, Row]:
@@ -40,7 +34,7 @@ def to_row(message: Message) -> tuple[str, Row]:
     if message.subject.startswith("fraud.decision."):
         return DECISIONS_TABLE, _decision_row(message.data)
     if message.subject.startswith(f"{VERDICT}."):
-        return VERDICTS_TABLE, _parse(VerdictEvent, message.data).model_dump(
+        return VERDICTS_TABLE, parse_published(VerdictEvent, message.data).model_dump(
             exclude={"transaction"}
         )
     event = parse_event(message)
@@ -49,7 +43,7 @@ def to_row(message: Message) -> tuple[str, Row]:
 
 
 def _decision_row(data: bytes) -> Row:
-    event = _parse(DecisionEvent, data)
+    event = parse_published(DecisionEvent, data)
     transaction = event.transaction.model_dump(exclude={"currency"})
     decision = event.model_dump(
         exclude={"transaction", "features", "seqs", "stage_seconds", "decided_at"}
@@ -61,13 +55,6 @@ def _decision_row(data: bytes) -> Row:
         "features": [nan if value is None else value for value in event.features],
         "seqs": list(event.seqs.items()),
     }
-
-
-def _parse(kind: type[T], data: bytes) -> T:
-    try:
-        return kind.model_validate_json(data)
-    except ValidationError as error:
-        raise ValueError(validation_message(error)) from None
 
 
 async def main(config: Settings) -> None:

@@ -1,7 +1,6 @@
 """Shadow mode: the design's logged decisions as inputs of a challenger."""
 
 import numpy as np
-from pydantic import ValidationError
 from redis import Redis
 from redis.exceptions import RedisError
 
@@ -16,7 +15,11 @@ from services.fraud.features.states import (
     FEATURE_SET,
     FEATURES,
 )
-from services.fraud.ingestion.events import DECISIONS_STREAM, DecisionEvent
+from services.fraud.ingestion.events import (
+    DECISIONS_STREAM,
+    DecisionEvent,
+    read_published,
+)
 from services.fraud.model import needs_embeddings, read_model
 from services.fraud.problem import DESIGN
 from services.platform.models.tabular import TabularModel
@@ -74,11 +77,8 @@ class DecisionReader:
 
 
 def _parse(message: Message) -> DecisionEvent | None:
-    try:
-        event = DecisionEvent.model_validate_json(message.data)
-    except ValidationError:
-        return None  # the lake writer publishes it as a dead letter, with the reason
-    if event.degraded or not is_current(event.feature_set):
+    event = read_published(DecisionEvent, message.data, shadow.NAME)
+    if event is None or event.degraded or not is_current(event.feature_set):
         return None
     return event if len(event.features) == len(FEATURES) else None
 

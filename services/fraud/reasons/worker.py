@@ -16,7 +16,6 @@ import orjson
 from nats.js import JetStreamContext
 from nats.js.kv import KeyValue
 from prometheus_client import Histogram
-from pydantic import ValidationError
 from redis.exceptions import RedisError
 
 from features.cluster.clients import open_redis
@@ -27,6 +26,7 @@ from services.fraud.ingestion.events import (
     FLAGGED_DECISIONS,
     DecisionEvent,
     Transaction,
+    read_published,
 )
 from services.fraud.model import FraudModel, read_model
 from services.fraud.problem import DESIGN, OUTCOMES
@@ -117,7 +117,7 @@ def explain_event(
     except NotExplained as error:
         return None, str(error)
     vector = np.array(event["features"], dtype=np.float64)
-    transaction = Transaction.model_validate(event["transaction"])
+    transaction = Transaction.model_validate(event["transaction"], extra="ignore")
     return explainer.explain(vector, {"items": cart_set(transaction)}), ""
 
 
@@ -189,10 +189,9 @@ def parse(message: Message) -> dict[str, Any] | None:
         event: dict[str, Any] = orjson.loads(message.data)
         if event.get("decision") not in EXPLAINED:
             return None
-        DecisionEvent.model_validate(event)
-    except (ValidationError, ValueError, AttributeError):
+    except (ValueError, AttributeError):
         return None  # the lake writer publishes it as a dead letter, with the reason
-    return event
+    return event if read_published(DecisionEvent, message.data, NAME) is not None else None
 
 
 async def main(config: Settings) -> None:

@@ -5,21 +5,23 @@ back, or its dispute window closes. So what analysts miss is learned, too.
 """
 
 from nats.js import JetStreamContext
-from pydantic import ValidationError
 
-from services.fraud.ingestion.events import LABEL, LabelEvent, VerdictEvent, subject
+from services.fraud.ingestion.events import (
+    LABEL,
+    LabelEvent,
+    VerdictEvent,
+    read_published,
+    subject,
+)
 from services.platform.streaming.consumer import Message
 
 NAME = "review-labels"
 
 
 def label_of(data: bytes) -> LabelEvent | None:
-    """The label that a published verdict gives; None if it gives none, or is malformed."""
-    try:
-        event = VerdictEvent.model_validate_json(data)
-    except ValidationError:
-        return None  # the lake writer publishes it as a dead letter, with the reason
-    if event.verdict != "fraud" or event.transaction is None:
+    """The label that a published verdict gives; None if it gives none, or cannot be read."""
+    event = read_published(VerdictEvent, data, NAME)
+    if event is None or event.verdict != "fraud" or event.transaction is None:
         return None
     return LabelEvent.of(event.transaction, fraud=True)
 

@@ -46,12 +46,12 @@ class Policy:
 
 
 def logged_costs(row: Mapping[str, float | None]) -> CostModel:
-    """The cost model of a logged decision.
+    """The cost model of a logged decision; unknown costs of a later version are left out.
 
     >>> logged_costs({"opex": 500.0, "slot": None}) == CostModel()
     True
     """
-    known = {name: value for name, value in row.items() if value is not None}
+    known = {name: row[name] for name in COSTS if row.get(name) is not None}
     return CostModel(**known)  # type: ignore[arg-type]
 
 

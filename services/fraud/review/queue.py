@@ -27,6 +27,8 @@ from services.fraud.ingestion.events import (
     ReviewCase,
     Verdict,
     VerdictEvent,
+    parse_published,
+    read_published,
 )
 from services.fraud.ingestion.tables import VERDICTS_TABLE
 from services.platform.storage.lake import Lake
@@ -83,7 +85,7 @@ class Lease:
             if not hmac.compare_digest(_signature(key, data).encode(), signature.encode()):
                 raise LeaseLost("the token is not valid: GET /reviews/next gives one")
             found = orjson.loads(data)
-            case = ReviewCase.model_validate(found.pop("case"), strict=False)
+            case = ReviewCase.model_validate(found.pop("case"), strict=False, extra="ignore")
         except (ValueError, KeyError, ValidationError) as error:
             if isinstance(error, LeaseLost):
                 raise
@@ -170,7 +172,7 @@ class ReviewQueue:
         await self._js._nc.request(lease.reply, b"+ACK", timeout=5.0)
         if first:
             return event
-        stored = VerdictEvent.model_validate_json(await self._stored(event.decision_id) or b"{}")
+        stored = parse_published(VerdictEvent, await self._stored(event.decision_id) or b"{}")
         if (stored.verdict, stored.by) != (verdict, by):
             raise LeaseLost("the case is decided already")
         return stored
@@ -228,7 +230,7 @@ class ReviewQueue:
         stored = await self._stored(decision_id)
         if stored is None:
             return None
-        event = VerdictEvent.model_validate_json(stored)
+        event = parse_published(VerdictEvent, stored)
         return event if event.verdict is not None else None
 
     async def _stored(self, decision_id: str) -> bytes | None:
@@ -279,10 +281,7 @@ def _json(event: VerdictEvent) -> bytes:
 
 def _parse(data: bytes) -> ReviewCase | None:
     """A case; None if it is not one, which only another version can have published."""
-    try:
-        return ReviewCase.model_validate_json(data)
-    except ValidationError:
-        return None
+    return read_published(ReviewCase, data, CONSUMER)
 
 
 def _stored_at(message: api.RawStreamMsg) -> datetime:

@@ -8,7 +8,6 @@ from time import monotonic
 import orjson
 from nats.aio.client import Client
 from prometheus_client import Gauge
-from pydantic import ValidationError
 
 from services.fraud.ingestion.events import (
     DECISIONS_STREAM,
@@ -16,6 +15,7 @@ from services.fraud.ingestion.events import (
     VERDICTS_STREAM,
     DecisionEvent,
     ReviewCase,
+    read_published,
 )
 from services.fraud.problem import OUTCOMES
 from services.fraud.review import labels
@@ -41,14 +41,11 @@ ANALYSTS = Gauge("review_analysts", "Analysts at work")
 
 
 def review_case(message: Message) -> ReviewCase | None:
-    """The case of a logged decision; None if it is not to be reviewed, or is malformed."""
+    """The case of a logged decision; None if it is not to be reviewed, or cannot be read."""
     if _IS_REVIEW not in message.data:
         return None
-    try:
-        event = DecisionEvent.model_validate_json(message.data)
-    except ValidationError:
-        return None  # the lake writer publishes it as a dead letter, with the reason
-    if event.decision != "review" or event.synthetic:
+    event = read_published(DecisionEvent, message.data, NAME)
+    if event is None or event.decision != "review" or event.synthetic:
         return None
     without = replace(logged_costs(event.costs or {}), slot=float("inf"))
     return ReviewCase(

@@ -17,6 +17,7 @@ from services.fraud.ingestion.events import (
     Outcome,
     Transaction,
     VerdictEvent,
+    parse_published,
 )
 from services.fraud.problem import DISPUTE_WINDOW_DAYS
 from services.fraud.service import SCORER
@@ -148,7 +149,7 @@ class HeldLabels:
             found = await self._js.get_last_msg(VERDICTS_STREAM, f"{VERDICT}.{decision_id}")
         except NotFoundError:
             return None
-        return VerdictEvent.model_validate_json(found.data or b"")
+        return parse_published(VerdictEvent, found.data or b"")
 
 
 async def simulate_live(

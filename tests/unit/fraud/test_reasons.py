@@ -293,7 +293,8 @@ def test_the_mix_counts_what_the_model_would_decline_without_analysts(
     [vector] = highest(model, simulated, 1)
     event = {
         "degraded": False, "feature_set": FEATURE_SET.hash, "model": model.card.label,
-        "features": vector.tolist(), "seqs": {}, "transaction": EXAMPLE_TRANSACTION,
+        "features": vector.tolist(), "seqs": {},
+        "transaction": {**EXAMPLE_TRANSACTION, "channel": "of a later version"},
     }  # fmt: skip
     for seq, (decision, score) in enumerate(
         [("review", 0.9), ("decline", 0.9), ("review", 0.01), ("decline", 0.0)]

@@ -8,10 +8,18 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client import REGISTRY
+from pydantic import ValidationError
 
 from services.fraud.evaluation.fortnight import _BOUND_S, Live, _Matching, known_day, simulate_queue
-from services.fraud.ingestion.tables import COSTS_TYPE
+from services.fraud.ingestion.events import Transaction
+from services.fraud.ingestion.lake_writer import to_row
+from services.fraud.ingestion.tables import COSTS_TYPE, DECISION_SCHEMA, DECISIONS_TABLE
 from services.fraud.problem import APPROVE, DECLINE, OUTCOMES, REVIEW, CostModel
+from services.fraud.reasons.worker import counts_for_mix
+from services.fraud.reasons.worker import parse as parse_reasons
+from services.fraud.review import queue
+from services.fraud.review.labels import label_of
 from services.fraud.review.live import CostChange
 from services.fraud.review.policy import (
     COSTS,
@@ -23,7 +31,8 @@ from services.fraud.review.policy import (
 )
 from services.fraud.review.price import slot_price
 from services.fraud.review.queue import Lease, LeaseLost
-from services.fraud.review.worker import review_case
+from services.fraud.review.worker import NAME, review_case
+from services.fraud.serving.app import EXAMPLE_TRANSACTION
 from services.platform.streaming.consumer import Message
 
 INFINITE = float("inf")
@@ -191,6 +200,55 @@ def test_a_decision_to_review_becomes_a_case_with_a_default():
     assert review_case(message(decision="approve")) is None
     assert review_case(message(synthetic=True)) is None
     assert review_case(message(score="x")) is None
+
+
+def of_a_later_version():
+    """A decision with fields that this version does not know, at each level."""
+    return message(
+        latency_class=1,
+        costs={"slot": 10.0, "late_fee": 2.0},
+        transaction={**EXAMPLE_TRANSACTION, "transaction_id": "t", "channel": "web",
+                     "cart": [{"category": "shoes", "price_minor": 3_999, "size": 43}]},
+    )  # fmt: skip
+
+
+def test_what_a_later_version_publishes_is_read():
+    later = of_a_later_version()
+    table, row = to_row(later)
+    assert (table, row["transaction_id"], row["cart"][0]["category"]) == (
+        DECISIONS_TABLE, "t", "shoes"
+    )  # fmt: skip
+    written = pa.Table.from_pylist([{"seq": 1, **row}], schema=DECISION_SCHEMA)
+    assert written["costs"][0].as_py()["slot"] == 10.0
+    case = review_case(later)
+    assert case.otherwise == OUTCOMES[CostModel().outcome(0.3, 4_599)]
+    assert parse_reasons(later)["latency_class"] == 1
+    event = {**orjson.loads(later.data), "decision": "decline", "score": 0.9}
+    assert counts_for_mix(event)
+    verdict = {
+        "decision_id": "d", "transaction_id": "t", "event_time": "2022-05-01T12:30:00Z",
+        "verdict": "fraud", "outcome": "decline", "waited_s": 1.0, "by": "ann", "device": "phone",
+        "transaction": {**EXAMPLE_TRANSACTION, "channel": "web"},
+    }  # fmt: skip
+    assert label_of(orjson.dumps(verdict)).fraud
+    data = {**case.model_dump(mode="json"), "priority": 1}
+    assert queue._parse(orjson.dumps(data)) == case
+
+
+def test_a_request_has_no_unknown_field():
+    with pytest.raises(ValidationError, match="channel"):
+        Transaction.model_validate({**EXAMPLE_TRANSACTION, "channel": "web"})
+
+
+def test_what_cannot_be_read_is_counted_and_logged(caplog):
+    def count():
+        labels = {"consumer": NAME, "outcome": "unreadable"}
+        return REGISTRY.get_sample_value("events_total", labels) or 0.0
+
+    before = count()
+    assert review_case(message(score=None)) is None
+    assert count() == before + 1
+    assert "a DecisionEvent cannot be read: score" in caplog.text
 
 
 def test_a_lease_is_what_its_token_says_and_no_forged_one_counts():
