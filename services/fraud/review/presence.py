@@ -5,6 +5,7 @@ seconds a case set the queue's clock: simulated analysts work faster than people
 day is faster.
 """
 
+from math import inf
 from time import monotonic, time
 
 import orjson
@@ -55,23 +56,42 @@ class Presence:
     def __init__(self) -> None:
         self.seconds_per_case = _PEOPLE_SECONDS
         self.analysts = 0.0
-        self._seen: dict[str, tuple[int, float]] = {}
+        self._revision: int | None = None
+        self._since = -inf
 
     async def update(self, bucket: KeyValue) -> None:
         """Read who works."""
-        self.analysts = 0.0
-        for key, valid_s in _VALID_S.items():
-            try:
-                entry = await bucket.get(key)
-            except NotFoundError:
-                continue
-            revision, since = self._seen.get(key, (0, 0.0))
-            if entry.revision != revision:
-                since = monotonic()
-                self._seen[key] = (entry.revision or 0, since)
-            note = orjson.loads(entry.value or b"{}")
-            if monotonic() - since < valid_s:
-                self.analysts += note["number"]
-                self.seconds_per_case = note["seconds_per_case"]
-            elif key == SIMULATED_KEY and self.analysts == 0:
-                self.seconds_per_case = note["seconds_per_case"]
+        simulated, people = await _read(bucket, SIMULATED_KEY), await _read(bucket, PEOPLE_KEY)
+        self.analysts = self._simulated(simulated) + _at_work(people)
+        # Without anybody, the queue keeps the clock of the simulated day.
+        paced_by = people if _at_work(people) else simulated
+        if paced_by is not None:
+            note = orjson.loads(paced_by.value or b"{}")
+            self.seconds_per_case = note["seconds_per_case"]
+
+    def _simulated(self, entry: KeyValue.Entry | None) -> float:
+        """Simulated analysts at work: they say so each second, so the note changes.
+
+        The note that a desk finds when it starts may be of any time before.
+        """
+        revision = 0 if entry is None else entry.revision or 0
+        if self._revision is not None and revision != self._revision:
+            self._since = monotonic()
+        self._revision = revision
+        if entry is None or monotonic() - self._since >= _VALID_S[SIMULATED_KEY]:
+            return 0.0
+        return float(orjson.loads(entry.value or b"{}")["number"])
+
+
+async def _read(bucket: KeyValue, key: str) -> KeyValue.Entry | None:
+    try:
+        return await bucket.get(key)
+    except NotFoundError:
+        return None
+
+
+def _at_work(entry: KeyValue.Entry | None) -> int:
+    """People who have said lately that they work."""
+    seen = {} if entry is None else orjson.loads(entry.value or b"{}").get("seen", {})
+    now = time()
+    return sum(now - at < _VALID_S[PEOPLE_KEY] for at in seen.values())

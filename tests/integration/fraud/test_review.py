@@ -1,6 +1,7 @@
 """The review queue on a real stream: leases, one verdict a case, defaults; and live costs."""
 
 import asyncio
+import time
 from dataclasses import replace
 
 import httpx
@@ -18,6 +19,7 @@ from services.fraud.ingestion.events import (
     VerdictEvent,
 )
 from services.fraud.problem import CostModel
+from services.fraud.review import presence as presence_module
 from services.fraud.review import queue as review_queue
 from services.fraud.review.live import (
     BUCKET,
@@ -200,6 +202,24 @@ async def test_people_count_by_name(js):
         await report_person(js, name)
     await presence.update(bucket)
     assert presence.analysts == 2
+
+
+async def test_who_worked_before_the_desk_started_does_not_count(js, monkeypatch):
+    bucket, now = await open_bucket(js), time.time()
+    monkeypatch.setattr(presence_module, "time", lambda: now - 700.0)
+    for name in ("ann", "bob"):
+        await report_person(js, name)
+    monkeypatch.setattr(presence_module, "time", lambda: now)
+    await report_present(js, SIMULATED_KEY, 5, 2.0)
+    presence = Presence()
+    await presence.update(bucket)
+    assert presence.analysts == 0
+    await report_present(js, SIMULATED_KEY, 5, 2.0)
+    await presence.update(bucket)
+    assert (presence.analysts, presence.seconds_per_case) == (5, 2.0)
+    await report_person(js, "ann")
+    await presence.update(bucket)
+    assert presence.analysts == 6
 
 
 async def test_changes_of_costs_at_once_are_all_kept(js):
