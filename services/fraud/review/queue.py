@@ -9,6 +9,7 @@ between, the case is delivered again and found decided.
 import base64
 import hmac
 import time
+import zlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -17,7 +18,6 @@ import orjson
 from nats.errors import TimeoutError as NatsTimeout
 from nats.js import JetStreamContext, api
 from nats.js.errors import APIError, BadRequestError, NotFoundError
-from pydantic import ValidationError
 
 from services.fraud.ingestion.events import (
     CASE,
@@ -65,7 +65,10 @@ class Lease:
     waited_s: float
 
     def token(self, key: str) -> str:
-        """The lease as a signed text, so that any process can take its verdict."""
+        """The lease as a signed text, so that any process can take its verdict.
+
+        Compressed, because the largest case would not fit into a request.
+        """
         data = orjson.dumps(
             {
                 "case": self.case.model_dump(mode="json"),
@@ -74,19 +77,20 @@ class Lease:
                 "waited_s": self.waited_s,
             }
         )
-        return f"{base64.urlsafe_b64encode(data).decode()}.{_signature(key, data)}"
+        packed = zlib.compress(data)
+        return f"{base64.urlsafe_b64encode(packed).decode()}.{_signature(key, packed)}"
 
     @classmethod
     def of_token(cls, token: str, key: str) -> "Lease":
         """The lease of a token. LeaseLost if it is not one of ours."""
         encoded, _, signature = token.partition(".")
         try:
-            data = base64.urlsafe_b64decode(encoded.encode())
-            if not hmac.compare_digest(_signature(key, data).encode(), signature.encode()):
+            packed = base64.urlsafe_b64decode(encoded.encode())
+            if not hmac.compare_digest(_signature(key, packed).encode(), signature.encode()):
                 raise LeaseLost("the token is not valid: GET /reviews/next gives one")
-            found = orjson.loads(data)
+            found = orjson.loads(zlib.decompress(packed))
             case = ReviewCase.model_validate(found.pop("case"), strict=False, extra="ignore")
-        except (ValueError, KeyError, ValidationError) as error:
+        except (ValueError, KeyError, zlib.error) as error:
             if isinstance(error, LeaseLost):
                 raise
             raise LeaseLost("the token is not valid: GET /reviews/next gives one") from None

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from dataclasses import replace
+from random import Random
 
 import httpx
 import orjson
@@ -12,6 +13,7 @@ from pydantic import SecretStr
 
 from services.fraud.evaluation import newest_decisions
 from services.fraud.ingestion.events import (
+    MAX_ITEMS,
     REVIEWS_STREAM,
     VERDICTS_STREAM,
     ReviewCase,
@@ -34,7 +36,7 @@ from services.fraud.review.presence import SIMULATED_KEY, Presence, report_perso
 from services.fraud.review.queue import LeaseLost, ReviewQueue
 from services.fraud.review.routes import add_reviews
 from services.fraud.review.worker import ReviewDesk
-from services.fraud.serving.app import EXAMPLE_TRANSACTION
+from services.fraud.serving.app import EXAMPLE_TRANSACTION, MAX_BYTES
 from services.platform.runtime.tasks import cancel_tasks
 from tests.streams import delete_stream
 
@@ -254,6 +256,22 @@ async def test_requests_leave_no_subscription(analysts, js, nc):
     assert (await analysts.get("/reviews/next")).status_code == 204
     assert (await analysts.get("/reviews/next", params={"by": "a b"})).status_code == 422
     assert len(nc._subs) == before
+
+
+async def test_the_largest_case_can_be_decided(analysts, js):
+    rng = Random(0)
+    letters = [chr(code) for code in range(0x10000, 0x110000)]
+    item = {"price_minor": 99_999_999}
+    cart = [{**item, "category": "".join(rng.choices(letters, k=40))} for _ in range(MAX_ITEMS)]
+    body = orjson.dumps({**EXAMPLE_TRANSACTION, "cart": cart})
+    assert 39_000 < len(body) < MAX_BYTES
+    queue = await ReviewQueue.open(js)
+    largest = Transaction.model_validate_json(body)
+    await queue.add(case(40).model_copy(update={"transaction": largest}))
+    given = (await analysts.get("/reviews/next")).json()
+    decision = {"verdict": "fraud", "token": given["token"]}
+    assert len(orjson.dumps(decision)) < MAX_BYTES
+    assert (await analysts.post("/reviews/d40", json=decision)).status_code == 200
 
 
 async def test_costs_have_a_history_and_scorers_follow(js, nc):
