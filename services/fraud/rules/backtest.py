@@ -22,6 +22,8 @@ from services.platform.types import Booleans, Floats, Integers
 
 _ACTING = ("decline", "review", "approve")
 _DRAWS = 1_000
+# Counts held in memory at a time: all draws of 100,000 customers would take 1.6 GB.
+_MAX_COUNTS = 2_000_000
 _DAY_US = 86_400_000_000
 
 
@@ -237,6 +239,14 @@ def _interval(saved: Floats, customer: Integers) -> tuple[float, float, float]:
         return 0.0, 0.0, 0.0
     _, of = np.unique(customer[changed], return_inverse=True)
     by_customer = np.bincount(of, weights=saved[changed])
-    weights = np.random.default_rng(0).poisson(1.0, (_DRAWS, len(by_customer)))
-    low, high = np.quantile(weights @ by_customer, [0.025, 0.975])
+    low, high = np.quantile(_drawn_sums(by_customer), [0.025, 0.975])
     return float(by_customer.sum()), float(low), float(high)
+
+
+def _drawn_sums(by_customer: Floats) -> Floats:
+    """(_DRAWS,) sums of K customers' savings, each as often as it is drawn."""
+    rng = np.random.default_rng(0)
+    count = len(by_customer)
+    chunk = max(_MAX_COUNTS // count, 1)
+    sizes = [min(chunk, _DRAWS - begin) for begin in range(0, _DRAWS, chunk)]
+    return np.concatenate([rng.poisson(1.0, (size, count)) @ by_customer for size in sizes])

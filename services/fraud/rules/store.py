@@ -2,22 +2,30 @@
 
 A set is published in this order: its lists, a row of the history, the bucket. Scorers follow the
 bucket. The row's sequence is the version, and the stream refuses a row unless it is the next one:
-two publishers cannot make the same version. The history's stream refuses deletion, and no process
-deletes lists, so the skew audit can recompute every decision.
+two publishers cannot make the same version, and the bucket never goes back to a lower one. A set
+whose publisher ended between the two is announced by the next. The history's stream refuses
+deletion, and no process deletes lists, so the skew audit can recompute every decision.
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from enum import StrEnum
 
 from nats.aio.client import Client
 from nats.js import JetStreamContext
-from nats.js.errors import BucketNotFoundError, KeyNotFoundError, NotFoundError
+from nats.js.errors import (
+    APIError,
+    BucketNotFoundError,
+    KeyNotFoundError,
+    KeyWrongLastSequenceError,
+    NotFoundError,
+)
 from nats.js.object_store import ObjectStore
 from pydantic import BaseModel
 
 from services.fraud.problem import DESIGN
-from services.fraud.rules.files import Rules
+from services.fraud.rules.files import Rules, shipped_rules
 from services.fraud.rules.rule import RuleSet
 from services.platform.streaming import stored
 from services.platform.streaming.connection import ensure_bucket
@@ -27,6 +35,12 @@ LISTS = "rule_lists"
 HISTORY_STREAM = "FRAUD_RULE_HISTORY"
 _SUBJECT = "rules.fraud"
 _EXPECTED = "Nats-Expected-Last-Sequence"
+# JetStream's error for a row that is not the next one.
+_WRONG_LAST_SEQUENCE = 10071
+
+
+class RulesConflict(ValueError):
+    """Another set of rules was published meanwhile."""
 
 
 class RulesEvent(StrEnum):
@@ -92,13 +106,18 @@ async def publish(
 ) -> RulesRecord:
     """Store a set of rules as the next version, and announce it unless it is refused.
 
+    A retired set must be the acting one without one rule: another may act since it was read.
+
     Raises:
-        nats.errors.Error: NATS did not answer, or another set was published meanwhile.
+        RulesConflict: another set was published meanwhile.
+        nats.errors.Error: NATS did not answer.
     """
     js = nc.jetstream()
     await _store_lists(js, rules.texts)
     last_seq = await stored.ensure_history(js, HISTORY_STREAM, [_SUBJECT])
-    present = await current(js)
+    present = await _finish(js, last_seq, await current(js))
+    if event is RulesEvent.retired and not _lacks_one_rule(rules.rule_set, present):
+        raise _conflict(present)
     record = RulesRecord(
         at=datetime.now(UTC),
         event=event,
@@ -106,14 +125,66 @@ async def publish(
         reasons=reasons,
         rule_set=rules.rule_set,
     )
-    data = record.model_dump_json().encode()
-    ack = await js.publish(_SUBJECT, data, headers={_EXPECTED: str(last_seq)})
-    record = record.model_copy(update={"version": ack.seq})
+    record = record.model_copy(update={"version": await _append(js, record, last_seq)})
     if event is not RulesEvent.refused:
-        bucket = await ensure_bucket(js, BUCKET)
-        note = Announcement(version=record.version, rule_set=rules.rule_set)
-        await bucket.put(DESIGN, note.model_dump_json().encode())
+        acting = await _announce(js, Announcement(version=record.version, rule_set=rules.rule_set))
+        if acting.version > record.version:
+            raise _conflict(acting)
     return record
+
+
+async def _append(js: JetStreamContext, record: RulesRecord, last_seq: int) -> int:
+    """Store a row as the next one; returns its version. RulesConflict if another is the next."""
+    headers = {_EXPECTED: str(last_seq)}
+    try:
+        return (await js.publish(_SUBJECT, record.model_dump_json().encode(), headers=headers)).seq
+    except APIError as error:
+        if error.err_code != _WRONG_LAST_SEQUENCE:
+            raise
+        raise _conflict(await current(js)) from None
+
+
+async def _announce(js: JetStreamContext, note: Announcement) -> Announcement:
+    """Announce a set unless a later one acts; returns the set that acts."""
+    bucket = await ensure_bucket(js, BUCKET)
+    data = note.model_dump_json().encode()
+    while True:
+        found = await announced(js)
+        acting = None if found is None else Announcement.model_validate_json(found[1])
+        if acting is not None and acting.version >= note.version:
+            return acting
+        with suppress(KeyWrongLastSequenceError):  # another was announced: look again
+            await bucket.update(DESIGN, data, last=0 if found is None else found[0])
+            return note
+
+
+async def _finish(
+    js: JetStreamContext, last_seq: int, present: Announcement | None
+) -> Announcement | None:
+    """Announce the last published set if its publisher has not; returns the set that acts."""
+    for seq in range(last_seq, present.version if present else 0, -1):
+        message = await js.get_msg(HISTORY_STREAM, seq)
+        record = RulesRecord.model_validate_json(message.data or b"")
+        if record.event is not RulesEvent.refused:
+            return await _announce(js, Announcement(version=seq, rule_set=record.rule_set))
+    return present
+
+
+def _lacks_one_rule(rule_set: RuleSet, acting: Announcement | None) -> bool:
+    """Whether a set is the acting one, or the shipped one, without one of its rules."""
+    whole = acting.rule_set if acting else shipped_rules().rule_set
+    kept = {rule.id for rule in rule_set.rules}
+    rules = tuple(rule for rule in whole.rules if rule.id in kept)
+    expected = whole.model_copy(update={"rules": rules})
+    return len(rules) == len(whole.rules) - 1 and rule_set == expected
+
+
+def _conflict(acting: Announcement | None) -> RulesConflict:
+    version = f"version {acting.version}" if acting else "another set"
+    return RulesConflict(
+        f"{version} was published meanwhile: look at it (`whiteboard rules {DESIGN} list`), and "
+        "run the command again"
+    )
 
 
 async def history(js: JetStreamContext) -> list[RulesRecord]:

@@ -91,6 +91,66 @@ async def test_the_history_holds_every_set_and_no_version_is_made_twice(client):
         await js.publish("rules.fraud", b"{}", headers={"Nats-Expected-Last-Sequence": "1"})
 
 
+async def test_a_lower_version_never_acts_after_a_higher_one(client, monkeypatch):
+    """A's announcement is late: B's set is stored and announced before."""
+    js, made = client.jetstream(), []
+    ensure = store.ensure_bucket
+
+    async def late(js, name):
+        monkeypatch.setattr(store, "ensure_bucket", ensure)
+        made.append(await store.publish(client, rules("amount > 2.0"), ["B"]))
+        return await ensure(js, name)
+
+    monkeypatch.setattr(store, "ensure_bucket", late)
+    with pytest.raises(ValueError, match=r"version 2 was published meanwhile.*again"):
+        await store.publish(client, rules("amount > 1.0"), ["A"])
+    assert [one.version for one in await store.history(js)] == [1, 2]
+    assert made[0].version == (await store.current(js)).version == 2
+
+
+async def test_two_rows_at_once_are_a_conflict_that_says_what_to_do(client, monkeypatch):
+    last_seq = store.stored.ensure_history
+
+    async def overtaken(js, *arguments):
+        monkeypatch.setattr(store.stored, "ensure_history", last_seq)
+        found = await last_seq(js, *arguments)
+        await store.publish(client, rules("amount > 2.0"), ["B"])
+        return found
+
+    monkeypatch.setattr(store.stored, "ensure_history", overtaken)
+    with pytest.raises(ValueError, match=r"version 1 was published meanwhile.*again"):
+        await store.publish(client, rules("amount > 1.0"), ["A"])
+    assert (await store.current(client.jetstream())).version == 1
+
+
+async def test_a_rule_is_retired_from_the_set_that_acts_alone(client):
+    shipped = shipped_rules()
+    without = [
+        shipped.rule_set.model_copy(update={"rules": shipped.rule_set.rules[n:]}) for n in (1, 2)
+    ]
+    retired = store.RulesEvent.retired
+    await store.publish(client, Rules(without[0], shipped.texts), [], retired)
+    await store.publish(client, rules("amount > 1.0"), ["B"])
+    with pytest.raises(ValueError, match=r"version 2 was published meanwhile.*again"):
+        await store.publish(client, Rules(without[1], shipped.texts), [], retired)
+    assert (await store.current(client.jetstream())).version == 2
+
+
+async def test_a_set_whose_publisher_was_killed_acts_before_the_next(client, monkeypatch):
+    js = client.jetstream()
+
+    async def killed(*_):
+        raise asyncio.CancelledError
+
+    with monkeypatch.context() as ended:
+        ended.setattr(store, "ensure_bucket", killed)
+        with pytest.raises(asyncio.CancelledError):
+            await store.publish(client, rules("amount > 1.0"), ["A"])
+    assert await store.current(js) is None
+    refused = await store.publish(client, rules("false"), [], store.RulesEvent.refused)
+    assert (refused.before, (await store.current(js)).version) == (1, 1)
+
+
 async def test_a_damaged_folder_gives_the_shipped_rules(tmp_path):
     (tmp_path / "rules.json").write_text("{")
     assert LiveRules(tmp_path).rules.label == shipped_rules().rule_set.label(0)

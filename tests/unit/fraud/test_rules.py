@@ -1,6 +1,7 @@
 """Rules: what is refused and why, which rules fire, and what the back-test makes of them."""
 
 import textwrap
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,7 @@ from services.fraud.features.states import TABULAR
 from services.fraud.ingestion.events import Transaction
 from services.fraud.monitoring.rules import audit_rules
 from services.fraud.problem import OUTCOMES, CostModel
-from services.fraud.rules import files
+from services.fraud.rules import backtest, files
 from services.fraud.rules.backtest import DecidedTransactions, back_test, outcomes_of
 from services.fraud.rules.evaluation import CompiledRules, transaction_texts
 from services.fraud.rules.expression import TEXTS, RuleRefused
@@ -311,3 +312,17 @@ def test_a_list_keeps_what_was_put_in_and_a_changed_content_is_refused():
     assert read_values("stolen", reference(text), text) == values
     with pytest.raises(ListRefused, match="content"):
         read_values("stolen", reference(text), text + b"d\n")
+
+
+def test_the_interval_of_many_customers_needs_bounded_memory():
+    rng = np.random.default_rng(1)
+    saved = rng.normal(1.0, 1.0, 20_000)
+    tracemalloc.start()
+    total, low, high = backtest._interval(saved, np.arange(len(saved)))
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 100e6
+    # Of independent customers, the sum of squares is the variance of a Poisson bootstrap.
+    spread = 1.96 * np.sqrt((saved**2).sum())
+    assert total == pytest.approx(saved.sum())
+    assert [low, high] == pytest.approx([total - spread, total + spread], abs=0.2 * spread)
