@@ -238,7 +238,7 @@ def _interval(saved: Floats, customer: Integers) -> tuple[float, float, float]:
     if not len(changed):
         return 0.0, 0.0, 0.0
     _, of = np.unique(customer[changed], return_inverse=True)
-    by_customer = np.bincount(of, weights=saved[changed])
+    by_customer = np.bincount(of, weights=saved[changed]).astype(np.float64)
     low, high = np.quantile(_drawn_sums(by_customer), [0.025, 0.975])
     return float(by_customer.sum()), float(low), float(high)
 
