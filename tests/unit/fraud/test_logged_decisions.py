@@ -6,6 +6,8 @@ import pytest
 
 from services.fraud.features.decisions import vectors_of
 from services.fraud.ingestion.tables import DECISIONS_TABLE, LABELS_TABLE
+from services.fraud.problem import CostModel
+from services.fraud.review import what_if
 from services.fraud.review.policy import usual_costs
 from services.fraud.rules import logged
 from services.fraud.rules.logged import decided_transactions, times_us
@@ -37,6 +39,19 @@ def test_of_too_many_the_newest_are_read(lake):
     found = decided_transactions(lake, most=500)
     assert np.array_equal(found.time_us, everything.time_us[-len(found) :])
     assert 400 < len(found) <= 500
+
+
+def test_costs_are_compared_on_the_newest_decisions_a_part_at_a_time(lake, monkeypatch):
+    rows = lake.tables[DECISIONS_TABLE].sort_by("seq")
+    monkeypatch.setattr(what_if, "NEWEST", 700)
+    found = what_if.newest_decisions(lake)
+    assert found["seq"].to_pylist() == rows["seq"].to_pylist()[-700:]
+    costs = CostModel(), CostModel(opex=900)
+    whole = what_if._compare(found, *costs)
+    monkeypatch.setattr(what_if, "_PART", 100)
+    assert what_if._compare(found, *costs) == pytest.approx(whole)
+    assert whole[0] == 700
+    assert whole[4] == 0
 
 
 def test_it_says_what_is_missing(lake):
