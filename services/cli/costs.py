@@ -29,7 +29,7 @@ def costs(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Change the costs while the stack runs, and decide all logged decisions again.
+    """Change the costs while the stack runs, and decide the newest logged decisions again.
 
     Scorers follow within a second. Without an option it shows the present costs. Exits with 1 if
     the logged decisions, decided one by one, differ from the columnar result.
