@@ -68,7 +68,6 @@ class Access:
             *(f"$KV.{bucket}.>" for bucket in self.keeps),
             *_api("STREAM.INFO.{}", read),
             *_api("STREAM.CREATE.{}", made),
-            *_api("STREAM.UPDATE.{}", map(_bucket_stream, self.keeps)),
             *_api("STREAM.MSG.GET.{}", got),
             *_api("DIRECT.GET.{}", got),
             *_api("DIRECT.GET.{}.>", got),

@@ -160,13 +160,10 @@ async def ensure_bucket(js: JetStreamContext, name: str, max_age_s: float = 0.0)
     """A key-value bucket, created unless it exists.
 
     Args:
-        max_age_s: Seconds that an entry is kept; 0 for ever. An older bucket is updated.
+        max_age_s: Seconds that an entry is kept; 0 for ever. A bucket that exists stays as it is:
+            who may change a stream could have it copy another.
     """
     try:
-        bucket = await js.key_value(name)
+        return await js.key_value(name)
     except NotFoundError:
         return await js.create_key_value(bucket=name, ttl=max_age_s or None)
-    config = (await js.stream_info(f"KV_{name}")).config
-    if max_age_s and config.max_age != max_age_s:
-        await js.update_stream(replace(config, max_age=max_age_s))
-    return bucket

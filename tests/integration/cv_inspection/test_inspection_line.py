@@ -522,7 +522,8 @@ def test_a_batch_is_resumed(config, model, tmp_path, nc):
     assert "not a JPEG or PNG" in text
 
 
-def test_a_batch_without_a_champion_says_what_to_do(config, tmp_path):
+def test_a_batch_without_a_champion_says_what_to_do(config, nc, tmp_path):
+    Lake(config).remove(["models"])
     with pytest.raises(ValueError, match=r"no champion to inspect with: `whiteboard up`"):
         batch.run(config, [], tmp_path / "report.csv", 2, lambda *_: None)
 
