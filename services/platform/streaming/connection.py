@@ -161,7 +161,7 @@ async def ensure_bucket(js: JetStreamContext, name: str, max_age_s: float = 0.0)
 
     Args:
         max_age_s: Seconds that an entry is kept; 0 for ever. A bucket that exists stays as it is:
-            who may change a stream could have it copy another.
+            an account that may change a stream could have it copy another.
     """
     try:
         return await js.key_value(name)

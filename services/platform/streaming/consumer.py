@@ -35,7 +35,7 @@ _COUNTING_S = 0.1
 _POLL_S = 0.2
 # Pause after a request that the server refused; it would refuse the next one, too.
 _REFUSED_S = 0.5
-# Whoever deletes a durable on purpose, such as for other workers, ends its owner within this time.
+# A command that deletes a durable on purpose ends its owner within this time.
 _DELETED_S = 5.0
 # Status of a pull request that expired before its messages were delivered.
 _EXPIRED = "408"

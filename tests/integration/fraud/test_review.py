@@ -174,7 +174,7 @@ async def test_an_analyst_may_decide_a_case_whose_time_runs_out(js, overtaken):
     assert {v for v in await verdicts(js) if v[0] == "d31"} == {("d31", "decline", "ann")}
 
 
-async def test_a_case_that_nobody_decided_may_be_labelled(js):
+async def test_an_undecided_case_may_be_labelled(js):
     queue = await ReviewQueue.open(js)
     await queue.add(case(32))
     assert await queue.close_overdue(0.0) == 1

@@ -78,7 +78,7 @@ def test_no_parts_are_an_error():
 
 
 def test_defects_that_do_not_count_do_not_make_a_threshold_that_stops_nothing():
-    """All that customers sent back, of passed parts that nobody audited."""
+    """All are parts that customers sent back and that were not audited."""
     score = np.append(np.linspace(0.0, 0.2, 100), 0.01)
     defect = np.append(np.zeros(100, dtype=bool), True)
     weight = np.append(np.ones(100), 0.0)
